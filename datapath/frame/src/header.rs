@@ -1,0 +1,136 @@
+//! What the switch reads of a frame's first bytes.
+
+use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+
+use crate::{DropReason, ETHERNET_HEADER_BYTES, MacAddress};
+
+/// The Ethernet header of a frame (IEEE 802.3-2022, 3.1.1), copied out of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EthernetHeader {
+    /// Where the frame goes.
+    pub destination: MacAddress,
+    /// Where it says that it comes from.
+    pub source: MacAddress,
+    /// EtherType, or a length when below 1536.
+    pub ether_type: u16,
+}
+
+impl EthernetHeader {
+    /// Reads the header at the start of a frame.
+    ///
+    /// # Errors
+    /// [`DropReason::Runt`] when `frame` is shorter than 14 bytes.
+    #[inline]
+    pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
+        let Some(bytes) = frame.first_chunk::<ETHERNET_HEADER_BYTES>() else { return Err(DropReason::Runt) };
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *bytes;
+        Ok(Self {
+            destination: MacAddress([d0, d1, d2, d3, d4, d5]),
+            source: MacAddress([s0, s1, s2, s3, s4, s5]),
+            ether_type: u16::from_be_bytes([t0, t1]),
+        })
+    }
+}
+
+/// A hash that is the same for all frames of one flow in one direction: addresses, protocol and ports where the frame
+/// has them, MAC addresses otherwise. Fragments of a datagram hash alike (without ports). Spreads flows over the
+/// queues of a guest; not meant to withstand an opponent.
+pub fn flow_hash(head: &[u8]) -> u32 {
+    let Ok(packet) = LaxSlicedPacket::from_ethernet(head) else { return 0 };
+    let mut hash = Fnv::new();
+    let fragmented = match &packet.net {
+        Some(LaxNetSlice::Ipv4(ip)) => {
+            hash.add(&ip.header().source());
+            hash.add(&ip.header().destination());
+            hash.add(&[ip.header().protocol().0]);
+            ip.header().is_fragmenting_payload()
+        }
+        Some(LaxNetSlice::Ipv6(ip)) => {
+            hash.add(&ip.header().source());
+            hash.add(&ip.header().destination());
+            ip.is_payload_fragmented()
+        }
+        _ => {
+            hash.add(head.get(..12).unwrap_or_default());
+            true
+        }
+    };
+    if !fragmented {
+        match &packet.transport {
+            Some(TransportSlice::Tcp(tcp)) => hash.add(tcp.slice().get(..4).unwrap_or_default()),
+            Some(TransportSlice::Udp(udp)) => hash.add(udp.slice().get(..4).unwrap_or_default()),
+            _ => {}
+        }
+    }
+    hash.finish()
+}
+
+/// FNV-1a with a final mix, for the few dozen bytes of [`flow_hash`].
+struct Fnv(u32);
+
+impl Fnv {
+    const fn new() -> Self {
+        Self(0x811c_9dc5)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        }
+    }
+
+    const fn finish(self) -> u32 {
+        let mixed = (self.0 ^ (self.0 >> 16)).wrapping_mul(0x85eb_ca6b);
+        mixed ^ (mixed >> 13)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    fn udp(source_port: u16, payload: &[u8]) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .udp(source_port, 53);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, payload).unwrap();
+        frame
+    }
+
+    #[test]
+    fn header_is_read_and_runts_are_refused() {
+        let frame = udp(1, b"x");
+        let header = EthernetHeader::parse(&frame).unwrap();
+        assert_eq!(header.source, MacAddress([2, 0, 0, 0, 0, 1]));
+        assert_eq!(header.destination, MacAddress([2, 0, 0, 0, 0, 2]));
+        assert_eq!(header.ether_type, 0x0800);
+        for length in 0..ETHERNET_HEADER_BYTES {
+            assert_eq!(EthernetHeader::parse(&frame[..length]), Err(DropReason::Runt));
+        }
+    }
+
+    #[test]
+    fn a_flow_keeps_its_hash_and_flows_spread() {
+        assert_eq!(flow_hash(&udp(7, b"one")), flow_hash(&udp(7, b"another payload")));
+        let low_bits: std::collections::HashSet<_> = (0..64).map(|port| flow_hash(&udp(port, b"")) % 4).collect();
+        assert_eq!(low_bits.len(), 4);
+    }
+
+    #[test]
+    fn fragments_of_a_datagram_hash_alike() {
+        let mut first = udp(7, &[0; 32]);
+        first[20] |= 0x20; // more fragments
+        let mut second = first.clone();
+        (second[20], second[21]) = (0, 4);
+        assert_eq!(flow_hash(&first), flow_hash(&second));
+    }
+
+    #[test]
+    fn any_bytes_hash() {
+        for length in 0..64 {
+            flow_hash(&vec![0x5a; length]);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Frames between ports: MAC table, forwarding.

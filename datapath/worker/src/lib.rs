@@ -1,0 +1,1 @@
+//! Polling threads: the loop, the plan it runs, counters, capture.
