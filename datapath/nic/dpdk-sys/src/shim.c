@@ -1,0 +1,120 @@
+/* See shim.h. */
+
+#define _GNU_SOURCE /* fopencookie */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "shim.h"
+
+#define WIDTH(member, type) \
+	_Static_assert(sizeof(((struct rte_mbuf *)0)->member) == sizeof(type), "rte_mbuf." #member " has changed its width")
+
+WIDTH(buf_addr, void *);
+WIDTH(data_off, uint16_t);
+WIDTH(nb_segs, uint16_t);
+WIDTH(pkt_len, uint32_t);
+WIDTH(data_len, uint16_t);
+WIDTH(buf_len, uint16_t);
+WIDTH(next, struct rte_mbuf *);
+
+size_t culvert_mbuf_layout_of_c(size_t *values, size_t room)
+{
+	const size_t layout[] = {
+		offsetof(struct rte_mbuf, buf_addr), offsetof(struct rte_mbuf, data_off), offsetof(struct rte_mbuf, nb_segs),
+		offsetof(struct rte_mbuf, pkt_len),  offsetof(struct rte_mbuf, data_len), offsetof(struct rte_mbuf, buf_len),
+		offsetof(struct rte_mbuf, next),     sizeof(struct rte_mbuf),             RTE_PKTMBUF_HEADROOM,
+	};
+	const size_t count = sizeof(layout) / sizeof(layout[0]);
+
+	memcpy(values, layout, (room < count ? room : count) * sizeof(layout[0]));
+	return count;
+}
+
+int culvert_errno(void)
+{
+	return rte_errno;
+}
+
+uint16_t culvert_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count)
+{
+	return rte_eth_rx_burst(port, queue, frames, count);
+}
+
+uint16_t culvert_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count)
+{
+	return rte_eth_tx_burst(port, queue, frames, count);
+}
+
+/* Sets the lengths of a fresh mbuf, adding buffers until `length` fits. False, with nothing changed hands, when the pool is empty. */
+static bool set_length(struct rte_mempool *pool, struct rte_mbuf *head, uint32_t length)
+{
+	struct rte_mbuf *last = head;
+	uint32_t left = length;
+	uint16_t room = rte_pktmbuf_tailroom(head);
+
+	head->pkt_len = length;
+	head->data_len = left < room ? left : room;
+	left -= head->data_len;
+	while (left > 0) {
+		struct rte_mbuf *next = head->nb_segs < RTE_MBUF_MAX_NB_SEGS ? rte_pktmbuf_alloc(pool) : NULL;
+
+		if (next == NULL)
+			return false;
+		room = rte_pktmbuf_tailroom(next);
+		next->data_len = left < room ? left : room;
+		left -= next->data_len;
+		last->next = next;
+		last = next;
+		head->nb_segs++;
+	}
+	return true;
+}
+
+uint16_t culvert_allocate(struct rte_mempool *pool, const uint32_t *lengths, uint16_t count, struct rte_mbuf **frames)
+{
+	bool all = rte_pktmbuf_alloc_bulk(pool, frames, count) == 0;
+
+	for (uint16_t i = 0; i < count; i++) {
+		if (!all && (frames[i] = rte_pktmbuf_alloc(pool)) == NULL)
+			return i;
+		if (!set_length(pool, frames[i], lengths[i])) {
+			rte_pktmbuf_free_bulk(&frames[i], all ? count - i : 1);
+			return i;
+		}
+	}
+	return count;
+}
+
+int culvert_link(uint16_t port, bool *up, uint32_t *speed)
+{
+	struct rte_eth_link link;
+	int result;
+
+	memset(&link, 0, sizeof(link));
+	result = rte_eth_link_get_nowait(port, &link);
+	*up = link.link_status == RTE_ETH_LINK_UP;
+	*speed = link.link_speed;
+	return result;
+}
+
+static culvert_log_sink log_sink;
+
+static ssize_t log_write(void *cookie, const char *text, size_t length)
+{
+	log_sink(text, length);
+	return (ssize_t)length;
+}
+
+int culvert_log_to(culvert_log_sink sink)
+{
+	const cookie_io_functions_t functions = { .write = log_write };
+	FILE *stream;
+
+	log_sink = sink;
+	stream = fopencookie(NULL, "w", functions);
+	if (stream == NULL)
+		return -errno;
+	/* Every rte_log() flushes the stream: a message arrives whole, in its thread, while its level can still be asked for. */
+	return rte_openlog_stream(stream);
+}
