@@ -1,0 +1,3 @@
+//! culvertd, the node daemon.
+
+fn main() {}

@@ -1,0 +1,633 @@
+//! The configuration as a user meets it: what is accepted, and the exact text of each mistake.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "these are tests")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use culvertd::config::{
+    Attachment, Config, GUEST_MAC_LIMIT, Hugepages, MAX_FILE_BYTES, Machine, NIC_MAC_LIMIT, Network, Port, Role,
+};
+use culvertd::name::Name;
+use proptest::prelude::*;
+
+fn machine() -> Machine {
+    Machine { cores: [0, 1, 2, 3].into(), memory_mb: 4096 }
+}
+
+fn parse(text: &str) -> Result<Config, Vec<String>> {
+    Config::parse(text, "f.toml", &machine())
+        .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
+/// Asserts that `text` has exactly these mistakes, in this order.
+#[track_caller]
+fn mistakes(text: &str, expected: &[&str]) {
+    assert_eq!(parse(text).expect_err("the text should have mistakes"), expected);
+}
+
+/// A network and a port named `a` with these further lines; they begin in line 6.
+fn port(lines: &str) -> String {
+    format!("[[network]]\nname = \"blue\"\n[[port]]\nname = \"a\"\nnetwork = \"blue\"\n{lines}\n")
+}
+
+const NO_SUCH: &str = "remove it, or write name, network, socket, device, role, mac, queues, mtu or mac_limit";
+
+#[test]
+fn an_empty_file_is_all_defaults() {
+    let config = parse("").unwrap();
+    assert_eq!(config.daemon.control_socket, PathBuf::from("/run/culvert/culvertd.sock"));
+    assert_eq!(config.daemon.state_dir, PathBuf::from("/var/lib/culvert"));
+    assert_eq!(config.daemon.metrics_address, "127.0.0.1:9477".parse().unwrap());
+    assert_eq!(config.datapath.worker_cores, [1]);
+    assert_eq!(config.datapath.memory_mb, 256);
+    assert_eq!(config.datapath.hugepages, Hugepages::Auto);
+    assert_eq!(config.datapath.idle_sleep, Some(Duration::from_micros(200)));
+    assert!(config.datapath.eal_args.is_empty() && config.networks.is_empty() && config.ports.is_empty());
+
+    let one_core = Machine { cores: [0].into(), memory_mb: 4096 };
+    assert_eq!(Config::parse("", "f.toml", &one_core).unwrap().datapath.worker_cores, [0]);
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = parse(
+        r#"
+        [daemon]
+        control_socket = "/run//other/./c.sock"
+        state_dir = "/var/lib/other/"
+        metrics_address = "[::1]:1234"
+
+        [datapath]
+        worker_cores = [3, 0x1]
+        memory_mb = 1_024
+        hugepages = "never"
+        idle_sleep = "0"
+        eal_args = ["--log-level=lib.eal:8", "--iova-mode=va"]
+
+        [[network]]
+        name = "blue"
+        mac_age = "5m"
+
+        [[port]]
+        name = "uplink0"
+        network = "blue"
+        device = "net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap"
+        queues = 2
+        mtu = 9000
+        mac_limit = 7
+
+        [[port]]
+        name = "nic"
+        network = "blue"
+        device = "AF:00.1"
+
+        [[port]]
+        name = "vm-a"
+        network = "blue"
+        socket = "/run/culvert/ports/vm-a/vhost.sock"
+        role = "connect"
+        mac = "02:00:00:00:00:0A"
+
+        [[port]]
+        name = "vm-b"
+        network = "blue"
+        socket = "/run/culvert/ports/vm-b/vhost.sock"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.daemon.control_socket.to_str(), Some("/run/other/c.sock"));
+    assert_eq!(config.daemon.state_dir.to_str(), Some("/var/lib/other"));
+    assert_eq!(config.daemon.metrics_address, "[::1]:1234".parse().unwrap());
+    assert_eq!(config.datapath.worker_cores, [3, 1]);
+    assert_eq!(config.datapath.memory_mb, 1024);
+    assert_eq!(config.datapath.hugepages, Hugepages::Never);
+    assert_eq!(config.datapath.idle_sleep, None);
+    assert_eq!(config.datapath.eal_args, ["--log-level=lib.eal:8", "--iova-mode=va"]);
+    let blue = Name::parse("blue").unwrap();
+    assert_eq!(config.networks, [Network { name: blue.clone(), mac_age: Duration::from_secs(300) }]);
+    let nic = |name, device: &str, queues, mtu, mac_limit| Port {
+        name: Name::parse(name).unwrap(),
+        network: blue.clone(),
+        attachment: Attachment::Nic { device: device.into() },
+        queues,
+        mtu,
+        mac_limit,
+    };
+    let guest = |name, role, mac| Port {
+        name: Name::parse(name).unwrap(),
+        network: blue.clone(),
+        attachment: Attachment::Guest {
+            socket: format!("/run/culvert/ports/{name}/vhost.sock").into(),
+            role,
+            mac: Option::map(mac, |text: &str| text.parse().unwrap()),
+        },
+        queues: 1,
+        mtu: 1500,
+        mac_limit: GUEST_MAC_LIMIT,
+    };
+    assert_eq!(
+        config.ports,
+        [
+            nic("uplink0", "net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap", 2, 9000, 7),
+            nic("nic", "0000:af:00.1", 1, 1500, NIC_MAC_LIMIT),
+            guest("vm-a", Role::Connect, Some("02:00:00:00:00:0a")),
+            guest("vm-b", Role::Listen, None),
+        ]
+    );
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_in_the_order_of_lines() {
+    mistakes(
+        "[datapath]\nmemory_mb = 1\nhugepage = \"auto\"\n\n[[port]]\nname = \"A\"\nmtu = \"9000\"\n\n[daemons]\n",
+        &[
+            "f.toml:2: datapath.memory_mb = 1: is out of range; write a number from 64 to 4096",
+            "f.toml:3: datapath.hugepage = \"auto\": is no key that culvertd knows here; did you mean \"hugepages\"?",
+            "f.toml:5: port.network: is missing; add a line such as network = \"blue\"",
+            "f.toml:5: port.socket or device: is missing; add socket = \"/run/culvert/ports/vm-a/vhost.sock\" for a \
+             guest or device = \"0000:03:00.0\" for a NIC",
+            "f.toml:6: port.name = \"A\": is not a name; use 1 to 63 characters of a-z, 0-9 and -",
+            "f.toml:7: port.mtu = \"9000\": must be a whole number, not a text in quotes; write a plain number from \
+             68 to 9216",
+            "f.toml:9: daemons: is no key that culvertd knows here; did you mean \"daemon\"?",
+        ],
+    );
+}
+
+#[test]
+fn keys_of_later_versions_are_unknown() {
+    mistakes(
+        &port("socket = \"/s\"\nvlan = 10\ntrunk = [10, 20]\nrate = { rx = \"1Gbit\" }"),
+        &[
+            &format!("f.toml:7: port.vlan = 10: is no key that culvertd knows here; {NO_SUCH}"),
+            &format!("f.toml:8: port.trunk: is no key that culvertd knows here; {NO_SUCH}"),
+            &format!("f.toml:9: port.rate: is no key that culvertd knows here; {NO_SUCH}"),
+        ],
+    );
+    mistakes(
+        "colour = 1",
+        &[
+            "f.toml:1: colour = 1: is no key that culvertd knows here; remove it, or write daemon, datapath, network or port",
+        ],
+    );
+}
+
+#[test]
+fn a_text_that_is_not_toml() {
+    mistakes(
+        "[daemon]\nstate_dir = /var\n",
+        &[
+            "f.toml:2: this line: is not TOML: string values must be quoted, expected literal string; correct the syntax (https://toml.io)",
+        ],
+    );
+    mistakes(
+        "a = 1\na = 2\n",
+        &["f.toml:2: this line: is not TOML: duplicate key; correct the syntax (https://toml.io)"],
+    );
+    mistakes(
+        "[[port]\nx",
+        &[
+            "f.toml:1: this line: is not TOML: unclosed array table, expected `]`; correct the syntax (https://toml.io)",
+            "f.toml:2: this line: is not TOML: key with no value, expected `=`; correct the syntax (https://toml.io)",
+        ],
+    );
+}
+
+#[test]
+fn sections_with_the_wrong_brackets() {
+    mistakes(
+        "[port]\nname = \"a\"\n",
+        &["f.toml:1: port: must be a list of sections; start each port with a line [[port]], in double brackets"],
+    );
+    mistakes(
+        "network = [1]\n",
+        &[
+            "f.toml:1: network: must be a list of sections; start each network with a line [[network]], in double brackets",
+        ],
+    );
+    mistakes("[[daemon]]\n", &["f.toml:1: daemon: must be a section; start the section with a line [daemon]"]);
+    mistakes("datapath = 3\n", &["f.toml:1: datapath: must be a section; start the section with a line [datapath]"]);
+}
+
+#[test]
+fn daemon_values() {
+    let daemon = |line: &str| format!("[daemon]\n{line}\n");
+    mistakes(
+        &daemon("control_socket = \"culvertd.sock\""),
+        &[
+            "f.toml:2: daemon.control_socket = \"culvertd.sock\": is not an absolute path; start it with /, like \"/run/culvert/culvertd.sock\"",
+        ],
+    );
+    mistakes(
+        &daemon("control_socket = \"/run/../culvertd.sock\""),
+        &["f.toml:2: daemon.control_socket = \"/run/../culvertd.sock\": contains \"..\"; write the path without it"],
+    );
+    mistakes(
+        &daemon("control_socket = \"/\""),
+        &[
+            "f.toml:2: daemon.control_socket = \"/\": names no file; add the socket's name, like \"/run/culvert/culvertd.sock\"",
+        ],
+    );
+    mistakes(
+        &daemon("control_socket = \"/a\\u0000b\""),
+        &[
+            "f.toml:2: daemon.control_socket = \"/a\\u0000b\": contains a control character; write it like \"/run/culvert/culvertd.sock\"",
+        ],
+    );
+    mistakes(
+        &daemon(&format!("control_socket = \"/{}\"", "s".repeat(81))),
+        &[
+            "f.toml:2: daemon.control_socket = \"/ssssssssssssssssssssssssssssssssssssssssssssssssssssssssss...: has a file name of more than 80 bytes; shorten the part behind the last slash",
+        ],
+    );
+    mistakes(
+        &daemon("state_dir = 7"),
+        &[
+            "f.toml:2: daemon.state_dir = 7: must be a text in quotes, not a whole number; write it like \"/var/lib/culvert\"",
+        ],
+    );
+    mistakes(
+        &daemon(&format!("state_dir = \"{}\"", "/s".repeat(2048))),
+        &[
+            "f.toml:2: daemon.state_dir = \"/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/...: is longer than 4095 bytes; choose a shorter path",
+        ],
+    );
+    mistakes(
+        &daemon("metrics_address = \"localhost\""),
+        &[
+            "f.toml:2: daemon.metrics_address = \"localhost\": is not an address with a port number; write it like \"127.0.0.1:9477\" or \"[::1]:9477\"",
+        ],
+    );
+}
+
+#[test]
+fn datapath_values() {
+    let datapath = |line: &str| format!("[datapath]\n{line}\n");
+    mistakes(
+        &datapath("worker_cores = 1"),
+        &["f.toml:2: datapath.worker_cores = 1: must be an array, not a whole number; write it like [1]"],
+    );
+    mistakes(
+        &datapath("worker_cores = []"),
+        &["f.toml:2: datapath.worker_cores = []: names no core; write at least one, like [1]"],
+    );
+    mistakes(
+        &datapath("worker_cores = [1, 7, -1, \"2\", 1]"),
+        &[
+            "f.toml:2: datapath.worker_cores = 7: is no core that culvertd may use; choose from 0-3",
+            "f.toml:2: datapath.worker_cores = -1: is out of range; write a number from 0 to 1023",
+            "f.toml:2: datapath.worker_cores = \"2\": must be a whole number, not a text in quotes; write a plain number from 0 to 1023",
+            "f.toml:2: datapath.worker_cores = 1: names this core twice; write each core once",
+        ],
+    );
+    mistakes(
+        &datapath("memory_mb = 8192"),
+        &["f.toml:2: datapath.memory_mb = 8192: is out of range; write a number from 64 to 4096"],
+    );
+    mistakes(
+        &datapath("memory_mb = 99999999999999999999999"),
+        &["f.toml:2: datapath.memory_mb = 99999999999999999999999: is out of range; write a number from 64 to 4096"],
+    );
+    mistakes(
+        &datapath("memory_mb = 256.0"),
+        &[
+            "f.toml:2: datapath.memory_mb = 256.0: must be a whole number, not a number with a fraction; write a plain number from 64 to 4096",
+        ],
+    );
+    mistakes(
+        &datapath("hugepages = \"2M\""),
+        &["f.toml:2: datapath.hugepages = \"2M\": is none of the choices; write \"auto\", \"always\" or \"never\""],
+    );
+    mistakes(
+        &datapath("hugepages = true"),
+        &["f.toml:2: datapath.hugepages = true: must be a text in quotes, not true or false; write it like \"auto\""],
+    );
+    mistakes(
+        &datapath("hugepages = \"allways\""),
+        &["f.toml:2: datapath.hugepages = \"allways\": is none of the choices; did you mean \"always\"?"],
+    );
+    mistakes(
+        &datapath("idle_sleep = 200"),
+        &[
+            "f.toml:2: datapath.idle_sleep = 200: must be a duration in quotes, not a whole number; write it like \"200us\"",
+        ],
+    );
+    mistakes(
+        &datapath("idle_sleep = \"200\""),
+        &[
+            "f.toml:2: datapath.idle_sleep = \"200\": is not a duration; write a number and us, ms, s, m or h, like \"200us\"",
+        ],
+    );
+    mistakes(
+        &datapath("idle_sleep = \"us\""),
+        &[
+            "f.toml:2: datapath.idle_sleep = \"us\": is not a duration; write a number and us, ms, s, m or h, like \"200us\"",
+        ],
+    );
+    mistakes(
+        &datapath("idle_sleep = \"-1s\""),
+        &[
+            "f.toml:2: datapath.idle_sleep = \"-1s\": is not a duration; write a number and us, ms, s, m or h, like \"200us\"",
+        ],
+    );
+    mistakes(
+        &datapath("idle_sleep = \"1 s\""),
+        &[
+            "f.toml:2: datapath.idle_sleep = \"1 s\": is not a duration; write a number and us, ms, s, m or h, like \"200us\"",
+        ],
+    );
+    mistakes(
+        &datapath("idle_sleep = \"11s\""),
+        &["f.toml:2: datapath.idle_sleep = \"11s\": is out of range; write a duration from 0 to 10s"],
+    );
+    mistakes(
+        &datapath("idle_sleep = \"99999999999999999999h\""),
+        &["f.toml:2: datapath.idle_sleep = \"99999999999999999999h\": is out of range; write a duration from 0 to 10s"],
+    );
+    mistakes(
+        &datapath("eal_args = \"--no-huge\""),
+        &[
+            "f.toml:2: datapath.eal_args = \"--no-huge\": must be an array, not a text in quotes; write it like [\"--log-level=lib.eal:8\"]",
+        ],
+    );
+    mistakes(
+        &datapath("eal_args = [1, \"a\\nb\"]"),
+        &[
+            "f.toml:2: datapath.eal_args = 1: must be a text in quotes, not a whole number; write it like \"--log-level=lib.eal:8\"",
+            "f.toml:2: datapath.eal_args = \"a\\nb\": contains a control character; write it like \"--log-level=lib.eal:8\"",
+        ],
+    );
+}
+
+#[test]
+fn network_values() {
+    mistakes(
+        "[[network]]\nmac_age = \"0\"\n",
+        &[
+            "f.toml:1: network.name: is missing; add a line such as name = \"blue\"",
+            "f.toml:2: network.mac_age = \"0\": is out of range; write a duration from 1s to 24h",
+        ],
+    );
+    mistakes(
+        "[[network]]\nname = \"blue\"\n[[network]]\nname = \"blue\"\n",
+        &[
+            "f.toml:4: network.name = \"blue\": is the network name of line 2 as well; give each network a name of its own",
+        ],
+    );
+    mistakes(
+        "[[network]]\nname = \"blue\"\nmac_age = 1979-05-27\n",
+        &["f.toml:3: network.mac_age = 1979-05-27: must be a duration in quotes, not a date; write it like \"300s\""],
+    );
+}
+
+#[test]
+fn names_that_break_the_rule() {
+    for name in ["../x", "/abs", "", &"a".repeat(300), "a\\nb", "\u{430}", "a b", "\\u0000"] {
+        let found = parse(&format!("[[network]]\nname = \"{name}\"\n")).unwrap_err();
+        assert!(found.len() == 1 && found[0].contains("f.toml:2: network.name = \""), "{found:?}");
+        assert!(
+            found[0].contains("is not a name; use 1 to 63") || found[0].contains("a control character; write it like")
+        );
+        assert!(!found[0].contains(char::is_control));
+    }
+}
+
+#[test]
+fn port_values() {
+    let socket = |line: &str| port(&format!("socket = \"/s\"\n{line}"));
+    mistakes(
+        "[[network]]\nname = \"blue\"\n[[port]]\nname = \"a\"\nnetwork = \"bleu\"\nsocket = \"/s\"\n",
+        &["f.toml:5: port.network = \"bleu\": is no network of this file; did you mean \"blue\"?"],
+    );
+    mistakes(
+        "[[port]]\nname = \"a\"\nnetwork = \"red\"\nsocket = \"/s\"\n",
+        &[
+            "f.toml:3: port.network = \"red\": is no network of this file; add a [[network]] section with name = \"red\"",
+        ],
+    );
+    mistakes(
+        "[[network]]\nname = \"b\"\n[[port]]\nsocket = \"/s\"\n",
+        &[
+            "f.toml:3: port.name: is missing; add a line such as name = \"vm-a\"",
+            "f.toml:3: port.network: is missing; add a line such as network = \"blue\"",
+        ],
+    );
+    mistakes(
+        &port("socket = \"/s\"\ndevice = \"net_null0\""),
+        &[
+            "f.toml:7: port.device = \"net_null0\": stands beside socket; keep device for a NIC or socket for a guest, not both",
+        ],
+    );
+    mistakes(
+        &port(""),
+        &[
+            "f.toml:3: port.socket or device: is missing; add socket = \"/run/culvert/ports/vm-a/vhost.sock\" for a guest or device = \"0000:03:00.0\" for a NIC",
+        ],
+    );
+    mistakes(
+        &port("socket = \"s\""),
+        &[
+            "f.toml:6: port.socket = \"s\": is not an absolute path; start it with /, like \"/run/culvert/ports/vm-a/vhost.sock\"",
+        ],
+    );
+    mistakes(
+        &port("socket = \"/run/culvert/culvertd.sock\""),
+        &[
+            "f.toml:6: port.socket = \"/run/culvert/culvertd.sock\": is the control socket; give the port a socket of its own",
+        ],
+    );
+    mistakes(
+        &port("device = \"eth0\""),
+        &[
+            "f.toml:6: port.device = \"eth0\": is no DPDK device; write a PCI address like \"0000:03:00.0\" or a virtual device like \"net_af_packet0,iface=eth0\"",
+        ],
+    );
+    mistakes(
+        &port("device = \"net_null0\"\nrole = \"listen\"\nmac = \"02:00:00:00:00:01\""),
+        &[
+            "f.toml:7: port.role = \"listen\": works only with socket; remove it",
+            "f.toml:8: port.mac = \"02:00:00:00:00:01\": works only with socket; remove it",
+        ],
+    );
+    mistakes(
+        &socket("role = \"server\""),
+        &["f.toml:7: port.role = \"server\": is none of the choices; write \"listen\" or \"connect\""],
+    );
+    mistakes(&socket("queues = 0"), &["f.toml:7: port.queues = 0: is out of range; write a number from 1 to 16"]);
+    mistakes(&socket("queues = 17"), &["f.toml:7: port.queues = 17: is out of range; write a number from 1 to 16"]);
+    mistakes(&socket("mtu = 67"), &["f.toml:7: port.mtu = 67: is out of range; write a number from 68 to 9216"]);
+    mistakes(&socket("mtu = 70000"), &["f.toml:7: port.mtu = 70000: is out of range; write a number from 68 to 9216"]);
+    mistakes(
+        &socket("mac_limit = 0"),
+        &["f.toml:7: port.mac_limit = 0: is out of range; write a number from 1 to 65536"],
+    );
+    mistakes(
+        &socket("mac = \"02:00:00:00:00\""),
+        &["f.toml:7: port.mac = \"02:00:00:00:00\": is not a MAC address; write six bytes like \"02:00:00:00:00:0a\""],
+    );
+    mistakes(
+        &socket("mac = \"01:00:5e:00:00:01\""),
+        &[
+            "f.toml:7: port.mac = \"01:00:5e:00:00:01\": is not the address of one station; write the guest's own address, like \"02:00:00:00:00:0a\"",
+        ],
+    );
+    mistakes(
+        &socket("mac = \"00:00:00:00:00:00\""),
+        &[
+            "f.toml:7: port.mac = \"00:00:00:00:00:00\": is not the address of one station; write the guest's own address, like \"02:00:00:00:00:0a\"",
+        ],
+    );
+}
+
+#[test]
+fn things_that_only_one_port_may_have() {
+    let second = "[[port]]\nname = \"b\"\nnetwork = \"blue\"\n";
+    mistakes(
+        &port("socket = \"/s\"\n[[port]]\nname = \"a\"\nnetwork = \"blue\"\nsocket = \"/t\""),
+        &["f.toml:8: port.name = \"a\": is the port name of line 4 as well; give each port a name of its own"],
+    );
+    mistakes(
+        &port(&format!("socket = \"/s/t\"\n{second}socket = \"//s/./t\"")),
+        &["f.toml:10: port.socket = \"//s/./t\": is the socket of line 6 as well; give each port a socket of its own"],
+    );
+    mistakes(
+        &port(&format!("device = \"net_null0\"\n{second}device = \"net_null0,size=64\"")),
+        &[
+            "f.toml:10: port.device = \"net_null0,size=64\": is the device of line 6 as well; give each port a device of its own",
+        ],
+    );
+    mistakes(
+        &port(&format!("device = \"03:00.0\"\n{second}device = \"0000:03:00.0\"")),
+        &[
+            "f.toml:10: port.device = \"0000:03:00.0\": is the device of line 6 as well; give each port a device of its own",
+        ],
+    );
+    let mac = "mac = \"02:00:00:00:00:01\"";
+    mistakes(
+        &port(&format!("socket = \"/s\"\n{mac}\n{second}socket = \"/t\"\n{mac}")),
+        &[
+            "f.toml:12: port.mac = \"02:00:00:00:00:01\": is the address of line 7 as well; give each guest of a network an address of its own",
+        ],
+    );
+    // In another network the same address is another station.
+    let other = "[[network]]\nname = \"red\"\n[[port]]\nname = \"b\"\nnetwork = \"red\"\nsocket = \"/t\"\n";
+    parse(&port(&format!("socket = \"/s\"\n{mac}\n{other}{mac}"))).unwrap();
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    let load = |path: &Path| Config::load(path, &machine()).map_err(|mistakes| mistakes[0].to_string());
+    let name = path.display();
+    assert_eq!(
+        load(&path),
+        Err(format!(
+            "{name}: cannot be read: No such file or directory (os error 2); create it, or name another one with --config FILE"
+        ))
+    );
+    std::fs::write(&path, [b'#', 0xff]).unwrap();
+    assert!(load(&path).unwrap_err().starts_with(&format!("{name}: is not UTF-8: ")));
+    std::fs::write(&path, "#".repeat(MAX_FILE_BYTES)).unwrap();
+    load(&path).unwrap();
+    std::fs::write(&path, "#".repeat(MAX_FILE_BYTES + 1)).unwrap();
+    assert_eq!(
+        load(&path),
+        Err(format!("{name}: is larger than {MAX_FILE_BYTES} bytes; name culvertd's own configuration"))
+    );
+}
+
+/// One line of a configuration, right or wrong.
+fn line() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(vec![
+        "name",
+        "network",
+        "socket",
+        "device",
+        "role",
+        "mac",
+        "queues",
+        "mtu",
+        "mac_limit",
+        "mac_age",
+        "worker_cores",
+        "memory_mb",
+        "hugepages",
+        "idle_sleep",
+        "eal_args",
+        "control_socket",
+        "state_dir",
+        "metrics_address",
+        "x",
+        "a.b",
+    ]);
+    let value = prop_oneof![
+        "[ -~]{0,12}".prop_map(|text| format!("{text:?}")),
+        any::<i64>().prop_map(|number| number.to_string()),
+        (0..20u8).prop_map(|number| number.to_string()),
+        prop::sample::select(vec![
+            "\"blue\"",
+            "\"/s\"",
+            "\"net_null0\"",
+            "\"listen\"",
+            "\"02:00:00:00:00:01\"",
+            "\"5s\"",
+            "[1]",
+            "[]",
+            "{}",
+            "[[1], {}]",
+            "true",
+            "1.5",
+            "1979-05-27",
+            "nan",
+            "\"\\u0000\"",
+        ])
+        .prop_map(str::to_owned),
+    ];
+    let section = prop::sample::select(vec![
+        "[daemon]",
+        "[datapath]",
+        "[[network]]",
+        "[[port]]",
+        "[port]",
+        "[[daemon]]",
+        "[y.z]",
+    ]);
+    prop_oneof![3 => (key, value).prop_map(|(key, value)| format!("{key} = {value}")), 1 => section.prop_map(str::to_owned)]
+}
+
+proptest! {
+    /// Whatever the text, the answer is a configuration or at least one mistake, each on one line of the file.
+    #[test]
+    fn any_lines_get_an_answer(lines in prop::collection::vec(line(), 0..24)) {
+        check_answer(&lines.join("\n"));
+    }
+
+    #[test]
+    fn any_text_gets_an_answer(text in "\\PC*|[\\[\\]{}a-z=\",.\n#0-9]*") {
+        check_answer(&text);
+    }
+}
+
+fn check_answer(text: &str) {
+    match Config::parse(text, "f.toml", &machine()) {
+        Ok(config) => assert!(config.ports.iter().all(|port| config.networks.iter().any(|n| n.name == port.network))),
+        Err(mistakes) => {
+            assert!(!mistakes.is_empty());
+            for mistake in mistakes {
+                let line = mistake.line.unwrap();
+                assert!(line >= 1 && line <= text.split('\n').count());
+                assert!(!mistake.to_string().contains(char::is_control), "{mistake}");
+            }
+        }
+    }
+}
+
+#[test]
+fn deep_nesting_gets_an_answer() {
+    check_answer(&format!("a = {}", "[".repeat(100_000)));
+    check_answer(&format!("a = {}{}", "[".repeat(1_000), "]".repeat(1_000)));
+    check_answer(&"{a=".repeat(100_000));
+    check_answer(&format!("a{} = 1", ".a".repeat(100_000)));
+    check_answer(&format!("[a{}]", ".a".repeat(100_000)));
+}
