@@ -1,1 +1,35 @@
-//! Everything that a guest can write: memory, rings, chains, the virtio-net header.
+//! Everything that a guest can write: its memory, its rings and what lies in them.
+//!
+//! A guest is hostile. Nothing here hands out a Rust reference to guest memory: it is read and written by volatile or
+//! copying access after a bounds check, each field once. What a guest does wrong is a value ([`RingFault`], or a
+//! [`DropReason`](culvert_frame::DropReason) for one frame), never a panic.
+//!
+//! - [`memory`]: the table of memory regions that a frontend shares with us; [`bus_fault`]: surviving their truncation;
+//! - [`features`]: the virtio feature bits that we know; [`device`]: the state of one device, as its frontend configures it;
+//! - [`layout`]: where a ring lies; [`split`]: raw access to a split ring; [`chain`]: checked walks over its descriptors;
+//! - [`transmit`]: taking frames from a guest's transmit queue; [`receive`]: putting frames into its receive queue;
+//! - [`net_header`]: the virtio-net header; [`piece`]: bytes of a frame, wherever they lie; [`call`]: the guest's interrupt.
+//!
+//! `unsafe` stands in `memory`, `bus_fault`, `piece`, `split`, `chain`, `transmit` and `receive`, and nowhere else.
+
+pub mod bus_fault;
+pub mod call;
+pub mod chain;
+pub mod device;
+pub mod features;
+pub mod layout;
+pub mod memory;
+pub mod net_header;
+pub mod piece;
+pub mod receive;
+pub mod split;
+pub mod transmit;
+
+pub use call::Call;
+pub use layout::{MAX_QUEUE_SIZE, RingError, RingLayout};
+pub use memory::{Memory, MemoryError, Region};
+pub use net_header::NetHeader;
+pub use piece::Piece;
+pub use receive::ReceiveQueue;
+pub use split::RingFault;
+pub use transmit::{Packet, Received, TransmitBurst, TransmitQueue};

@@ -1,0 +1,146 @@
+//! A network interface of one queue pair: sends and receives whole frames, as a driver would.
+
+use std::rc::Rc;
+
+use crate::ram::Ram;
+use crate::ring::{Buffer, Ring};
+
+/// How the interface's buffers are laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Entries of each ring.
+    pub queue_size: u16,
+    /// Bytes of the virtio-net header: 12 or 10.
+    pub header_bytes: u32,
+    /// MRG_RXBUF was negotiated: frames may spread over several receive buffers.
+    pub mergeable: bool,
+    /// EVENT_IDX was negotiated.
+    pub event_idx: bool,
+    /// Bytes of each receive buffer, header included.
+    pub receive_bytes: u32,
+    /// Header and frame in buffers of their own, as legacy drivers do.
+    pub split_header: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            queue_size: 256,
+            header_bytes: 12,
+            mergeable: true,
+            event_idx: false,
+            receive_bytes: 2048,
+            split_header: false,
+        }
+    }
+}
+
+/// A network interface, driver side.
+pub struct Interface {
+    shape: Shape,
+    ram: Rc<Ram>,
+    /// The device's receive direction seen from the guest.
+    pub receive: Ring,
+    /// The guest's transmit ring.
+    pub transmit: Ring,
+    /// Guest address of the buffers, one for each descriptor head.
+    receive_buffers: u64,
+    transmit_buffers: u64,
+    transmit_bytes: u32,
+}
+
+impl Interface {
+    /// An interface with all receive buffers offered, in memory of its own.
+    pub fn new(shape: Shape, largest_frame: u32) -> Self {
+        let entries = u64::from(shape.queue_size);
+        let transmit_bytes = (largest_frame + shape.header_bytes).next_multiple_of(64);
+        let receive_bytes = shape.receive_bytes.next_multiple_of(64);
+        let buffers = entries * u64::from(transmit_bytes + receive_bytes);
+        let ram = Rc::new(Ram::new((buffers + 64 * entries + 0x2_0000).next_multiple_of(0x20_0000), false));
+        let receive = Ring::new(ram.clone(), shape.queue_size, shape.event_idx);
+        let transmit = Ring::new(ram.clone(), shape.queue_size, shape.event_idx);
+        let receive_buffers = ram.allocate(entries * u64::from(receive_bytes), 4096);
+        let transmit_buffers = ram.allocate(entries * u64::from(transmit_bytes), 4096);
+        let mut interface = Self { shape, ram, receive, transmit, receive_buffers, transmit_buffers, transmit_bytes };
+        interface.refill();
+        interface
+    }
+
+    /// The memory, to share it with a backend.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// Sends a frame behind a zero header; `false` when the ring is full.
+    pub fn send(&mut self, frame: &[u8]) -> bool {
+        self.send_with(&vec![0; self.shape.header_bytes as usize], frame, &[])
+    }
+
+    /// Sends `header` and `frame`, the frame cut into buffers at the given offsets.
+    pub fn send_with(&mut self, header: &[u8], frame: &[u8], cuts: &[u32]) -> bool {
+        while self.transmit.take_used().is_some() {}
+        // One slot of buffer space for each chain, by a count that no chain in flight shares.
+        let slot = u64::from(self.transmit.available_index() & (self.shape.queue_size - 1));
+        let at = self.transmit_buffers + slot * u64::from(self.transmit_bytes);
+        self.ram.write(at, header);
+        self.ram.write(at + header.len() as u64, frame);
+        let header_bytes = header.len() as u32;
+        let mut edges = vec![0];
+        if self.shape.split_header {
+            edges.push(header_bytes);
+        }
+        edges.extend(cuts.iter().map(|cut| header_bytes + cut));
+        edges.push(header_bytes + frame.len() as u32);
+        let buffers: Vec<_> = edges
+            .windows(2)
+            .map(|edge| Buffer { address: at + u64::from(edge[0]), length: edge[1] - edge[0], writable: false })
+            .collect();
+        let offered = self.transmit.offer(&buffers).is_some();
+        self.transmit.publish();
+        offered
+    }
+
+    /// The next frame that was received, with its header. Its buffers are offered again.
+    pub fn receive(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let (mut bytes, mut wanted) = (Vec::new(), 1);
+        let mut got = 0;
+        while got < wanted {
+            let (head, length) = self.receive.take_used()?;
+            let at = self.receive_buffer(head);
+            let mut part = vec![0; length as usize];
+            self.ram.read(at, &mut part);
+            if got == 0 && self.shape.mergeable && part.len() >= 12 {
+                wanted = u16::from_le_bytes([part[10], part[11]]).max(1);
+            }
+            bytes.extend(part);
+            got += 1;
+        }
+        self.refill();
+        let frame = bytes.split_off(bytes.len().min(self.shape.header_bytes as usize));
+        Some((bytes, frame))
+    }
+
+    /// Offers every free receive buffer.
+    pub fn refill(&mut self) {
+        let room = if self.shape.split_header { 2 } else { 1 };
+        while self.receive.free() >= room {
+            // The ring hands out its highest-numbered free descriptor first; buffers go by the head.
+            let head = self.receive.next_head();
+            let at = self.receive_buffer(head);
+            let whole = self.shape.receive_bytes;
+            let split = if self.shape.split_header { self.shape.header_bytes } else { 0 };
+            let buffers = [(at, split), (at + u64::from(split), whole - split)];
+            let buffers: Vec<_> = buffers
+                .into_iter()
+                .filter(|(_, length)| *length > 0)
+                .map(|(address, length)| Buffer { address, length, writable: true })
+                .collect();
+            self.receive.offer(&buffers);
+        }
+        self.receive.publish();
+    }
+
+    fn receive_buffer(&self, head: u16) -> u64 {
+        self.receive_buffers + u64::from(head) * u64::from(self.shape.receive_bytes.next_multiple_of(64))
+    }
+}

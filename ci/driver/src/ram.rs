@@ -1,0 +1,119 @@
+//! Guest memory: a memfd, mapped, with a simple allocator.
+
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::fs::MemfdFlags;
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// Where guest-physical memory starts.
+const GUEST_BASE: u64 = 0x4000_0000;
+
+/// Guest memory of a fixed size. Not shared between threads of the driver.
+pub struct Ram {
+    file: OwnedFd,
+    start: NonNull<u8>,
+    size: u64,
+    allocated: Cell<u64>,
+}
+
+// SAFETY: the mapping belongs to this value; all access goes through it.
+unsafe impl Send for Ram {}
+
+impl Ram {
+    /// Memory of `size` bytes, in pages of 4 KiB, or of 2 MiB with `huge`.
+    ///
+    /// # Panics
+    /// When the kernel has no memory for it.
+    pub fn new(size: u64, huge: bool) -> Self {
+        let flags = if huge { MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { MemfdFlags::empty() };
+        let file = rustix::fs::memfd_create("guest", flags | MemfdFlags::CLOEXEC).expect("memfd");
+        rustix::fs::ftruncate(&file, size).expect("memory for the guest");
+        // SAFETY: a fresh shared mapping.
+        let start = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                size as usize,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &file,
+                0,
+            )
+        };
+        let start = NonNull::new(start.expect("mmap of the guest's memory").cast()).expect("not null");
+        Self { file, start, size, allocated: Cell::new(0) }
+    }
+
+    /// The file to share with a backend.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Guest address of the first byte.
+    pub fn guest_address(&self) -> u64 {
+        GUEST_BASE
+    }
+
+    /// User address of the first byte: where it is mapped here.
+    pub fn user_address(&self) -> u64 {
+        self.start.as_ptr() as u64
+    }
+
+    /// The user address of a guest address.
+    pub fn user(&self, guest: u64) -> u64 {
+        guest - GUEST_BASE + self.user_address()
+    }
+
+    /// Sets aside `length` bytes with the given alignment, for ever; returns their guest address.
+    ///
+    /// # Panics
+    /// When the memory is used up.
+    pub fn allocate(&self, length: u64, align: u64) -> u64 {
+        let at = self.allocated.get().next_multiple_of(align);
+        assert!(at + length <= self.size, "guest memory of {} bytes is used up", self.size);
+        self.allocated.set(at + length);
+        GUEST_BASE + at
+    }
+
+    /// Writes bytes at a guest address.
+    ///
+    /// # Panics
+    /// Outside of the memory.
+    pub fn write(&self, guest: u64, bytes: &[u8]) {
+        // SAFETY: `at` checks the range.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at(guest, bytes.len()), bytes.len()) }
+    }
+
+    /// Reads bytes at a guest address.
+    ///
+    /// # Panics
+    /// Outside of the memory.
+    pub fn read(&self, guest: u64, bytes: &mut [u8]) {
+        // SAFETY: `at` checks the range.
+        unsafe { std::ptr::copy_nonoverlapping(self.at(guest, bytes.len()), bytes.as_mut_ptr(), bytes.len()) }
+    }
+
+    /// The host pointer of a range.
+    ///
+    /// # Panics
+    /// Outside of the memory.
+    pub fn at(&self, guest: u64, length: usize) -> *mut u8 {
+        let offset = guest.checked_sub(GUEST_BASE).expect("guest address");
+        assert!(offset + length as u64 <= self.size, "guest address {guest:#x}+{length:#x}");
+        // SAFETY: inside of the mapping.
+        unsafe { self.start.as_ptr().add(offset as usize) }
+    }
+}
+
+impl Drop for Ram {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, unmapped once.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size as usize) };
+    }
+}

@@ -1,0 +1,525 @@
+//! One virtio-net device as its frontend configures it: features, memory table, rings.
+//!
+//! Pure state: each request of the vhost-user session becomes one call here, which refuses it or answers with the
+//! [`RingChange`]s that the workers have to carry out. Nothing here waits, maps memory or reads a ring; no worker calls
+//! it. A ring *runs* once it has a size, addresses inside of the memory table, and a kick (or the word that there is
+//! none); from then on the worker has it, until a `Stop` for it was acknowledged.
+
+use std::mem;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use culvert_frame::MacAddress;
+
+use crate::call::Call;
+use crate::features;
+use crate::layout::{RingError, RingLayout};
+use crate::memory::Memory;
+
+/// Most queue pairs of one device: a vhost-user kick names its ring in 8 bits.
+pub const MAX_QUEUE_PAIRS: u16 = 128;
+
+/// Smallest MTU that a frontend may set, in bytes (RFC 791, section 3.2).
+pub const MIN_MTU: u16 = 68;
+
+/// What a port offers to its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// Pairs of a receive and a transmit queue, 1 to [`MAX_QUEUE_PAIRS`].
+    pub queue_pairs: u16,
+    /// Largest packet without its Ethernet header, in bytes.
+    pub mtu: u16,
+    /// The guest's MAC address, if the port prescribes one.
+    pub mac: Option<MacAddress>,
+}
+
+impl DeviceConfig {
+    /// The feature bits that we offer. MQ and GUEST_ANNOUNCE only with several pairs: without CTRL_VQ, which belongs
+    /// to the frontend, Linux refuses a device that has them.
+    pub fn offered(&self) -> u64 {
+        let mut bits = features::VERSION_1
+            | features::NET_MRG_RXBUF
+            | features::INDIRECT_DESC
+            | features::EVENT_IDX
+            | features::ANY_LAYOUT
+            | features::NET_MTU
+            | features::PROTOCOL_FEATURES;
+        if self.mac.is_some() {
+            bits |= features::NET_MAC;
+        }
+        if self.queue_pairs > 1 {
+            bits |= features::NET_MQ | features::NET_GUEST_ANNOUNCE;
+        }
+        bits
+    }
+
+    /// The start of `virtio_net_config` (virtio 1.3, section 5.1.4): mac, status, max_virtqueue_pairs, mtu.
+    pub fn space(&self) -> [u8; 12] {
+        let [a, b, c, d, e, f] = self.mac.unwrap_or_default().0;
+        let [pairs_low, pairs_high] = self.queue_pairs.to_le_bytes();
+        let [mtu_low, mtu_high] = self.mtu.to_le_bytes();
+        [a, b, c, d, e, f, 0, 0, pairs_low, pairs_high, mtu_low, mtu_high]
+    }
+
+    /// How many rings the device has, two for each pair. An even number is a receive queue of the guest (our tx), an
+    /// odd one a transmit queue (our rx).
+    pub fn rings(&self) -> u16 {
+        self.queue_pairs.clamp(1, MAX_QUEUE_PAIRS) * 2
+    }
+}
+
+/// What the workers have to do about one ring.
+#[derive(Clone, Debug)]
+pub enum RingChange {
+    /// Finish the burst, give all its buffers back, let go of the ring. No error if it does not run.
+    Stop {
+        /// Number of the ring.
+        ring: u16,
+    },
+    /// Take the ring up, at the position that its used index tells. Signal once: an interrupt may be owed from before.
+    Start {
+        /// Number of the ring.
+        ring: u16,
+        /// All that is needed to run it.
+        setup: RingSetup,
+    },
+    /// Pass frames through a running ring, or cease to.
+    Enable {
+        /// Number of the ring.
+        ring: u16,
+        /// Whether frames may pass.
+        enabled: bool,
+    },
+}
+
+/// All that a worker needs to run a ring.
+#[derive(Clone, Debug)]
+pub struct RingSetup {
+    /// The table that holds the ring and its buffers.
+    pub memory: Arc<Memory>,
+    /// Size and place; checked against `memory`.
+    pub layout: RingLayout,
+    /// The acknowledged feature bits.
+    pub features: u64,
+    /// What the guest writes to after it made buffers available; none if it expects to be polled.
+    pub kick: Option<Arc<OwnedFd>>,
+    /// How to interrupt the guest. SET_VRING_CALL changes it in place.
+    pub call: Arc<Call>,
+    /// Whether frames may pass.
+    pub enabled: bool,
+}
+
+/// A ring that a worker let go of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoppedRing {
+    /// Number of the ring.
+    pub ring: u16,
+    /// Index of the next available entry that was not taken (GET_VRING_BASE).
+    pub position: u16,
+}
+
+/// The workers did not acknowledge a change in time. The change may still happen later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the workers did not acknowledge a change of rings within 1 s; look for a stalled worker core")]
+pub struct Unresponsive;
+
+/// Why a request was refused. The device is as it was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// The frontend acknowledged feature bits that were not offered.
+    #[error("feature bits {0:#x} were never offered")]
+    Features(u64),
+    /// No ring has this number.
+    #[error("ring {ring} does not exist, the port has {rings} rings; raise its `queues`")]
+    NoSuchRing {
+        /// As the frontend sent it.
+        ring: u32,
+        /// How many there are.
+        rings: u16,
+    },
+    /// Size or place of a ring.
+    #[error("ring {ring}: {error}")]
+    Ring {
+        /// Number of the ring.
+        ring: u16,
+        /// What is wrong.
+        error: RingError,
+    },
+    /// A size above 65535.
+    #[error("ring {ring}: size {size} is too large")]
+    Size {
+        /// Number of the ring.
+        ring: u16,
+        /// As the frontend sent it.
+        size: u32,
+    },
+    /// A split ring's position has 16 bits.
+    #[error("ring {ring}: position {position} does not fit into 16 bits")]
+    Position {
+        /// Number of the ring.
+        ring: u16,
+        /// As the frontend sent it.
+        position: u32,
+    },
+    /// The request is for stopped rings.
+    #[error("ring {0} runs; the request is only for a stopped ring")]
+    Running(u16),
+    /// SET_VRING_ENABLE with a number other than 0 and 1.
+    #[error("ring {ring}: {state} is neither 0 (disable) nor 1 (enable)")]
+    Enable {
+        /// Number of the ring.
+        ring: u16,
+        /// As the frontend sent it.
+        state: u32,
+    },
+    /// SET_VRING_ENABLE although rings are always enabled.
+    #[error("rings cannot be enabled or disabled: the feature PROTOCOL_FEATURES was not acknowledged")]
+    AlwaysEnabled,
+    /// An MTU that the port cannot carry.
+    #[error("MTU {wanted} is not between {MIN_MTU} and the port's {port}; raise the port's `mtu`")]
+    Mtu {
+        /// As the frontend sent it.
+        wanted: u64,
+        /// The port's.
+        port: u16,
+    },
+}
+
+/// How a guest tells that it made buffers available.
+#[derive(Clone, Debug, Default)]
+pub enum Kick {
+    /// Not said yet: the ring does not run.
+    #[default]
+    Unknown,
+    /// Not at all: the ring must be polled.
+    Polled,
+    /// It writes to this.
+    Descriptor(Arc<OwnedFd>),
+}
+
+/// User addresses of a ring's three areas (SET_VRING_ADDR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingAddresses {
+    /// The descriptor table.
+    pub descriptors: u64,
+    /// The available ring.
+    pub available: u64,
+    /// The used ring.
+    pub used: u64,
+}
+
+/// What is known of one ring, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingStatus {
+    /// Entries; 0 while unknown.
+    pub size: u16,
+    /// Whether a worker has it.
+    pub running: bool,
+    /// Whether frames may pass.
+    pub enabled: bool,
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct Device {
+    config: DeviceConfig,
+    acknowledged: u64,
+    memory: Option<Arc<Memory>>,
+    rings: Box<[Ring]>,
+}
+
+impl Device {
+    /// A device that no frontend has configured.
+    pub fn new(config: DeviceConfig) -> Self {
+        let rings = (0..config.rings()).map(|_| Ring::default()).collect();
+        Self { config, acknowledged: 0, memory: None, rings }
+    }
+
+    /// What the port offers.
+    pub fn config(&self) -> &DeviceConfig {
+        &self.config
+    }
+
+    /// The acknowledged feature bits.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// The memory table in force.
+    pub fn memory(&self) -> Option<&Arc<Memory>> {
+        self.memory.as_ref()
+    }
+
+    /// All rings, by number.
+    pub fn rings(&self) -> impl ExactSizeIterator<Item = RingStatus> + '_ {
+        self.rings.iter().map(|ring| RingStatus {
+            size: ring.size,
+            running: ring.running.is_some(),
+            enabled: self.is_enabled(ring),
+        })
+    }
+
+    /// SET_FEATURES. Running rings keep their features until they are stopped.
+    ///
+    /// # Errors
+    /// [`DeviceError::Features`].
+    pub fn set_features(&mut self, bits: u64) -> Result<(), DeviceError> {
+        let unknown = bits & !self.config.offered();
+        if unknown != 0 {
+            return Err(DeviceError::Features(unknown));
+        }
+        self.acknowledged = bits;
+        Ok(())
+    }
+
+    /// SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG, once the new table is mapped. All running rings are stopped and, where
+    /// the new table still holds them, started again; a ring that it does not hold runs again when a later one does.
+    /// Also returns the old table, which must outlive the acknowledgement of the changes.
+    pub fn set_memory(&mut self, memory: Option<Arc<Memory>>) -> (Vec<RingChange>, Option<Arc<Memory>>) {
+        let mut changes = Vec::new();
+        let running_before: Vec<_> = self.rings.iter_mut().map(|ring| ring.running.take()).collect();
+        for (number, running) in (0..).zip(&running_before) {
+            if running.is_some() {
+                changes.push(RingChange::Stop { ring: number });
+            }
+        }
+        let old = mem::replace(&mut self.memory, memory);
+        for (number, running) in (0..).zip(running_before) {
+            // A ring outside of the new table stays stopped: not an error of this request.
+            if let Ok(Some(start)) = self.start(number, running.map(|running| running.features)) {
+                changes.push(start);
+            }
+        }
+        (changes, old)
+    }
+
+    /// NET_SET_MTU: checks only, the port's MTU stays what it is.
+    ///
+    /// # Errors
+    /// [`DeviceError::Mtu`].
+    pub fn check_mtu(&self, wanted: u64) -> Result<(), DeviceError> {
+        if (u64::from(MIN_MTU)..=u64::from(self.config.mtu)).contains(&wanted) {
+            Ok(())
+        } else {
+            Err(DeviceError::Mtu { wanted, port: self.config.mtu })
+        }
+    }
+
+    /// SET_VRING_NUM.
+    ///
+    /// # Errors
+    /// No such ring, a bad size, or the ring runs.
+    pub fn set_size(&mut self, ring: u32, size: u32) -> Result<Vec<RingChange>, DeviceError> {
+        let (number, ring) = self.ring(ring)?;
+        if ring.running.is_some() {
+            return Err(DeviceError::Running(number));
+        }
+        let size = u16::try_from(size).map_err(|_| DeviceError::Size { ring: number, size })?;
+        RingLayout::check_size(size).map_err(|error| DeviceError::Ring { ring: number, error })?;
+        ring.size = size;
+        // Where the ring is known to be, but it does not fit there: new addresses are on their way.
+        Ok(self.start(number, None).ok().flatten().into_iter().collect())
+    }
+
+    /// SET_VRING_ADDR. A running ring is moved.
+    ///
+    /// # Errors
+    /// No such ring, or a place where no ring can be. Checked when size and memory are known, else at the kick.
+    pub fn set_addresses(&mut self, ring: u32, addresses: RingAddresses) -> Result<Vec<RingChange>, DeviceError> {
+        let memory = self.memory.clone();
+        let (number, ring) = self.ring(ring)?;
+        if ring.addresses == Some(addresses) {
+            return Ok(Vec::new());
+        }
+        if let (Some(memory), size @ 1..) = (memory, ring.size) {
+            layout(size, addresses).check(&memory).map_err(|error| DeviceError::Ring { ring: number, error })?;
+        }
+        ring.addresses = Some(addresses);
+        self.restart(number)
+    }
+
+    /// SET_VRING_BASE. Kept only to answer GET_VRING_BASE: a ring resumes from its used index.
+    ///
+    /// # Errors
+    /// No such ring, a position that a split ring cannot have, or the ring runs.
+    pub fn set_position(&mut self, ring: u32, position: u32) -> Result<(), DeviceError> {
+        let (number, ring) = self.ring(ring)?;
+        if ring.running.is_some() {
+            return Err(DeviceError::Running(number));
+        }
+        ring.position = u16::try_from(position).map_err(|_| DeviceError::Position { ring: number, position })?;
+        Ok(())
+    }
+
+    /// The first half of GET_VRING_BASE: stops the ring, which runs again after the next kick descriptor.
+    ///
+    /// # Errors
+    /// No such ring.
+    pub fn stop(&mut self, ring: u32) -> Result<Vec<RingChange>, DeviceError> {
+        let (number, ring) = self.ring(ring)?;
+        ring.kick = Kick::Unknown;
+        Ok(ring.running.take().map(|_| RingChange::Stop { ring: number }).into_iter().collect())
+    }
+
+    /// The second half of GET_VRING_BASE: where the ring stands.
+    ///
+    /// # Errors
+    /// No such ring.
+    pub fn position(&mut self, ring: u32) -> Result<u16, DeviceError> {
+        Ok(self.ring(ring)?.1.position)
+    }
+
+    /// SET_VRING_KICK. The last thing that a ring needs to run.
+    ///
+    /// # Errors
+    /// No such ring, or it lies where no ring can be.
+    pub fn set_kick(&mut self, ring: u32, kick: Kick) -> Result<Vec<RingChange>, DeviceError> {
+        let (number, ring) = self.ring(ring)?;
+        let old = mem::replace(&mut ring.kick, kick);
+        let result = self.restart(number);
+        if result.is_err() {
+            self.ring(u32::from(number))?.1.kick = old;
+        }
+        result
+    }
+
+    /// SET_VRING_CALL: takes effect at once, also on a running ring.
+    ///
+    /// # Errors
+    /// No such ring.
+    pub fn set_call(&mut self, ring: u32, descriptor: Option<OwnedFd>) -> Result<(), DeviceError> {
+        self.ring(ring)?.1.call.set(descriptor);
+        Ok(())
+    }
+
+    /// SET_VRING_ENABLE: 1 or 0.
+    ///
+    /// # Errors
+    /// No such ring, another number, or PROTOCOL_FEATURES was not acknowledged.
+    pub fn set_enabled(&mut self, ring: u32, state: u32) -> Result<Vec<RingChange>, DeviceError> {
+        let switchable = self.acknowledged & features::PROTOCOL_FEATURES != 0;
+        let (number, ring) = self.ring(ring)?;
+        let enabled = match state {
+            _ if !switchable => return Err(DeviceError::AlwaysEnabled),
+            0 => false,
+            1 => true,
+            _ => return Err(DeviceError::Enable { ring: number, state }),
+        };
+        ring.enabled = enabled;
+        Ok(ring.running.map(|_| RingChange::Enable { ring: number, enabled }).into_iter().collect())
+    }
+
+    /// Whether a ring has this number, for requests that only name one.
+    ///
+    /// # Errors
+    /// No such ring.
+    pub fn check_ring(&mut self, ring: u32) -> Result<(), DeviceError> {
+        self.ring(ring).map(drop)
+    }
+
+    /// RESET_DEVICE: features and rings as at the start. Memory stays, because frontends do not send it again, and so
+    /// do the interrupts.
+    pub fn reset(&mut self) -> Vec<RingChange> {
+        let changes = self.stop_all();
+        self.acknowledged = 0;
+        for ring in &mut self.rings {
+            *ring = Ring { call: Arc::clone(&ring.call), held: ring.held, ..Ring::default() };
+        }
+        changes
+    }
+
+    /// Stops every ring that a worker may have, also those whose earlier stop was not acknowledged.
+    pub fn stop_all(&mut self) -> Vec<RingChange> {
+        let mut changes = Vec::new();
+        for (number, ring) in (0..).zip(&mut self.rings) {
+            ring.running = None;
+            if ring.held {
+                changes.push(RingChange::Stop { ring: number });
+            }
+        }
+        changes
+    }
+
+    /// Takes note of the workers' acknowledgement.
+    pub fn stopped(&mut self, stopped: &[StoppedRing]) {
+        for stop in stopped {
+            if let Some(ring) = self.rings.get_mut(usize::from(stop.ring)) {
+                ring.position = stop.position;
+                ring.held = ring.running.is_some();
+            }
+        }
+    }
+
+    fn ring(&mut self, ring: u32) -> Result<(u16, &mut Ring), DeviceError> {
+        let rings = self.config.rings();
+        let missing = DeviceError::NoSuchRing { ring, rings };
+        let number = u16::try_from(ring).map_err(|_| missing)?;
+        Ok((number, self.rings.get_mut(usize::from(number)).ok_or(missing)?))
+    }
+
+    fn is_enabled(&self, ring: &Ring) -> bool {
+        ring.enabled || self.acknowledged & features::PROTOCOL_FEATURES == 0
+    }
+
+    /// Stops a ring if it runs and starts it if it can run.
+    fn restart(&mut self, number: u16) -> Result<Vec<RingChange>, DeviceError> {
+        let (_, ring) = self.ring(u32::from(number))?;
+        let running = ring.running.take();
+        match self.start(number, running.map(|running| running.features)) {
+            Ok(start) => {
+                let stop = running.map(|_| RingChange::Stop { ring: number });
+                Ok(stop.into_iter().chain(start).collect())
+            }
+            Err(error) => {
+                self.ring(u32::from(number))?.1.running = running;
+                Err(error)
+            }
+        }
+    }
+
+    /// The change that starts a ring, if nothing is missing. A restarted ring keeps its features.
+    fn start(&mut self, number: u16, kept_features: Option<u64>) -> Result<Option<RingChange>, DeviceError> {
+        let Some(memory) = self.memory.clone() else { return Ok(None) };
+        let features = kept_features.unwrap_or(self.acknowledged);
+        let Some(ring) = self.rings.get(usize::from(number)) else { return Ok(None) };
+        let (Some(addresses), size @ 1..) = (ring.addresses, ring.size) else { return Ok(None) };
+        let kick = match &ring.kick {
+            Kick::Unknown => return Ok(None),
+            Kick::Polled => None,
+            Kick::Descriptor(descriptor) => Some(Arc::clone(descriptor)),
+        };
+        let layout = layout(size, addresses);
+        layout.check(&memory).map_err(|error| DeviceError::Ring { ring: number, error })?;
+        let call = Arc::clone(&ring.call);
+        let enabled = self.is_enabled(ring);
+        if let Some(ring) = self.rings.get_mut(usize::from(number)) {
+            ring.running = Some(Running { features });
+            ring.held = true;
+        }
+        Ok(Some(RingChange::Start { ring: number, setup: RingSetup { memory, layout, features, kick, call, enabled } }))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    /// 0 until SET_VRING_NUM.
+    size: u16,
+    addresses: Option<RingAddresses>,
+    position: u16,
+    kick: Kick,
+    call: Arc<Call>,
+    enabled: bool,
+    running: Option<Running>,
+    /// A start was asked for, and no stop after it was acknowledged.
+    held: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    features: u64,
+}
+
+fn layout(size: u16, addresses: RingAddresses) -> RingLayout {
+    let RingAddresses { descriptors, available, used } = addresses;
+    RingLayout { size, descriptors, available, used }
+}

@@ -1,0 +1,222 @@
+//! Putting frames into a guest's receive queue, which is our tx (virtio 1.3, section 5.1.6.4).
+//!
+//! [`ReceiveQueue::put`] copies a frame into the guest's buffers; nothing is visible to the guest until
+//! [`ReceiveQueue::publish`], so that a burst costs one index and at most one interrupt. Whoever calls holds the queue's
+//! lock: several workers deliver to one guest.
+
+#![expect(unsafe_code, reason = "writable ranges in checked guest buffers")]
+
+use std::sync::Arc;
+
+use crate::call::Call;
+use crate::chain::{self, Access};
+use crate::features;
+use crate::layout::RingLayout;
+use crate::memory::Memory;
+use crate::net_header::{NetHeader, header_bytes};
+use crate::piece::{Piece, Room};
+use crate::split::{DESC_INDIRECT, DESC_NEXT, RingFault, SplitRing, StartError};
+
+/// A guest's receive queue.
+#[derive(Debug)]
+pub struct ReceiveQueue {
+    ring: SplitRing,
+    header_bytes: usize,
+    mergeable: bool,
+    /// Chains that were filled since the last publication.
+    taken: u16,
+    region: usize,
+    /// Storage for frames that spread over several ranges: the ranges, and the chains that they belong to.
+    rooms: Vec<Room>,
+    chains: Vec<Chain>,
+}
+
+/// Why a frame could not be put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutError {
+    /// The guest offers no (more) buffers.
+    NoBuffer,
+    /// The guest's buffer is too small, and it cannot take a frame in several.
+    SmallBuffer,
+    /// The guest broke its ring: stop the queue.
+    Fault(RingFault),
+}
+
+impl From<RingFault> for PutError {
+    fn from(fault: RingFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Chain {
+    head: u16,
+    length: u32,
+}
+
+impl ReceiveQueue {
+    /// Takes up a ring; see [`SplitRing::new`].
+    ///
+    /// # Errors
+    /// [`StartError`] when layout or indices are wrong.
+    pub fn new(memory: Arc<Memory>, layout: &RingLayout, features: u64, call: Arc<Call>) -> Result<Self, StartError> {
+        let ring = SplitRing::new(memory, layout, features, call)?;
+        // We look for buffers when there is a frame; the guest never needs to tell.
+        ring.disable_kick();
+        let size = usize::from(layout.size);
+        Ok(Self {
+            ring,
+            header_bytes: header_bytes(features),
+            mergeable: features & features::NET_MRG_RXBUF != 0,
+            taken: 0,
+            region: 0,
+            rooms: Vec::with_capacity(size),
+            chains: Vec::with_capacity(size),
+        })
+    }
+
+    /// Copies a frame of `length` bytes, `head` and then `rest`, into the next buffers.
+    ///
+    /// # Errors
+    /// [`PutError`]; the frame is not delivered then.
+    #[inline]
+    pub fn put<'a>(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        length: u32,
+        rest: impl Iterator<Item = Piece<'a>>,
+    ) -> Result<(), PutError> {
+        if self.ring.known(self.taken) == 0 && self.ring.refresh()? == self.taken {
+            return Err(PutError::NoBuffer);
+        }
+        let needed = u64::from(length) + self.header_bytes as u64;
+        let chain = self.ring.head(self.taken)?;
+        let first = self.ring.descriptor(chain);
+        if first.flags & (DESC_NEXT | DESC_INDIRECT) != 0 || u64::from(first.length) < needed {
+            return self.put_in_many(header, head, needed, rest);
+        }
+        let Some(buffer) = chain::translate(&self.ring, first, Access::Write, &mut self.region)? else {
+            return Err(PutError::SmallBuffer);
+        };
+        // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
+        let mut room = unsafe { Room::new(buffer.pointer, buffer.length) };
+        let bytes = header.to_bytes(1);
+        (room, _) = room.fill(Piece::from(bytes.get(..self.header_bytes).unwrap_or(&bytes)));
+        (room, _) = room.fill(Piece::from(head));
+        for piece in rest {
+            (room, _) = room.fill(piece);
+        }
+        self.ring.put_used(self.taken, chain, buffer.length - room.length());
+        self.taken += 1;
+        Ok(())
+    }
+
+    /// Makes everything that was put visible to the guest, and interrupts it if it asks for that.
+    #[inline]
+    pub fn publish(&mut self) {
+        self.ring.publish(self.taken);
+        self.taken = 0;
+    }
+
+    /// Whether the guest's memory was truncated under us.
+    pub fn memory_lost(&self) -> bool {
+        self.ring.memory.faulted()
+    }
+
+    /// Where the ring stands.
+    pub const fn position(&self) -> u16 {
+        self.ring.position()
+    }
+
+    /// The general case: chains of several buffers, and frames over several chains.
+    #[cold]
+    #[inline(never)]
+    fn put_in_many<'a>(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        needed: u64,
+        rest: impl Iterator<Item = Piece<'a>>,
+    ) -> Result<(), PutError> {
+        self.reserve(needed)?;
+        let count = u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
+        let bytes = header.to_bytes(count);
+        let mut pour = Pour::new(&self.rooms);
+        pour.add(Piece::from(bytes.get(..self.header_bytes).unwrap_or(&bytes)));
+        pour.add(Piece::from(head));
+        rest.for_each(|piece| pour.add(piece));
+        let mut written = pour.written;
+        for chain in &self.chains {
+            let length = u64::from(chain.length).min(written);
+            written -= length;
+            self.ring.put_used(self.taken, chain.head, u32::try_from(length).unwrap_or(0));
+            self.taken += 1;
+        }
+        Ok(())
+    }
+
+    /// Finds chains for `needed` bytes and lists them and their ranges. Nothing is taken when they do not suffice.
+    fn reserve(&mut self, needed: u64) -> Result<(), PutError> {
+        self.rooms.clear();
+        self.chains.clear();
+        let mut found = 0;
+        while found < needed {
+            let ahead = self.taken + u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
+            if self.ring.known(ahead) == 0 && self.ring.refresh()? == ahead {
+                return Err(PutError::NoBuffer);
+            }
+            let head = self.ring.head(ahead)?;
+            let mut length = 0_u64;
+            let rooms = &mut self.rooms;
+            let mut full = false;
+            chain::walk(&self.ring, head, Access::Write, &mut self.region, |buffer| {
+                length += u64::from(buffer.length);
+                if rooms.len() == rooms.capacity() {
+                    full = true;
+                } else {
+                    // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
+                    rooms.push(unsafe { Room::new(buffer.pointer, buffer.length) });
+                }
+            })?;
+            let whole = self.chains.is_empty() && length >= needed;
+            if full || (!self.mergeable && !whole) {
+                return Err(PutError::SmallBuffer);
+            }
+            if self.chains.is_empty() && length < self.header_bytes as u64 {
+                // The header must be in one chain (5.1.6.4). Give this one back empty, or the queue stands still.
+                self.ring.put_used(self.taken, head, 0);
+                self.taken += 1;
+                return Err(PutError::SmallBuffer);
+            }
+            found += length;
+            self.chains.push(Chain { head, length: u32::try_from(length).unwrap_or(u32::MAX) });
+        }
+        Ok(())
+    }
+}
+
+/// Pieces poured into a list of rooms, one after the other.
+struct Pour<'r> {
+    rooms: std::slice::Iter<'r, Room>,
+    current: Option<Room>,
+    written: u64,
+}
+
+impl<'r> Pour<'r> {
+    fn new(rooms: &'r [Room]) -> Self {
+        let mut rooms = rooms.iter();
+        Self { current: rooms.next().copied(), rooms, written: 0 }
+    }
+
+    /// Pours as much of `piece` as there is room for.
+    fn add(&mut self, mut piece: Piece<'_>) {
+        while piece.length() > 0 {
+            let Some(room) = self.current else { return };
+            let (left, copied) = room.fill(piece);
+            piece = piece.skip(copied);
+            self.written += u64::from(copied);
+            self.current = if left.length() == 0 { self.rooms.next().copied() } else { Some(left) };
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Raw access to one split ring in guest memory (virtio 1.3, section 2.7): indices, descriptors, notifications.
+//!
+//! Buffers are completed in the order in which they were offered, so one position stands for both "next available" and
+//! "next used", and `used.idx` in guest memory is always a point from which another process can go on.
+//!
+//! Not here: what the descriptors mean ([`chain`](crate::chain)) and what is done with them.
+
+#![expect(unsafe_code, reason = "volatile access to ring fields in guest memory")]
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use crate::call::Call;
+use crate::features;
+use crate::layout::{RingError, RingLayout, RingPointers};
+use crate::memory::Memory;
+
+/// What a guest did to its ring that makes the rest of it meaningless: the port is quarantined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RingFault {
+    /// The available index ran ahead of, or fell behind, what the ring can hold.
+    #[error("available index {available} is more than {size} ahead of {position}")]
+    AvailableIndex {
+        /// The guest's index.
+        available: u16,
+        /// How far we are.
+        position: u16,
+        /// Entries of the ring.
+        size: u16,
+    },
+    /// An entry of the available ring, or a `next`, points outside of the descriptor table.
+    #[error("descriptor index {index} is outside of the table of {size}")]
+    DescriptorIndex {
+        /// The guest's index.
+        index: u16,
+        /// Entries of the table.
+        size: u16,
+    },
+    /// A chain is longer than the ring: a loop, or a driver that breaks virtio 1.3, 2.7.5.3.1.
+    #[error("descriptor chain is longer than the ring of {0}")]
+    ChainTooLong(u16),
+    /// A buffer is not inside of one memory region.
+    #[error("buffer of {length} bytes at {address:#x} is outside of the guest's memory")]
+    Address {
+        /// Guest address.
+        address: u64,
+        /// Length in bytes.
+        length: u32,
+    },
+    /// A device-writable buffer on a transmit queue or a device-readable one on a receive queue.
+    #[error("buffer at {0:#x} has the wrong direction for its queue")]
+    Direction(u64),
+    /// An indirect table that was not negotiated, is nested, is followed by `next`, or has an odd length.
+    #[error("indirect descriptor table of {length} bytes at {address:#x} is not allowed here")]
+    Indirect {
+        /// Guest address.
+        address: u64,
+        /// Length in bytes.
+        length: u32,
+    },
+    /// The frontend truncated the file that the guest's memory is in.
+    #[error("the file of the guest's memory was truncated")]
+    MemoryLost,
+}
+
+/// Why a ring could not be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// It cannot lie where the frontend says.
+    #[error(transparent)]
+    Layout(#[from] RingError),
+    /// Its indices make no sense.
+    #[error(transparent)]
+    Fault(#[from] RingFault),
+}
+
+/// One descriptor (virtio 1.3, section 2.7.5), read once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    pub(crate) address: u64,
+    pub(crate) length: u32,
+    pub(crate) flags: u16,
+    pub(crate) next: u16,
+}
+
+pub(crate) const DESC_NEXT: u16 = 1;
+pub(crate) const DESC_WRITE: u16 = 2;
+pub(crate) const DESC_INDIRECT: u16 = 4;
+pub(crate) const DESC_BYTES: u32 = 16;
+
+const AVAIL_NO_INTERRUPT: u16 = 1;
+const USED_NO_NOTIFY: u16 = 1;
+
+/// A running split ring. One thread at a time owns it.
+#[derive(Debug)]
+pub struct SplitRing {
+    pub(crate) memory: Arc<Memory>,
+    pointers: RingPointers,
+    size: u16,
+    event_idx: bool,
+    indirect: bool,
+    /// The next entry of the available ring to take, and of the used ring to fill.
+    position: u16,
+    /// The guest's `avail.idx` when last read.
+    available: u16,
+    call: Arc<Call>,
+}
+
+// SAFETY: the pointers lead into `memory`, which is owned, and are only used for volatile access.
+unsafe impl Send for SplitRing {}
+
+impl SplitRing {
+    /// Takes up a ring at the place that its `used.idx` tells.
+    ///
+    /// # Errors
+    /// [`StartError`] when the layout or the guest's indices are wrong.
+    pub fn new(memory: Arc<Memory>, layout: &RingLayout, features: u64, call: Arc<Call>) -> Result<Self, StartError> {
+        let pointers = layout.resolve(&memory)?;
+        let mut ring = Self {
+            memory,
+            pointers,
+            size: layout.size,
+            event_idx: features & features::EVENT_IDX != 0,
+            indirect: features & features::INDIRECT_DESC != 0,
+            position: 0,
+            available: 0,
+            call,
+        };
+        ring.position = ring.read_u16(ring.pointers.used, 2);
+        ring.available = ring.position;
+        ring.refresh()?;
+        Ok(ring)
+    }
+
+    /// Where the ring stands: everything before was completed.
+    pub const fn position(&self) -> u16 {
+        self.position
+    }
+
+    pub(crate) const fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(crate) const fn indirect_allowed(&self) -> bool {
+        self.indirect
+    }
+
+    /// How many buffers are known to be available behind `taken` that were taken but not published yet.
+    #[inline]
+    pub(crate) const fn known(&self, taken: u16) -> u16 {
+        self.available.wrapping_sub(self.position).wrapping_sub(taken)
+    }
+
+    /// Reads the guest's index anew; returns how many buffers are available from our position on.
+    #[inline]
+    pub(crate) fn refresh(&mut self) -> Result<u16, RingFault> {
+        let available = self.read_u16(self.pointers.available, 2);
+        // The entries and descriptors before the index must be read after it.
+        fence(Ordering::Acquire);
+        let count = available.wrapping_sub(self.position);
+        if count > self.size {
+            return Err(RingFault::AvailableIndex { available, position: self.position, size: self.size });
+        }
+        self.available = available;
+        Ok(count)
+    }
+
+    /// The head of the chain that is `ahead` entries from our position.
+    #[inline]
+    pub(crate) fn head(&self, ahead: u16) -> Result<u16, RingFault> {
+        let slot = self.position.wrapping_add(ahead) & (self.size - 1);
+        let index = self.read_u16(self.pointers.available, 4 + 2 * usize::from(slot));
+        if index < self.size { Ok(index) } else { Err(RingFault::DescriptorIndex { index, size: self.size }) }
+    }
+
+    /// The descriptor at a checked index of the ring's own table.
+    #[inline]
+    pub(crate) fn descriptor(&self, index: u16) -> Descriptor {
+        debug_assert!(index < self.size);
+        let index = index & (self.size - 1);
+        // SAFETY: the table has `size` entries inside of one region; it is 16-byte aligned.
+        unsafe { read_descriptor(self.pointers.descriptors.add(usize::from(index) * DESC_BYTES as usize)) }
+    }
+
+    /// Writes the used entry that is `ahead` entries from our position: chain `head`, `length` bytes written into it.
+    #[inline]
+    pub(crate) fn put_used(&self, ahead: u16, head: u16, length: u32) {
+        let slot = self.position.wrapping_add(ahead) & (self.size - 1);
+        let entry = u64::from(head) | u64::from(length) << 32;
+        // SAFETY: slot < size, the used ring has that many entries; it is 4-byte aligned, so the entry may be unaligned
+        // for a u64 and is written as two u32.
+        unsafe {
+            let at = self.pointers.used.add(4 + 8 * usize::from(slot)).cast::<u32>();
+            at.write_volatile(u32::from(head));
+            at.add(1).write_volatile((entry >> 32) as u32);
+        }
+    }
+
+    /// Moves our position over `count` filled used entries, tells the guest, and interrupts it if it asks for that.
+    #[inline]
+    pub(crate) fn publish(&mut self, count: u16) {
+        if count == 0 {
+            return;
+        }
+        let old = self.position;
+        self.position = old.wrapping_add(count);
+        // Entries and buffers must be seen before the index.
+        fence(Ordering::Release);
+        self.write_u16(self.pointers.used, 2, self.position);
+        // The index must be seen before we look whether the guest sleeps (virtio 1.3, 2.7.7.2).
+        fence(Ordering::SeqCst);
+        let wanted = if self.event_idx {
+            let event = self.read_u16(self.pointers.available, 4 + 2 * usize::from(self.size));
+            self.position.wrapping_sub(event).wrapping_sub(1) < self.position.wrapping_sub(old)
+        } else {
+            self.read_u16(self.pointers.available, 0) & AVAIL_NO_INTERRUPT == 0
+        };
+        if wanted {
+            self.call.signal();
+        }
+    }
+
+    /// Asks the guest to kick at its next buffer. Buffers that came before it saw this do not kick: look again after.
+    pub(crate) fn enable_kick(&self) {
+        if self.event_idx {
+            self.write_u16(self.pointers.used, 4 + 8 * usize::from(self.size), self.position);
+        } else {
+            self.write_u16(self.pointers.used, 0, 0);
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// Asks the guest not to kick. With EVENT_IDX nothing is to be written: the index that was asked for is behind.
+    pub(crate) fn disable_kick(&self) {
+        if !self.event_idx {
+            self.write_u16(self.pointers.used, 0, USED_NO_NOTIFY);
+        }
+    }
+
+    #[inline]
+    fn read_u16(&self, area: *mut u8, offset: usize) -> u16 {
+        // SAFETY: callers pass offsets inside of the area, which `resolve` checked; areas are at least 2-byte aligned
+        // and all offsets are even.
+        u16::from_le(unsafe { area.add(offset).cast::<u16>().read_volatile() })
+    }
+
+    #[inline]
+    fn write_u16(&self, area: *mut u8, offset: usize, value: u16) {
+        // SAFETY: as in `read_u16`.
+        unsafe { area.add(offset).cast::<u16>().write_volatile(value.to_le()) }
+    }
+}
+
+/// Reads one descriptor: two loads, each field once.
+///
+/// # Safety
+/// Sixteen readable bytes, 8-byte aligned.
+#[inline]
+pub(crate) unsafe fn read_descriptor(at: *const u8) -> Descriptor {
+    let at = at.cast::<u64>();
+    // SAFETY: as promised by the caller.
+    let (address, rest) = unsafe { (at.read_volatile(), at.add(1).read_volatile()) };
+    let [l0, l1, l2, l3, f0, f1, n0, n1] = rest.to_le_bytes();
+    Descriptor {
+        address: u64::from_le(address),
+        length: u32::from_le_bytes([l0, l1, l2, l3]),
+        flags: u16::from_le_bytes([f0, f1]),
+        next: u16::from_le_bytes([n0, n1]),
+    }
+}

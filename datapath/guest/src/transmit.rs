@@ -1,0 +1,310 @@
+//! Taking frames from a guest's transmit queue, which is our rx.
+//!
+//! [`TransmitQueue::receive`] takes a burst of chains and copies of each the virtio-net header and the first bytes of the
+//! frame, once. The rest stays where it is: a [`Packet`] borrows it, and the chains go back to the guest when the
+//! [`Received`] is dropped, after everything that borrowed from it.
+
+#![expect(unsafe_code, reason = "copying headers out of checked guest buffers")]
+
+use std::sync::Arc;
+
+use culvert_frame::{DropReason, MAX_FRAME_BYTES};
+
+use crate::call::Call;
+use crate::chain::{self, Access, Buffer};
+use crate::layout::{MAX_QUEUE_SIZE, RingLayout};
+use crate::memory::Memory;
+use crate::net_header::{NET_HEADER_BYTES, NetHeader, header_bytes};
+use crate::piece::{Piece, copy};
+use crate::split::{DESC_INDIRECT, DESC_NEXT, RingFault, SplitRing, StartError};
+
+/// Frames that are taken at once.
+pub const BURST: usize = 32;
+
+/// How many bytes of a frame are copied for looking at; the rest is copied once, to where the frame goes.
+pub const HEAD_BYTES: usize = 128;
+
+const SCRATCH_BYTES: usize = NET_HEADER_BYTES + HEAD_BYTES;
+
+/// A guest's transmit queue. One worker owns it.
+#[derive(Debug)]
+pub struct TransmitQueue {
+    ring: SplitRing,
+    header_bytes: usize,
+    /// The memory region that the last buffer was in.
+    region: usize,
+}
+
+/// Storage for one burst, reused from burst to burst so that none allocates.
+#[derive(Debug)]
+pub struct TransmitBurst {
+    slots: Box<[Slot]>,
+    /// How many of the slots are filled.
+    count: usize,
+    /// Pieces of chains with more than one buffer. `'static` stands for "until the burst ends": see [`Received::packet`].
+    pieces: Vec<Piece<'static>>,
+}
+
+/// One chain of a burst.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Slot {
+    /// The virtio-net header, then the head of the frame.
+    scratch: [u8; SCRATCH_BYTES],
+    chain: u16,
+    /// Bytes of the frame in `scratch`.
+    head: u16,
+    /// Bytes of the whole frame.
+    length: u32,
+    refused: Option<DropReason>,
+    /// The rest of the frame: this, then `pieces[more]`.
+    rest: Piece<'static>,
+    more: (u32, u32),
+}
+
+/// A frame that lies in its sender's memory, with its first bytes copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// The virtio-net header as the guest wrote it.
+    pub header: NetHeader,
+    /// The first bytes of the frame, at most [`HEAD_BYTES`]: every decision reads these, and these are sent on.
+    pub head: &'a [u8],
+    /// Length of the whole frame, in bytes.
+    pub length: u32,
+    rest: Piece<'a>,
+    more: &'a [Piece<'a>],
+}
+
+impl<'a> Packet<'a> {
+    /// What follows the head, in order.
+    #[inline]
+    pub fn rest(&self) -> impl Iterator<Item = Piece<'a>> + Clone + use<'a> {
+        std::iter::once(self.rest).chain(self.more.iter().copied())
+    }
+}
+
+/// A burst of frames, borrowed from the guest until dropped.
+#[derive(Debug)]
+pub struct Received<'q> {
+    ring: &'q mut SplitRing,
+    header_bytes: usize,
+    burst: &'q mut TransmitBurst,
+}
+
+impl TransmitQueue {
+    /// Takes up a ring; see [`SplitRing::new`].
+    ///
+    /// # Errors
+    /// [`StartError`] when layout or indices are wrong.
+    pub fn new(memory: Arc<Memory>, layout: &RingLayout, features: u64, call: Arc<Call>) -> Result<Self, StartError> {
+        let ring = SplitRing::new(memory, layout, features, call)?;
+        ring.disable_kick();
+        Ok(Self { ring, header_bytes: header_bytes(features), region: 0 })
+    }
+
+    /// Takes up to [`BURST`] chains.
+    ///
+    /// # Errors
+    /// The guest's fault; chains before the faulty one are in the next call's burst no more: the queue is to be stopped.
+    #[inline]
+    pub fn receive<'q>(&'q mut self, burst: &'q mut TransmitBurst) -> Result<Received<'q>, RingFault> {
+        burst.clear();
+        let available = self.ring.refresh()?;
+        let wanted = usize::from(available).min(BURST);
+        for (ahead, slot) in (0_u16..).zip(burst.slots.iter_mut().take(wanted)) {
+            // A full chain must fit behind what is there.
+            if burst.pieces.len() + usize::from(MAX_QUEUE_SIZE) > burst.pieces.capacity() {
+                break;
+            }
+            let head = self.ring.head(ahead)?;
+            slot.fill(&self.ring, head, self.header_bytes, &mut self.region, &mut burst.pieces)?;
+            burst.count += 1;
+        }
+        Ok(Received { ring: &mut self.ring, header_bytes: self.header_bytes, burst })
+    }
+
+    /// Asks for a kick at the next frame; `true` if there is none yet, so that sleeping is safe.
+    ///
+    /// # Errors
+    /// The guest's fault.
+    pub fn arm(&mut self) -> Result<bool, RingFault> {
+        self.ring.enable_kick();
+        Ok(self.ring.refresh()? == 0)
+    }
+
+    /// Asks for no more kicks: the queue is polled.
+    pub fn disarm(&self) {
+        self.ring.disable_kick();
+    }
+
+    /// Whether the guest's memory was truncated under us.
+    pub fn memory_lost(&self) -> bool {
+        self.ring.memory.faulted()
+    }
+
+    /// Where the ring stands.
+    pub const fn position(&self) -> u16 {
+        self.ring.position()
+    }
+}
+
+impl Default for TransmitBurst {
+    fn default() -> Self {
+        let slots = std::iter::repeat_with(Slot::new).take(BURST).collect();
+        // Room for one longest chain behind a burst of ordinary ones.
+        Self { slots, count: 0, pieces: Vec::with_capacity(2 * usize::from(MAX_QUEUE_SIZE)) }
+    }
+}
+
+impl TransmitBurst {
+    fn clear(&mut self) {
+        self.count = 0;
+        self.pieces.clear();
+    }
+}
+
+impl Received<'_> {
+    /// How many frames there are.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.burst.count
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Frame `index`, below [`Self::len`].
+    ///
+    /// # Errors
+    /// Why the guest's buffer cannot be a frame.
+    #[inline]
+    pub fn packet(&self, index: usize) -> Result<Packet<'_>, DropReason> {
+        let slot = self.burst.slots.get(index).ok_or(DropReason::Runt)?;
+        if let Some(reason) = slot.refused {
+            return Err(reason);
+        }
+        let bytes = slot.scratch.get(self.header_bytes..).unwrap_or_default();
+        let (from, to) = slot.more;
+        Ok(Packet {
+            header: NetHeader::parse(&slot.scratch).unwrap_or_default(),
+            head: bytes.get(..usize::from(slot.head)).unwrap_or_default(),
+            length: slot.length,
+            rest: slot.rest,
+            more: self.burst.pieces.get(from as usize..to as usize).unwrap_or_default(),
+        })
+    }
+}
+
+impl Drop for Received<'_> {
+    /// Gives the chains back to the guest.
+    #[inline]
+    fn drop(&mut self) {
+        let mut count = 0;
+        for slot in self.burst.slots.iter().take(self.burst.count) {
+            self.ring.put_used(count, slot.chain, 0);
+            count += 1;
+        }
+        self.ring.publish(count);
+        self.burst.clear();
+    }
+}
+
+impl Slot {
+    fn new() -> Self {
+        let none = Piece::from(&[][..]);
+        Self { scratch: [0; SCRATCH_BYTES], chain: 0, head: 0, length: 0, refused: None, rest: none, more: (0, 0) }
+    }
+
+    /// Reads the chain at `head` of `ring` into this slot.
+    #[inline]
+    fn fill(
+        &mut self,
+        ring: &SplitRing,
+        head: u16,
+        header_bytes: usize,
+        region: &mut usize,
+        pieces: &mut Vec<Piece<'static>>,
+    ) -> Result<(), RingFault> {
+        self.chain = head;
+        self.refused = None;
+        self.more = (0, 0);
+        let first = ring.descriptor(head);
+        if first.flags & (DESC_NEXT | DESC_INDIRECT) != 0 {
+            return self.fill_from_chain(ring, header_bytes, region, pieces);
+        }
+        let mut take = Take::new(header_bytes);
+        if let Some(buffer) = chain::translate(ring, first, Access::Read, region)? {
+            self.rest = take.add(&mut self.scratch, buffer);
+        }
+        self.finish(&take, header_bytes);
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fill_from_chain(
+        &mut self,
+        ring: &SplitRing,
+        header_bytes: usize,
+        region: &mut usize,
+        pieces: &mut Vec<Piece<'static>>,
+    ) -> Result<(), RingFault> {
+        let start = pieces.len();
+        let mut take = Take::new(header_bytes);
+        let scratch = &mut self.scratch;
+        chain::walk(ring, self.chain, Access::Read, region, |buffer| {
+            let piece = take.add(scratch, buffer);
+            if piece.length() > 0 {
+                pieces.push(piece);
+            }
+        })?;
+        self.rest = Piece::from(&[][..]);
+        // The vector's capacity is 2 * MAX_QUEUE_SIZE.
+        self.more = (u32::try_from(start).unwrap_or(0), u32::try_from(pieces.len()).unwrap_or(0));
+        self.finish(&take, header_bytes);
+        Ok(())
+    }
+
+    fn finish(&mut self, take: &Take, header_bytes: usize) {
+        let copied = take.copied.saturating_sub(header_bytes);
+        self.head = u16::try_from(copied).unwrap_or(0);
+        match take.total.checked_sub(header_bytes as u64) {
+            None => self.refused = Some(DropReason::ShortHeader),
+            Some(length) if length > u64::from(MAX_FRAME_BYTES) => self.refused = Some(DropReason::Oversized),
+            Some(length) => self.length = u32::try_from(length).unwrap_or(0),
+        }
+    }
+}
+
+/// The start of a chain being copied into a scratch, buffer by buffer.
+struct Take {
+    /// Bytes to copy at most: the virtio-net header and the head.
+    limit: usize,
+    copied: usize,
+    /// Bytes of all buffers so far; cannot overflow: at most 1024 of 32 bits each.
+    total: u64,
+}
+
+impl Take {
+    const fn new(header_bytes: usize) -> Self {
+        Self { limit: header_bytes + HEAD_BYTES, copied: 0, total: 0 }
+    }
+
+    /// Copies what still fits from `buffer`; returns what is left of it.
+    #[inline]
+    fn add(&mut self, scratch: &mut [u8; SCRATCH_BYTES], buffer: Buffer) -> Piece<'static> {
+        self.total += u64::from(buffer.length);
+        let room = scratch.get_mut(self.copied..self.limit).unwrap_or_default();
+        let length = room.len().min(buffer.length as usize);
+        // SAFETY: `length` is within the checked buffer and within the scratch, which is ours.
+        unsafe { copy(buffer.pointer, room.as_mut_ptr(), length) };
+        self.copied += length;
+        // SAFETY: the buffer lies in the ring's memory, which `Received` borrows; pieces are handed out with its lifetime
+        // only and the storage is cleared when it ends.
+        let piece = unsafe { Piece::new(buffer.pointer, buffer.length) };
+        piece.skip(u32::try_from(length).unwrap_or(buffer.length))
+    }
+}
