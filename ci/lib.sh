@@ -1,0 +1,46 @@
+# shellcheck shell=bash
+# Shared by the scripts in ci/: where things are, how progress and failure are told, how to become root.
+# Sourced, never run. What a script does stands in the script itself.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Kernel, initramfs and user-mode Linux for the guests: made by ci/guest-image, read by ci/demo and ci/system.
+# shellcheck disable=SC2034  # read by the scripts that source this file
+GUEST_DIR=$ROOT/target/guest
+# rustup's folder, also in a shell that was started before rustup came.
+PATH=$PATH:$HOME/.cargo/bin
+
+# Terminal colours, only on a terminal.
+if [ -t 1 ]; then RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'; else RED='' GREEN='' PLAIN=''; fi
+
+# fail SENTENCE: says what is wrong and ends the script.
+fail() {
+  printf '%s%s: %s%s\n' "$RED" "${0##*/}" "$*" "$PLAIN" >&2
+  exit 1
+}
+
+# step NAME LOG COMMAND...: runs COMMAND with its output in LOG, prints one line with the time it took. When it fails, prints the end
+# of LOG and ends the script.
+step() {
+  local name=$1 log=$2 start=$SECONDS
+  shift 2
+  printf '  %-52s ' "$name"
+  if "$@" >"$log" 2>&1 </dev/null; then
+    printf '%sok%s %4d s\n' "$GREEN" "$PLAIN" $((SECONDS - start))
+  else
+    printf '%sFAILED%s %4d s\n\n' "$RED" "$PLAIN" $((SECONDS - start))
+    tail -n 40 "$log" >&2
+    fail "\"$name\" failed: its last lines are above, all of it is in $log"
+  fi
+}
+
+# as_root COMMAND...: runs COMMAND as root, by sudo where this shell is not root.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail "needs root for \"$*\", and there is no sudo: run this script as root"
+  fi
+}

@@ -1,0 +1,1 @@
+//! System tests: real guests, real DPDK frontends.
