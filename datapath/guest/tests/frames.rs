@@ -1,5 +1,7 @@
 //! Frames through both queues in every shape that well-behaved drivers use.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+
 mod harness;
 
 use culvert_driver::Shape;

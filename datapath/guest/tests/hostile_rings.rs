@@ -1,6 +1,8 @@
 //! What a guest may do to its rings, and that each of it ends as a fault or a dropped frame. The names carry the kind of
 //! attack: loops, indices, addresses, lengths, indirect tables, directions.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+
 mod harness;
 
 use culvert_driver::{Buffer, Descriptor, Shape};
