@@ -1,0 +1,17 @@
+//! The gRPC schema of culvertd's control socket, and the client and server generated from it.
+//!
+//! The schema is `proto/culvert/v1/culvert.proto`; its comments are the reference. Used by culvertd (server) and
+//! by culvertctl and later clients. There is no logic here.
+#![forbid(unsafe_code)]
+
+/// Version 1 of the schema.
+#[expect(missing_docs, unused_qualifications, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("culvert.v1");
+}
+
+/// Largest request that culvertd reads, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// Largest answer that a client should accept, in bytes: every network's table of addresses at its fullest.
+pub const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
