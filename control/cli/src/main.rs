@@ -1,0 +1,3 @@
+//! placeholder until its helper writes it
+
+fn main() {}

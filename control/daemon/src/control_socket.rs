@@ -1,0 +1,355 @@
+//! The Unix socket that clients connect to: made so that its name never appears with a wrong mode, never taken from
+//! a daemon that lives, and removed only when it is still ours.
+//!
+//! Everything happens through a descriptor of the folder, so that the folder's path may be longer than the 107 bytes
+//! of a socket address, and so that what was checked is what is used.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// A listening control socket. Dropping it removes its name.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: std::os::unix::net::UnixListener,
+    folder: OwnedFd,
+    file_name: PathBuf,
+    /// Device and inode number of our own socket.
+    identity: (u64, u64),
+}
+
+/// Why a control socket cannot be made.
+#[derive(Debug)]
+pub struct BindError {
+    path: PathBuf,
+    problem: Problem,
+}
+
+#[derive(Debug)]
+enum Problem {
+    Folder(io::Error),
+    WorldWritable,
+    ForeignOwner(u32),
+    NotASocket,
+    /// With the process id of the one that listens, where the kernel tells it.
+    InUse(Option<i32>),
+    Starting,
+    Socket(io::Error),
+}
+
+impl ControlSocket {
+    /// Makes the socket at `path` with mode 0660, and its folder with mode 0755 if it does not exist. A socket that a
+    /// dead daemon left behind is replaced.
+    ///
+    /// # Errors
+    /// When the folder is writable for everyone or belongs to another user, when something else has the name, when
+    /// another process listens on it, and what the kernel reports.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        bind(path).map_err(|problem| BindError { path: path.to_owned(), problem })
+    }
+
+    /// A descriptor of the listening socket, non-blocking, for the server. The name stays with `self`.
+    ///
+    /// # Errors
+    /// The kernel's, when no descriptor is free.
+    pub fn listener(&self) -> io::Result<std::os::unix::net::UnixListener> {
+        let listener = self.listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Another daemon may have put its own socket in the place of ours: that one stays.
+        let ours = stat(&self.folder, &self.file_name).is_ok_and(|stat| identity(&stat) == self.identity);
+        if ours && let Err(error) = rustix::fs::unlinkat(&self.folder, &self.file_name, AtFlags::empty()) {
+            tracing::warn!("the control socket {} stays behind: {error}", self.file_name.display());
+        }
+    }
+}
+
+fn bind(path: &Path) -> Result<ControlSocket, Problem> {
+    let (Some(parent), Some(file_name)) = (path.parent(), path.file_name()) else {
+        return Err(Problem::NotASocket);
+    };
+    let folder = open_folder(parent)?;
+    // Two daemons that start at once must not both find the name free. The lock goes when this function returns and
+    // on every failure, for it is held by a descriptor of its own.
+    let lock = rustix::fs::openat(&folder, ".", FOLDER_FLAGS, Mode::empty()).map_err(folder_error)?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+        Errno::WOULDBLOCK => Problem::Starting,
+        other => folder_error(other),
+    })?;
+    refuse_to_replace(&folder, Path::new(file_name))?;
+
+    let (listener, identity) =
+        bind_and_rename(&folder, Path::new(file_name)).map_err(|error| Problem::Socket(error.into()))?;
+    Ok(ControlSocket { listener: listener.into(), folder, file_name: file_name.into(), identity })
+}
+
+/// Opens the folder of the socket, which it makes when there is none.
+fn open_folder(path: &Path) -> Result<OwnedFd, Problem> {
+    if !path.exists() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(Problem::Folder)?;
+    }
+    let folder = rustix::fs::open(path, FOLDER_FLAGS, Mode::empty()).map_err(folder_error)?;
+    let stat = rustix::fs::fstat(&folder).map_err(folder_error)?;
+    if stat.st_mode & Mode::WOTH.as_raw_mode() != 0 {
+        return Err(Problem::WorldWritable);
+    }
+    if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(Problem::ForeignOwner(stat.st_uid));
+    }
+    Ok(folder)
+}
+
+/// Succeeds when the name is free, or is that of a socket on which nobody listens.
+fn refuse_to_replace(folder: &OwnedFd, file_name: &Path) -> Result<(), Problem> {
+    let stat = match stat(folder, file_name) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other.map_err(folder_error)?,
+    };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(Problem::NotASocket);
+    }
+    match UnixStream::connect(through(folder, file_name)) {
+        Ok(other) => {
+            let credentials = rustix::net::sockopt::socket_peercred(&other).ok();
+            Err(Problem::InUse(credentials.map(|credentials| credentials.pid.as_raw_nonzero().get())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        // A full queue: someone listens.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Problem::InUse(None)),
+        Err(error) => Err(Problem::Socket(error)),
+    }
+}
+
+/// Makes the socket under a name of its own and then gives it the right one, so that whoever finds the name finds a
+/// socket that listens and has its mode.
+fn bind_and_rename(folder: &OwnedFd, file_name: &Path) -> Result<(OwnedFd, (u64, u64)), Errno> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Linux takes the mode of the name from that of the socket, less the umask (unix_bind_bsd in net/unix/af_unix.c).
+    rustix::fs::fchmod(&socket, SOCKET_MODE)?;
+    let new_name = PathBuf::from(format!(".culvertd-{}", rustix::process::getpid().as_raw_nonzero()));
+    match rustix::fs::unlinkat(folder, &new_name, AtFlags::empty()) {
+        Err(Errno::NOENT) | Ok(()) => {}
+        Err(error) => return Err(error),
+    }
+    rustix::net::bind(&socket, &SocketAddrUnix::new(through(folder, &new_name))?)?;
+    let finish = || {
+        rustix::fs::chmodat(folder, &new_name, SOCKET_MODE, AtFlags::empty())?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        let stat = stat(folder, &new_name)?;
+        rustix::fs::renameat(folder, &new_name, folder, file_name)?;
+        Ok(identity(&stat))
+    };
+    match finish() {
+        Ok(identity) => Ok((socket, identity)),
+        Err(error) => {
+            // Best effort: the first error is the one to tell.
+            let _ = rustix::fs::unlinkat(folder, &new_name, AtFlags::empty());
+            Err(error)
+        }
+    }
+}
+
+fn stat(folder: &OwnedFd, file_name: &Path) -> Result<Stat, Errno> {
+    rustix::fs::statat(folder, file_name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn identity(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// A short path to `file_name` in `folder`.
+fn through(folder: &OwnedFd, file_name: &Path) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(file_name)
+}
+
+fn folder_error(error: Errno) -> Problem {
+    Problem::Folder(error.into())
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        let folder = self.path.parent().unwrap_or(Path::new("/")).display();
+        write!(f, "control socket {path}: ")?;
+        match &self.problem {
+            Problem::Folder(error) => {
+                write!(f, "its folder {folder} cannot be used: {error}; correct that, or set daemon.control_socket")
+            }
+            Problem::WorldWritable => write!(
+                f,
+                "everyone may write to its folder {folder}, and so replace the socket; run `chmod o-w {folder}`, or set \
+                 daemon.control_socket to a path in another folder"
+            ),
+            Problem::ForeignOwner(uid) => write!(
+                f,
+                "its folder {folder} belongs to user {uid}, who could replace the socket; change its owner, or set \
+                 daemon.control_socket to a path in another folder"
+            ),
+            Problem::NotASocket => {
+                f.write_str("something that is no socket has this name; remove it, or set daemon.control_socket")
+            }
+            Problem::InUse(pid) => {
+                f.write_str("another daemon listens on it")?;
+                if let Some(pid) = pid {
+                    write!(f, " (process {pid})")?;
+                }
+                f.write_str("; stop that one first, or set daemon.control_socket")
+            }
+            Problem::Starting => write!(f, "another daemon is just starting in {folder}; let only one run"),
+            Problem::Socket(error) => {
+                write!(f, "the socket cannot be made: {error}; correct that, or set daemon.control_socket")
+            }
+        }
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// Read and write for owner and group: whoever may write to it may control the node.
+const SOCKET_MODE: Mode = Mode::from_raw_mode(0o660);
+const FOLDER_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::net::UnixListener;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn error(path: &Path) -> String {
+        ControlSocket::bind(path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn it_is_made_with_its_mode_and_removed() {
+        let folder = folder();
+        let path = folder.path().join("new/run/c.sock");
+        let socket = ControlSocket::bind(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o660);
+        assert_eq!(path.parent().unwrap().metadata().unwrap().permissions().mode() & 0o7777, 0o755);
+        assert_eq!(path.parent().unwrap().read_dir().unwrap().count(), 1);
+        UnixStream::connect(&path).unwrap();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_long_folder_is_no_obstacle() {
+        let folder = folder();
+        let path = folder.path().join("f".repeat(120)).join("c.sock");
+        let socket = ControlSocket::bind(&path).unwrap();
+        assert!(path.exists());
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced() {
+        let folder = folder();
+        let path = folder.path().join("c.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let _socket = ControlSocket::bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_live_socket_is_left_alone() {
+        let folder = folder();
+        let path = folder.path().join("c.sock");
+        let other = UnixListener::bind(&path).unwrap();
+        let pid = std::process::id();
+        assert_eq!(
+            error(&path),
+            format!(
+                "control socket {}: another daemon listens on it (process {pid}); stop that one first, or set \
+                 daemon.control_socket",
+                path.display()
+            )
+        );
+        drop(other);
+    }
+
+    #[test]
+    fn other_things_of_the_name_are_left_alone() {
+        let folder = folder();
+        let path = folder.path().join("c.sock");
+        let expected = format!(
+            "control socket {}: something that is no socket has this name; remove it, or set daemon.control_socket",
+            path.display()
+        );
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(error(&path), expected);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        assert_eq!(error(&path), expected);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(error(&path), expected);
+    }
+
+    #[test]
+    fn a_folder_that_everyone_may_write_to_is_refused() {
+        let folder = folder();
+        for mode in [0o757, 0o1777] {
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            let path = folder.path().join("c.sock");
+            let name = folder.path().display();
+            assert_eq!(
+                error(&path),
+                format!(
+                    "control socket {}: everyone may write to its folder {name}, and so replace the socket; run `chmod \
+                     o-w {name}`, or set daemon.control_socket to a path in another folder",
+                    path.display()
+                )
+            );
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_folder_is_told() {
+        let folder = folder();
+        std::fs::write(folder.path().join("run"), "").unwrap();
+        let message = error(&folder.path().join("run/c.sock"));
+        assert!(message.contains("cannot be used: Not a directory"), "{message}");
+    }
+
+    #[test]
+    fn of_two_that_start_at_once_one_is_refused() {
+        let folder = folder();
+        let other = std::fs::File::open(folder.path()).unwrap();
+        rustix::fs::flock(&other, FlockOperation::LockExclusive).unwrap();
+        assert!(error(&folder.path().join("c.sock")).contains("another daemon is just starting"));
+    }
+
+    #[test]
+    fn only_our_own_name_is_removed() {
+        let folder = folder();
+        let path = folder.path().join("c.sock");
+        let ours = ControlSocket::bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _theirs = UnixListener::bind(&path).unwrap();
+        let inode = path.metadata().unwrap().ino();
+        drop(ours);
+        assert_eq!(path.metadata().unwrap().ino(), inode);
+    }
+}

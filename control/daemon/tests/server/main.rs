@@ -1,0 +1,281 @@
+//! The control server against clients that behave and clients that do not, on a node with fixed figures.
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
+mod figures;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_api::v1;
+use culvert_api::v1::culvert_client::CulvertClient;
+use culvertd::control_socket::ControlSocket;
+use culvertd::server::{Limits, serve};
+use figures::Figures;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+/// A server on a socket of its own.
+struct Running {
+    folder: tempfile::TempDir,
+    figures: Arc<Figures>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = ControlSocket::bind(&folder.path().join("c.sock")).unwrap();
+        let figures = Arc::new(Figures::default());
+        let (stop, stopping) = oneshot::channel::<()>();
+        let node = Arc::clone(&figures);
+        let task = tokio::spawn(async move {
+            let stop = async {
+                let _ = stopping.await;
+            };
+            serve(&socket, node, limits, stop).await.unwrap();
+        });
+        Self { folder, figures, stop, task }
+    }
+
+    fn patient() -> Self {
+        Self::start(Limits::default())
+    }
+
+    async fn stream(&self) -> UnixStream {
+        UnixStream::connect(self.folder.path().join("c.sock")).await.unwrap()
+    }
+
+    async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
+        let path = self.folder.path().join("c.sock");
+        let connect = move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        };
+        Endpoint::from_static("http://culvertd").connect_with_connector(tower::service_fn(connect)).await
+    }
+
+    async fn client(&self) -> CulvertClient<Channel> {
+        CulvertClient::new(self.channel().await.unwrap())
+    }
+
+    /// Asserts that clients are served.
+    async fn assert_serves(&self) {
+        let status = self.client().await.get_status(v1::GetStatusRequest {}).await.unwrap();
+        assert_eq!(status.into_inner().version, "1.2.3");
+    }
+}
+
+/// A time that is over soon, for limits that must be reached.
+const SOON: Limits = Limits { patience: Duration::from_millis(250), connections: 128 };
+
+fn port(name: &str) -> String {
+    name.to_owned()
+}
+
+#[tokio::test]
+async fn every_method_answers() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    assert_eq!(client.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner().workers.len(), 1);
+    assert_eq!(client.list_networks(v1::ListNetworksRequest {}).await.unwrap().into_inner().networks.len(), 2);
+    assert_eq!(client.list_ports(v1::ListPortsRequest::default()).await.unwrap().into_inner().ports.len(), 2);
+    assert_eq!(client.list_macs(v1::ListMacsRequest::default()).await.unwrap().into_inner().macs.len(), 3);
+    assert_eq!(client.get_stats(v1::GetStatsRequest::default()).await.unwrap().into_inner().ports.len(), 2);
+    assert_eq!(client.list_drops(v1::ListDropsRequest::default()).await.unwrap().into_inner().drops.len(), 2);
+}
+
+#[tokio::test]
+async fn filters_keep_what_is_meant() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let ports = client.list_ports(v1::ListPortsRequest { port: port("vm-b") }).await.unwrap().into_inner().ports;
+    assert_eq!(ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>(), ["vm-b"]);
+    let stats = client.get_stats(v1::GetStatsRequest { port: port("vm-a") }).await.unwrap().into_inner().ports;
+    assert_eq!(stats.iter().map(|stats| stats.port.as_str()).collect::<Vec<_>>(), ["vm-a"]);
+    let drops = client.list_drops(v1::ListDropsRequest { port: port("vm-a") }).await.unwrap().into_inner().drops;
+    assert_eq!(drops.iter().map(|drop| drop.port.as_str()).collect::<Vec<_>>(), ["vm-a"]);
+    for (network, port, expected) in [("blue", "", 2), ("", "vm-b", 2), ("red", "vm-b", 1), ("red", "vm-a", 0)] {
+        let request = v1::ListMacsRequest { network: network.to_owned(), port: port.to_owned() };
+        assert_eq!(client.list_macs(request).await.unwrap().into_inner().macs.len(), expected, "{network} {port}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_names_are_told_with_a_remedy() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let error = client.get_stats(v1::GetStatsRequest { port: port("vm-z") }).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound);
+    assert_eq!(error.message(), "there is no port vm-z; `culvertctl port list` shows the ports");
+    let request = v1::ListMacsRequest { network: "green".to_owned(), port: String::new() };
+    let error = client.list_macs(request).await.unwrap_err();
+    assert_eq!(error.message(), "there is no network green; `culvertctl network list` shows the networks");
+    let error = client.capture(v1::CaptureRequest::default()).await.unwrap_err();
+    assert_eq!((error.code(), error.message()), (Code::InvalidArgument, "port is empty; name the port to capture"));
+}
+
+/// Hostile names never reach the node.
+#[tokio::test]
+async fn names_that_break_the_rule_are_refused() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    for name in ["../x", "/abs", &"a".repeat(300), "a\nb", "\u{430}", "a\0"] {
+        let error = client.list_ports(v1::ListPortsRequest { port: port(name) }).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{name:?}");
+        assert!(error.message().ends_with("is not a name: use 1 to 63 characters of a-z, 0-9 and -"));
+    }
+}
+
+#[tokio::test]
+async fn a_capture_streams_and_ends_with_its_client() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let request = v1::CaptureRequest { port: port("vm-a"), snap_length: 4, count: 0 };
+    let mut frames = client.capture(request).await.unwrap().into_inner();
+    for number in 0..100 {
+        let message = frames.message().await.unwrap().unwrap();
+        assert_eq!(message.frames.iter().map(|frame| frame.time_ns).collect::<Vec<_>>(), [number]);
+    }
+    drop(frames);
+    server.figures.capture_ended.notified().await;
+}
+
+#[tokio::test]
+async fn a_capture_with_a_count_ends_by_itself() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let request = v1::CaptureRequest { port: port("vm-a"), snap_length: 0, count: 3 };
+    let mut frames = client.capture(request).await.unwrap().into_inner();
+    let mut count = 0;
+    while frames.message().await.unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 3);
+}
+
+#[tokio::test]
+async fn a_capture_that_cannot_start_tells_why() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let request = v1::CaptureRequest { port: port("vm-b"), snap_length: 0, count: 0 };
+    let error = client.capture(request).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable);
+    assert_eq!(
+        error.message(),
+        "port vm-b cannot be captured: it is not open; see the reason in `culvertctl port show`"
+    );
+}
+
+#[tokio::test]
+async fn a_request_of_more_than_64_kib_is_refused_and_the_connection_kept() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let error = client.list_ports(v1::ListPortsRequest { port: "a".repeat(64 * 1024) }).await.unwrap_err();
+    assert_eq!(error.code(), Code::OutOfRange);
+    assert!(error.message().contains("65536"), "{}", error.message());
+    client.get_status(v1::GetStatusRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unknown_method_is_refused_and_the_connection_kept() {
+    let server = Running::patient();
+    let channel = server.channel().await.unwrap();
+    let mut other = tonic::client::Grpc::new(channel.clone());
+    other.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<v1::GetStatusRequest, v1::GetStatusResponse>::default();
+    let path = "/culvert.v1.Culvert/Explode".parse().unwrap();
+    let error = other.unary(tonic::Request::new(v1::GetStatusRequest {}), path, codec).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unimplemented);
+    CulvertClient::new(channel).get_status(v1::GetStatusRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_never_ends_is_cancelled() {
+    let server = Running::start(SOON);
+    let mut client = tonic::client::Grpc::new(server.channel().await.unwrap());
+    client.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<v1::GetStatusRequest, v1::GetStatusResponse>::default();
+    let path = "/culvert.v1.Culvert/GetStatus".parse().unwrap();
+    let request = tonic::Request::new(tokio_stream::pending());
+    let error = client.client_streaming(request, path, codec).await.unwrap_err();
+    assert_eq!(error.code(), Code::Cancelled);
+    server.assert_serves().await;
+}
+
+#[tokio::test]
+async fn other_protocols_are_cut_off() {
+    let server = Running::patient();
+    for bytes in ["{\"port\": [[[[", "GET /status HTTP/1.1\r\n\r\n", "\0\0\0\0", &"[".repeat(100_000)] {
+        let mut stream = server.stream().await;
+        // A part may be refused already; what counts is that the end comes.
+        let _ = stream.write_all(bytes.as_bytes()).await;
+        stream.shutdown().await.unwrap_or_default();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        server.assert_serves().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_cut_off() {
+    let server = Running::start(SOON);
+    for hello in [&b""[..], b"PRI * HTTP/2.0\r\n"] {
+        let mut stream = server.stream().await;
+        stream.write_all(hello).await.unwrap();
+        read_to_the_end(&mut stream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_cut_off() {
+    let server = Running::start(SOON);
+    let mut stream = server.stream().await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    // An empty SETTINGS frame (RFC 9113, 6.5), then half of the next one.
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    stream.write_all(&[0, 0, 9, 1]).await.unwrap();
+    read_to_the_end(&mut stream).await;
+}
+
+async fn read_to_the_end(stream: &mut UnixStream) {
+    let mut answer = Vec::new();
+    // Cut off with data unread the end comes as an error: an end all the same.
+    let _ = stream.read_to_end(&mut answer).await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_at_once() {
+    let server = Running::start(Limits { connections: 2, ..Limits::default() });
+    let mut first = server.client().await;
+    first.get_status(v1::GetStatusRequest {}).await.unwrap();
+    let second = server.stream().await;
+    for _ in 0..1_000 {
+        read_to_the_end(&mut server.stream().await).await;
+    }
+    first.get_status(v1::GetStatusRequest {}).await.unwrap();
+    drop(second);
+    // The place is free once the server has seen the end.
+    let mut third = server.stream().await;
+    let mut byte = [0];
+    while !matches!(third.read(&mut byte).await, Ok(1)) {
+        third = server.stream().await;
+    }
+}
+
+#[tokio::test]
+async fn it_stops_though_a_capture_runs() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let request = v1::CaptureRequest { port: port("vm-a"), snap_length: 0, count: 0 };
+    let mut frames = client.capture(request).await.unwrap().into_inner();
+    frames.message().await.unwrap().unwrap();
+    server.stop.send(()).unwrap();
+    server.task.await.unwrap();
+    assert!(!server.folder.path().join("c.sock").exists());
+}
