@@ -1,1 +1,16 @@
-//! System tests: real guests, real DPDK frontends.
+//! What the system tests are made of: programs that a test starts, talks to and stops.
+//!
+//! - [`console`]: any program that is driven by lines on its standard input;
+//! - [`daemon`]: culvertd with a configuration of the test's own, and culvertctl;
+//! - [`qemu`]: a Linux guest in QEMU, emulated, so that it runs on any machine;
+//! - [`testpmd`]: DPDK's own guest (virtio-user) and its own switch (net_vhost), to compare with;
+//! - [`paths`]: where the programs and the guest's kernel are.
+//!
+//! The tests are in `tests/`, one file per topic. They need `ci/setup`, and root where they say so; `ci/test` runs them
+//! with all they need. Whatever a value here has started ends when that value is dropped.
+
+pub mod console;
+pub mod daemon;
+pub mod paths;
+pub mod qemu;
+pub mod testpmd;

@@ -1,0 +1,208 @@
+//! A program that is driven by lines on its standard input: QEMU's serial console, testpmd, culvertd.
+//!
+//! Everything it prints, on either output, is kept in one transcript, so that every failure can show it. Each wait has
+//! a limit; reaching it is always an error of the test. The program is killed when the [`Console`] is dropped, and by the
+//! kernel when the thread that started it ends.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A running program, what it has printed, and its standard input.
+pub struct Console {
+    name: String,
+    child: Child,
+    input: ChildStdin,
+    transcript: Arc<Transcript>,
+    /// How much of the transcript the test has read.
+    position: usize,
+}
+
+impl Console {
+    /// Starts `program` with `arguments`. `name` stands for it in messages.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn start<A: AsRef<OsStr>>(name: &str, program: impl AsRef<OsStr>, arguments: &[A]) -> Result<Self> {
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program.as_ref())
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{name} cannot be started: run ci/setup"))?;
+        let input = child.stdin.take().context("no standard input")?;
+        let transcript = Arc::new(Transcript::default());
+        collect(child.stdout.take().context("no standard output")?, &transcript);
+        collect(child.stderr.take().context("no standard error")?, &transcript);
+        Ok(Self { name: name.to_owned(), child, input, transcript, position: 0 })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends one line.
+    ///
+    /// # Errors
+    /// The program has ended.
+    pub fn send(&mut self, line: &str) -> Result<()> {
+        let sent = writeln!(self.input, "{line}").and_then(|()| self.input.flush());
+        sent.with_context(|| format!("{} does not take \"{line}\"; {}", self.name, self.last_words()))
+    }
+
+    /// Waits until it has printed `text` since the last call, and returns what it printed before that.
+    ///
+    /// # Errors
+    /// It did not within `limit`, or ended.
+    pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        let transcript = Arc::clone(&self.transcript);
+        let mut state = transcript.lock();
+        loop {
+            let unread = state.text.get(self.position..).unwrap_or_default();
+            if let Some((before, _)) = unread.split_once(text) {
+                let before = before.to_owned();
+                self.position += before.len() + text.len();
+                return Ok(before);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.open == 0 {
+                let why = if left.is_zero() { format!("within {limit:?}") } else { "before it ended".to_owned() };
+                drop(state);
+                bail!("{} did not print \"{text}\" {why}; {}", self.name, self.last_words());
+            }
+            state = transcript.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// It did not within `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("{} did not end within {limit:?}; {}", self.name, self.last_words());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends it a signal by name, e.g. `TERM`.
+    ///
+    /// # Errors
+    /// There is no such signal, or the program has ended.
+    pub fn signal(&mut self, signal: &str) -> Result<()> {
+        let pid = self.pid().to_string();
+        let status = Command::new("kill").args(["-s", signal, &pid]).status()?;
+        anyhow::ensure!(status.success(), "{} cannot be sent SIG{signal}; {}", self.name, self.last_words());
+        Ok(())
+    }
+
+    /// Ends it at once, as `kill -9` does, and waits until it has gone.
+    pub fn kill(&mut self) {
+        // Both fail only when it has gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// All that it has printed so far.
+    pub fn transcript(&self) -> String {
+        self.transcript.lock().text.clone()
+    }
+
+    /// The end of the transcript, for messages.
+    pub fn last_words(&self) -> String {
+        let text = self.transcript();
+        let lines: Vec<&str> = text.lines().collect();
+        let end = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default();
+        format!("the last that it printed:\n    {}", end.join("\n    "))
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a program has printed, filled by one thread per output.
+#[derive(Default)]
+struct Transcript {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    text: String,
+    /// Outputs that the program still holds open.
+    open: usize,
+}
+
+impl Transcript {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads one output into the transcript until it ends. A serial console's carriage returns are left out.
+fn collect(mut output: impl Read + Send + 'static, transcript: &Arc<Transcript>) {
+    let transcript = Arc::clone(transcript);
+    transcript.lock().open += 1;
+    thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = output.read(&mut bytes) {
+            let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default()).replace('\r', "");
+            transcript.lock().text.push_str(&text);
+            transcript.changed.notify_all();
+        }
+        transcript.lock().open -= 1;
+        transcript.changed.notify_all();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_program_is_driven_line_by_line() {
+        let mut console = Console::start("cat", "cat", &["-"]).unwrap();
+        console.send("one two three").unwrap();
+        assert_eq!(console.wait_for(" two", LIMIT).unwrap(), "one");
+        assert_eq!(console.wait_for("\n", LIMIT).unwrap(), " three");
+        console.signal("TERM").unwrap();
+        assert!(!console.wait(LIMIT).unwrap().success());
+    }
+
+    #[test]
+    fn a_program_that_ends_too_early_is_an_error_with_its_last_words() {
+        let mut console = Console::start("sh", "sh", &["-c", "echo alas >&2"]).unwrap();
+        let error = console.wait_for("never", LIMIT).unwrap_err().to_string();
+        assert!(error.contains("before it ended") && error.contains("alas"), "{error}");
+    }
+
+    #[test]
+    fn a_program_ends_with_its_console() {
+        let console = Console::start("sleep", "sleep", &["1000"]).unwrap();
+        let pid = console.pid();
+        drop(console);
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+}

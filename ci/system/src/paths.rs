@@ -1,0 +1,30 @@
+//! Where the programs under test and the guest's kernel are.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+/// A program of this workspace, by name: beside the running test, or in the folder that `CULVERT_BIN` names.
+///
+/// # Errors
+/// It has not been built.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let folder = match std::env::var_os("CULVERT_BIN") {
+        Some(folder) => PathBuf::from(folder),
+        // A test is target/debug/deps/NAME-HASH.
+        None => std::env::current_exe()?.ancestors().nth(2).context("the test has no folder")?.to_owned(),
+    };
+    let path = folder.join(name);
+    ensure!(path.exists(), "{} is missing: run cargo build --bins, or set CULVERT_BIN to its folder", path.display());
+    Ok(path)
+}
+
+/// A file of the guest image, by name: `vmlinuz` or `initrd.cpio`.
+///
+/// # Errors
+/// The image has not been made.
+pub fn guest_file(name: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest").join(name);
+    ensure!(path.exists(), "{} is missing: run ci/setup", path.display());
+    Ok(path)
+}
