@@ -119,7 +119,11 @@ mod tests {
             (OwnedFd::from(File::open("/tmp").unwrap()), "a directory", false),
             (OwnedFd::from(File::open("/dev/zero").unwrap()), "a device", false),
             (rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap(), "a file", false),
-            (rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap(), "something else", false),
+            (
+                rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap(),
+                "something else",
+                false,
+            ),
             (OwnedFd::from(socket), "a socket", false),
             (OwnedFd::from(reader), "a pipe", true),
             (OwnedFd::from(writer), "a pipe", true),

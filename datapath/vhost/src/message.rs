@@ -251,11 +251,18 @@ pub fn name(request: u32) -> String {
 /// The requests that we answer; all others are unknown, also those of the specification.
 static REQUESTS: [Shape; 24] = [
     Shape::new(FrontendReq::GET_FEATURES, "GET_FEATURES", 0..=0, |_, _| Ok(Request::GetFeatures)).replies(),
-    Shape::new(FrontendReq::SET_FEATURES, "SET_FEATURES", 8..=8, |mut body, _| Ok(Request::SetFeatures(body.need_u64()?))),
+    Shape::new(FrontendReq::SET_FEATURES, "SET_FEATURES", 8..=8, |mut body, _| {
+        Ok(Request::SetFeatures(body.need_u64()?))
+    }),
     Shape::new(FrontendReq::SET_OWNER, "SET_OWNER", 0..=0, |_, _| Ok(Request::SetOwner)),
     Shape::new(FrontendReq::RESET_OWNER, "RESET_OWNER", 0..=0, |_, _| Ok(Request::ResetOwner)),
-    Shape::new(FrontendReq::SET_MEM_TABLE, "SET_MEM_TABLE", 8 + REGION_BYTES..=8 + MAX_DESCRIPTORS * REGION_BYTES, mem_table)
-        .descriptors(1..=MAX_DESCRIPTORS),
+    Shape::new(
+        FrontendReq::SET_MEM_TABLE,
+        "SET_MEM_TABLE",
+        8 + REGION_BYTES..=8 + MAX_DESCRIPTORS * REGION_BYTES,
+        mem_table,
+    )
+    .descriptors(1..=MAX_DESCRIPTORS),
     Shape::new(FrontendReq::SET_VRING_NUM, "SET_VRING_NUM", 8..=8, |mut body, _| {
         Ok(Request::SetVringNum { ring: body.need_u32()?, size: body.need_u32()? })
     }),
@@ -279,12 +286,16 @@ static REQUESTS: [Shape; 24] = [
         Ok(Request::SetVringErr(ring_descriptor(body, descriptors)?))
     })
     .descriptors(0..=1),
-    Shape::new(FrontendReq::GET_PROTOCOL_FEATURES, "GET_PROTOCOL_FEATURES", 0..=0, |_, _| Ok(Request::GetProtocolFeatures))
-        .replies(),
+    Shape::new(FrontendReq::GET_PROTOCOL_FEATURES, "GET_PROTOCOL_FEATURES", 0..=0, |_, _| {
+        Ok(Request::GetProtocolFeatures)
+    })
+    .replies(),
     Shape::new(FrontendReq::SET_PROTOCOL_FEATURES, "SET_PROTOCOL_FEATURES", 8..=8, |mut body, _| {
         Ok(Request::SetProtocolFeatures(body.need_u64()?))
     }),
-    Shape::new(FrontendReq::GET_QUEUE_NUM, "GET_QUEUE_NUM", 0..=0, |_, _| Ok(Request::GetQueueNum)).replies().needs(Protocol::MQ),
+    Shape::new(FrontendReq::GET_QUEUE_NUM, "GET_QUEUE_NUM", 0..=0, |_, _| Ok(Request::GetQueueNum))
+        .replies()
+        .needs(Protocol::MQ),
     Shape::new(FrontendReq::SET_VRING_ENABLE, "SET_VRING_ENABLE", 8..=8, |mut body, _| {
         Ok(Request::SetVringEnable { ring: body.need_u32()?, state: body.need_u32()? })
     }),

@@ -182,7 +182,9 @@ pub enum CloseReason {
     #[error("the frontend sent file descriptors in the middle of a message")]
     LateDescriptors,
     /// More descriptors came than fit, or than we may open.
-    #[error("the frontend sent more file descriptors than any message has, or culvertd has too many open (see `ulimit -n`)")]
+    #[error(
+        "the frontend sent more file descriptors than any message has, or culvertd has too many open (see `ulimit -n`)"
+    )]
     LostDescriptors,
     /// The rest of a message did not come.
     #[error("the frontend did not finish a message within {} s", MESSAGE_TIMEOUT.as_secs())]

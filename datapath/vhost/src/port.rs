@@ -1,0 +1,516 @@
+//! One port's socket: waiting for a frontend in one of the two roles, serving it, ending with it.
+//!
+//! Owned and called by [`crate::server`]'s loop; never waits. A port has at most one frontend. What came before it is
+//! wholly gone (rings stopped, memory unmapped) before the next one is served.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use culvert_guest::device::{DeviceConfig, Unresponsive};
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+
+use crate::backend::{Connection, Peer, PortKey, SocketState};
+use crate::connect::{self, ConnectError};
+use crate::helper::Job;
+use crate::listen::{BindError, Listener};
+use crate::log_limit::LogLimit;
+use crate::message::MAX_BODY_BYTES;
+use crate::server::States;
+use crate::session::{CloseReason, Done, Next, Outcome, Session};
+use crate::socket::{self, Received};
+
+/// How often a port in the connect role looks for its socket.
+pub const RETRY: Duration = Duration::from_millis(100);
+
+/// How soon it looks again when something appeared in the folder.
+const RETRY_AFTER_EVENT: Duration = Duration::from_millis(10);
+
+/// How long a guest that broke its rings has to wait for its next connection, and how often workers that did not
+/// acknowledge the end of a session are asked again.
+const PENALTY: Duration = Duration::from_secs(1);
+
+/// Connections that a port accepts in one second.
+const ACCEPTS_PER_SECOND: u32 = 128;
+
+/// Messages that a port may handle before others have their turn.
+const TURN: usize = 64;
+
+/// Who creates a port's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We do, and the frontend connects.
+    Listen,
+    /// The frontend does, and we connect.
+    Connect,
+}
+
+/// A port's socket as configured.
+#[derive(Clone, Debug)]
+pub struct PortSocket {
+    /// The daemon's number for the port.
+    pub port: PortKey,
+    /// Its name, for the log.
+    pub name: String,
+    /// Where the socket is.
+    pub path: PathBuf,
+    /// Who creates it.
+    pub role: Role,
+    /// What is offered to the guest.
+    pub device: DeviceConfig,
+}
+
+/// What a port needs of the loop.
+pub struct Loop<'a> {
+    /// To register sockets with.
+    pub registry: &'a Registry,
+    /// To hand jobs to.
+    pub jobs: &'a Sender<Job>,
+    /// What people see.
+    pub states: &'a States,
+    /// The time of this turn.
+    pub now: Instant,
+}
+
+/// A port's socket at work.
+#[derive(Debug)]
+pub struct Port {
+    config: PortSocket,
+    slot: usize,
+    tokens: Tokens,
+    listener: Option<Listener>,
+    link: Link,
+    /// When to accept or connect next, while there is no frontend; none: when an event tells.
+    next_try: Option<Instant>,
+    last_try: Option<Instant>,
+    looked: bool,
+    accepted: (Option<Instant>, u32),
+    removed: bool,
+    reported: Option<SocketState>,
+    log: LogLimit,
+}
+
+/// The loop's names for a port's two sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens {
+    /// Of the listener.
+    pub listener: Token,
+    /// Of the connection.
+    pub stream: Token,
+}
+
+#[derive(Debug)]
+enum Link {
+    /// No frontend.
+    Idle,
+    /// A frontend.
+    Open(Box<Open>),
+    /// The helper ends the session of the last frontend.
+    Ending,
+    /// It could not; it is asked again.
+    Stuck(Box<Session>, Instant),
+}
+
+#[derive(Debug)]
+struct Open {
+    stream: UnixStream,
+    peer: Peer,
+    session: Session,
+    /// Bytes of a reply that did not fit into the socket yet. Nothing is read meanwhile.
+    output: Vec<u8>,
+    /// Whether the helper works for the session.
+    parked: bool,
+    /// To be closed for this reason when the helper is done.
+    condemned: Option<CloseReason>,
+}
+
+impl Port {
+    /// Sets a port up; its first connection is tried at the next [`Self::on_time`].
+    ///
+    /// # Errors
+    /// The listening socket cannot be created.
+    pub fn new(config: PortSocket, slot: usize, tokens: Tokens, in_loop: &Loop) -> Result<Self, BindError> {
+        let listener = match config.role {
+            Role::Connect => None,
+            Role::Listen => {
+                let mut listener = Listener::bind(&config.path)?;
+                let registered = in_loop.registry.register(listener.source(), tokens.listener, Interest::READABLE);
+                registered.map_err(|error| BindError::Kernel {
+                    what: "wait on",
+                    path: config.path.clone(),
+                    errno: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO),
+                })?;
+                Some(listener)
+            }
+        };
+        let mut port = Self {
+            config,
+            slot,
+            tokens,
+            listener,
+            link: Link::Idle,
+            next_try: Some(in_loop.now),
+            last_try: None,
+            looked: false,
+            accepted: (None, 0),
+            removed: false,
+            reported: None,
+            log: LogLimit::default(),
+        };
+        port.report(in_loop, SocketState::Waiting);
+        Ok(port)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &PortSocket {
+        &self.config
+    }
+
+    /// Whether the port was removed and nothing of it is left.
+    pub fn is_gone(&self) -> bool {
+        self.removed && matches!(self.link, Link::Idle)
+    }
+
+    /// Whether the port has looked for a socket in its folder, in vain, since the last call.
+    pub fn has_looked(&mut self) -> bool {
+        std::mem::take(&mut self.looked)
+    }
+
+    fn is_looking(&self) -> bool {
+        self.config.role == Role::Connect && matches!(self.link, Link::Idle) && !self.removed
+    }
+
+    /// When [`Self::on_time`] has to be called.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.link {
+            Link::Idle => self.next_try,
+            // While the helper works for a message its time does not count.
+            Link::Open(open) => [open.session.deadline(), self.next_try].into_iter().flatten().min(),
+            Link::Ending => None,
+            Link::Stuck(_, again) => Some(*again),
+        }
+    }
+
+    /// Does what is due. Returns whether the port has more to do at once.
+    pub fn on_time(&mut self, in_loop: &Loop) -> bool {
+        match &mut self.link {
+            Link::Stuck(_, again) if *again <= in_loop.now => {
+                if let Link::Stuck(session, _) = std::mem::replace(&mut self.link, Link::Ending) {
+                    self.end(in_loop, session);
+                }
+            }
+            Link::Open(open) => {
+                if let Some(reason) = open.session.expire(in_loop.now) {
+                    self.close(in_loop, reason);
+                }
+            }
+            Link::Idle | Link::Ending | Link::Stuck(..) => {}
+        }
+        if self.next_try.is_some_and(|at| at <= in_loop.now) {
+            return self.find_frontend(in_loop);
+        }
+        false
+    }
+
+    /// Something happened at the listener. Returns whether the port has more to do at once.
+    pub fn on_listener(&mut self, in_loop: &Loop) -> bool {
+        if self.next_try.is_none() { self.find_frontend(in_loop) } else { false }
+    }
+
+    /// Something appeared in the folder of the socket.
+    pub fn on_folder(&mut self) {
+        if self.is_looking() {
+            let soon = self.last_try.and_then(|last| last.checked_add(RETRY_AFTER_EVENT));
+            self.next_try = match (soon, self.next_try) {
+                (Some(soon), Some(next)) => Some(soon.min(next)),
+                (soon, next) => soon.or(next),
+            };
+        }
+    }
+
+    /// Something happened at the connection, or it is the port's turn again. Returns whether there is more to do.
+    pub fn on_stream(&mut self, in_loop: &Loop) -> bool {
+        for _ in 0..TURN {
+            let Link::Open(open) = &mut self.link else { return false };
+            match open.step(in_loop.now) {
+                Ok(None) => return false,
+                Ok(Some(outcome)) => self.follow(in_loop, outcome),
+                Err(reason) => self.close(in_loop, reason),
+            }
+        }
+        true
+    }
+
+    /// The helper is done with a session's work. Returns whether there is more to do.
+    pub fn on_done(&mut self, in_loop: &Loop, done: Done) -> bool {
+        let Link::Open(open) = &mut self.link else { return false };
+        open.parked = false;
+        let outcome = open.session.complete(done);
+        if let Some(reason) = open.condemned.take() {
+            // Nobody waits for the answer.
+            drop(outcome);
+            self.close(in_loop, reason);
+            return false;
+        }
+        self.follow(in_loop, outcome);
+        self.on_stream(in_loop)
+    }
+
+    /// The helper has ended the last session. Returns whether there is more to do.
+    pub fn on_ended(&mut self, in_loop: &Loop) -> bool {
+        self.link = Link::Idle;
+        self.after_end(in_loop)
+    }
+
+    /// The helper could not end the last session.
+    pub fn on_not_ended(&mut self, in_loop: &Loop, session: Box<Session>, error: Unresponsive) {
+        self.warn(in_loop, &format!("the rings of the last connection are not stopped: {error}"));
+        self.report(in_loop, SocketState::Failed { reason: error.to_string() });
+        self.link = Link::Stuck(session, in_loop.now.checked_add(PENALTY).unwrap_or(in_loop.now));
+    }
+
+    /// The guest broke its rings: closes the connection.
+    pub fn quarantine(&mut self, in_loop: &Loop, reason: String) {
+        if let Link::Open(_) = self.link {
+            self.close(in_loop, CloseReason::Quarantined(reason));
+        }
+    }
+
+    /// Removes the port: its socket's path at once, the rest when the rings are stopped.
+    pub fn remove(&mut self, in_loop: &Loop) {
+        self.removed = true;
+        self.next_try = None;
+        self.listener = None;
+        if let Link::Open(_) = self.link {
+            self.close(in_loop, CloseReason::Removed);
+        }
+    }
+
+    /// Looks for a frontend in the port's role. Returns whether there is more to do at once.
+    fn find_frontend(&mut self, in_loop: &Loop) -> bool {
+        self.next_try = None;
+        self.last_try = Some(in_loop.now);
+        match self.config.role {
+            Role::Listen => self.accept(in_loop),
+            Role::Connect if self.is_looking() => self.connect(in_loop),
+            Role::Connect => false,
+        }
+    }
+
+    fn connect(&mut self, in_loop: &Loop) -> bool {
+        match connect::connect(&self.config.path) {
+            Ok(stream) => return self.attach(in_loop, stream),
+            // After a guest's fault the state stays until the next connection.
+            Err(ConnectError::Absent(_)) if matches!(self.reported, Some(SocketState::Quarantined { .. })) => {}
+            Err(ConnectError::Absent(_)) => self.report(in_loop, SocketState::Waiting),
+            Err(error) => {
+                let state = SocketState::Failed { reason: error.to_string() };
+                if self.reported.as_ref() != Some(&state) {
+                    self.warn(in_loop, &error.to_string());
+                }
+                self.report(in_loop, state);
+            }
+        }
+        self.looked = true;
+        self.next_try = in_loop.now.checked_add(RETRY);
+        false
+    }
+
+    fn accept(&mut self, in_loop: &Loop) -> bool {
+        loop {
+            let occupied = match &self.link {
+                Link::Idle => false,
+                // Its end will be found when its socket is read; the next frontend waits for that.
+                Link::Open(open) if open.condemned.is_some() || socket::is_hung_up(&open.stream) => return false,
+                Link::Open(_) => true,
+                // The end of the session accepts.
+                Link::Ending | Link::Stuck(..) => return false,
+            };
+            if !self.may_accept(in_loop.now) {
+                return false;
+            }
+            let Some(listener) = &self.listener else { return false };
+            match listener.accept() {
+                Ok(None) => return false,
+                Ok(Some(stream)) if occupied => {
+                    let peer = socket::peer(&stream);
+                    drop(stream);
+                    self.warn(in_loop, &format!("a second frontend ({peer}) was refused, the port has one already"));
+                }
+                Ok(Some(stream)) => {
+                    if self.attach(in_loop, stream) {
+                        return true;
+                    }
+                }
+                Err(error) => {
+                    self.warn(in_loop, &format!("cannot accept a frontend: {error}; see `ulimit -n`"));
+                    self.next_try = in_loop.now.checked_add(RETRY);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Bounds the rate of accepted connections; sets the time of the next try if there were too many.
+    fn may_accept(&mut self, now: Instant) -> bool {
+        let (since, count) = &mut self.accepted;
+        let start = *since.get_or_insert(now);
+        let end = start.checked_add(Duration::from_secs(1)).unwrap_or(now);
+        if now >= end {
+            *since = Some(now);
+            *count = 0;
+        }
+        if *count >= ACCEPTS_PER_SECOND {
+            self.next_try = Some(end);
+            return false;
+        }
+        *count += 1;
+        true
+    }
+
+    fn attach(&mut self, in_loop: &Loop, mut stream: UnixStream) -> bool {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = in_loop.registry.register(&mut stream, self.tokens.stream, interest) {
+            self.warn(in_loop, &format!("cannot wait on a connection: {error}"));
+            self.next_try = in_loop.now.checked_add(RETRY);
+            return false;
+        }
+        let peer = socket::peer(&stream);
+        let session = Session::new(self.config.device);
+        let (output, parked, condemned) = (Vec::new(), false, None);
+        self.link = Link::Open(Box::new(Open { stream, peer, session, output, parked, condemned }));
+        self.info(in_loop, &format!("frontend connected: {peer}"));
+        self.report_session(in_loop);
+        self.on_stream(in_loop)
+    }
+
+    fn follow(&mut self, in_loop: &Loop, outcome: Outcome) {
+        let Link::Open(open) = &mut self.link else { return };
+        open.output.extend(outcome.reply.into_iter().flatten());
+        match outcome.next {
+            Next::Read => {}
+            Next::Work(work) => {
+                open.parked = true;
+                // The helper lives as long as the loop.
+                let _ = in_loop.jobs.send(Job::Work { slot: self.slot, port: self.config.port, work });
+                return;
+            }
+            Next::Close(reason) => {
+                let _ = open.flush();
+                self.close(in_loop, reason);
+                return;
+            }
+        }
+        self.report_session(in_loop);
+    }
+
+    /// Closes the connection; while the helper works for its session, only later.
+    fn close(&mut self, in_loop: &Loop, reason: CloseReason) {
+        if let Link::Open(open) = &mut self.link
+            && open.parked
+        {
+            open.condemned.get_or_insert(reason);
+            return;
+        }
+        let Link::Open(open) = std::mem::replace(&mut self.link, Link::Idle) else { return };
+        let Open { mut stream, session, .. } = *open;
+        let _ = in_loop.registry.deregister(&mut stream);
+        drop(stream);
+        match &reason {
+            CloseReason::HungUp | CloseReason::Removed => self.info(in_loop, &reason.to_string()),
+            _ => self.warn(in_loop, &format!("connection closed: {reason}")),
+        }
+        if let CloseReason::Quarantined(reason) = reason {
+            self.report(in_loop, SocketState::Quarantined { reason });
+            self.next_try = in_loop.now.checked_add(PENALTY);
+        } else {
+            self.report(in_loop, SocketState::Waiting);
+        }
+        self.link = Link::Ending;
+        self.end(in_loop, Box::new(session));
+    }
+
+    fn end(&mut self, in_loop: &Loop, session: Box<Session>) {
+        let _ = in_loop.jobs.send(Job::End { slot: self.slot, port: self.config.port, session });
+    }
+
+    fn after_end(&mut self, in_loop: &Loop) -> bool {
+        if self.removed {
+            return false;
+        }
+        if matches!(self.reported, Some(SocketState::Failed { .. })) {
+            self.report(in_loop, SocketState::Waiting);
+        }
+        if self.next_try.is_none() {
+            // Not at once to a frontend that accepts and closes; a listener's rate is bounded elsewhere.
+            self.next_try = match self.config.role {
+                Role::Listen => Some(in_loop.now),
+                Role::Connect => self.last_try.and_then(|last| last.checked_add(RETRY)).or(Some(in_loop.now)),
+            };
+        }
+        self.on_time(in_loop)
+    }
+
+    fn report_session(&mut self, in_loop: &Loop) {
+        if let Link::Open(open) = &self.link {
+            let connection = Connection { peer: open.peer, session: open.session.status() };
+            self.report(in_loop, SocketState::Connected(connection));
+        }
+    }
+
+    fn report(&mut self, in_loop: &Loop, state: SocketState) {
+        if self.reported.as_ref() != Some(&state) {
+            self.reported = Some(state.clone());
+            in_loop.states.set(self.config.port, state.clone());
+            let _ = in_loop.jobs.send(Job::State { port: self.config.port, state });
+        }
+    }
+
+    fn warn(&mut self, in_loop: &Loop, text: &str) {
+        if let Some(left_out) = self.log.permit(in_loop.now) {
+            tracing::warn!(port = self.config.name, left_out, "{text}");
+        }
+    }
+
+    fn info(&mut self, in_loop: &Loop, text: &str) {
+        if let Some(left_out) = self.log.permit(in_loop.now) {
+            tracing::info!(port = self.config.name, left_out, "{text}");
+        }
+    }
+}
+
+impl Open {
+    /// Sends what is to be sent, then reads and handles at most one piece of a message. None: nothing can be done now.
+    fn step(&mut self, now: Instant) -> Result<Option<Outcome>, CloseReason> {
+        if !self.flush().map_err(CloseReason::Socket)? {
+            return Ok(None);
+        }
+        let wanted = self.session.wanted();
+        let mut buffer = [0; MAX_BODY_BYTES];
+        let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else { return Ok(None) };
+        match socket::receive(&self.stream, buffer).map_err(CloseReason::Socket)? {
+            Received::Nothing => Ok(None),
+            Received::End if self.session.is_inside_message() => Err(CloseReason::HungUpInside),
+            Received::End => Err(CloseReason::HungUp),
+            Received::LostDescriptors => Err(CloseReason::LostDescriptors),
+            Received::Bytes(count, descriptors) => {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                Ok(Some(self.session.receive(bytes, descriptors, now)))
+            }
+        }
+    }
+
+    /// Whether all output was sent.
+    fn flush(&mut self) -> io::Result<bool> {
+        while !self.output.is_empty() {
+            let sent = socket::send(&self.stream, &self.output)?;
+            if sent == 0 {
+                return Ok(false);
+            }
+            self.output.drain(..sent);
+        }
+        Ok(true)
+    }
+}

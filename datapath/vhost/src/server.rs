@@ -1,0 +1,352 @@
+//! All vhost-user sockets of the daemon, served by one thread that never waits for anything but events.
+//!
+//! Control calls [`Server`]; its methods post a command to the loop and wake it. What may take long is done by a second
+//! thread ([`crate::helper`]), which calls the [`Backend`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use culvert_guest::device::Unresponsive;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::backend::{Backend, PortKey, SocketState};
+use crate::connect::FolderWatch;
+use crate::helper::{self, Job, JobResult};
+use crate::listen::BindError;
+use crate::port::{Loop, Port, PortSocket, Tokens};
+
+/// How long [`Server`]'s drop waits for rings to be stopped.
+const SHUTDOWN: Duration = Duration::from_secs(3);
+
+/// Why a port was not added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// Its number is in use.
+    #[error("port {0:?} has a socket already; remove it first")]
+    Duplicate(PortKey),
+    /// Its socket cannot be created.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The server's thread is gone.
+    #[error("the vhost-user server has ended; restart culvertd")]
+    Ended,
+}
+
+/// The server. Dropping it removes all ports and ends its threads.
+#[derive(Debug)]
+pub struct Server {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+    states: States,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts the two threads.
+    ///
+    /// # Errors
+    /// The kernel's reason, usually a limit on open files or threads.
+    pub fn start(backend: Arc<dyn Backend>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let folders = FolderWatch::new()?;
+        poll.registry().register(&mut SourceFd(&folders.descriptor()), FOLDERS, Interest::READABLE)?;
+        let (commands, to_do) = mpsc::channel();
+        let (jobs, jobs_to_do) = mpsc::channel();
+        let (results, done) = mpsc::channel();
+        let states = States::default();
+
+        let wake = Arc::clone(&waker);
+        let helper = thread::Builder::new().name("vhost-helper".to_owned()).spawn(move || {
+            helper::run(&backend, &jobs_to_do, &results, || {
+                // The loop is there as long as this thread is.
+                let _ = wake.wake();
+            });
+        })?;
+        let shared = states.clone();
+        let serving = thread::Builder::new().name("vhost-server".to_owned()).spawn(move || {
+            let ports = BTreeMap::new();
+            let mut server = Serving {
+                poll,
+                folders,
+                commands: to_do,
+                jobs,
+                done,
+                states: shared,
+                ports,
+                next_slot: 0,
+                stop_at: None,
+            };
+            server.run();
+        })?;
+        Ok(Self { commands, waker, states, threads: vec![serving, helper] })
+    }
+
+    /// Adds a port. In the connect role its socket need not exist yet.
+    ///
+    /// # Errors
+    /// Any [`AddError`]; the other ports never notice.
+    pub fn add(&self, socket: PortSocket) -> Result<(), AddError> {
+        self.ask(|answer| Command::Add { socket: Box::new(socket), answer }).unwrap_or(Err(AddError::Ended))
+    }
+
+    /// Removes a port and returns when its rings are stopped and its memory is given back.
+    ///
+    /// # Errors
+    /// The workers did not acknowledge; they are asked again until they do.
+    pub fn remove(&self, port: PortKey) -> Result<(), Unresponsive> {
+        self.ask(|answer| Command::Remove { port, answer }).unwrap_or(Ok(()))
+    }
+
+    /// Closes a port's connection because its guest broke its rings. The next connection clears it.
+    pub fn quarantine(&self, port: PortKey, reason: String) {
+        self.post(Command::Quarantine { port, reason });
+    }
+
+    /// The state of a port's socket.
+    pub fn state(&self, port: PortKey) -> Option<SocketState> {
+        self.states.get(port)
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Option<T> {
+        let (answer, answered) = mpsc::channel();
+        self.post(command(answer));
+        answered.recv().ok()
+    }
+
+    fn post(&self, command: Command) {
+        // If the loop has ended nobody will answer, and `ask` tells that.
+        let _ = self.commands.send(command);
+        let _ = self.waker.wake();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.post(Command::Shutdown);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The last state of each port, as told to the backend.
+#[derive(Clone, Debug, Default)]
+pub struct States(Arc<Mutex<HashMap<PortKey, SocketState>>>);
+
+impl States {
+    /// Notes a port's state.
+    pub fn set(&self, port: PortKey, state: SocketState) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(port, state);
+    }
+
+    fn get(&self, port: PortKey) -> Option<SocketState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&port).cloned()
+    }
+
+    fn remove(&self, port: PortKey) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
+    }
+}
+
+#[derive(Debug)]
+enum Command {
+    Add { socket: Box<PortSocket>, answer: Sender<Result<(), AddError>> },
+    Remove { port: PortKey, answer: Sender<Result<(), Unresponsive>> },
+    Quarantine { port: PortKey, reason: String },
+    Shutdown,
+}
+
+const WAKER: Token = Token(0);
+const FOLDERS: Token = Token(1);
+
+/// Each port has two tokens, from this one on.
+const FIRST_PORT: usize = 2;
+
+fn tokens(slot: usize) -> Tokens {
+    let first = FIRST_PORT + slot * 2;
+    Tokens { listener: Token(first), stream: Token(first + 1) }
+}
+
+/// The loop.
+struct Serving {
+    poll: Poll,
+    folders: FolderWatch,
+    commands: Receiver<Command>,
+    jobs: Sender<Job>,
+    done: Receiver<JobResult>,
+    states: States,
+    ports: BTreeMap<usize, Entry>,
+    /// Never used twice, so that late events and results find nothing.
+    next_slot: usize,
+    stop_at: Option<Instant>,
+}
+
+struct Entry {
+    port: Port,
+    /// Who waits for the removal.
+    removal: Vec<Sender<Result<(), Unresponsive>>>,
+    /// It has more to do without a further event.
+    busy: bool,
+}
+
+impl Serving {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(256);
+        while self.stop_at.is_none_or(|at| !self.ports.is_empty() && Instant::now() < at) {
+            let timeout = self.timeout(Instant::now());
+            if let Err(error) = self.poll.poll(&mut events, timeout)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "cannot wait for events of vhost-user sockets");
+                thread::sleep(Duration::from_millis(100));
+            }
+            let now = Instant::now();
+            for entry in self.ports.values_mut() {
+                // What was left over is done below, once for each turn of the loop.
+                if entry.port.deadline().is_some_and(|at| at <= now) {
+                    entry.busy |= entry.port.on_time(&in_loop(&self.poll, &self.jobs, &self.states, now));
+                }
+                if std::mem::take(&mut entry.busy) {
+                    entry.busy = entry.port.on_stream(&in_loop(&self.poll, &self.jobs, &self.states, now));
+                }
+            }
+            for event in &events {
+                self.event(event.token(), now);
+            }
+            while let Ok(result) = self.done.try_recv() {
+                self.result(result, now);
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                self.command(command, now);
+            }
+            self.sweep();
+        }
+    }
+
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        if self.ports.values().any(|entry| entry.busy) {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = self.ports.values().filter_map(|entry| entry.port.deadline());
+        deadlines.chain(self.stop_at).min().map(|at| at.saturating_duration_since(now))
+    }
+
+    fn event(&mut self, token: Token, now: Instant) {
+        match token {
+            WAKER => {}
+            FOLDERS => {
+                for slot in self.folders.take() {
+                    if let Some(entry) = self.ports.get_mut(&slot) {
+                        entry.port.on_folder();
+                    }
+                }
+            }
+            Token(number) => {
+                let slot = number.saturating_sub(FIRST_PORT) / 2;
+                let Some(entry) = self.ports.get_mut(&slot) else { return };
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                entry.busy |= if token == tokens(slot).listener {
+                    entry.port.on_listener(&in_loop)
+                } else {
+                    entry.port.on_stream(&in_loop)
+                };
+            }
+        }
+    }
+
+    fn result(&mut self, result: JobResult, now: Instant) {
+        let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+        match result {
+            JobResult::Done { slot, done } => {
+                let Some(entry) = self.ports.get_mut(&slot) else { return };
+                entry.busy |= entry.port.on_done(&in_loop, done);
+            }
+            JobResult::Ended { slot } => {
+                let Some(entry) = self.ports.get_mut(&slot) else { return };
+                entry.busy |= entry.port.on_ended(&in_loop);
+            }
+            JobResult::NotEnded { slot, session, error } => {
+                let Some(entry) = self.ports.get_mut(&slot) else { return };
+                for waiting in entry.removal.drain(..) {
+                    let _ = waiting.send(Err(error));
+                }
+                entry.port.on_not_ended(&in_loop, session, error);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Add { socket, answer } => {
+                let added = self.add(*socket, now);
+                let _ = answer.send(added);
+            }
+            Command::Remove { port, answer } => {
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
+                if let Some(entry) = entry {
+                    entry.port.remove(&in_loop);
+                    entry.removal.push(answer);
+                } else {
+                    let _ = answer.send(Ok(()));
+                }
+            }
+            Command::Quarantine { port, reason } => {
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
+                if let Some(entry) = entry {
+                    entry.port.quarantine(&in_loop, reason);
+                }
+            }
+            Command::Shutdown => {
+                self.stop_at = now.checked_add(SHUTDOWN).or(Some(now));
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                for entry in self.ports.values_mut() {
+                    entry.port.remove(&in_loop);
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, socket: PortSocket, now: Instant) -> Result<(), AddError> {
+        if self.ports.values().any(|entry| entry.port.config().port == socket.port) {
+            return Err(AddError::Duplicate(socket.port));
+        }
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+        let mut port = Port::new(socket, slot, tokens(slot), &in_loop)?;
+        let busy = port.on_time(&in_loop);
+        self.ports.insert(slot, Entry { port, removal: Vec::new(), busy });
+        Ok(())
+    }
+
+    /// Drops ports that are gone; keeps watching the folders of those that look for a socket.
+    fn sweep(&mut self) {
+        for (&slot, entry) in &mut self.ports {
+            if entry.port.has_looked() {
+                self.folders.watch(&entry.port.config().path, slot);
+            }
+        }
+        let gone: Vec<_> = self.ports.iter().filter(|(_, entry)| entry.port.is_gone()).map(|(&slot, _)| slot).collect();
+        for slot in gone {
+            self.folders.forget(slot);
+            if let Some(entry) = self.ports.remove(&slot) {
+                self.states.remove(entry.port.config().port);
+                for waiting in entry.removal {
+                    let _ = waiting.send(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+fn in_loop<'a>(poll: &'a Poll, jobs: &'a Sender<Job>, states: &'a States, now: Instant) -> Loop<'a> {
+    Loop { registry: poll.registry(), jobs, states, now }
+}
