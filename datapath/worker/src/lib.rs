@@ -1,1 +1,19 @@
-//! Polling threads: the loop, the plan it runs, counters, capture.
+//! Polling threads: what runs the switch, and how control changes what runs.
+//!
+//! - [`datapath`]: control's handle: workers, networks, ports, rings; every change becomes a new plan;
+//! - [`plan`]: what workers run until the next one: a topology and each worker's inputs;
+//! - [`input`]: what one worker polls: a guest's transmit queue or a NIC's receive queue;
+//! - [`poll_loop`]: the loop itself, and when it sleeps;
+//! - [`announce`]: frames that Culvert sends in a guest's name.
+//!
+//! Counters are in the switch's `counters`, captures in its `tap`: both are filled where a frame's fate is known.
+#![forbid(unsafe_code)]
+
+pub mod announce;
+pub mod datapath;
+pub mod input;
+pub mod plan;
+pub mod poll_loop;
+
+pub use datapath::{Datapath, DatapathConfig, DatapathError, GuestPort, NicPort};
+pub use poll_loop::{Event, WorkerTotals};

@@ -1,0 +1,254 @@
+//! What happened to the frames of a port.
+//!
+//! Two ledgers, each of which balances at any time:
+//! - rx: `rx_frames` = `forwarded` + drops counted at rx + in flight;
+//! - tx: `offered` = `tx_frames` + drops counted at tx + in flight;
+//!
+//! and over all ports the `copies` sent on are the frames `offered`. Each worker owns one set per port and is the only
+//! writer of it, so counting is a plain add; [`PortTotals::sum`] reads outcomes before arrivals, so that "in flight" is
+//! never negative.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use culvert_frame::{Direction, DropReason};
+
+/// How many of a dropped frame's bytes are kept for showing.
+pub const LAST_HEADER_BYTES: usize = 64;
+
+/// One worker's counters for one port.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct PortCounters {
+    /// Frames that arrived.
+    pub rx_frames: Counter,
+    /// Their bytes, without virtio-net header and FCS.
+    pub rx_bytes: Counter,
+    /// Frames that went on to one or more ports.
+    pub forwarded: Counter,
+    /// To how many ports they went in all.
+    pub copies: Counter,
+    /// Sources that were not learned: the port's limit or the table's size was reached.
+    pub not_learned: Counter,
+    /// Frames that were to leave here.
+    pub offered: Counter,
+    /// Frames that left.
+    pub tx_frames: Counter,
+    /// Their bytes, without virtio-net header and FCS.
+    pub tx_bytes: Counter,
+    drops: [Counter; DropReason::COUNT],
+    last: [LastHeader; DropReason::COUNT],
+}
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// The present count.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for PortCounters {
+    fn default() -> Self {
+        Self {
+            rx_frames: Counter::default(),
+            rx_bytes: Counter::default(),
+            forwarded: Counter::default(),
+            copies: Counter::default(),
+            not_learned: Counter::default(),
+            offered: Counter::default(),
+            tx_frames: Counter::default(),
+            tx_bytes: Counter::default(),
+            drops: [const { Counter(AtomicU64::new(0)) }; DropReason::COUNT],
+            last: [const { LastHeader::new() }; DropReason::COUNT],
+        }
+    }
+}
+
+impl PortCounters {
+    /// Counts one refused frame and keeps its first bytes.
+    #[cold]
+    #[inline(never)]
+    pub fn drop_frame(&self, reason: DropReason, length: u32, head: &[u8]) {
+        if let (Some(count), Some(last)) = (self.drops.get(reason.index()), self.last.get(reason.index())) {
+            count.add(1);
+            last.set(length, head);
+        }
+    }
+
+    /// Frames refused for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.get(reason.index()).map_or(0, Counter::get)
+    }
+}
+
+/// The start of the last frame that was refused for one reason: a sequence lock with one writer.
+#[derive(Debug)]
+struct LastHeader {
+    /// Odd while being written; 0 = never.
+    sequence: AtomicU32,
+    length: AtomicU32,
+    bytes: [AtomicU64; LAST_HEADER_BYTES / 8],
+}
+
+impl LastHeader {
+    const fn new() -> Self {
+        Self {
+            sequence: AtomicU32::new(0),
+            length: AtomicU32::new(0),
+            bytes: [const { AtomicU64::new(0) }; LAST_HEADER_BYTES / 8],
+        }
+    }
+
+    fn set(&self, length: u32, head: &[u8]) {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        self.sequence.store(sequence | 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.length.store(length, Ordering::Relaxed);
+        let mut words = head.chunks(8);
+        for word in &self.bytes {
+            let mut bytes = [0; 8];
+            let part = words.next().unwrap_or_default();
+            bytes.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
+            word.store(u64::from_be_bytes(bytes), Ordering::Relaxed);
+        }
+        self.sequence.store((sequence | 1).wrapping_add(1).max(2), Ordering::Release);
+    }
+
+    /// Sequence, length and bytes; `None` when there is none, or it was being written at each of a few tries.
+    fn get(&self) -> Option<(u32, u32, Vec<u8>)> {
+        (0..16).find_map(|_| {
+            let before = self.sequence.load(Ordering::Acquire);
+            if before == 0 || before & 1 != 0 {
+                return None;
+            }
+            let length = self.length.load(Ordering::Relaxed);
+            let mut bytes: Vec<u8> =
+                self.bytes.iter().flat_map(|word| word.load(Ordering::Relaxed).to_be_bytes()).collect();
+            bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+            fence(Ordering::Acquire);
+            (self.sequence.load(Ordering::Relaxed) == before).then_some((before, length, bytes))
+        })
+    }
+}
+
+/// A port's counters over all workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortTotals {
+    /// Frames that arrived.
+    pub rx_frames: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames that went on to one or more ports.
+    pub forwarded: u64,
+    /// To how many ports they went in all.
+    pub copies: u64,
+    /// Sources that were not learned.
+    pub not_learned: u64,
+    /// Frames that were to leave here.
+    pub offered: u64,
+    /// Frames that left.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// What was refused, reasons without any left out.
+    pub drops: Vec<Drops>,
+}
+
+/// Frames of one port refused for one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drops {
+    /// Why.
+    pub reason: DropReason,
+    /// How many frames.
+    pub count: u64,
+    /// Length of the last one, in bytes.
+    pub last_length: u32,
+    /// Its first bytes, at most [`LAST_HEADER_BYTES`].
+    pub last_header: Vec<u8>,
+}
+
+impl PortTotals {
+    /// Sums up the sets of all workers.
+    pub fn sum(sets: &[PortCounters]) -> Self {
+        let total = |which: fn(&PortCounters) -> &Counter| sets.iter().map(|set| which(set).get()).sum::<u64>();
+        let drops = DropReason::ALL.into_iter().filter_map(|reason| {
+            let count = sets.iter().map(|set| set.dropped(reason)).sum::<u64>();
+            let last = sets.iter().filter_map(|set| set.last.get(reason.index())?.get());
+            // Which worker's was last cannot be known; the one with the most drops is as good as any.
+            let (_, last_length, last_header) = last.max_by_key(|(sequence, ..)| *sequence).unwrap_or_default();
+            (count > 0).then_some(Drops { reason, count, last_length, last_header })
+        });
+        let drops = drops.collect();
+        let (tx_bytes, tx_frames) = (total(|set| &set.tx_bytes), total(|set| &set.tx_frames));
+        let (copies, forwarded) = (total(|set| &set.copies), total(|set| &set.forwarded));
+        fence(Ordering::Acquire);
+        Self {
+            drops,
+            tx_bytes,
+            tx_frames,
+            copies,
+            forwarded,
+            not_learned: total(|set| &set.not_learned),
+            offered: total(|set| &set.offered),
+            rx_bytes: total(|set| &set.rx_bytes),
+            rx_frames: total(|set| &set.rx_frames),
+        }
+    }
+
+    /// Frames refused, counted on the given side.
+    pub fn dropped(&self, direction: Direction) -> u64 {
+        self.drops.iter().filter(|drops| drops.reason.direction() == direction).map(|drops| drops.count).sum()
+    }
+
+    /// Frames that arrived and of which it is not settled yet what becomes.
+    pub fn rx_in_flight(&self) -> u64 {
+        self.rx_frames.saturating_sub(self.forwarded + self.dropped(Direction::Rx))
+    }
+
+    /// Frames that are to leave and neither left nor were refused yet.
+    pub fn tx_in_flight(&self) -> u64 {
+        self.offered.saturating_sub(self.tx_frames + self.dropped(Direction::Tx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_keep_their_last_header() {
+        let sets = [PortCounters::default(), PortCounters::default()];
+        let frame: Vec<u8> = (0..100).collect();
+        sets[0].drop_frame(DropReason::Runt, 9, &frame[..9]);
+        sets[1].drop_frame(DropReason::NoBuffer, 1000, &frame);
+        sets[1].drop_frame(DropReason::NoBuffer, 100, &frame[1..]);
+        let totals = PortTotals::sum(&sets);
+        assert_eq!(totals.drops.len(), 2);
+        assert_eq!(totals.drops[0].last_header, frame[..9]);
+        assert_eq!((totals.drops[1].count, totals.drops[1].last_length), (2, 100));
+        assert_eq!(totals.drops[1].last_header, frame[1..65]);
+        assert_eq!((totals.dropped(Direction::Rx), totals.dropped(Direction::Tx)), (1, 2));
+    }
+
+    #[test]
+    fn the_ledgers_balance() {
+        let set = PortCounters::default();
+        set.rx_frames.add(5);
+        set.forwarded.add(3);
+        set.drop_frame(DropReason::Runt, 1, &[0]);
+        set.offered.add(2);
+        set.tx_frames.add(1);
+        let totals = PortTotals::sum(&[set]);
+        assert_eq!((totals.rx_in_flight(), totals.tx_in_flight()), (1, 1));
+    }
+}

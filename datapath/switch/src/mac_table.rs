@@ -1,0 +1,345 @@
+//! Which address is behind which port: one fixed array of atomics per network.
+//!
+//! Theory of operation. An entry is two words: a key (address, and a bit that it is in use) and a value (port, time last
+//! seen, whether it is static). An address may be in either of two buckets of one cache line each. A lookup reads key,
+//! value, key again, and takes no lock. Whoever adds an entry claims a slot by compare-and-swap of its key to `CLAIMED`,
+//! writes the value, then the key; an entry goes by compare-and-swap of its key to 0. Two workers may add one address
+//! twice at the same time: lookups find the first of the two, the other ages out.
+//!
+//! Time is an argument, in seconds; entries not seen for longer than the age limit are not found, and are removed by
+//! [`MacTable::sweep`], which control calls.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use culvert_frame::MacAddress;
+
+use crate::port::{MAX_PORTS, PortId};
+
+/// Addresses that one table can hold, at most.
+pub const TABLE_ENTRIES: usize = 8192;
+
+const BUCKET_ENTRIES: usize = 4;
+const BUCKETS: usize = TABLE_ENTRIES / BUCKET_ENTRIES;
+
+const USED: u64 = 1 << 63;
+const CLAIMED: u64 = 1 << 62;
+const STATIC: u64 = 1 << 63;
+
+/// A table of addresses.
+#[derive(Debug)]
+pub struct MacTable {
+    buckets: Box<[Bucket]>,
+    /// Learned addresses by port.
+    learned: Box<[AtomicU32]>,
+    age_seconds: u32,
+}
+
+/// An entry, for showing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MacEntry {
+    /// The address.
+    pub address: MacAddress,
+    /// The port that it is behind.
+    pub port: PortId,
+    /// Seconds since it was last seen as a source; `None` for a static one.
+    pub age_seconds: Option<u32>,
+}
+
+/// What [`MacTable::learn`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learned {
+    /// The address was known at this port, or is known now.
+    Known,
+    /// The port has its full number of addresses, or the table has no room.
+    Refused,
+    /// The address is bound to another port.
+    Static,
+}
+
+#[derive(Debug)]
+#[repr(align(64))]
+struct Bucket([Entry; BUCKET_ENTRIES]);
+
+#[derive(Debug)]
+struct Entry {
+    key: AtomicU64,
+    value: AtomicU64,
+}
+
+impl MacTable {
+    /// An empty table, whose entries are forgotten when not seen for more than `age_seconds`.
+    pub fn new(age_seconds: u32) -> Self {
+        let bucket = || Bucket([const { Entry { key: AtomicU64::new(0), value: AtomicU64::new(0) } }; BUCKET_ENTRIES]);
+        Self {
+            buckets: std::iter::repeat_with(bucket).take(BUCKETS).collect(),
+            learned: std::iter::repeat_with(|| AtomicU32::new(0)).take(MAX_PORTS).collect(),
+            age_seconds,
+        }
+    }
+
+    /// The port that `address` is behind.
+    #[inline]
+    pub fn lookup(&self, address: MacAddress, now: u32) -> Option<PortId> {
+        let (_, value) = self.find(key(address))?;
+        if value & STATIC != 0 || now.wrapping_sub(seen(value)) <= self.age_seconds { Some(port(value)) } else { None }
+    }
+
+    /// Notes that `address` was seen at `at`, which may have at most `limit` addresses.
+    #[inline]
+    pub fn learn(&self, address: MacAddress, at: PortId, limit: u32, now: u32) -> Learned {
+        let key = key(address);
+        let Some((entry, old)) = self.find(key) else { return self.add(key, at, limit, now) };
+        if port(old) == at && (seen(old) == now || old & STATIC != 0) {
+            return Learned::Known;
+        }
+        if old & STATIC != 0 {
+            return Learned::Static;
+        }
+        if port(old) != at {
+            if self.count(at) >= limit {
+                return Learned::Refused;
+            }
+            if entry.value.compare_exchange(old, value(at, now), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                self.adjust(port(old), -1);
+                self.adjust(at, 1);
+            }
+            return Learned::Known;
+        }
+        // Losing the race to another worker is as good: it saw the address in the same second.
+        let _ = entry.value.compare_exchange(old, value(at, now), Ordering::AcqRel, Ordering::Relaxed);
+        Learned::Known
+    }
+
+    /// Binds `address` to `at`: it does not age and is not learned elsewhere. `false` when the table has no room.
+    pub fn bind(&self, address: MacAddress, at: PortId) -> bool {
+        let key = key(address);
+        if let Some((entry, old)) = self.find(key) {
+            if entry.value.swap(value(at, 0) | STATIC, Ordering::AcqRel) & STATIC == 0 {
+                self.adjust(port(old), -1);
+            }
+            return true;
+        }
+        self.insert(key, value(at, 0) | STATIC, 0)
+    }
+
+    /// Forgets every address of a port, static ones too.
+    pub fn forget(&self, at: PortId) {
+        self.remove_if(|value| port(value) == at);
+    }
+
+    /// Forgets what was not seen for longer than the age limit.
+    pub fn sweep(&self, now: u32) {
+        self.remove_if(|value| value & STATIC == 0 && now.wrapping_sub(seen(value)) > self.age_seconds);
+    }
+
+    /// All entries that a lookup would find.
+    pub fn entries(&self, now: u32) -> Vec<MacEntry> {
+        let live = |entry: &Entry| {
+            let (key, value) = (entry.key.load(Ordering::Acquire), entry.value.load(Ordering::Acquire));
+            let age = now.wrapping_sub(seen(value));
+            let fixed = value & STATIC != 0;
+            (key & USED != 0 && (fixed || age <= self.age_seconds)).then(|| MacEntry {
+                address: MacAddress::from_u64(key),
+                port: port(value),
+                age_seconds: (!fixed).then_some(age),
+            })
+        };
+        self.all().filter_map(live).collect()
+    }
+
+    /// How many addresses were learned at a port and not forgotten yet.
+    pub fn count(&self, at: PortId) -> u32 {
+        self.learned.get(at.index()).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn find(&self, key: u64) -> Option<(&Entry, u64)> {
+        self.candidates(key).find_map(|entry| {
+            if entry.key.load(Ordering::Acquire) != key {
+                return None;
+            }
+            let value = entry.value.load(Ordering::Acquire);
+            (entry.key.load(Ordering::Acquire) == key).then_some((entry, value))
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add(&self, key: u64, at: PortId, limit: u32, now: u32) -> Learned {
+        if self.count(at) >= limit || !self.insert(key, value(at, now), now) {
+            return Learned::Refused;
+        }
+        self.adjust(at, 1);
+        Learned::Known
+    }
+
+    /// Puts an entry into a free slot, or in place of one that is past its age.
+    fn insert(&self, key: u64, value: u64, now: u32) -> bool {
+        for entry in self.candidates(key) {
+            let old_key = entry.key.load(Ordering::Acquire);
+            let old_value = entry.value.load(Ordering::Acquire);
+            let expired = old_value & STATIC == 0 && now.wrapping_sub(seen(old_value)) > self.age_seconds;
+            if old_key == CLAIMED || (old_key != 0 && !expired) {
+                continue;
+            }
+            if entry.key.compare_exchange(old_key, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                if old_key != 0 {
+                    self.adjust(port(entry.value.load(Ordering::Relaxed)), -1);
+                }
+                entry.value.store(value, Ordering::Release);
+                entry.key.store(key, Ordering::Release);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn remove_if(&self, which: impl Fn(u64) -> bool) {
+        for entry in self.all() {
+            let key = entry.key.load(Ordering::Acquire);
+            let value = entry.value.load(Ordering::Acquire);
+            if key & USED != 0
+                && which(value)
+                && entry.key.compare_exchange(key, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                && value & STATIC == 0
+            {
+                self.adjust(port(value), -1);
+            }
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.buckets.iter().flat_map(|bucket| &bucket.0)
+    }
+
+    #[inline]
+    fn candidates(&self, key: u64) -> impl Iterator<Item = &Entry> {
+        // Fibonacci hashing; the two buckets come from different bits of the product.
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let bucket = |shift: u32| usize::try_from(hash >> shift).unwrap_or(0) % BUCKETS;
+        [bucket(40), bucket(20)].into_iter().filter_map(|index| self.buckets.get(index)).flat_map(|bucket| &bucket.0)
+    }
+
+    fn adjust(&self, at: PortId, by: i32) {
+        if let Some(count) = self.learned.get(at.index()) {
+            count.fetch_add(by.cast_unsigned(), Ordering::Relaxed);
+        }
+    }
+}
+
+#[inline]
+const fn key(address: MacAddress) -> u64 {
+    address.to_u64() | USED
+}
+
+#[inline]
+fn value(port: PortId, now: u32) -> u64 {
+    u64::from(port.0) | u64::from(now) << 16
+}
+
+#[inline]
+fn port(value: u64) -> PortId {
+    let [.., high, low] = value.to_be_bytes();
+    PortId(u16::from_be_bytes([high, low]))
+}
+
+#[inline]
+fn seen(value: u64) -> u32 {
+    let [_, _, a, b, c, d, _, _] = value.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: PortId = PortId(1);
+    const B: PortId = PortId(2);
+
+    fn mac(number: u64) -> MacAddress {
+        MacAddress::from_u64(0x0200_0000_0000 | number)
+    }
+
+    #[test]
+    fn addresses_are_learned_move_and_age() {
+        let table = MacTable::new(300);
+        assert_eq!(table.lookup(mac(1), 0), None);
+        assert_eq!(table.learn(mac(1), A, 10, 0), Learned::Known);
+        assert_eq!(table.lookup(mac(1), 300), Some(A));
+        assert_eq!(table.lookup(mac(1), 301), None);
+        assert_eq!(table.learn(mac(1), A, 10, 250), Learned::Known);
+        assert_eq!(table.lookup(mac(1), 301), Some(A));
+        assert_eq!(table.learn(mac(1), B, 10, 302), Learned::Known);
+        assert_eq!(table.lookup(mac(1), 302), Some(B));
+        assert_eq!((table.count(A), table.count(B)), (0, 1));
+        table.sweep(603);
+        assert_eq!(table.count(B), 0);
+        assert_eq!(table.entries(603), []);
+    }
+
+    #[test]
+    fn a_port_has_its_limit_and_others_keep_theirs() {
+        let table = MacTable::new(300);
+        for number in 0..5 {
+            assert_eq!(table.learn(mac(number), A, 5, 0), Learned::Known);
+        }
+        assert_eq!(table.learn(mac(5), A, 5, 0), Learned::Refused);
+        assert_eq!(table.learn(mac(5), B, 5, 0), Learned::Known);
+        // A full port cannot take an address from another one either.
+        assert_eq!(table.learn(mac(5), A, 5, 1), Learned::Refused);
+        assert_eq!(table.lookup(mac(5), 1), Some(B));
+        table.forget(A);
+        assert_eq!((table.count(A), table.count(B)), (0, 1));
+        assert_eq!(table.learn(mac(6), A, 5, 0), Learned::Known);
+    }
+
+    #[test]
+    fn a_bound_address_stays() {
+        let table = MacTable::new(300);
+        table.learn(mac(1), B, 10, 0);
+        assert!(table.bind(mac(1), A));
+        assert_eq!(table.count(B), 0);
+        assert_eq!(table.learn(mac(1), B, 10, 0), Learned::Static);
+        assert_eq!(table.learn(mac(1), A, 10, 0), Learned::Known);
+        table.sweep(10_000);
+        assert_eq!(table.lookup(mac(1), 10_000), Some(A));
+        assert_eq!(table.entries(10_000), [MacEntry { address: mac(1), port: A, age_seconds: None }]);
+        table.forget(A);
+        assert_eq!(table.lookup(mac(1), 0), None);
+    }
+
+    #[test]
+    fn a_flood_of_addresses_ends_at_the_table_size_and_takes_nobodys_place() {
+        let table = MacTable::new(300);
+        table.learn(mac(1), B, 10, 0);
+        let known = (2..1_000_000).filter(|&number| table.learn(mac(number), A, u32::MAX, 0) == Learned::Known).count();
+        assert!(known > TABLE_ENTRIES / 2 && known < TABLE_ENTRIES, "{known}");
+        assert_eq!(table.lookup(mac(1), 0), Some(B));
+        assert_eq!(table.count(A) as usize, known);
+        // Once the flood has aged, its slots serve again.
+        assert_eq!(table.learn(mac(2_000_000), B, 10, 301), Learned::Known);
+    }
+
+    #[test]
+    fn addresses_learned_by_many_threads_are_all_found() {
+        let table = MacTable::new(300);
+        std::thread::scope(|scope| {
+            for worker in 0..4_u16 {
+                let table = &table;
+                scope.spawn(move || {
+                    for round in 0..200 {
+                        for number in 0..200 {
+                            table.learn(mac(number), PortId(worker), 1000, round);
+                            if let Some(PortId(at)) = table.lookup(mac(number), round) {
+                                assert!(at < 4);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        assert!((0..200).all(|number| table.lookup(mac(number), 199).is_some()));
+        table.sweep(1000);
+        assert_eq!((0..4).map(|at| table.count(PortId(at))).sum::<u32>(), 0);
+    }
+}

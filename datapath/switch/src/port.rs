@@ -1,0 +1,71 @@
+//! What a port is to the switch.
+
+use std::sync::{Arc, Mutex};
+
+use culvert_frame::{FRAME_OVERHEAD_BYTES, MacAddress};
+use culvert_guest::ReceiveQueue;
+use culvert_nic::{Pool, TxQueue};
+
+use crate::counters::PortCounters;
+use crate::network::NetworkId;
+use crate::tap::Tap;
+
+/// How many ports there can be at one time.
+pub const MAX_PORTS: usize = 1024;
+
+/// A port's number, below [`MAX_PORTS`]; free for another port once its port is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortId(pub u16);
+
+impl PortId {
+    /// The number as an index.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A port of one topology.
+#[derive(Debug)]
+pub struct Port {
+    /// Its number.
+    pub id: PortId,
+    /// The network that it belongs to.
+    pub network: NetworkId,
+    /// The only source address that its frames may have, if it is bound to one.
+    pub source: Option<MacAddress>,
+    /// Addresses that may be learned behind it.
+    pub mac_limit: u32,
+    /// Payload of the longest frame that it takes, in bytes.
+    pub mtu: u16,
+    /// The way out.
+    pub egress: Egress,
+    /// Where copies of its frames go while somebody captures.
+    pub tap: Option<Arc<Tap>>,
+    /// Counters, one set for each worker.
+    pub counters: Arc<[PortCounters]>,
+}
+
+/// Ways out of the switch.
+#[derive(Debug)]
+pub enum Egress {
+    /// There is no guest, or it has not started its queues.
+    Down,
+    /// The guest broke its rings.
+    Quarantined,
+    /// The guest's enabled receive queues; at least one.
+    Guest(Box<[Arc<Mutex<ReceiveQueue>>]>),
+    /// The NIC's transmit queues, at least one, and where buffers come from.
+    Nic(Box<[Arc<Mutex<TxQueue>>]>, Pool),
+    /// Keeps what it is sent.
+    #[cfg(test)]
+    Test(Mutex<Vec<Vec<u8>>>),
+}
+
+impl Port {
+    /// Bytes of the longest frame that the port takes.
+    #[inline]
+    pub const fn max_frame_bytes(&self) -> u32 {
+        self.mtu as u32 + FRAME_OVERHEAD_BYTES
+    }
+}

@@ -1,0 +1,652 @@
+//! Control's handle on the workers.
+//!
+//! Control keeps the wanted state here: networks, ports, running rings. Each change makes a new [`Plan`], hands it to
+//! every worker, and returns when all have taken it up; what the change removed is in nobody's hands then. A worker that
+//! does not answer within [`ACKNOWLEDGE_TIME`] fails the change, and nothing that it might still use is freed.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use crossbeam::queue::ArrayQueue;
+use culvert_frame::MacAddress;
+use culvert_guest::device::{RingChange, RingSetup, StoppedRing, Unresponsive};
+use culvert_guest::{ReceiveQueue, TransmitQueue};
+use culvert_nic::{Eal, Pool, RxQueue, TxQueue, WorkerThread};
+use culvert_switch::mac_table::MacEntry;
+use culvert_switch::network::NetworkId;
+use culvert_switch::port::MAX_PORTS;
+use culvert_switch::{Egress, MacTable, Port, PortCounters, PortId, PortTotals, Tap, Topology};
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Registry, Token, Waker};
+
+use crate::announce;
+use crate::input::{self, Input, Slot};
+use crate::plan::Plan;
+use crate::poll_loop::{Event, Shared, WAKER, Worker, WorkerCounters, WorkerTotals};
+
+/// How long a worker may take to take up a plan.
+pub const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(1);
+
+/// What the workers run on.
+#[derive(Clone, Debug)]
+pub struct DatapathConfig {
+    /// The cores to bind one worker each to; at least one.
+    pub cores: Vec<usize>,
+    /// How long nothing may arrive before a worker sleeps; `None`: it never does.
+    pub idle_sleep: Option<Duration>,
+}
+
+/// Why something could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// No cores were given.
+    #[error("no worker cores: give at least one")]
+    NoCores,
+    /// The kernel refused a thread or an epoll set.
+    #[error("worker on core {core} cannot start: {reason}")]
+    Worker {
+        /// The core.
+        core: usize,
+        /// The kernel's reason.
+        reason: String,
+    },
+    /// There are [`MAX_PORTS`] ports already.
+    #[error("there are {MAX_PORTS} ports already: remove one first")]
+    TooManyPorts,
+    /// There are 65535 networks already.
+    #[error("there are too many networks already: remove one first")]
+    TooManyNetworks,
+    /// A worker did not take up the change.
+    #[error("a worker does not answer: its core is taken by other work, or it hangs; see `worker_cores`")]
+    Unresponsive,
+}
+
+/// A port for a guest.
+#[derive(Clone, Debug)]
+pub struct GuestPort {
+    /// Its network.
+    pub network: NetworkId,
+    /// The only source address that it may use.
+    pub source: Option<MacAddress>,
+    /// Payload of the longest frame for it, in bytes.
+    pub mtu: u16,
+    /// Addresses that may be learned behind it.
+    pub mac_limit: u32,
+}
+
+/// A port for a NIC.
+#[derive(Debug)]
+pub struct NicPort {
+    /// Its network.
+    pub network: NetworkId,
+    /// Payload of the longest frame for it, in bytes.
+    pub mtu: u16,
+    /// Addresses that may be learned behind it.
+    pub mac_limit: u32,
+    /// Queues to poll; shared out among the workers.
+    pub rx: Vec<RxQueue>,
+    /// Queues to send by.
+    pub tx: Vec<TxQueue>,
+    /// Where packet buffers come from.
+    pub pool: Pool,
+}
+
+/// The running datapath. Dropping it stops the workers.
+#[derive(Debug)]
+pub struct Datapath {
+    state: Mutex<State>,
+    workers: Vec<WorkerHandle>,
+    events: Mutex<Option<Receiver<Event>>>,
+    send_event: SyncSender<Event>,
+    start: Instant,
+}
+
+#[derive(Debug)]
+struct WorkerHandle {
+    core: usize,
+    shared: Arc<Shared>,
+    registry: Registry,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    generation: u64,
+    ports: Vec<Option<PortState>>,
+    tables: Vec<Option<Arc<MacTable>>>,
+    next_token: usize,
+    /// Plans that some worker may still run.
+    plans: Vec<Arc<Plan>>,
+    /// Rings whose stop was not acknowledged: kept for ever rather than freed under a worker.
+    stuck: Vec<Ring>,
+}
+
+#[derive(Debug)]
+struct PortState {
+    network: NetworkId,
+    source: Option<MacAddress>,
+    mtu: u16,
+    mac_limit: u32,
+    counters: Arc<[PortCounters]>,
+    tap: Option<Arc<Tap>>,
+    quarantined: bool,
+    device: Device,
+}
+
+#[derive(Debug)]
+enum Device {
+    /// Running rings by their number: even ones are the guest's receive queues, odd ones its transmit queues.
+    Guest(BTreeMap<u16, Ring>),
+    Nic {
+        rx: Vec<NicQueue>,
+        tx: Box<[Arc<Mutex<TxQueue>>]>,
+        pool: Pool,
+    },
+}
+
+#[derive(Debug)]
+struct NicQueue {
+    slot: Slot<RxQueue>,
+    worker: usize,
+    token: usize,
+}
+
+#[derive(Debug)]
+enum Ring {
+    Receive { queue: Arc<Mutex<ReceiveQueue>>, enabled: bool },
+    Transmit { slot: Slot<TransmitQueue>, kick: Option<Arc<OwnedFd>>, worker: usize, token: usize, enabled: bool },
+}
+
+impl Datapath {
+    /// Starts one worker on each core. With `eal`, NIC ports can be added.
+    ///
+    /// # Errors
+    /// [`DatapathError::NoCores`], [`DatapathError::Worker`].
+    pub fn start(config: &DatapathConfig, eal: Option<&Arc<Eal>>) -> Result<Self, DatapathError> {
+        if config.cores.is_empty() {
+            return Err(DatapathError::NoCores);
+        }
+        let start = Instant::now();
+        let (send_event, events) = sync_channel(1024);
+        let workers = config.cores.iter().enumerate().map(|(index, &core)| {
+            WorkerHandle::start(index, core, config.idle_sleep, eal.cloned(), send_event.clone(), start)
+                .map_err(|error| DatapathError::Worker { core, reason: error.to_string() })
+        });
+        let workers = workers.collect::<Result<_, _>>()?;
+        let state = Mutex::new(State { next_token: 1, ..State::default() });
+        Ok(Self { state, workers, events: Mutex::new(Some(events)), send_event, start })
+    }
+
+    /// Where workers tell of faults. The first caller gets it.
+    pub fn take_events(&self) -> Option<Receiver<Event>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Makes a network whose addresses are forgotten when not seen for `mac_age`.
+    ///
+    /// # Errors
+    /// [`DatapathError::TooManyNetworks`].
+    pub fn add_network(&self, mac_age: Duration) -> Result<NetworkId, DatapathError> {
+        let mut state = self.state();
+        let id = u16::try_from(state.tables.len()).map_err(|_| DatapathError::TooManyNetworks)?;
+        let age = u32::try_from(mac_age.as_secs()).unwrap_or(u32::MAX);
+        state.tables.push(Some(Arc::new(MacTable::new(age))));
+        Ok(NetworkId(id))
+    }
+
+    /// Makes a guest port, which is down until its rings start.
+    ///
+    /// # Errors
+    /// [`DatapathError::TooManyPorts`], [`DatapathError::Unresponsive`].
+    pub fn add_guest_port(&self, port: &GuestPort) -> Result<PortId, DatapathError> {
+        let GuestPort { network, source, mtu, mac_limit } = *port;
+        self.add_port(network, source, mtu, mac_limit, |_, _| Device::Guest(BTreeMap::new()))
+    }
+
+    /// Makes a NIC port.
+    ///
+    /// # Errors
+    /// [`DatapathError::TooManyPorts`], [`DatapathError::Unresponsive`].
+    pub fn add_nic_port(&self, port: NicPort) -> Result<PortId, DatapathError> {
+        let NicPort { network, mtu, mac_limit, rx, tx, pool } = port;
+        self.add_port(network, None, mtu, mac_limit, |datapath, state| {
+            let queues = rx.into_iter().map(|queue| {
+                let (worker, token) = (datapath.least_loaded(state), state.token());
+                if let Some(descriptor) = queue.interrupt_descriptor() {
+                    // The queue keeps the descriptor open, and the slot keeps the queue.
+                    datapath.watch(worker, descriptor, token);
+                }
+                NicQueue { slot: input::slot(queue), worker, token }
+            });
+            let rx = queues.collect();
+            Device::Nic { rx, tx: tx.into_iter().map(|queue| Arc::new(Mutex::new(queue))).collect(), pool }
+        })
+    }
+
+    /// Takes a port away. Its queues are free when this returns.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn remove_port(&self, port: PortId) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        let Some(mut gone) = state.ports.get_mut(port.index()).and_then(Option::take) else { return Ok(()) };
+        let published = self.publish(&mut state);
+        if let Some(table) = state.table(gone.network) {
+            table.forget(port);
+        }
+        if let Device::Guest(rings) = &mut gone.device {
+            rings.values().for_each(|ring| self.unwatch(ring));
+            if published.is_err() {
+                state.stuck.extend(std::mem::take(rings).into_values());
+            }
+        }
+        published
+    }
+
+    /// Stops, starts, enables and disables rings of a guest port; returns where the stopped ones stand. Every worker has
+    /// taken up the change when this returns; a ring that did not run stands at 0. A ring that cannot start is told as [`Event::NotStarted`].
+    ///
+    /// # Errors
+    /// [`Unresponsive`] when a worker does not answer: nothing that a stopped ring uses may be freed.
+    pub fn change_rings(&self, port: PortId, changes: Vec<RingChange>) -> Result<Vec<StoppedRing>, Unresponsive> {
+        let mut state = self.state();
+        let (mut stopped, mut started, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        for change in changes {
+            match change {
+                RingChange::Stop { ring } => match state.rings(port).and_then(|rings| rings.remove(&ring)) {
+                    Some(taken) => stopped.push((ring, taken)),
+                    None => positions.push(StoppedRing { ring, position: 0 }),
+                },
+                RingChange::Start { ring, setup } => started.push((ring, setup)),
+                RingChange::Enable { ring, enabled } => {
+                    if let Some(ring) = state.rings(port).and_then(|rings| rings.get_mut(&ring)) {
+                        ring.set_enabled(enabled);
+                    }
+                }
+            }
+        }
+        if !stopped.is_empty() {
+            stopped.iter().for_each(|(_, ring)| self.unwatch(ring));
+            if self.publish(&mut state).is_err() {
+                state.stuck.extend(stopped.into_iter().map(|(_, ring)| ring));
+                return Err(Unresponsive);
+            }
+            positions
+                .extend(stopped.iter().map(|(ring, taken)| StoppedRing { ring: *ring, position: taken.position() }));
+            drop(stopped);
+        }
+        // A device that starts anew: what its guest broke before is forgotten.
+        if !started.is_empty()
+            && let Some(Some(port)) = state.ports.get_mut(port.index())
+            && matches!(&port.device, Device::Guest(rings) if rings.is_empty())
+        {
+            port.quarantined = false;
+        }
+        for (number, setup) in started {
+            match self.start_ring(&mut state, number, &setup) {
+                Ok(ring) => {
+                    state.rings(port).and_then(|rings| rings.insert(number, ring));
+                }
+                Err(error) => {
+                    let _ = self.send_event.try_send(Event::NotStarted(port, error));
+                }
+            }
+        }
+        self.publish(&mut state).map_err(|_| Unresponsive)?;
+        Ok(positions)
+    }
+
+    /// Takes a guest port out of service until its rings have been stopped and started again.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn quarantine(&self, port: PortId) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        match state.ports.get_mut(port.index()) {
+            Some(Some(port)) if !port.quarantined => port.quarantined = true,
+            _ => return Ok(()),
+        }
+        self.publish(&mut state)
+    }
+
+    /// The guest ports whose memory was truncated.
+    pub fn ports_with_lost_memory(&self) -> Vec<PortId> {
+        let state = self.state();
+        let lost = state.ports.iter().zip(0..).filter_map(|(port, id)| match port.as_ref().map(|port| &port.device) {
+            Some(Device::Guest(rings)) if rings.values().any(Ring::memory_lost) => Some(PortId(id)),
+            _ => None,
+        });
+        lost.collect()
+    }
+
+    /// Sends a reverse ARP frame in the name of a guest that came to `port`.
+    pub fn announce(&self, port: PortId, address: MacAddress) {
+        if let Some(worker) = self.workers.first() {
+            // A full queue means that 64 announcements wait: this one is lost, as any frame may be.
+            let _ = worker.shared.announcements.push((port, announce::rarp(address)));
+            let _ = worker.shared.waker.wake();
+        }
+    }
+
+    /// A port's counters.
+    pub fn totals(&self, port: PortId) -> Option<PortTotals> {
+        let counters = self.state().ports.get(port.index())?.as_ref()?.counters.clone();
+        Some(PortTotals::sum(&counters))
+    }
+
+    /// How many of a guest's receive and transmit queues are running and enabled.
+    pub fn running_queues(&self, port: PortId) -> (usize, usize) {
+        let mut state = self.state();
+        let Some(rings) = state.rings(port) else { return (0, 0) };
+        let running = |receive| rings.iter().filter(|(id, ring)| (*id % 2 == 0) == receive && ring.enabled()).count();
+        (running(true), running(false))
+    }
+
+    /// The addresses known in a network.
+    pub fn macs(&self, network: NetworkId) -> Vec<MacEntry> {
+        let table = self.state().table(network);
+        table.map_or_else(Vec::new, |table| table.entries(self.now()))
+    }
+
+    /// Forgets addresses that were not seen for too long; to be called now and then.
+    pub fn sweep(&self) {
+        let tables: Vec<_> = self.state().tables.iter().flatten().cloned().collect();
+        tables.iter().for_each(|table| table.sweep(self.now()));
+    }
+
+    /// Starts to copy a port's frames into a tap; the one before it is detached.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn capture(&self, port: PortId, tap: Option<Arc<Tap>>) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        if let Some(Some(port)) = state.ports.get_mut(port.index()) {
+            port.tap = tap;
+        }
+        self.publish(&mut state)
+    }
+
+    /// What each worker did.
+    pub fn workers(&self) -> Vec<WorkerTotals> {
+        self.workers.iter().map(|worker| worker.shared.counters.totals(worker.core)).collect()
+    }
+
+    fn now(&self) -> u32 {
+        u32::try_from(self.start.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add_port(
+        &self,
+        network: NetworkId,
+        source: Option<MacAddress>,
+        mtu: u16,
+        mac_limit: u32,
+        device: impl FnOnce(&Self, &mut State) -> Device,
+    ) -> Result<PortId, DatapathError> {
+        let mut state = self.state();
+        let free = state.ports.iter().position(Option::is_none).unwrap_or(state.ports.len());
+        let id = u16::try_from(free).ok().filter(|_| free < MAX_PORTS).ok_or(DatapathError::TooManyPorts)?;
+        if let (Some(address), Some(table)) = (source, state.table(network)) {
+            table.bind(address, PortId(id));
+        }
+        let device = device(self, &mut state);
+        let counters = self.workers.iter().map(|_| PortCounters::default()).collect();
+        let port = PortState { network, source, mtu, mac_limit, counters, tap: None, quarantined: false, device };
+        match state.ports.get_mut(free) {
+            Some(place) => *place = Some(port),
+            None => state.ports.push(Some(port)),
+        }
+        self.publish(&mut state)?;
+        Ok(PortId(id))
+    }
+
+    fn start_ring(
+        &self,
+        state: &mut State,
+        number: u16,
+        setup: &RingSetup,
+    ) -> Result<Ring, culvert_guest::split::StartError> {
+        let RingSetup { memory, layout, features, kick, call, enabled } = setup;
+        if number.is_multiple_of(2) {
+            let queue = ReceiveQueue::new(memory.clone(), layout, *features, call.clone())?;
+            return Ok(Ring::Receive { queue: Arc::new(Mutex::new(queue)), enabled: *enabled });
+        }
+        let queue = TransmitQueue::new(memory.clone(), layout, *features, call.clone())?;
+        let (worker, token) = (self.least_loaded(state), state.token());
+        // A descriptor that epoll does not take cannot wake us: the ring is polled.
+        let kick = kick.clone().filter(|kick| self.watch(worker, input::raw(kick.as_fd()), token));
+        Ok(Ring::Transmit { slot: input::slot(queue), kick, worker, token, enabled: *enabled })
+    }
+
+    /// The worker with the fewest inputs.
+    fn least_loaded(&self, state: &State) -> usize {
+        let load = |worker| state.inputs().filter(|&(at, _)| at == worker).count();
+        (0..self.workers.len()).min_by_key(|&worker| load(worker)).unwrap_or(0)
+    }
+
+    fn watch(&self, worker: usize, descriptor: i32, token: usize) -> bool {
+        self.workers.get(worker).is_some_and(|worker| {
+            worker.registry.register(&mut SourceFd(&descriptor), Token(token), Interest::READABLE).is_ok()
+        })
+    }
+
+    fn unwatch(&self, ring: &Ring) {
+        if let Ring::Transmit { kick: Some(kick), worker, .. } = ring
+            && let Some(worker) = self.workers.get(*worker)
+        {
+            let _ = worker.registry.deregister(&mut SourceFd(&input::raw(kick.as_fd())));
+        }
+    }
+
+    /// Hands the present state to all workers and waits until they run it.
+    fn publish(&self, state: &mut State) -> Result<(), DatapathError> {
+        state.generation += 1;
+        let generation = state.generation;
+        let plan = Arc::new(state.plan(generation, self.workers.len()));
+        state.plans.push(plan.clone());
+        for worker in &self.workers {
+            worker.shared.plan.store(Some(plan.clone()));
+            worker.shared.generation.store(generation, Ordering::Release);
+            let _ = worker.shared.waker.wake();
+        }
+        let start = Instant::now();
+        let acknowledged = |worker: &WorkerHandle| worker.shared.acknowledged.load(Ordering::Acquire) >= generation;
+        while !self.workers.iter().all(acknowledged) {
+            if start.elapsed() > ACKNOWLEDGE_TIME {
+                return Err(DatapathError::Unresponsive);
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        // Nobody runs an older plan: free those here, not in a worker.
+        state.plans.retain(|plan| plan.generation == generation);
+        Ok(())
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            worker.shared.stop.store(true, Ordering::Relaxed);
+            let _ = worker.shared.waker.wake();
+        }
+        for worker in &mut self.workers {
+            let _ = worker.thread.take().map(JoinHandle::join);
+        }
+    }
+}
+
+impl WorkerHandle {
+    fn start(
+        index: usize,
+        core: usize,
+        idle_sleep: Option<Duration>,
+        eal: Option<Arc<Eal>>,
+        events: SyncSender<Event>,
+        start: Instant,
+    ) -> std::io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let shared = Arc::new(Shared {
+            plan: ArcSwapOption::empty(),
+            generation: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            waker: Waker::new(&registry, WAKER)?,
+            announcements: ArrayQueue::new(64),
+            counters: WorkerCounters::default(),
+        });
+        let worker = Worker::new(index, shared.clone(), poll, events, idle_sleep, start);
+        let (ready, is_ready) = sync_channel(1);
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let registered = bind_to_core(core)
+                .and_then(|()| eal.as_deref().map(WorkerThread::register).transpose().map_err(std::io::Error::other));
+            match registered {
+                Ok(registration) => {
+                    let _ = ready.send(Ok(()));
+                    worker.run();
+                    drop(registration);
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            }
+        })?;
+        is_ready.recv().map_err(std::io::Error::other)??;
+        Ok(Self { core, shared, registry, thread: Some(thread) })
+    }
+}
+
+fn bind_to_core(core: usize) -> std::io::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    if core >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(std::io::Error::other(format!("core {core} does not exist")));
+    }
+    set.set(core);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+impl State {
+    fn table(&self, network: NetworkId) -> Option<Arc<MacTable>> {
+        self.tables.get(usize::from(network.0))?.clone()
+    }
+
+    fn token(&mut self) -> usize {
+        let token = self.next_token;
+        self.next_token += 1;
+        token
+    }
+
+    fn rings(&mut self, port: PortId) -> Option<&mut BTreeMap<u16, Ring>> {
+        match self.ports.get_mut(port.index())?.as_mut()? {
+            PortState { device: Device::Guest(rings), .. } => Some(rings),
+            PortState { device: Device::Nic { .. }, .. } => None,
+        }
+    }
+
+    fn plan(&self, generation: u64, workers: usize) -> Plan {
+        let mut inputs: Vec<Vec<Input>> = std::iter::repeat_with(Vec::new).take(workers).collect();
+        for (worker, input) in self.inputs() {
+            if let Some(inputs) = inputs.get_mut(worker) {
+                inputs.push(input);
+            }
+        }
+        let ports = self.ports.iter().zip(0..).map(|(port, id)| port.as_ref().map(|port| port.for_switch(PortId(id))));
+        Plan::new(generation, Topology::new(ports.collect(), self.tables.clone()), inputs)
+    }
+
+    /// Every queue that is polled, with its worker.
+    fn inputs(&self) -> impl Iterator<Item = (usize, Input)> + '_ {
+        let ports = self.ports.iter().zip(0..).filter_map(|(port, id)| Some((port.as_ref()?, PortId(id))));
+        ports.filter(|(port, _)| !port.quarantined).flat_map(|(port, id)| port.inputs(id))
+    }
+}
+
+impl PortState {
+    fn inputs(&self, id: PortId) -> Vec<(usize, Input)> {
+        match &self.device {
+            Device::Guest(rings) => rings.values().filter_map(|ring| ring.input(id)).collect(),
+            Device::Nic { rx, .. } => {
+                rx.iter().map(|queue| (queue.worker, Input::nic(id, queue.token, queue.slot.clone()))).collect()
+            }
+        }
+    }
+
+    fn for_switch(&self, id: PortId) -> Port {
+        let Self { network, source, mac_limit, mtu, .. } = *self;
+        let (tap, counters) = (self.tap.clone(), self.counters.clone());
+        Port { id, network, source, mac_limit, mtu, egress: self.egress(), tap, counters }
+    }
+
+    fn egress(&self) -> Egress {
+        match &self.device {
+            _ if self.quarantined => Egress::Quarantined,
+            Device::Nic { tx, pool, .. } if !tx.is_empty() => Egress::Nic(tx.clone(), pool.clone()),
+            Device::Nic { .. } => Egress::Down,
+            Device::Guest(rings) => {
+                let queues: Box<[_]> = rings.values().filter_map(Ring::receive_queue).collect();
+                if queues.is_empty() { Egress::Down } else { Egress::Guest(queues) }
+            }
+        }
+    }
+}
+
+impl Ring {
+    fn set_enabled(&mut self, to: bool) {
+        match self {
+            Self::Receive { enabled, .. } | Self::Transmit { enabled, .. } => *enabled = to,
+        }
+    }
+
+    fn enabled(&self) -> bool {
+        match self {
+            Self::Receive { enabled, .. } | Self::Transmit { enabled, .. } => *enabled,
+        }
+    }
+
+    /// The queue to deliver to, if this is one and it is enabled.
+    fn receive_queue(&self) -> Option<Arc<Mutex<ReceiveQueue>>> {
+        match self {
+            Self::Receive { queue, enabled: true } => Some(queue.clone()),
+            _ => None,
+        }
+    }
+
+    /// The input to poll, if this is one, and who polls it.
+    fn input(&self, port: PortId) -> Option<(usize, Input)> {
+        match self {
+            Self::Transmit { slot, kick, worker, token, enabled } => {
+                Some((*worker, Input::guest(port, *token, slot.clone(), *enabled, kick.is_some())))
+            }
+            Self::Receive { .. } => None,
+        }
+    }
+
+    /// Where the ring stands; the worker has given it back.
+    fn position(&self) -> u16 {
+        match self {
+            Self::Receive { queue, .. } => queue.lock().unwrap_or_else(PoisonError::into_inner).position(),
+            Self::Transmit { slot, .. } => {
+                let queue = slot.lock().unwrap_or_else(PoisonError::into_inner);
+                queue.as_ref().map_or(0, |queue| queue.position())
+            }
+        }
+    }
+
+    fn memory_lost(&self) -> bool {
+        match self {
+            Self::Receive { queue, .. } => queue.lock().unwrap_or_else(PoisonError::into_inner).memory_lost(),
+            // The worker has it; the same memory is behind the receive queue.
+            Self::Transmit { .. } => false,
+        }
+    }
+}
