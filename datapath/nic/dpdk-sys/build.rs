@@ -77,19 +77,22 @@ fn main() {
         .blocklist_type("rte_mbuf")
         .raw_line("#[repr(C)] #[derive(Debug)] pub struct rte_mbuf { _opaque: [u8; 0] }")
         .opaque_type("rte_mempool|rte_device|rte_mempool_objsz")
-        .allowlist_var("CULVERT_.*|RTE_ETH_(TX|RX)_OFFLOAD_.*|RTE_ETH_RSS_.*|RTE_ETH_MQ_RX_.*|RTE_ETH_SPEED_NUM_.*|RTE_LOG_.*|RTE_MAX_ETHPORTS")
+        .allowlist_var("CULVERT_.*|RTE_ETH_SPEED_NUM_.*|RTE_LOG_.*|RTE_MAX_ETHPORTS")
         .allowlist_type("culvert_.*|rte_eth_conf|rte_eth_dev_info|rte_eth_stats|rte_ether_addr");
     for function in FUNCTIONS {
         bindings = bindings.allowlist_function(function);
     }
-    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_else(|| fail("OUT_DIR is not set: run this through cargo")));
+    let out =
+        PathBuf::from(env::var_os("OUT_DIR").unwrap_or_else(|| fail("OUT_DIR is not set: run this through cargo")));
     match bindings.generate() {
         Ok(bindings) => {
             if let Err(error) = bindings.write_to_file(out.join("bindings.rs")) {
                 fail(&format!("cannot write the bindings to {}: {error}", out.display()));
             }
         }
-        Err(error) => fail(&format!("bindgen cannot read DPDK's headers: {error}. Is libclang installed (`apt-get install libclang-dev`)?")),
+        Err(error) => fail(&format!(
+            "bindgen cannot read DPDK's headers: {error}. Is libclang installed (`apt-get install libclang-dev`)?"
+        )),
     }
 }
 
@@ -101,7 +104,9 @@ fn compiler_flags() -> Vec<String> {
         Ok(output) if output.status.success() => {
             String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
         }
-        Ok(output) => fail(&format!("`pkg-config --cflags libdpdk` failed: {}", String::from_utf8_lossy(&output.stderr))),
+        Ok(output) => {
+            fail(&format!("`pkg-config --cflags libdpdk` failed: {}", String::from_utf8_lossy(&output.stderr)))
+        }
         Err(error) => fail(&format!("cannot run {}: {error}. Install pkg-config", program.display())),
     }
 }

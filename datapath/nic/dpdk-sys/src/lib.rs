@@ -45,7 +45,6 @@ mod tests {
             CULVERT_MBUF_BUF_LEN,
             CULVERT_MBUF_NEXT,
             CULVERT_MBUF_SIZE,
-            CULVERT_MBUF_HEADROOM,
         ]
         .iter()
         .map(|value| usize::try_from(*value).unwrap())
@@ -84,6 +83,9 @@ mod tests {
     fn the_library_that_is_linked_is_the_one_of_the_headers() {
         // SAFETY: rte_version returns a static string.
         let version = unsafe { std::ffi::CStr::from_ptr(rte_version()) }.to_str().unwrap();
-        assert!(version.contains(&format!("{}.{:02}", CULVERT_DPDK_RELEASE / 100, CULVERT_DPDK_RELEASE % 100)), "{version}");
+        assert!(
+            version.contains(&format!("{}.{:02}", CULVERT_DPDK_RELEASE / 100, CULVERT_DPDK_RELEASE % 100)),
+            "{version}"
+        );
     }
 }

@@ -23,7 +23,7 @@ size_t culvert_mbuf_layout_of_c(size_t *values, size_t room)
 	const size_t layout[] = {
 		offsetof(struct rte_mbuf, buf_addr), offsetof(struct rte_mbuf, data_off), offsetof(struct rte_mbuf, nb_segs),
 		offsetof(struct rte_mbuf, pkt_len),  offsetof(struct rte_mbuf, data_len), offsetof(struct rte_mbuf, buf_len),
-		offsetof(struct rte_mbuf, next),     sizeof(struct rte_mbuf),             RTE_PKTMBUF_HEADROOM,
+		offsetof(struct rte_mbuf, next),     sizeof(struct rte_mbuf),
 	};
 	const size_t count = sizeof(layout) / sizeof(layout[0]);
 

@@ -30,14 +30,21 @@ enum culvert_mbuf_layout {
 	CULVERT_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),     /* u16 */
 	CULVERT_MBUF_NEXT = offsetof(struct rte_mbuf, next),           /* struct rte_mbuf * */
 	CULVERT_MBUF_SIZE = sizeof(struct rte_mbuf),
-	CULVERT_MBUF_HEADROOM = RTE_PKTMBUF_HEADROOM,
 };
 
-/* The same numbers as the C compiler sees them, in the order above, for the layout test. Returns their count. */
+/* Free bytes in front of a frame in its buffer, as mbufs come. */
+static const uint16_t CULVERT_HEADROOM = RTE_PKTMBUF_HEADROOM;
+
+/* The layout as the C compiler sees them, in the order above, for the layout test. Returns their count. */
 size_t culvert_mbuf_layout_of_c(size_t *values, size_t room);
 
 /* Year and month of the headers' release, as 2211 for 22.11. */
 enum culvert_dpdk { CULVERT_DPDK_RELEASE = RTE_VER_YEAR * 100 + RTE_VER_MONTH };
+
+/* Spread over receive queues by the addresses and ports of IP packets. */
+static const uint64_t CULVERT_HASH_IP = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
+/* Send frames of more than one segment. */
+static const uint64_t CULVERT_TX_MULTI_SEGMENT = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 
 /* rte_errno of this thread. */
 int culvert_errno(void);

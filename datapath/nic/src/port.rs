@@ -1,0 +1,501 @@
+//! A port: a device that is open, configured and running.
+//!
+//! Opening adds the device to DPDK, sets its MTU and queues and starts it; any failure undoes that and is this
+//! port's alone. The daemon opens and closes ports; workers get the queues.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use dpdk_sys::{self as ffi, rte_device, rte_eth_conf, rte_eth_dev_info};
+
+use crate::batch::Batch;
+use crate::device::{Bus, Device, Diagnosis, interface_mtu};
+use crate::eal::{Eal, control, errno, strerror, with_complaints, without_signals};
+use crate::hugepages::HugepageUse;
+use crate::log;
+use crate::pool::{FRAME_OVERHEAD, Pool};
+use crate::queue::{RxQueue, TxQueue};
+
+/// What to open, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortConfig {
+    /// Ours, for messages.
+    pub name: String,
+    /// A virtual device of DPDK with its arguments, or a PCI address.
+    pub device: String,
+    /// Receive queues wanted; there are fewer where the driver cannot have as many, at least 1.
+    pub rx_queues: u16,
+    /// Transmit queues wanted, likewise.
+    pub tx_queues: u16,
+    /// In bytes, without the Ethernet header.
+    pub mtu: u16,
+    /// Descriptors per queue wanted; the driver may round or limit them.
+    pub descriptors: u16,
+}
+
+impl Default for PortConfig {
+    fn default() -> Self {
+        PortConfig {
+            name: String::new(),
+            device: String::new(),
+            rx_queues: 1,
+            tx_queues: 1,
+            mtu: 1500,
+            descriptors: 1024,
+        }
+    }
+}
+
+/// Why a port could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("port {port}: cannot open {device}: {reason}; {remedy}")]
+pub struct PortError {
+    /// The port's name.
+    pub port: String,
+    /// The device as configured.
+    pub device: String,
+    /// What is wrong, as a clause.
+    pub reason: String,
+    /// What to do about it, as a clause.
+    pub remedy: String,
+}
+
+/// Whether a cable (or what stands for it) is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Frames can pass.
+    pub up: bool,
+    /// In Mbit/s, None where the driver does not know.
+    pub speed_mbps: Option<u32>,
+}
+
+/// What the driver counted since the port was opened. rx is towards us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames that were lost because the receive queues were full (imissed).
+    pub rx_missed: u64,
+    /// Frames received in error (ierrors).
+    pub rx_errors: u64,
+    /// Buffers that were wanted for receiving and were not in the pool (rx_nombuf).
+    pub rx_no_buffer: u64,
+    /// Frames that failed to be sent (oerrors).
+    pub tx_errors: u64,
+}
+
+/// An open port. Its device is closed when it and all its queues are dropped.
+#[derive(Debug)]
+pub struct Port {
+    device: Arc<OpenDevice>,
+    name: String,
+    driver: String,
+    mac: [u8; 6],
+    mtu: u16,
+    setup: Setup,
+    queues: Option<(Vec<RxQueue>, Vec<TxQueue>)>,
+}
+
+impl Port {
+    /// Opens and starts the device, which receives into buffers of `pool` from now on.
+    ///
+    /// # Errors
+    /// Names the port, the device, the cause as far as it can be found, and a remedy. Nothing of the device is left
+    /// open then.
+    pub fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, PortError> {
+        let _control = control();
+        let (result, complaints) = log::collect(|| without_signals(|| open(eal, pool, config)));
+        result.map_err(|failure| {
+            let Diagnosis { reason, remedy } = match failure {
+                Failure::Explained(diagnosis) => diagnosis,
+                Failure::Driver { doing, code } => explain(eal, config, doing, code),
+            };
+            let reason = with_complaints(reason, &complaints);
+            PortError { port: config.name.clone(), device: config.device.clone(), reason, remedy }
+        })
+    }
+
+    /// The name it was opened under.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The driver, as `net_pcap`.
+    #[must_use]
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// The device's own Ethernet address.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// MTU in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Number of receive queues that there are.
+    #[must_use]
+    pub fn rx_queues(&self) -> u16 {
+        self.setup.rx_queues
+    }
+
+    /// Number of transmit queues that there are.
+    #[must_use]
+    pub fn tx_queues(&self) -> u16 {
+        self.setup.tx_queues
+    }
+
+    /// The state of the link as the driver knows it, without waiting.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        let (mut up, mut speed) = (false, 0);
+        // SAFETY: an open device; the results are written to the two variables.
+        let result = unsafe { ffi::culvert_link(self.device.id, &raw mut up, &raw mut speed) };
+        let known = result == 0 && speed != ffi::RTE_ETH_SPEED_NUM_NONE && speed != ffi::RTE_ETH_SPEED_NUM_UNKNOWN;
+        Link { up: result == 0 && up, speed_mbps: known.then_some(speed) }
+    }
+
+    /// The driver's counters; zeros where it has none.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let mut counted = ffi::rte_eth_stats::default();
+        // SAFETY: an open device; the counters are written to the structure.
+        if unsafe { ffi::rte_eth_stats_get(self.device.id, &raw mut counted) } != 0 {
+            return Statistics::default();
+        }
+        Statistics {
+            rx_frames: counted.ipackets,
+            tx_frames: counted.opackets,
+            rx_bytes: counted.ibytes,
+            tx_bytes: counted.obytes,
+            rx_missed: counted.imissed,
+            rx_errors: counted.ierrors,
+            rx_no_buffer: counted.rx_nombuf,
+            tx_errors: counted.oerrors,
+        }
+    }
+
+    /// All queues, the first time; none later on.
+    #[must_use]
+    pub fn take_queues(&mut self) -> (Vec<RxQueue>, Vec<TxQueue>) {
+        self.queues.take().unwrap_or_default()
+    }
+}
+
+/// A device that DPDK has probed, closed when this is dropped. Ports and their queues share it.
+pub(crate) struct OpenDevice {
+    id: u16,
+    device: NonNull<rte_device>,
+    name: String,
+    /// Receive queues whose frames would be lost to the pool on closing: net_ring's, which frees its rings only.
+    drain: u16,
+}
+
+// SAFETY: DPDK's control functions may be called by any thread, by one at a time, which `control` sees to.
+unsafe impl Send for OpenDevice {}
+// SAFETY: likewise; the hot functions are called through the queues, each by its owner.
+unsafe impl Sync for OpenDevice {}
+
+impl OpenDevice {
+    /// DPDK's number of the port.
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
+}
+
+impl fmt::Debug for OpenDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OpenDevice({}, {})", self.id, self.name)
+    }
+}
+
+impl Drop for OpenDevice {
+    fn drop(&mut self) {
+        for queue in 0..self.drain {
+            let mut frames = Batch::new();
+            let id = self.id;
+            // SAFETY: as in RxQueue::receive; all queues are gone, this is the only user.
+            while unsafe { frames.fill(|places, room| ffi::culvert_rx_burst(id, queue, places, room)) } > 0 {
+                frames.clear();
+            }
+        }
+        let device = self.device.as_ptr();
+        // SAFETY: an open device that nobody else refers to. It is stopped, closed and removed, in DPDK's order.
+        let results =
+            unsafe { [ffi::rte_eth_dev_stop(self.id), ffi::rte_eth_dev_close(self.id), ffi::rte_dev_remove(device)] };
+        if results.iter().any(|result| *result < 0) {
+            tracing::warn!(device = self.name, ?results, "DPDK could not stop, close and remove a device");
+        }
+    }
+}
+
+/// How much of what was wished for is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Setup {
+    rx_queues: u16,
+    tx_queues: u16,
+    descriptors: u16,
+    mtu: u16,
+    /// Interrupts of the receive queues.
+    interrupts: bool,
+    /// Spread over the receive queues by hash; the functions that the driver has. 0: no spreading asked for.
+    hash: u64,
+}
+
+impl Setup {
+    /// The next lesser wish. Drivers do not tell beforehand whether they have interrupts, can spread frames, or
+    /// must have as many queues in as out (net_tap).
+    fn lesser(self) -> Option<Setup> {
+        let fewest = self.rx_queues.min(self.tx_queues);
+        if self.interrupts {
+            Some(Setup { interrupts: false, ..self })
+        } else if self.hash != 0 {
+            Some(Setup { hash: 0, ..self })
+        } else if self.rx_queues != self.tx_queues {
+            Some(Setup { rx_queues: fewest, tx_queues: fewest, interrupts: true, ..self })
+        } else {
+            None
+        }
+    }
+}
+
+/// What stopped an opening.
+enum Failure {
+    /// DPDK gave an error number (positive) while `doing` this.
+    Driver { doing: &'static str, code: i32 },
+    /// The cause is known.
+    Explained(Diagnosis),
+}
+
+/// For DPDK's results: negative error numbers.
+fn check(doing: &'static str, result: i32) -> Result<(), Failure> {
+    if result < 0 { Err(Failure::Driver { doing, code: result.saturating_neg() }) } else { Ok(()) }
+}
+
+fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
+    let device = Device::parse(&config.device).map_err(Failure::Explained)?;
+    if device.bus == Bus::Pci && !eal.pci() {
+        let remedy = "restart the daemon with the port in its configuration";
+        return Err(Failure::Explained(Diagnosis::new("DPDK was started without PCI devices", remedy)));
+    }
+    let room = pool.frame_room();
+    if u32::from(room) < u32::from(config.mtu) + u32::from(FRAME_OVERHEAD) {
+        let reason = format!("frames of MTU {} do not fit the pool's buffers of {room} bytes", config.mtu);
+        return Err(Failure::Explained(Diagnosis::new(
+            reason,
+            "choose a smaller MTU, or restart with a pool for this one",
+        )));
+    }
+
+    let mut open = probe(&device)?;
+    let info = info(open.id)?;
+    // SAFETY: the driver's name, a static string of the driver's.
+    let driver = unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned();
+    carries(&device, &driver, &info, config.mtu).map_err(Failure::Explained)?;
+
+    let rx_queues = config.rx_queues.clamp(1, info.max_rx_queues.max(1));
+    let mut setup = Setup {
+        rx_queues,
+        tx_queues: config.tx_queues.clamp(1, info.max_tx_queues.max(1)),
+        descriptors: config.descriptors,
+        mtu: config.mtu,
+        interrupts: true,
+        hash: if rx_queues > 1 { ffi::CULVERT_HASH_IP & info.flow_type_rss_offloads } else { 0 },
+    };
+    while let Err(failure) = start(open.id, pool, &device, &info, setup) {
+        match setup.lesser() {
+            Some(lesser) => setup = lesser,
+            None => return Err(failure),
+        }
+    }
+    if driver == "net_ring" {
+        open.drain = setup.rx_queues;
+    }
+
+    // SAFETY: a started device.
+    let promiscuous = unsafe { ffi::rte_eth_promiscuous_enable(open.id) };
+    if promiscuous != -libc::ENOTSUP {
+        check("being set promiscuous", promiscuous)?;
+    }
+    let mut mac = ffi::rte_ether_addr::default();
+    // SAFETY: an open device; the address is written to the variable.
+    check("being asked for its address", unsafe { ffi::rte_eth_macaddr_get(open.id, &raw mut mac) })?;
+
+    let device = Arc::new(open);
+    let rx = (0..setup.rx_queues).map(|queue| RxQueue::new(Arc::clone(&device), queue, setup.interrupts)).collect();
+    let tx = (0..setup.tx_queues).map(|queue| TxQueue::new(Arc::clone(&device), queue)).collect();
+    Ok(Port {
+        device,
+        name: config.name.clone(),
+        driver,
+        mac: mac.addr_bytes,
+        mtu: config.mtu,
+        setup,
+        queues: Some((rx, tx)),
+    })
+}
+
+/// Adds the device to DPDK and finds the port that it became.
+fn probe(device: &Device) -> Result<OpenDevice, Failure> {
+    let text =
+        |text: &str| CString::new(text).map_err(|_| Failure::Driver { doing: "being named", code: libc::EINVAL });
+    let (name, arguments) = (text(&device.name)?, text(&device.arguments)?);
+    if find(&name).is_some() {
+        let reason = format!("{} is in use by another port", device.name);
+        return Err(Failure::Explained(Diagnosis::new(
+            reason,
+            "give each port a device, or a device number, of its own",
+        )));
+    }
+    // SAFETY: EAL is started; the strings are terminated and are copied.
+    check("being added", unsafe {
+        ffi::rte_eal_hotplug_add(device.bus.name().as_ptr(), name.as_ptr(), arguments.as_ptr())
+    })?;
+    match find(&name) {
+        Some((id, found)) => Ok(OpenDevice { id, device: found, name: device.name.clone(), drain: 0 }),
+        None => {
+            let reason = format!("DPDK has added {} but it is no Ethernet device", device.name);
+            Err(Failure::Explained(Diagnosis::new(reason, "name a device of DPDK's net class")))
+        }
+    }
+}
+
+/// The port of a device, by the device's name.
+fn find(name: &CStr) -> Option<(u16, NonNull<rte_device>)> {
+    let mut id = 0;
+    loop {
+        // SAFETY: EAL is started. Gives RTE_MAX_ETHPORTS after the last port.
+        id = unsafe { ffi::rte_eth_find_next(id) };
+        if u32::from(id) >= ffi::RTE_MAX_ETHPORTS {
+            return None;
+        }
+        if let Some(device) = info(id).ok().and_then(|info| NonNull::new(info.device)) {
+            // SAFETY: a device that DPDK lists, whose name is a terminated string.
+            if unsafe { CStr::from_ptr(ffi::rte_dev_name(device.as_ptr())) } == name {
+                return Some((id, device));
+            }
+        }
+        id = id.checked_add(1)?;
+    }
+}
+
+fn info(id: u16) -> Result<rte_eth_dev_info, Failure> {
+    let mut info = rte_eth_dev_info::default();
+    // SAFETY: the function checks the number and fills the structure.
+    check("being asked for its abilities", unsafe { ffi::rte_eth_dev_info_get(id, &raw mut info) })?;
+    Ok(info)
+}
+
+/// Refuses an MTU that the driver, or the kernel interface below it, cannot carry.
+fn carries(device: &Device, driver: &str, info: &rte_eth_dev_info, mtu: u16) -> Result<(), Diagnosis> {
+    // Where max_mtu is not told, 18 bytes of a frame are header and check sequence.
+    let by_length = info.max_rx_pktlen.saturating_sub(18);
+    let most = if info.max_mtu == u16::MAX { by_length.min(u32::from(u16::MAX)) } else { u32::from(info.max_mtu) };
+    if u32::from(mtu) > most || mtu < info.min_mtu {
+        let reason = format!("the driver {driver} carries an MTU of {} to {most}, not {mtu}", info.min_mtu);
+        return Err(Diagnosis::new(reason, "set the port's mtu accordingly"));
+    }
+    // net_pcap cannot change the interface that it sends to.
+    let sends_to = device.argument("iface").or_else(|| device.argument("tx_iface")).filter(|_| device.is("net_pcap"));
+    if let Some((interface, has)) = sends_to.and_then(|name| Some((name, interface_mtu(name)?)))
+        && has < u32::from(mtu)
+    {
+        let reason = format!("the network interface {interface} has an MTU of {has}, less than the port's {mtu}");
+        return Err(Diagnosis::new(
+            reason,
+            format!("raise it (`ip link set {interface} mtu {mtu}`) or lower the port's mtu"),
+        ));
+    }
+    Ok(())
+}
+
+/// Configures and starts the device. May be tried again with another setup.
+fn start(id: u16, pool: &Pool, device: &Device, info: &rte_eth_dev_info, setup: Setup) -> Result<(), Failure> {
+    let mut conf = rte_eth_conf::default();
+    conf.rxmode.mtu = setup.mtu.into();
+    conf.txmode.offloads = ffi::CULVERT_TX_MULTI_SEGMENT & info.tx_offload_capa;
+    conf.intr_conf.set_rxq(setup.interrupts.into());
+    if setup.hash != 0 {
+        conf.rxmode.mq_mode = ffi::RTE_ETH_MQ_RX_RSS;
+        conf.rx_adv_conf.rss_conf.rss_hf = setup.hash;
+    }
+    // SAFETY: an open device that is not running; the configuration is copied.
+    let result = unsafe { ffi::rte_eth_dev_configure(id, setup.rx_queues, setup.tx_queues, &raw const conf) };
+    check("being configured", result)?;
+    set_mtu(id, device, setup.mtu)?;
+
+    let (mut rx_descriptors, mut tx_descriptors) = (setup.descriptors, setup.descriptors);
+    // SAFETY: an open device; the function changes the two numbers.
+    let result = unsafe { ffi::rte_eth_dev_adjust_nb_rx_tx_desc(id, &raw mut rx_descriptors, &raw mut tx_descriptors) };
+    check("being asked for its queue lengths", result)?;
+    // SAFETY: an open device. A negative node (SOCKET_ID_ANY) is a valid argument below, as the unsigned number.
+    let node = unsafe { ffi::rte_eth_dev_socket_id(id) }.cast_unsigned();
+    for queue in 0..setup.rx_queues {
+        // SAFETY: a configured device and a queue of its; no configuration means the driver's own; the pool lives
+        // for ever.
+        let result =
+            unsafe { ffi::rte_eth_rx_queue_setup(id, queue, rx_descriptors, node, std::ptr::null(), pool.raw()) };
+        check("getting its receive queues", result)?;
+    }
+    for queue in 0..setup.tx_queues {
+        // SAFETY: likewise.
+        let result = unsafe { ffi::rte_eth_tx_queue_setup(id, queue, tx_descriptors, node, std::ptr::null()) };
+        check("getting its transmit queues", result)?;
+    }
+    // SAFETY: a device that is configured and has its queues.
+    check("being started", unsafe { ffi::rte_eth_dev_start(id) })
+}
+
+/// Sets the MTU where the driver can; [`carries`] has looked at the others.
+fn set_mtu(id: u16, device: &Device, mtu: u16) -> Result<(), Failure> {
+    // net_af_packet would change the kernel interface for everybody: only to raise it.
+    let below = device.argument("iface").filter(|_| device.is("net_af_packet")).and_then(interface_mtu);
+    if below.is_some_and(|has| has >= u32::from(mtu)) {
+        return Ok(());
+    }
+    // SAFETY: a configured device.
+    match unsafe { ffi::rte_eth_dev_set_mtu(id, mtu) } {
+        result if result == -libc::ENOTSUP => Ok(()),
+        result => check("getting its MTU", result),
+    }
+}
+
+/// The cause of a driver's error, found by looking at what the device needs.
+fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32) -> Diagnosis {
+    let device = match Device::parse(&config.device) {
+        Ok(device) => device,
+        Err(diagnosis) => return diagnosis,
+    };
+    if let Some(diagnosis) = device.diagnose() {
+        return diagnosis;
+    }
+    // Most drivers return -1 for whatever went wrong, which reads as EPERM.
+    let reason = match if code == libc::EPERM { errno() } else { code } {
+        0 | libc::EPERM => format!("its driver failed while {doing}"),
+        code => format!("its driver failed while {doing}: {}", strerror(code)),
+    };
+    let remedy = match (device.bus, eal.hugepages()) {
+        (Bus::Pci, HugepageUse::NotUsed { .. }) => {
+            "most PCI devices need hugepages: reserve some and restart the daemon"
+        }
+        _ if code == libc::ENODEV || code == libc::ENOENT => {
+            "check the device's name, and that the package with its DPDK driver is installed"
+        }
+        _ => "look at DPDK's messages in the log and at the driver's chapter in DPDK's guide",
+    };
+    Diagnosis::new(reason, remedy)
+}
