@@ -7,8 +7,11 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Kernel, initramfs and user-mode Linux for the guests: made by ci/guest-image, read by ci/demo and ci/system.
 # shellcheck disable=SC2034  # read by the scripts that source this file
 GUEST_DIR=$ROOT/target/guest
+# Where steps leave their output.
+# shellcheck disable=SC2034
+LOG_DIR=$ROOT/target/logs
 # rustup's folder, also in a shell that was started before rustup came.
-PATH=$PATH:$HOME/.cargo/bin
+PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 
 # Terminal colours, only on a terminal.
 if [ -t 1 ]; then RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'; else RED='' GREEN='' PLAIN=''; fi

@@ -1,1 +1,210 @@
-//! culvertd with a configuration of the test's own, in a folder of its own, and culvertctl to ask it.
+//! culvertd with a configuration of the test's own, and culvertctl to ask it.
+//!
+//! A [`Node`] is a folder with the configuration, the control socket and the guests' sockets. culvertd runs in it as a [`Daemon`], which
+//! a test may kill and start again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::console::Console;
+use crate::paths::program;
+use crate::qemu::Role;
+
+/// A configuration in a folder of its own, which goes with it.
+pub struct Node {
+    folder: TempDir,
+    config: String,
+}
+
+impl Node {
+    /// One network, `blue`, one worker on the first core, no ports.
+    ///
+    /// # Errors
+    /// No temporary folder can be made.
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("culvert-").tempdir()?;
+        let path = folder.path().display();
+        let config = format!(
+            "[daemon]\ncontrol_socket = \"{path}/culvertd.sock\"\nstate_dir = \"{path}/state\"\n\n\
+             [datapath]\nworker_cores = [0]\nmemory_mb = 64\n\n\
+             [[network]]\nname = \"blue\"\n"
+        );
+        Ok(Self { folder, config })
+    }
+
+    /// Adds a guest's port with further `keys`, such as `queues = 2`, and returns the path of its socket.
+    pub fn add_guest(&mut self, name: &str, role: Role, keys: &str) -> PathBuf {
+        let socket = self.path(&format!("{name}.sock"));
+        let (path, role) = (socket.display(), role.key());
+        self.add(&format!(
+            "[[port]]\nname = \"{name}\"\nnetwork = \"blue\"\nsocket = \"{path}\"\nrole = \"{role}\"\n{keys}"
+        ));
+        socket
+    }
+
+    /// Adds a DPDK port with further `keys`.
+    pub fn add_nic(&mut self, name: &str, device: &str, keys: &str) {
+        self.add(&format!("[[port]]\nname = \"{name}\"\nnetwork = \"blue\"\ndevice = \"{device}\"\n{keys}"));
+    }
+
+    /// Adds lines at the end of the configuration.
+    pub fn add(&mut self, lines: &str) {
+        self.config.push('\n');
+        self.config.push_str(lines);
+        self.config.push('\n');
+    }
+
+    /// The text of the configuration, to be changed as a test likes.
+    pub fn config(&mut self) -> &mut String {
+        &mut self.config
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts culvertd and returns when it answers culvertctl.
+    ///
+    /// # Errors
+    /// culvertd does not start, or does not answer.
+    pub fn start(&self) -> Result<Daemon> {
+        let mut daemon = self.launch()?;
+        let deadline = Instant::now() + START_LIMIT;
+        while !daemon.control_socket.exists() || daemon.ctl("status").is_err() {
+            if let Some(status) = daemon.console.ended()? {
+                bail!("culvertd ended with {status}; {}", daemon.console.last_words());
+            }
+            ensure!(Instant::now() < deadline, "culvertd does not answer; {}", daemon.console.last_words());
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(daemon)
+    }
+
+    /// Starts culvertd and returns at once.
+    ///
+    /// # Errors
+    /// The configuration cannot be written, or culvertd cannot be run.
+    pub fn launch(&self) -> Result<Daemon> {
+        let file = self.path("culvertd.toml");
+        fs::write(&file, &self.config)?;
+        let arguments = [Path::new("--config"), &file];
+        let console = Console::start("culvertd", program("culvertd")?, &arguments)?;
+        Ok(Daemon { console, control_socket: self.path("culvertd.sock") })
+    }
+}
+
+/// A running culvertd. It is killed when this is dropped.
+pub struct Daemon {
+    console: Console,
+    control_socket: PathBuf,
+}
+
+impl Daemon {
+    /// culvertd's own console: its log, signals, its end.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.console
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.console.pid()
+    }
+
+    /// Runs culvertctl, which must succeed, with `arguments` separated by spaces, and returns what it printed.
+    ///
+    /// # Errors
+    /// culvertctl failed; the error has what it said.
+    pub fn ctl(&self, arguments: &str) -> Result<String> {
+        let mut command = Command::new(program("culvertctl")?);
+        command.arg("--socket").arg(&self.control_socket).args(arguments.split(' '));
+        let output = command.output().context("culvertctl cannot be run")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "culvertctl {arguments} failed with {}: {said}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs culvertctl with `-o json`.
+    ///
+    /// # Errors
+    /// culvertctl failed, or did not print JSON.
+    pub fn ask(&self, arguments: &str) -> Result<Value> {
+        let printed = self.ctl(&format!("-o json {arguments}"))?;
+        serde_json::from_str(&printed).with_context(|| format!("culvertctl {arguments} printed:\n{printed}"))
+    }
+
+    /// One port as `culvertctl port list` shows it.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn port(&self, name: &str) -> Result<Value> {
+        find(&self.ask("port list")?, "name", name)
+    }
+
+    /// The counters of one port as `culvertctl stats` shows them.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn stats(&self, port: &str) -> Result<Value> {
+        find(&self.ask("stats")?, "port", port)
+    }
+
+    /// Waits until a port is in `state`, as `culvertctl port list` calls it.
+    ///
+    /// # Errors
+    /// It is not within the limit.
+    pub fn wait_for_state(&mut self, port: &str, state: &str) -> Result<()> {
+        let deadline = Instant::now() + STATE_LIMIT;
+        loop {
+            let shown = self.port(port)?;
+            if shown.get("state").and_then(Value::as_str) == Some(state) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{port} is not {state} but {shown}; {}", self.console.last_words());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Processor time that it has used so far, of all its threads.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // proc(5): utime and stime are fields 14 and 15, in 1/100 s; the name, field 2, ends with the last bracket.
+        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        Ok(Duration::from_millis(10 * ticks))
+    }
+
+    /// Asks it to stop, as a service manager does, and waits until it has. It must succeed.
+    ///
+    /// # Errors
+    /// It does not end, or with a failure.
+    pub fn stop(mut self) -> Result<()> {
+        self.console.signal("TERM")?;
+        let status = self.console.wait(STOP_LIMIT)?;
+        ensure!(status.success(), "culvertd ended with {status}; {}", self.console.last_words());
+        Ok(())
+    }
+}
+
+/// The entry of a list whose `key` is `value`. The list stands alone or as the only member of an object.
+fn find(answer: &Value, key: &str, value: &str) -> Result<Value> {
+    let list = answer.as_array().or_else(|| answer.as_object()?.values().find_map(Value::as_array));
+    let entry = list.and_then(|list| list.iter().find(|entry| entry.get(key).and_then(Value::as_str) == Some(value)));
+    entry.cloned().with_context(|| format!("no {key} {value} in {answer}"))
+}
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+const STATE_LIMIT: Duration = Duration::from_secs(30);
+
+const STOP_LIMIT: Duration = Duration::from_secs(10);
