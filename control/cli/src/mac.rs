@@ -1,0 +1,38 @@
+//! `culvertctl mac list`.
+
+use anyhow::Result;
+use culvert_api::v1;
+use serde::Serialize;
+
+use crate::arguments::Format;
+use crate::client::{Client, refusal};
+use crate::output::Align::{Left, Right};
+use crate::output::{duration, json, table};
+
+#[derive(Serialize)]
+struct Mac {
+    network: String,
+    mac: String,
+    port: String,
+    age_seconds: u64,
+}
+
+/// The learned addresses of a network and a port, each empty for all; sorted.
+pub async fn list(client: &mut Client, network: String, port: String, format: Format) -> Result<String> {
+    let request = v1::ListMacsRequest { network, port };
+    let answer = client.list_macs(request).await.map_err(|status| refusal(&status))?.into_inner();
+    let mut macs: Vec<Mac> = answer.macs.into_iter().map(Mac::from).collect();
+    macs.sort_by(|one, other| (&one.network, &one.mac).cmp(&(&other.network, &other.mac)));
+    if format == Format::Json {
+        return json(&macs);
+    }
+    let columns = [("NETWORK", Left), ("MAC", Left), ("PORT", Left), ("AGE", Right)];
+    Ok(table(&columns, macs.into_iter().map(|mac| vec![mac.network, mac.mac, mac.port, duration(mac.age_seconds)])))
+}
+
+impl From<v1::Mac> for Mac {
+    fn from(mac: v1::Mac) -> Self {
+        let v1::Mac { network, mac, port, age_seconds } = mac;
+        Self { network, mac, port, age_seconds }
+    }
+}

@@ -1,0 +1,237 @@
+//! `culvertctl port list` and `culvertctl port show`.
+
+use std::fmt::Write;
+
+use anyhow::{Result, anyhow};
+use culvert_api::v1;
+use culvert_api::v1::port::Attachment;
+use serde::Serialize;
+
+use crate::arguments::Format;
+use crate::client::{Client, refusal};
+use crate::output::Align::{Left, Right};
+use crate::output::{json, pairs, present, table};
+
+#[derive(Serialize)]
+struct Port {
+    name: String,
+    network: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    mtu: u32,
+    queues: u32,
+    mac_limit: u32,
+    #[serde(flatten)]
+    end: End,
+}
+
+/// What is at the other end.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum End {
+    Guest {
+        socket: String,
+        role: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mac: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        peer_pid: Option<u32>,
+        features: Vec<String>,
+        rings: u32,
+    },
+    Nic {
+        device: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        driver: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mac: Option<String>,
+        speed_mbps: u32,
+    },
+    Unknown {},
+}
+
+/// All ports, and below them the reasons of those that were stopped.
+pub async fn list(client: &mut Client, format: Format) -> Result<String> {
+    let ports = ask(client, String::new()).await?;
+    if format == Format::Json {
+        return json(&ports);
+    }
+    let columns = [
+        ("PORT", Left),
+        ("NETWORK", Left),
+        ("STATE", Left),
+        ("KIND", Left),
+        ("QUEUES", Right),
+        ("MTU", Right),
+        ("SOCKET OR DEVICE", Left),
+    ];
+    let rows = ports.iter().map(|port| {
+        let (kind, place) = port.end.kind_and_place();
+        let (queues, mtu) = (port.queues.to_string(), port.mtu.to_string());
+        vec![port.name.clone(), port.network.clone(), port.state.into(), kind.into(), queues, mtu, place.into()]
+    });
+    let mut text = table(&columns, rows);
+    let mut separator = "\n";
+    for port in &ports {
+        if let Some(reason) = &port.reason {
+            writeln!(text, "{separator}{} {}: {reason}", port.name, port.state)?;
+            separator = "";
+        }
+    }
+    Ok(text)
+}
+
+/// One port.
+pub async fn show(client: &mut Client, name: String, format: Format) -> Result<String> {
+    let port = ask(client, name).await?.pop().ok_or_else(|| anyhow!("culvertd's answer names no port; see its log"))?;
+    match format {
+        Format::Json => json(&port),
+        Format::Table => Ok(port.text()),
+    }
+}
+
+async fn ask(client: &mut Client, port: String) -> Result<Vec<Port>> {
+    let answer = client.list_ports(v1::ListPortsRequest { port }).await.map_err(|status| refusal(&status))?;
+    Ok(answer.into_inner().ports.into_iter().map(Port::from).collect())
+}
+
+impl Port {
+    fn text(self) -> String {
+        let mut lines = vec![("name", self.name), ("network", self.network), ("state", self.state.to_owned())];
+        lines.extend(self.reason.map(|reason| ("reason", reason)));
+        lines.extend([
+            ("mtu", self.mtu.to_string()),
+            ("queues", self.queues.to_string()),
+            ("mac limit", self.mac_limit.to_string()),
+        ]);
+        match self.end {
+            End::Guest { socket, role, mac, peer_pid, features, rings } => lines.extend([
+                ("socket", socket),
+                ("role", role.to_owned()),
+                ("mac", mac.unwrap_or_else(|| "any".to_owned())),
+                ("peer", peer_pid.map_or_else(|| "none".to_owned(), |pid| format!("process {pid}"))),
+                ("features", if features.is_empty() { "none".to_owned() } else { features.join(", ") }),
+                ("rings", format!("{rings} running")),
+            ]),
+            End::Nic { device, driver, mac, speed_mbps } => lines.extend([
+                ("device", device),
+                ("driver", driver.unwrap_or_else(|| "none".to_owned())),
+                ("mac", mac.unwrap_or_else(|| "unknown".to_owned())),
+                ("speed", if speed_mbps == 0 { "unknown".to_owned() } else { format!("{speed_mbps} Mbit/s") }),
+            ]),
+            End::Unknown {} => {}
+        }
+        pairs(lines)
+    }
+}
+
+impl End {
+    fn kind_and_place(&self) -> (&'static str, &str) {
+        match self {
+            Self::Guest { socket, .. } => ("guest", socket),
+            Self::Nic { device, .. } => ("nic", device),
+            Self::Unknown {} => ("unknown", "-"),
+        }
+    }
+}
+
+impl From<v1::Port> for Port {
+    fn from(port: v1::Port) -> Self {
+        let state = match port.state() {
+            v1::PortState::Waiting => "waiting",
+            v1::PortState::Up => "up",
+            v1::PortState::Down => "down",
+            v1::PortState::Quarantined => "quarantined",
+            v1::PortState::Failed => "failed",
+            v1::PortState::Unspecified => "unknown",
+        };
+        let end = match port.attachment {
+            Some(Attachment::Guest(guest)) => End::Guest {
+                role: match guest.role() {
+                    v1::Role::Listen => "listen",
+                    v1::Role::Connect => "connect",
+                    v1::Role::Unspecified => "unknown",
+                },
+                socket: guest.socket,
+                mac: present(guest.mac),
+                peer_pid: (guest.peer_pid != 0).then_some(guest.peer_pid),
+                features: feature_names(guest.features),
+                rings: guest.rings,
+            },
+            Some(Attachment::Nic(nic)) => End::Nic {
+                device: nic.device,
+                driver: present(nic.driver),
+                mac: present(nic.mac),
+                speed_mbps: nic.speed_mbps,
+            },
+            None => End::Unknown {},
+        };
+        Self {
+            name: port.name,
+            network: port.network,
+            state,
+            reason: present(port.reason),
+            mtu: port.mtu,
+            queues: port.queues,
+            mac_limit: port.mac_limit,
+            end,
+        }
+    }
+}
+
+/// The names of feature bits, lowest first; `bit N` for those without a name here.
+fn feature_names(features: u64) -> Vec<String> {
+    let name = |bit: u32| FEATURES.iter().find(|(known, _)| *known == bit).map(|(_, name)| (*name).to_owned());
+    (0..64)
+        .filter(|bit| features >> bit & 1 != 0)
+        .map(|bit| name(bit).unwrap_or_else(|| format!("bit {bit}")))
+        .collect()
+}
+
+/// virtio 1.3, 5.1.3 (network device), 6 and 6.3 (all and legacy devices); 30 is vhost-user's.
+const FEATURES: [(u32, &str); 32] = [
+    (0, "csum"),
+    (1, "guest_csum"),
+    (2, "ctrl_guest_offloads"),
+    (3, "mtu"),
+    (5, "mac"),
+    (7, "guest_tso4"),
+    (8, "guest_tso6"),
+    (9, "guest_ecn"),
+    (10, "guest_ufo"),
+    (11, "host_tso4"),
+    (12, "host_tso6"),
+    (13, "host_ecn"),
+    (14, "host_ufo"),
+    (15, "mrg_rxbuf"),
+    (16, "status"),
+    (17, "ctrl_vq"),
+    (18, "ctrl_rx"),
+    (19, "ctrl_vlan"),
+    (21, "guest_announce"),
+    (22, "mq"),
+    (23, "ctrl_mac_addr"),
+    (24, "notify_on_empty"),
+    (27, "any_layout"),
+    (28, "indirect_desc"),
+    (29, "event_idx"),
+    (30, "protocol_features"),
+    (32, "version_1"),
+    (33, "access_platform"),
+    (34, "ring_packed"),
+    (35, "in_order"),
+    (54, "guest_uso4"),
+    (56, "host_uso"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_have_names() {
+        assert_eq!(feature_names(0), [""; 0]);
+        assert_eq!(feature_names(1 << 15 | 1 << 32 | 1 << 63), ["mrg_rxbuf", "version_1", "bit 63"]);
+    }
+}

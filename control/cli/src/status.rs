@@ -1,0 +1,99 @@
+//! `culvertctl status`.
+
+use anyhow::Result;
+use culvert_api::v1;
+use serde::Serialize;
+
+use crate::arguments::Format;
+use crate::client::{Client, refusal};
+use crate::output::Align::{Left, Right};
+use crate::output::{duration, json, pairs, table};
+
+#[derive(Serialize)]
+struct Status {
+    version: String,
+    pid: u32,
+    uptime_seconds: u64,
+    config_file: String,
+    memory_mb: u32,
+    hugepages: bool,
+    dpdk_version: String,
+    networks: u32,
+    ports: u32,
+    ports_up: u32,
+    workers: Vec<Worker>,
+}
+
+#[derive(Serialize)]
+struct Worker {
+    core: u32,
+    queues: u32,
+    frames: u64,
+    loops: u64,
+    busy_loops: u64,
+    sleeps: u64,
+}
+
+/// The daemon and its workers.
+pub async fn show(client: &mut Client, format: Format) -> Result<String> {
+    let answer = client.get_status(v1::GetStatusRequest {}).await.map_err(|status| refusal(&status))?;
+    let status = Status::from(answer.into_inner());
+    match format {
+        Format::Json => json(&status),
+        Format::Table => Ok(status.text()),
+    }
+}
+
+impl Status {
+    fn text(&self) -> String {
+        let pages = if self.hugepages { "hugepages" } else { "ordinary pages" };
+        let head = pairs([
+            ("version", format!("{} ({})", self.version, self.dpdk_version)),
+            ("process", format!("{}, for {}", self.pid, duration(self.uptime_seconds))),
+            ("config", self.config_file.clone()),
+            ("memory", format!("{} MiB in {pages}", self.memory_mb)),
+            ("networks", self.networks.to_string()),
+            ("ports", format!("{}, {} up", self.ports, self.ports_up)),
+        ]);
+        let columns = [
+            ("WORKER", Left),
+            ("QUEUES", Right),
+            ("FRAMES", Right),
+            ("LOOPS", Right),
+            ("BUSY LOOPS", Right),
+            ("SLEEPS", Right),
+        ];
+        let workers = self.workers.iter().map(|worker| {
+            let numbers = [worker.frames, worker.loops, worker.busy_loops, worker.sleeps];
+            let mut row = vec![format!("core {}", worker.core), worker.queues.to_string()];
+            row.extend(numbers.map(|number| number.to_string()));
+            row
+        });
+        format!("{head}\n{}", table(&columns, workers))
+    }
+}
+
+impl From<v1::GetStatusResponse> for Status {
+    fn from(status: v1::GetStatusResponse) -> Self {
+        Self {
+            version: status.version,
+            pid: status.pid,
+            uptime_seconds: status.uptime_seconds,
+            config_file: status.config_file,
+            memory_mb: status.memory_mb,
+            hugepages: status.hugepages,
+            dpdk_version: status.dpdk_version,
+            networks: status.networks,
+            ports: status.ports,
+            ports_up: status.ports_up,
+            workers: status.workers.into_iter().map(Worker::from).collect(),
+        }
+    }
+}
+
+impl From<v1::Worker> for Worker {
+    fn from(worker: v1::Worker) -> Self {
+        let v1::Worker { core, loops, busy_loops, sleeps, frames, queues } = worker;
+        Self { core, queues, frames, loops, busy_loops, sleeps }
+    }
+}

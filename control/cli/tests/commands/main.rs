@@ -1,0 +1,312 @@
+//! culvertctl as a user meets it: exact tables, JSON, error sentences and exit codes, against a fake culvertd.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
+
+mod fake;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use fake::Fake;
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+use serde_json::{Value, json};
+
+fn culvertctl(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_culvertctl"));
+    command.arg("--socket").arg(socket).args(arguments);
+    command
+}
+
+async fn output(mut command: Command) -> Output {
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// What `arguments` print; they must succeed.
+async fn printed(arguments: &[&str]) -> String {
+    let fake = Fake::start();
+    let output = output(culvertctl(&fake.socket(), arguments)).await;
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn printed_json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&printed(&[arguments, &["-o", "json"]].concat()).await).unwrap()
+}
+
+/// The exit code and the error message of `arguments`.
+async fn failure(socket: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = output(culvertctl(socket, arguments)).await;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn status() {
+    assert_eq!(
+        printed(&["status"]).await,
+        "\
+version   0.1.0 (DPDK 22.11.7)
+process   4242, for 1h2m
+config    /etc/culvert/culvertd.toml
+memory    256 MiB in ordinary pages
+networks  1
+ports     3, 2 up
+
+WORKER  QUEUES    FRAMES  LOOPS  BUSY LOOPS  SLEEPS
+core 1       3  12345678   1000          10       3
+"
+    );
+    let status = printed_json(&["status"]).await;
+    assert_eq!(status["ports_up"], 2);
+    assert_eq!(status["workers"][0]["frames"], 12_345_678);
+}
+
+#[tokio::test]
+async fn networks() {
+    let list = "NETWORK  PORTS  MACS  MAC AGE\nblue         3    12     300s\n";
+    assert_eq!(printed(&["network", "list"]).await, list);
+    let show = "name     blue\nmac age  300s\nmacs     12\nports    uplink0, vm-a, vm-b\n";
+    assert_eq!(printed(&["network", "show", "blue"]).await, show);
+    let blue = json!({"name": "blue", "mac_age_seconds": 300, "macs": 12, "ports": ["uplink0", "vm-a", "vm-b"]});
+    assert_eq!(printed_json(&["network", "show", "blue"]).await, blue);
+    assert_eq!(printed_json(&["network", "list"]).await, json!([blue]));
+}
+
+#[tokio::test]
+async fn ports() {
+    assert_eq!(
+        printed(&["port", "list"]).await,
+        "\
+PORT     NETWORK  STATE   KIND   QUEUES   MTU  SOCKET OR DEVICE
+uplink0  blue     up      nic         2  1500  0000:03:00.0
+vm-a     blue     up      guest       2  1500  /run/a/vhost.sock
+vm-b     blue     failed  guest       2  1500  /run/b/vhost.sock
+
+vm-b failed: the folder is gone; make it
+"
+    );
+    let ports = printed_json(&["port", "list"]).await;
+    assert_eq!(
+        ports[0],
+        json!({
+            "name": "uplink0", "network": "blue", "state": "up", "mtu": 1500, "queues": 2, "mac_limit": 64,
+            "kind": "nic", "device": "0000:03:00.0", "driver": "net_ixgbe", "mac": "02:00:00:00:00:01",
+            "speed_mbps": 10_000,
+        })
+    );
+    assert_eq!(
+        ports[2],
+        json!({
+            "name": "vm-b", "network": "blue", "state": "failed", "reason": "the folder is gone; make it",
+            "mtu": 1500, "queues": 2, "mac_limit": 64,
+            "kind": "guest", "socket": "/run/b/vhost.sock", "role": "listen", "features": [], "rings": 0,
+        })
+    );
+    assert_eq!(
+        printed(&["port", "show", "vm-a"]).await,
+        "\
+name       vm-a
+network    blue
+state      up
+mtu        1500
+queues     2
+mac limit  64
+socket     /run/a/vhost.sock
+role       listen
+mac        02:00:00:00:00:0a
+peer       process 77
+features   mrg_rxbuf, version_1
+rings      4 running
+"
+    );
+    assert_eq!(printed_json(&["port", "show", "vm-a"]).await["peer_pid"], 77);
+}
+
+#[tokio::test]
+async fn macs_are_sorted() {
+    assert_eq!(
+        printed(&["mac", "list"]).await,
+        "\
+NETWORK  MAC                PORT       AGE
+blue     02:00:00:00:00:0a  vm-a        0s
+blue     02:00:00:00:00:0b  uplink0  1m15s
+"
+    );
+    let mac = json!({"network": "blue", "mac": "02:00:00:00:00:0a", "port": "vm-a", "age_seconds": 0});
+    assert_eq!(printed_json(&["mac", "list", "--network", "blue"]).await[0], mac);
+}
+
+#[tokio::test]
+async fn stats() {
+    let text = printed(&["stats", "vm-a"]).await;
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0].join(" ").split(' ').take(3).collect::<Vec<_>>(), ["PORT", "RX", "FRAMES"]);
+    let numbers = ["1000", "64000", "990", "9", "1", "18446744073709551615", "7", "12", "0", "0"];
+    assert_eq!(rows[1], [&["vm-a"], &numbers[..]].concat());
+    let stats = printed_json(&["stats"]).await;
+    assert_eq!(stats[0]["tx_frames"], u64::MAX);
+    assert_eq!(stats[0]["rx_in_flight"], 1);
+}
+
+#[tokio::test]
+async fn drops_tell_the_remedy() {
+    assert_eq!(
+        printed(&["drops"]).await,
+        "\
+PORT  SIDE  REASON     COUNT  LAST FRAME
+vm-a  rx    runt           9  -
+vm-a  tx    no-buffer     12  02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff 0806 len 42
+
+vm-a rx runt: Look for a broken driver.
+
+vm-a tx no-buffer: Give the guest CPU.
+  last header: ffffffffffff02000000000a08060001
+"
+    );
+    assert_eq!(printed(&["drops", "vm-a"]).await, "No frame was refused.\n");
+    assert_eq!(printed_json(&["drops", "vm-a"]).await, json!([]));
+    let drops = printed_json(&["drops"]).await;
+    assert_eq!(
+        drops[0],
+        json!({"port": "vm-a", "direction": "rx", "reason": "runt", "count": 9, "remedy": "Look for a broken driver."})
+    );
+    assert_eq!(drops[1]["last_header"], "ffffffffffff02000000000a08060001");
+}
+
+#[tokio::test]
+async fn a_capture_prints_lines() {
+    assert_eq!(
+        printed(&["capture", "vm-a", "--count", "2"]).await,
+        "\
+22:13:20.123456 rx 02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff 0806 len 42
+(5 frames lost)
+22:13:21.000000 tx 02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff 0806 len 42
+"
+    );
+    let text = printed(&["capture", "vm-a", "--count", "2", "-o", "json"]).await;
+    let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let data = "ffffffffffff02000000000a08060001";
+    assert_eq!(first, json!({"time_ns": 1_700_000_000_123_456_789_u64, "direction": "rx", "length": 42, "data": data}));
+}
+
+#[tokio::test]
+async fn a_capture_file_has_directions_times_and_losses() {
+    let fake = Fake::start();
+    let file = fake.file();
+    let arguments = ["capture", "vm-a", "--count", "2", "--snaplen", "16", "-w", file.to_str().unwrap()];
+    let output = output(culvertctl(&fake.socket(), &arguments)).await;
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "2 frames captured, 5 lost because they were not read in time\n"
+    );
+    assert_capture(&std::fs::read(&file).unwrap());
+}
+
+#[tokio::test]
+async fn a_capture_goes_into_a_pipe_and_ends_by_ctrl_c() {
+    let fake = Fake::start();
+    let mut command = culvertctl(&fake.socket(), &["capture", "vm-a", "-w", "-"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = tokio::task::spawn_blocking(move || {
+        use std::io::Read;
+        let mut child = command.spawn().unwrap();
+        // The whole capture: it is written as it comes, not when the command ends.
+        let mut bytes = vec![0; capture_length()];
+        child.stdout.as_mut().unwrap().read_exact(&mut bytes).unwrap();
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_capture(&bytes);
+        output
+    })
+    .await
+    .unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout, b"");
+}
+
+/// The length of the fake's capture: section header 28, interface 44 (name 8, resolution 8, end 4), frames.
+fn capture_length() -> usize {
+    28 + (20 + 8 + 8 + 4) + (32 + 16 + 8 + 4) + (32 + 16 + 8 + 12 + 4)
+}
+
+fn assert_capture(bytes: &[u8]) {
+    let mut reader = PcapNgReader::new(bytes).unwrap();
+    let mut frames = Vec::new();
+    while let Some(block) = reader.next_block() {
+        if let Block::EnhancedPacket(frame) = block.unwrap().into_owned() {
+            frames.push(frame);
+        }
+    }
+    assert_eq!(frames.len(), 2);
+    assert!(frames.iter().all(|frame| frame.data == fake::arp() && frame.original_len == 42));
+    assert_eq!(frames[0].timestamp.as_nanos(), 1_700_000_000_123_456_789);
+    assert_eq!(frames[0].options, [EnhancedPacketOption::Flags(1)]);
+    assert_eq!(frames[1].options, [EnhancedPacketOption::Flags(2), EnhancedPacketOption::DropCount(5)]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_one_sentence_and_exit_code_1() {
+    let fake = Fake::start();
+    let sentence = "culvertctl: there is no port vm-z; `culvertctl port list` shows the ports\n";
+    for arguments in [&["stats", "vm-z"][..], &["drops", "vm-z"], &["port", "show", "vm-z"], &["capture", "vm-z"]] {
+        assert_eq!(failure(&fake.socket(), arguments).await, (Some(1), sentence.to_owned()), "{arguments:?}");
+    }
+    assert_eq!(
+        failure(&fake.socket(), &["network", "show", "red"]).await,
+        (Some(1), "culvertctl: there is no network red; `culvertctl network list` shows the networks\n".to_owned())
+    );
+    let (code, message) = failure(&fake.socket(), &["capture", "vm-a", "-w", "/no/such/folder/x"]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(message, "culvertctl: /no/such/folder/x cannot be written: No such file or directory (os error 2)\n");
+}
+
+#[tokio::test]
+async fn no_daemon_is_one_sentence_and_exit_code_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.sock");
+    let start =
+        "start it with `systemctl start culvertd` or `culvertd --config FILE`, or name its socket with --socket";
+    let expected = format!("culvertctl: culvertd is not running: there is no socket {}; {start}\n", path.display());
+    assert_eq!(failure(&path, &["status"]).await, (Some(3), expected));
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let expected = format!("culvertctl: culvertd is not running: nobody listens on {}; {start}\n", path.display());
+    assert_eq!(failure(&path, &["status"]).await, (Some(3), expected));
+}
+
+/// Something else listens on the socket: it answers nonsense, or nothing and closes.
+#[tokio::test]
+async fn another_server_is_told_from_culvertd() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            // The client may be gone already.
+            let _ = stream.unwrap().write_all(b"SSH-2.0-OpenSSH_9.2\r\n");
+        }
+    });
+    let (code, message) = failure(&path, &["status"]).await;
+    assert_ne!(code, Some(0));
+    assert!(message.starts_with("culvertctl: ") && message.lines().count() == 1, "{message}");
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_exit_code_2() {
+    let (code, message) = failure(Path::new("/nowhere"), &["capture", "vm-a", "--count", "0"]).await;
+    assert_eq!(code, Some(2));
+    assert!(message.contains("0 is not in 1.."), "{message}");
+    let help = output(culvertctl(Path::new("/nowhere"), &["--help"])).await;
+    assert!(String::from_utf8_lossy(&help.stdout).contains("Exit codes:"));
+}
+
+#[tokio::test]
+async fn a_long_socket_path_is_no_obstacle() {
+    let fake = Fake::start();
+    let folder = tempfile::tempdir().unwrap();
+    let long = folder.path().join("f".repeat(120));
+    std::fs::create_dir(&long).unwrap();
+    std::os::unix::fs::symlink(fake.socket(), long.join("c.sock")).unwrap();
+    assert!(output(culvertctl(&long.join("c.sock"), &["status"])).await.status.success());
+}
