@@ -1,6 +1,6 @@
 //! What the tests of the session and of the server share: messages as a frontend sends them, memory, fake workers.
 #![allow(dead_code, reason = "each test binary uses its part")]
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard};
@@ -234,4 +234,45 @@ impl Backend for FakeWorkers {
     fn state(&self, port: PortKey, state: SocketState) {
         self.record().states.push((port, state));
     }
+}
+
+/// Waits for something that is bound to come; fails after a time that no machine needs.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{what} did not come");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// Sends a message to a socket, descriptors with the first byte.
+pub fn send(stream: &std::os::unix::net::UnixStream, message: &Message) -> std::io::Result<()> {
+    use std::io::{IoSlice, Write};
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsFd;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors: Vec<_> = message.descriptors.iter().map(AsFd::as_fd).collect();
+    if !descriptors.is_empty() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    }
+    let sent = sendmsg(stream, &[IoSlice::new(&message.bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    (&mut &*stream).write_all(&message.bytes[sent..])
+}
+
+/// Reads a reply that is one number.
+pub fn read_number(stream: &std::os::unix::net::UnixStream) -> std::io::Result<u64> {
+    use std::io::Read;
+    let mut reply = [0; 20];
+    (&mut &*stream).read_exact(&mut reply)?;
+    Ok(u64::from_ne_bytes(reply[12..].try_into().unwrap()))
+}
+
+/// Whether the server has closed a connection: waits for the end or for bytes.
+pub fn is_closed(stream: &std::os::unix::net::UnixStream) -> bool {
+    use std::io::Read;
+    (&mut &*stream).read(&mut [0; 256]).map_or(true, |count| count == 0)
 }

@@ -1,0 +1,576 @@
+//! The server on real sockets, in both roles: against the `vhost` crate's frontend, and against hostile ones.
+//!
+//! "hostile V1" and so on: see `session.rs`; V16 is about connections, V18 about frontends that are killed.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use culvert_frame::MacAddress;
+use culvert_guest::device::{RingChange, StoppedRing, Unresponsive};
+use culvert_vhost::{AddError, Backend, PortKey, PortSocket, Role, Server, SocketState};
+use support::request::*;
+use support::*;
+use vhost::vhost_user::message::VhostUserConfigFlags;
+use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vmm_sys_util::eventfd::EventFd;
+
+const PORT: PortKey = PortKey(7);
+
+struct Setup {
+    folder: tempfile::TempDir,
+    workers: Arc<FakeWorkers>,
+    server: Server,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let workers = Arc::new(FakeWorkers::default());
+        let server = Server::start(Arc::clone(&workers) as Arc<dyn Backend>).unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), workers, server }
+    }
+
+    fn listening() -> Self {
+        let setup = Self::new();
+        setup.server.add(setup.port(PORT, Role::Listen)).unwrap();
+        setup
+    }
+
+    fn path(&self, port: PortKey) -> PathBuf {
+        self.folder.path().join(format!("{}/vhost.sock", port.0))
+    }
+
+    fn port(&self, port: PortKey, role: Role) -> PortSocket {
+        PortSocket { port, name: format!("vm-{}", port.0), path: self.path(port), role, device: CONFIG }
+    }
+
+    fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.path(PORT)).unwrap()
+    }
+
+    fn wait_for_state(&self, what: &str, is_it: impl Fn(&SocketState) -> bool) {
+        wait_until(what, || self.server.state(PORT).is_some_and(|state| is_it(&state)));
+    }
+
+    fn wait_for_waiting(&self) {
+        self.wait_for_state("Waiting", |state| *state == SocketState::Waiting);
+    }
+
+    /// A frontend with ring 0 running.
+    fn running(&self, stream: UnixStream) -> UnixStream {
+        for message in dialogue_to_running() {
+            send(&stream, &message).unwrap();
+        }
+        let _offered = (read_number(&stream).unwrap(), read_number(&stream).unwrap());
+        wait_until("start of the ring", || self.workers.record().running.contains(&0));
+        stream
+    }
+}
+
+fn region(offset: u64, file: &OwnedFd) -> VhostUserMemoryRegionInfo {
+    VhostUserMemoryRegionInfo {
+        guest_phys_addr: GUEST + offset,
+        memory_size: SIZE,
+        userspace_addr: USER + offset,
+        mmap_offset: 0,
+        mmap_handle: file.as_raw_fd(),
+    }
+}
+
+/// The dialogue that a VMM has, by the `vhost` crate's frontend.
+fn vmm(stream: UnixStream, setup: &Setup) {
+    let mut vmm = Frontend::from_stream(stream, 4);
+    let offered = vmm.get_features().unwrap();
+    assert_eq!(offered, CONFIG.offered());
+    let protocol = vmm.get_protocol_features().unwrap();
+    assert_eq!(protocol.bits(), ALL_PROTOCOL);
+    vmm.set_protocol_features(protocol).unwrap();
+    vmm.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+    vmm.set_owner().unwrap();
+    assert_eq!(vmm.get_max_mem_slots().unwrap(), 128);
+    vmm.set_features(offered).unwrap();
+    let (_, space) = vmm.get_config(8, 4, VhostUserConfigFlags::empty(), &[0; 4]).unwrap();
+    assert_eq!(space, [2, 0, 0xdc, 5]);
+
+    let file = memfd(SIZE);
+    vmm.set_mem_table(&[region(0, &file)]).unwrap();
+    let event = || EventFd::new(0).unwrap();
+    for ring in 0..4 {
+        let [desc_table_addr, used_ring_addr, avail_ring_addr] = ring_addresses(ring);
+        let (queue_max_size, queue_size, flags, log_addr) = (256, 256, 0, None);
+        let ring = ring as usize;
+        vmm.set_vring_num(ring, queue_size).unwrap();
+        vmm.set_vring_base(ring, 0).unwrap();
+        let place = VringConfigData {
+            queue_max_size,
+            queue_size,
+            flags,
+            desc_table_addr,
+            used_ring_addr,
+            avail_ring_addr,
+            log_addr,
+        };
+        vmm.set_vring_addr(ring, &place).unwrap();
+        vmm.set_vring_call(ring, &event()).unwrap();
+        vmm.set_vring_err(ring, &event()).unwrap();
+        vmm.set_vring_kick(ring, &event()).unwrap();
+        vmm.set_vring_enable(ring, true).unwrap();
+    }
+    let record = setup.workers.record();
+    assert_eq!(record.running, [0, 1, 2, 3].into());
+    for setup in record.setups.values() {
+        assert_eq!(setup.features, offered);
+        assert!(setup.kick.is_some());
+    }
+    drop(record);
+    setup.wait_for_state("Connected", |state| {
+        let SocketState::Connected(connection) = state else { return false };
+        assert_eq!(connection.peer.pid, std::process::id());
+        assert_eq!(connection.peer.uid, rustix::process::getuid().as_raw());
+        connection.session.rings.iter().all(|ring| ring.running && ring.enabled)
+    });
+
+    assert_eq!(vmm.get_vring_base(1).unwrap(), u32::from(POSITION) + 1);
+    assert_eq!(setup.workers.record().running, [0, 2, 3].into());
+    // Hot-plug.
+    let more = memfd(SIZE);
+    let region = region(SIZE, &more);
+    vmm.add_mem_region(&region).unwrap();
+    vmm.add_mem_region(&region).unwrap_err();
+    vmm.remove_mem_region(&region).unwrap();
+    vmm.remove_mem_region(&region).unwrap_err();
+    vmm.set_vring_num(9, 256).unwrap_err();
+    vmm.set_vring_num(1, 255).unwrap_err();
+    assert_eq!(setup.workers.record().running, [0, 2, 3].into());
+    vmm.reset_device().unwrap();
+    assert!(setup.workers.record().running.is_empty());
+    // For a network device the answer is in pairs, although this frontend takes it for a number of rings.
+    assert_eq!(vmm.get_queue_num().unwrap(), 2);
+    let never_offered = VhostUserProtocolFeatures::LOG_SHMFD | VhostUserProtocolFeatures::REPLY_ACK;
+    vmm.set_protocol_features(never_offered).unwrap_err();
+}
+
+#[test]
+fn another_implementation_is_served_in_the_listen_role() {
+    let setup = Setup::listening();
+    for _ in 0..3 {
+        vmm(setup.connect(), &setup);
+        setup.wait_for_waiting();
+    }
+}
+
+#[test]
+fn another_implementation_is_served_in_the_connect_role() {
+    let setup = Setup::new();
+    // The folder does not exist yet.
+    setup.server.add(setup.port(PORT, Role::Connect)).unwrap();
+    setup.wait_for_waiting();
+    let path = setup.path(PORT);
+    for _ in 0..3 {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        // The same VMM is reconnected to, and, as a new socket, the next.
+        for _ in 0..2 {
+            vmm(listener.accept().unwrap().0, &setup);
+        }
+        drop(listener);
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+    let record = setup.workers.record();
+    assert!(record.states.contains(&(PORT, SocketState::Waiting)));
+}
+
+#[test]
+fn what_is_not_a_socket_is_told_and_tried_again() {
+    let setup = Setup::new();
+    let path = setup.path(PORT);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "").unwrap();
+    setup.server.add(setup.port(PORT, Role::Connect)).unwrap();
+    let reason = format!("{} is not a socket; remove it, or correct `socket`", path.display());
+    setup.wait_for_state("Failed", |state| *state == SocketState::Failed { reason: reason.clone() });
+    std::fs::remove_file(&path).unwrap();
+    setup.wait_for_waiting();
+    let listener = UnixListener::bind(&path).unwrap();
+    vmm(listener.accept().unwrap().0, &setup);
+}
+
+#[test]
+fn a_port_whose_socket_cannot_be_made_fails_alone() {
+    let setup = Setup::listening();
+    let file = setup.folder.path().join("8/vhost.sock");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "precious").unwrap();
+    let error = setup.server.add(setup.port(PortKey(8), Role::Listen)).unwrap_err();
+    assert!(
+        error.to_string().ends_with("exists and is not a socket; remove it, or choose another `socket`"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    // Two ports of ours on one path, and a port twice.
+    let twice = PortSocket { path: setup.path(PORT), ..setup.port(PortKey(9), Role::Listen) };
+    assert!(matches!(setup.server.add(twice), Err(AddError::Bind(_))));
+    assert!(matches!(setup.server.add(setup.port(PORT, Role::Listen)), Err(AddError::Duplicate(PORT))));
+    vmm(setup.connect(), &setup);
+}
+
+#[test]
+fn removal_stops_the_rings_and_removes_the_socket() {
+    let setup = Setup::listening();
+    let client = setup.running(setup.connect());
+    setup.server.remove(PORT).unwrap();
+    assert!(setup.workers.record().running.is_empty());
+    assert!(!setup.path(PORT).exists());
+    assert_eq!(setup.server.state(PORT), None);
+    assert!(is_closed(&client));
+    setup.server.remove(PORT).unwrap();
+    setup.server.add(setup.port(PORT, Role::Listen)).unwrap();
+    setup.running(setup.connect());
+}
+
+#[test]
+fn the_end_of_the_server_is_orderly() {
+    let setup = Setup::listening();
+    setup.server.add(setup.port(PortKey(8), Role::Connect)).unwrap();
+    let _client = setup.running(setup.connect());
+    let (path, workers) = (setup.path(PORT), Arc::clone(&setup.workers));
+    drop(setup.server);
+    assert!(workers.record().running.is_empty());
+    assert!(!path.exists());
+}
+
+/// hostile V16
+#[test]
+fn a_second_frontend_is_refused_and_the_next_is_served() {
+    let setup = Setup::listening();
+    let first = setup.running(setup.connect());
+    for _ in 0..10 {
+        assert!(is_closed(&setup.connect()));
+    }
+    send(&first, &good(GET_FEATURES, 0)).unwrap();
+    assert_eq!(read_number(&first).unwrap(), CONFIG.offered());
+    drop(first);
+    // It comes before the end of the first is dealt with, or after.
+    let next = setup.running(setup.connect());
+    send(&next, &good(GET_FEATURES, 0)).unwrap();
+    assert_eq!(read_number(&next).unwrap(), CONFIG.offered());
+}
+
+/// hostile V16, V18: many come and go, at any point of the dialogue; rings and memory are given back each time, and the
+/// one after them is served.
+#[test]
+fn frontends_may_vanish_at_any_point() {
+    let setup = Setup::listening();
+    for kept in 0..=dialogue_to_running().len() {
+        for half in [false, true] {
+            let client = setup.connect();
+            let mut dialogue = dialogue_to_running();
+            let next = dialogue.drain(kept..).next();
+            for message in dialogue {
+                // The server may have refused us already: the one before has only just gone.
+                let _ = send(&client, &message);
+            }
+            if let (Some(mut next), true) = (next, half) {
+                next.bytes.truncate(15);
+                let _ = send(&client, &next);
+            }
+        }
+    }
+    wait_until("service", || {
+        let client = setup.connect();
+        send(&client, &good(GET_FEATURES, 0)).is_ok() && read_number(&client).is_ok()
+    });
+    setup.wait_for_waiting();
+    wait_until("stop of all rings", || setup.workers.record().running.is_empty());
+}
+
+/// hostile V16
+#[test]
+fn a_thousand_connections_do_not_exhaust_the_server() {
+    let setup = Setup::listening();
+    for _ in 0..1000 {
+        drop(setup.connect());
+    }
+    setup.running(setup.connect());
+}
+
+/// hostile V1: frontends that stall in the middle of a message, or say nothing, are alone with it.
+#[test]
+fn a_stalled_frontend_does_not_hold_up_others() {
+    let setup = Setup::listening();
+    setup.server.add(setup.port(PortKey(8), Role::Listen)).unwrap();
+    setup.server.add(setup.port(PortKey(9), Role::Listen)).unwrap();
+    let silent = UnixStream::connect(setup.path(PortKey(8))).unwrap();
+    let mut stalled = UnixStream::connect(setup.path(PortKey(9))).unwrap();
+    stalled.write_all(&good(SET_FEATURES, 0).bytes[..13]).unwrap();
+    vmm(setup.connect(), &setup);
+    assert!(is_closed(&stalled), "a half message has its time");
+    send(&silent, &good(GET_FEATURES, 0)).unwrap();
+    assert_eq!(read_number(&silent).unwrap(), CONFIG.offered(), "silence between messages is allowed");
+}
+
+/// A frontend that never reads its replies cannot make us keep more than one.
+#[test]
+fn replies_that_nobody_reads_are_waited_for() {
+    let setup = Setup::listening();
+    setup.server.add(setup.port(PortKey(8), Role::Listen)).unwrap();
+    let deaf = UnixStream::connect(setup.path(PortKey(8))).unwrap();
+    deaf.set_nonblocking(true).unwrap();
+    let mut asked = 0_usize;
+    while send(&deaf, &good(GET_FEATURES, 0)).is_ok() {
+        asked += 1;
+        assert!(asked < 1_000_000, "requests are taken although no reply is");
+        if asked.is_multiple_of(1000) {
+            // Let the server take what it will.
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+    vmm(setup.connect(), &setup);
+    deaf.set_nonblocking(false).unwrap();
+    for _ in 0..asked - 1 {
+        assert_eq!(read_number(&deaf).unwrap(), CONFIG.offered());
+    }
+}
+
+/// hostile V4: the kernel cuts what does not fit, and the connection with it.
+#[test]
+fn too_many_descriptors_close_the_connection() {
+    for count in [9, 253] {
+        let setup = Setup::listening();
+        let client = setup.connect();
+        let mut message = good(SET_MEM_TABLE, 0);
+        message.descriptors = (0..count).map(|_| eventfd()).collect();
+        send(&client, &message).unwrap();
+        assert!(is_closed(&client));
+        setup.running(setup.connect());
+    }
+}
+
+#[test]
+fn several_messages_in_one_write_are_all_answered() {
+    let setup = Setup::listening();
+    let client = setup.connect();
+    let bytes = [GET_FEATURES, GET_PROTOCOL_FEATURES, GET_FEATURES].map(|request| good(request, 0).bytes).concat();
+    (&client).write_all(&bytes).unwrap();
+    let replies = [(); 3].map(|()| read_number(&client).unwrap());
+    assert_eq!(replies, [CONFIG.offered(), ALL_PROTOCOL, CONFIG.offered()]);
+}
+
+#[test]
+fn a_move_is_announced_with_the_ports_key() {
+    let setup = Setup::listening();
+    let client = setup.running(setup.connect());
+    setup.workers.take_lines();
+    send(&client, &good(SEND_RARP, NEED_REPLY)).unwrap();
+    assert_eq!(read_number(&client).unwrap(), 0);
+    assert_eq!(setup.workers.take_lines(), ["announce 02:00:00:00:00:0a at 7"]);
+}
+
+#[test]
+fn a_quarantined_port_says_why_until_the_next_connection() {
+    for role in [Role::Listen, Role::Connect] {
+        let setup = Setup::new();
+        std::fs::create_dir_all(setup.path(PORT).parent().unwrap()).unwrap();
+        let listener = (role == Role::Connect).then(|| UnixListener::bind(setup.path(PORT)).unwrap());
+        setup.server.add(setup.port(PORT, role)).unwrap();
+        let connect = || listener.as_ref().map_or_else(|| setup.connect(), |listener| listener.accept().unwrap().0);
+        let client = setup.running(connect());
+        let reason = "ring 1: available index jumped".to_owned();
+        setup.server.quarantine(PORT, reason.clone());
+        assert!(is_closed(&client));
+        setup.wait_for_state("Quarantined", |state| *state == SocketState::Quarantined { reason: reason.clone() });
+        wait_until("stop of the ring", || setup.workers.record().running.is_empty());
+        let again = setup.running(connect());
+        setup.wait_for_state("Connected", |state| matches!(state, SocketState::Connected(_)));
+        drop(again);
+        setup.server.quarantine(PortKey(99), "nobody has this number".to_owned());
+    }
+}
+
+#[test]
+fn workers_that_do_not_acknowledge_fail_the_request_and_are_asked_again() {
+    let setup = Setup::listening();
+    let client = setup.running(setup.connect());
+    let memory = Arc::downgrade(&setup.workers.record().setups[&0].memory);
+    // The request, and then twice the end of the session.
+    setup.workers.record().stuck = 3;
+    send(&client, &good(SET_MEM_TABLE, NEED_REPLY)).unwrap();
+    assert_eq!(read_number(&client).unwrap(), 1);
+    assert!(is_closed(&client));
+    setup.wait_for_state("Failed", |state| matches!(state, SocketState::Failed { .. }));
+    // The next frontend is served when the rings of the last one are stopped, not before.
+    let next = setup.connect();
+    let next = setup.running(next);
+    assert!(memory.upgrade().is_none());
+    assert_eq!(setup.workers.record().stuck, 0);
+    setup.workers.record().stuck = 2;
+    drop(next);
+    wait_until("stop", || setup.workers.record().running.is_empty());
+    setup.workers.record().stuck = 1;
+    let _last = setup.connect();
+    wait_until("start", || {
+        let connected = |state| matches!(state, Some(SocketState::Connected(_)));
+        connected(setup.server.state(PORT))
+    });
+    setup.server.remove(PORT).unwrap();
+}
+
+/// Workers that wait for leave.
+struct GatedWorkers {
+    inner: FakeWorkers,
+    entered: Sender<()>,
+    leave: Mutex<Receiver<()>>,
+}
+
+impl Backend for GatedWorkers {
+    fn change_rings(&self, _: PortKey, changes: Vec<RingChange>) -> Result<Vec<StoppedRing>, Unresponsive> {
+        self.entered.send(()).unwrap();
+        self.leave.lock().unwrap().recv().unwrap();
+        self.inner.change(changes)
+    }
+
+    fn announce(&self, _: PortKey, _: MacAddress) {}
+
+    fn state(&self, _: PortKey, _: SocketState) {}
+}
+
+/// The loop does not wait for workers: other sockets are served, and a frontend that is killed meanwhile, or a port that
+/// is removed or quarantined meanwhile, is dealt with when the workers have answered. hostile V18
+#[test]
+fn nobody_waits_for_workers_but_the_one_who_asked() {
+    for ending in ["killed", "removed", "quarantined"] {
+        let (entered, has_entered) = channel();
+        let (leave, may_leave) = channel();
+        let workers = GatedWorkers { inner: FakeWorkers::default(), entered, leave: Mutex::new(may_leave) };
+        let workers = Arc::new(workers);
+        let server = Server::start(Arc::clone(&workers) as Arc<dyn Backend>).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let add = |key, file: &str| {
+            let (port, name, path) = (PortKey(key), file.to_owned(), folder.path().join(file));
+            server.add(PortSocket { port, name, path, role: Role::Listen, device: CONFIG }).unwrap();
+        };
+        add(1, "one");
+        add(2, "two");
+        let client = |file: &str| UnixStream::connect(folder.path().join(file)).unwrap();
+        let one = client("one");
+        for message in dialogue_to_running() {
+            send(&one, &message).unwrap();
+        }
+        has_entered.recv().unwrap();
+
+        // The helper is inside of change_rings for port 1 now.
+        let two = client("two");
+        send(&two, &good(GET_FEATURES, 0)).unwrap();
+        assert_eq!(read_number(&two).unwrap(), CONFIG.offered());
+        std::thread::scope(|scope| {
+            match ending {
+                "killed" => drop(one),
+                "quarantined" => server.quarantine(PortKey(1), "test".to_owned()),
+                _ => {
+                    scope.spawn(|| server.remove(PortKey(1)).unwrap());
+                }
+            }
+            send(&two, &good(GET_FEATURES, 0)).unwrap();
+            assert_eq!(read_number(&two).unwrap(), CONFIG.offered());
+            // Leave for all changes from now on: the starts that were sent already, and the stop.
+            for _ in 0..10 {
+                leave.send(()).unwrap();
+            }
+        });
+        wait_until("start and stop", || workers.inner.record().lines.iter().any(|line| line == "stop 0"));
+        assert!(workers.inner.record().running.is_empty());
+    }
+}
+
+/// hostile C6: a folder that the frontend's side owns may change at any moment. Whatever happens there, we connect to
+/// sockets only, and are there again when the right one is.
+#[test]
+fn a_folder_in_motion_is_survived() {
+    let setup = Setup::new();
+    setup.server.add(setup.port(PORT, Role::Connect)).unwrap();
+    let path = setup.path(PORT);
+    let folder = path.parent().unwrap();
+    for round in 0..30 {
+        let _ = std::fs::remove_dir_all(folder);
+        let _ = std::fs::remove_file(folder);
+        match round % 5 {
+            0 => std::fs::write(folder, "a file").unwrap(),
+            1 => std::os::unix::fs::symlink("/nowhere", folder).unwrap(),
+            2 => {
+                std::fs::create_dir(folder).unwrap();
+                std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+            }
+            3 => {
+                std::fs::create_dir(folder).unwrap();
+                drop(UnixListener::bind(&path).unwrap());
+            }
+            _ => {
+                std::fs::create_dir(folder).unwrap();
+                rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+    std::fs::create_dir(folder).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    vmm(listener.accept().unwrap().0, &setup);
+}
+
+/// A frontend that accepts and closes at once is not connected to without end.
+#[test]
+fn a_frontend_that_closes_at_once_is_tried_at_intervals() {
+    let setup = Setup::new();
+    let path: &Path = &setup.path(PORT);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let listener = UnixListener::bind(path).unwrap();
+    setup.server.add(setup.port(PORT, Role::Connect)).unwrap();
+    let start = std::time::Instant::now();
+    for _ in 0..4 {
+        drop(listener.accept().unwrap());
+    }
+    // At least the interval between the first and the last; a slow machine only makes it longer.
+    assert!(start.elapsed() >= 2 * culvert_vhost::port::RETRY, "{:?}", start.elapsed());
+    vmm(listener.accept().unwrap().0, &setup);
+}
+
+#[test]
+fn descriptors_reach_the_workers() {
+    let setup = Setup::listening();
+    let client = setup.connect();
+    for message in dialogue_to_configured() {
+        send(&client, &message).unwrap();
+    }
+    let kick: OwnedFd = eventfd();
+    let call: OwnedFd = eventfd();
+    let ours = |descriptor: &OwnedFd| descriptor.try_clone().unwrap();
+    send(&client, &message(SET_VRING_CALL, 0, &words(&[0])).with([ours(&call)])).unwrap();
+    send(&client, &message(SET_VRING_KICK, 0, &words(&[0])).with([ours(&kick)])).unwrap();
+    wait_until("start", || setup.workers.record().running.contains(&0));
+    let record = setup.workers.record();
+    let mut counter = [0; 8];
+    rustix::io::write(&kick, &3_u64.to_ne_bytes()).unwrap();
+    rustix::io::read(record.setups[&0].kick.as_ref().unwrap(), &mut counter).unwrap();
+    assert_eq!(u64::from_ne_bytes(counter), 3);
+    record.setups[&0].call.signal();
+    rustix::io::read(&call, &mut counter).unwrap();
+    assert_eq!(u64::from_ne_bytes(counter), 1);
+    // Another call, while the ring runs: no change for the workers.
+    let lines = record.lines.len();
+    drop(record);
+    let other = eventfd();
+    send(&client, &message(SET_VRING_CALL, NEED_REPLY, &words(&[0])).with([ours(&other)])).unwrap();
+    let _replies = [(); 3].map(|()| read_number(&client).unwrap());
+    let record = setup.workers.record();
+    assert_eq!(record.lines.len(), lines);
+    record.setups[&0].call.signal();
+    rustix::io::read(&other, &mut counter).unwrap();
+}
