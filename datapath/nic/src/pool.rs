@@ -9,6 +9,7 @@ use dpdk_sys::{self as ffi, rte_mempool};
 
 use crate::batch::Batch;
 use crate::eal::{Eal, EalError, errno, strerror};
+use crate::hugepages::HugepageUse;
 use crate::mbuf::Mbuf;
 
 /// What a pool is made for.
@@ -49,7 +50,7 @@ impl Pool {
             CString::new(config.name.as_str()).map_err(|_| failed("its name contains a zero byte".to_owned()))?;
         let room = frame_room(config.largest_mtu);
         let data_room = room.saturating_add(ffi::CULVERT_HEADROOM);
-        let most = buffers_in(eal.memory_mb(), data_room);
+        let most = buffers_in(eal.memory_mb(), data_room, across_pages(eal));
         let buffers = config.buffers.unwrap_or(most);
         if buffers < FEWEST_BUFFERS {
             return Err(failed(format!(
@@ -57,7 +58,13 @@ impl Pool {
             )));
         }
         // SAFETY: EAL is started; the name is copied; -1 is SOCKET_ID_ANY.
-        let pool = unsafe { ffi::rte_pktmbuf_pool_create(name.as_ptr(), buffers, THREAD_CACHE, 0, data_room, -1) };
+        let pool = unsafe {
+            if across_pages(eal) {
+                ffi::culvert_pool_across_pages(name.as_ptr(), buffers, THREAD_CACHE, data_room)
+            } else {
+                ffi::rte_pktmbuf_pool_create(name.as_ptr(), buffers, THREAD_CACHE, 0, data_room, -1)
+            }
+        };
         let pool = NonNull::new(pool)
             .ok_or_else(|| failed(format!("{buffers} buffers of {room} bytes cannot be had: {}", strerror(errno()))))?;
         Ok(Pool { pool, buffers, room })
@@ -126,10 +133,17 @@ fn frame_room(mtu: u16) -> u16 {
 /// A buffer's length is 16 bits wide.
 const LARGEST_ROOM: u16 = u16::MAX - ffi::CULVERT_HEADROOM;
 
-fn buffers_in(memory_mb: u32, data_room: u16) -> u32 {
+/// Whether buffers may lie across the borders of pages: where pages are small and no device reads them by itself.
+fn across_pages(eal: &Eal) -> bool {
+    matches!(eal.hugepages(), HugepageUse::NotUsed { .. }) && !eal.pci()
+}
+
+/// How many buffers three quarters of the memory hold. Beside small pages each takes whole ones.
+fn buffers_in(memory_mb: u32, data_room: u16, across_pages: bool) -> u32 {
     let element = ffi::CULVERT_MBUF_SIZE + u32::from(data_room);
     // SAFETY: computes from its arguments; the third, for details, may be null.
     let size = unsafe { ffi::rte_mempool_calc_obj_size(element, 0, null_mut()) };
+    let size = if across_pages { size } else { size.next_multiple_of(4096) };
     let bytes = (u64::from(memory_mb) << 20) / 4 * 3;
     u32::try_from(bytes / u64::from(size.max(1))).unwrap_or(u32::MAX)
 }
@@ -150,10 +164,11 @@ mod tests {
 
     #[test]
     fn three_quarters_of_the_memory_are_buffers() {
-        let buffers = buffers_in(256, 2048 + 128);
+        let buffers = buffers_in(256, 2048 + 128, true);
         let bytes = u64::from(buffers) * (2048 + 128 + 128);
         assert!(bytes <= 192 << 20, "{bytes}");
         assert!(bytes > 180 << 20, "{bytes}");
-        assert_eq!(buffers_in(0, 2176), 0);
+        assert_eq!(buffers_in(256, 2048 + 128, false), (192 << 20) / 4096);
+        assert_eq!(buffers_in(0, 2176, true), 0);
     }
 }

@@ -362,9 +362,7 @@ fn probe(device: &Device) -> Result<OpenDevice, Failure> {
         )));
     }
     // SAFETY: EAL is started; the strings are terminated and are copied.
-    check("being added", unsafe {
-        ffi::rte_eal_hotplug_add(device.bus.name().as_ptr(), name.as_ptr(), arguments.as_ptr())
-    })?;
+    check(ADDING, unsafe { ffi::rte_eal_hotplug_add(device.bus.name().as_ptr(), name.as_ptr(), arguments.as_ptr()) })?;
     match find(&name) {
         Some((id, found)) => Ok(OpenDevice { id, device: found, name: device.name.clone(), drain: 0 }),
         None => {
@@ -484,7 +482,15 @@ fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32) -> Di
         return diagnosis;
     }
     // Most drivers return -1 for whatever went wrong, which reads as EPERM.
-    let reason = match if code == libc::EPERM { errno() } else { code } {
+    let code = if code == libc::EPERM { errno() } else { code };
+    let unknown = [libc::EFAULT, libc::ENODEV, libc::ENOENT].contains(&code);
+    if doing == ADDING && device.bus == Bus::Virtual && unknown {
+        return Diagnosis::new(
+            format!("no driver knows a device of the name {}", device.name),
+            "check the name, and that the package with its DPDK driver is installed",
+        );
+    }
+    let reason = match code {
         0 | libc::EPERM => format!("its driver failed while {doing}"),
         code => format!("its driver failed while {doing}: {}", strerror(code)),
     };
@@ -492,10 +498,10 @@ fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32) -> Di
         (Bus::Pci, HugepageUse::NotUsed { .. }) => {
             "most PCI devices need hugepages: reserve some and restart the daemon"
         }
-        _ if code == libc::ENODEV || code == libc::ENOENT => {
-            "check the device's name, and that the package with its DPDK driver is installed"
-        }
-        _ => "look at DPDK's messages in the log and at the driver's chapter in DPDK's guide",
+        _ => "look at DPDK's messages and at the driver's chapter in DPDK's guide",
     };
     Diagnosis::new(reason, remedy)
 }
+
+/// The step in which DPDK looks for a driver.
+const ADDING: &str = "being added";

@@ -1,5 +1,11 @@
 //! What works for an ordinary user, without any capability and without hugepages.
-#![allow(clippy::cast_possible_truncation, unsafe_code, reason = "tests")]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test program"
+)]
 
 mod process;
 
@@ -93,7 +99,7 @@ fn pcap_passes_files_through_byte_for_byte() {
     if own("pcap_passes_files_through_byte_for_byte", Kind::OrdinaryUser) {
         let eal = start();
         let pool = pool(&eal);
-        let lengths = [14, 42, 60, 64, 1499, 1514, 1518, 2048, 2049, 9014, 20_000];
+        let lengths = [14, 42, 60, 64, 1499, 1514, 1518, 2048, 2049, 9014, 16_000];
         let written: Vec<Vec<u8>> =
             (0..100).map(|number| broadcast(number, lengths[usize::from(number) % lengths.len()])).collect();
         write_pcap(Path::new("in.pcap"), &written);
@@ -108,9 +114,9 @@ fn pcap_passes_files_through_byte_for_byte() {
         }
         assert_eq!(passed, written.len());
         assert_eq!(rx[0].receive(&mut frames), 0, "a file that has ended is an idle port");
-        assert_eq!(read_pcap(Path::new("out.pcap")), written, "seen while the port is open");
+        assert!(read_pcap(Path::new("out.pcap")) == written, "seen while the port is open");
         drop((port, rx, tx));
-        assert_eq!(read_pcap(Path::new("out.pcap")), written);
+        assert!(read_pcap(Path::new("out.pcap")) == written);
         assert_eq!(pool.free_buffers(), pool.buffers());
     }
 }
@@ -216,10 +222,10 @@ fn what_cannot_be_opened_says_why_and_harms_nothing() {
             ("net_pcap0,tx_pcap=/proc/nowhere/out.pcap", "(its tx_pcap) cannot be written"),
             ("net_pcap0,rx_iface=nowhere0", "there is no network interface nowhere0"),
             ("net_af_packet0,iface=nowhere0", "there is no network interface nowhere0"),
-            ("net_nonsense0", "check the device's name"),
+            ("net_nonsense0", "check the name"),
             ("net_null0,size=x", "net_null0"),
             ("0000:00:00.0", "without PCI devices"),
-            ("uplink", "check the device's name"),
+            ("uplink", "check the name"),
             ("eth 0", "neither a PCI address nor a virtual device"),
         ];
         let no_rights = !rustix::process::getuid().is_root();

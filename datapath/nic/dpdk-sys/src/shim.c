@@ -46,6 +46,15 @@ uint16_t culvert_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frame
 	return rte_eth_tx_burst(port, queue, frames, count);
 }
 
+struct rte_mempool *culvert_pool_across_pages(const char *name, unsigned int buffers, unsigned int cache, uint16_t data_room)
+{
+	struct rte_pktmbuf_pool_private private = { .mbuf_data_room_size = data_room };
+
+	return rte_mempool_create(name, buffers, sizeof(struct rte_mbuf) + data_room, cache, sizeof(private),
+				  rte_pktmbuf_pool_init, &private, rte_pktmbuf_init, NULL, SOCKET_ID_ANY,
+				  RTE_MEMPOOL_F_NO_IOVA_CONTIG);
+}
+
 /* Sets the lengths of a fresh mbuf, adding buffers until `length` fits. False, with nothing changed hands, when the pool is empty. */
 static bool set_length(struct rte_mempool *pool, struct rte_mbuf *head, uint32_t length)
 {

@@ -53,6 +53,12 @@ uint16_t culvert_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frame
 uint16_t culvert_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count);
 
 /*
+ * Makes a pool of mbufs without regard to pages, for memory in ordinary pages that no hardware reads: DPDK's own
+ * function would give each buffer pages of its own. NULL, and culvert_errno(), on failure.
+ */
+struct rte_mempool *culvert_pool_across_pages(const char *name, unsigned int buffers, unsigned int cache, uint16_t data_room);
+
+/*
  * Allocates up to `count` frames of the given lengths in bytes, as chains where one buffer does not do, with all
  * length members set. Returns how many there are, from the front; fewer when the pool is empty.
  */

@@ -4,7 +4,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::{env, fs};
 
 use culvert_nic::{Batch, Eal, EalConfig, Mbuf, Pool, PoolConfig, Port, PortConfig};
@@ -21,6 +22,7 @@ pub enum Kind {
 }
 
 const MARK: &str = "CULVERT_TEST_PROCESS";
+static TURN: Mutex<()> = Mutex::new(());
 const NOBODY: u32 = 65534;
 
 /// True in the process that is `test`'s own. Elsewhere it starts that process, fails if it failed, and gives false.
@@ -28,11 +30,9 @@ pub fn own(test: &str, kind: Kind) -> bool {
     if env::var(MARK).is_ok_and(|name| name == test) {
         return true;
     }
-    // The program may lie where only root can go.
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let program = folder.path().join("test");
-    fs::copy(env::current_exe().unwrap(), &program).unwrap();
     let mut command = Command::new(&program);
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
     command.env(MARK, test).env("TMPDIR", folder.path()).env_remove("XDG_RUNTIME_DIR").current_dir(folder.path());
@@ -53,7 +53,14 @@ pub fn own(test: &str, kind: Kind) -> bool {
         }
         _ => {}
     }
-    let output = command.output().unwrap();
+    let child = {
+        // A program cannot be run while it is open for writing, as it would be in a child of another thread.
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // A copy, as the program may lie where only root can go.
+        fs::copy(env::current_exe().unwrap(), &program).unwrap();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let output = child.wait_with_output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{}\n{text}", output.status);
     false
