@@ -196,10 +196,11 @@ impl Daemon {
     }
 }
 
-/// The entry of a list whose `key` is `value`. The list stands alone or as the only member of an object.
+/// The entry of a list whose `key` is `value`.
 fn find(answer: &Value, key: &str, value: &str) -> Result<Value> {
-    let list = answer.as_array().or_else(|| answer.as_object()?.values().find_map(Value::as_array));
-    let entry = list.and_then(|list| list.iter().find(|entry| entry.get(key).and_then(Value::as_str) == Some(value)));
+    let entry = answer
+        .as_array()
+        .and_then(|list| list.iter().find(|entry| entry.get(key).and_then(Value::as_str) == Some(value)));
     entry.cloned().with_context(|| format!("no {key} {value} in {answer}"))
 }
 

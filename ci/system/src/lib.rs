@@ -2,8 +2,10 @@
 //!
 //! - [`console`]: any program that is driven by lines on its standard input;
 //! - [`daemon`]: culvertd with a configuration of the test's own, and culvertctl;
+//! - [`frame`], [`pcap`]: frames, and captures of them;
 //! - [`qemu`]: a Linux guest in QEMU, emulated, so that it runs on any machine;
 //! - [`testpmd`]: DPDK's own guest (virtio-user) and its own switch (net_vhost), to compare with;
+//! - [`veth`]: a pair of network interfaces;
 //! - [`paths`]: where the programs and the guest's kernel are.
 //!
 //! The tests are in `tests/`, one file per topic. They need `ci/setup`, and root where they say so; `ci/test` runs them
@@ -11,6 +13,9 @@
 
 pub mod console;
 pub mod daemon;
+pub mod frame;
 pub mod paths;
+pub mod pcap;
 pub mod qemu;
 pub mod testpmd;
+pub mod veth;

@@ -1,0 +1,139 @@
+//! The demo behind `ci/demo`: culvertd, two Linux guests and an uplink, one line for each thing that is seen.
+//!
+//! `ci/demo` builds the programs and runs this in namespaces of its own, so that nothing remains. The configuration, the log and the
+//! captures are kept in the folder that is the only argument.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use culvert_system::daemon::{Daemon, Node};
+use culvert_system::frame::{self, End};
+use culvert_system::pcap;
+use culvert_system::qemu::{Guest, GuestOptions, Role};
+use culvert_system::veth::Veth;
+
+fn main() -> ExitCode {
+    let Some(folder) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("usage: culvert-demo FOLDER; ci/demo runs it");
+        return ExitCode::from(64);
+    };
+    match Node::new().and_then(|node| show(node, &folder)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!(
+                "FAILED\n\n{error:#}\n\nWhat there is of the configuration, log and captures is in {}.",
+                folder.display()
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Shows it all, and keeps the files whatever happens.
+fn show(mut node: Node, folder: &Path) -> Result<()> {
+    let (input, output) = (node.path("in.pcap"), node.path("out.pcap"));
+    let outside = End::new(99);
+    pcap::write(&input, [frame::echo_request(outside, End::new(1), QUESTION)?.as_slice()])?;
+    let uplink = format!("net_pcap0,rx_iface=uplink,tx_pcap={}", output.display());
+    node.add_nic("uplink", &uplink, "");
+    let a = GuestOptions::new("vm-a", &node.add_guest("vm-a", Role::Listen, ""), 1);
+    let b = GuestOptions {
+        role: Role::Connect,
+        ..GuestOptions::new("vm-b", &node.add_guest("vm-b", Role::Connect, ""), 2)
+    };
+
+    let _wire = Veth::new("uplink", "outside")?;
+    let mut daemon = None;
+    let shown = converse(&node, &mut daemon, [&a, &b], outside);
+    fs::create_dir_all(folder)?;
+    let log = daemon.as_mut().map(|daemon| daemon.console().transcript()).unwrap_or_default();
+    fs::write(folder.join("culvertd.log"), &log)?;
+    for name in ["culvertd.toml", "in.pcap", "out.pcap"] {
+        // The output capture is missing when culvertd did not start.
+        let _ = fs::copy(node.path(name), folder.join(name));
+    }
+    let log: Vec<&str> = log.lines().rev().take(15).collect();
+    let log: String = log.iter().rev().map(|line| format!("\n    {line}")).collect();
+    shown.with_context(|| format!("culvertd's log ends:{log}\n\nthe demo has failed"))
+}
+
+/// Starts culvertd and the guests, and makes everybody talk.
+fn converse(node: &Node, daemon: &mut Option<Daemon>, guests: [&GuestOptions; 2], outside: End) -> Result<()> {
+    let start = Instant::now();
+    step("start culvertd", || {
+        *daemon = Some(node.start()?);
+        Ok("it answers culvertctl".to_owned())
+    })?;
+    let daemon = daemon.as_mut().context("culvertd has not started")?;
+    let (mut a, mut b) = (Guest::start(guests[0])?, Guest::start(guests[1])?);
+    step("boot two Linux guests", || {
+        a.wait_ready()?;
+        b.wait_ready()?;
+        Ok("vm-a connects to culvertd's socket, culvertd connects to vm-b's".to_owned())
+    })?;
+    step("vm-a pings vm-b", || {
+        a.ping(b.address(), 1)?;
+        let answered = a.ping(b.address(), 10)?;
+        ensure!(answered == 10, "only {answered} of 10 were answered");
+        Ok("10 of 10 answered".to_owned())
+    })?;
+    b.serve_iperf()?;
+    for (name, flags) in [("iperf3 from vm-a to vm-b", ""), ("iperf3 from vm-b to vm-a", "-R")] {
+        step(name, || Ok(format!("{:.0} Mbit/s, both guests emulated", a.iperf(b.address(), flags)?)))?;
+    }
+    step("a captured frame is sent to vm-a", || {
+        let [m0, m1, m2, m3, m4, m5] = outside.mac;
+        let mac = format!("{m0:02x}:{m1:02x}:{m2:02x}:{m3:02x}:{m4:02x}:{m5:02x}");
+        a.check(&format!("ip neigh replace {} lladdr {mac} dev eth0", outside.address))?;
+        pcap::send(&node.path("in.pcap"), "outside")?;
+        wait_in_output(node, |bytes| frame::is_from(bytes, End::new(1).mac) && frame::contains(bytes, QUESTION))?;
+        Ok("an echo request from in.pcap; vm-a's answer is in out.pcap".to_owned())
+    })?;
+    step("vm-a sends a broadcast", || {
+        a.run("arping -c 1 -w 1 -I eth0 10.0.0.77")?;
+        wait_in_output(node, |bytes| {
+            frame::is_broadcast(bytes)
+                && frame::is_from(bytes, End::new(1).mac)
+                && frame::contains(bytes, &[10, 0, 0, 77])
+        })?;
+        Ok("its ARP request is in out.pcap".to_owned())
+    })?;
+    let seconds = start.elapsed().as_secs();
+    for command in ["status", "port list", "mac list", "stats", "drops"] {
+        println!("\n$ culvertctl {command}\n{}", daemon.ctl(command)?.trim_end());
+    }
+    println!("\nAll of it was seen in {seconds} s, after the build.");
+    Ok(())
+}
+
+/// Does one thing and prints its name, how long it took and what was seen.
+fn step(name: &str, mut action: impl FnMut() -> Result<String>) -> Result<()> {
+    print!("  {name:<36} ");
+    std::io::stdout().flush()?;
+    let start = Instant::now();
+    let seen = action().with_context(|| name.to_owned())?;
+    println!("{:5.1} s   {seen}", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Waits until such a frame is in the output capture.
+fn wait_in_output(node: &Node, wanted: impl Fn(&[u8]) -> bool) -> Result<()> {
+    let deadline = Instant::now() + CAPTURE_LIMIT;
+    while Instant::now() < deadline {
+        if pcap::read(&node.path("out.pcap"))?.iter().any(|frame| wanted(frame)) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    bail!("the frame did not come to the output capture within {CAPTURE_LIMIT:?}")
+}
+
+/// What the captured echo request asks.
+const QUESTION: &[u8] = b"Is anybody under the road?";
+
+const CAPTURE_LIMIT: Duration = Duration::from_secs(10);
