@@ -79,6 +79,10 @@ impl Interface {
     /// Sends `header` and `frame`, the frame cut into buffers at the given offsets.
     pub fn send_with(&mut self, header: &[u8], frame: &[u8], cuts: &[u32]) -> bool {
         while self.transmit.take_used().is_some() {}
+        let buffers = cuts.len() + 1 + usize::from(self.shape.split_header);
+        if self.transmit.free() < buffers {
+            return false;
+        }
         // One slot of buffer space for each chain, by a count that no chain in flight shares.
         let slot = u64::from(self.transmit.available_index() & (self.shape.queue_size - 1));
         let at = self.transmit_buffers + slot * u64::from(self.transmit_bytes);

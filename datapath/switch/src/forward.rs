@@ -72,8 +72,8 @@ impl Forwarder {
         for index in 0..burst.len().min(BURST) {
             let bit = 1 << index;
             let frame = burst.frame(index);
-            if let (Some(tap), Ok(frame)) = (&source.tap, &frame) {
-                tap.take(Direction::Rx, frame);
+            if let Ok(frame) = &frame {
+                source.taps.iter().for_each(|tap| tap.take(Direction::Rx, frame));
             }
             bytes += frame.as_ref().map_or(0, |frame| u64::from(frame.length));
             match frame.and_then(|frame| classify(source, network, counters, &frame, now)) {
@@ -231,9 +231,7 @@ impl Forwarder {
             if length > port.max_frame_bytes() {
                 return counters.drop_frame(DropReason::ExceedsMtu, length, frame.head);
             }
-            if let Some(tap) = &port.tap {
-                tap.take(Direction::Tx, &frame);
-            }
+            port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame));
             let handed_over = if last & (1 << index) == 0 { None } else { take_mbuf(burst, index) };
             let Some(mbuf) = handed_over.or_else(|| copy_to_mbuf(pool, burst, index)) else {
                 return refuse(counters, DropReason::PoolEmpty, burst, index);
@@ -320,9 +318,7 @@ fn put(
         } else {
             match frame.put_into(queue) {
                 Ok(()) => {
-                    if let Some(tap) = &port.tap {
-                        tap.take(Direction::Tx, &frame);
-                    }
+                    port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame));
                     count += 1;
                     bytes += u64::from(frame.length);
                     continue;

@@ -40,8 +40,8 @@ pub struct Port {
     pub mtu: u16,
     /// The way out.
     pub egress: Egress,
-    /// Where copies of its frames go while somebody captures.
-    pub tap: Option<Arc<Tap>>,
+    /// Where copies of its frames go while somebody captures; mostly none.
+    pub taps: Box<[Arc<Tap>]>,
     /// Counters, one set for each worker.
     pub counters: Arc<[PortCounters]>,
 }

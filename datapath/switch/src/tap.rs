@@ -1,7 +1,7 @@
 //! Copies of a port's frames for somebody who looks on (`culvertctl capture`).
 //!
 //! A tap owns a fixed number of buffers. Workers fill free ones and never wait: a frame that finds none is counted as
-//! missed. A port without a tap pays one test per burst.
+//! missed. A port without a tap pays one test per frame.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;

@@ -134,7 +134,7 @@ struct PortState {
     mtu: u16,
     mac_limit: u32,
     counters: Arc<[PortCounters]>,
-    tap: Option<Arc<Tap>>,
+    taps: Vec<Arc<Tap>>,
     quarantined: bool,
     device: Device,
 }
@@ -360,16 +360,20 @@ impl Datapath {
         tables.iter().for_each(|table| table.sweep(self.now()));
     }
 
-    /// Starts to copy a port's frames into a tap; the one before it is detached.
+    /// Starts to copy a port's frames into a tap.
     ///
     /// # Errors
     /// [`DatapathError::Unresponsive`].
-    pub fn capture(&self, port: PortId, tap: Option<Arc<Tap>>) -> Result<(), DatapathError> {
-        let mut state = self.state();
-        if let Some(Some(port)) = state.ports.get_mut(port.index()) {
-            port.tap = tap;
-        }
-        self.publish(&mut state)
+    pub fn add_tap(&self, port: PortId, tap: Arc<Tap>) -> Result<(), DatapathError> {
+        self.change_taps(port, |taps| taps.push(tap))
+    }
+
+    /// Ends what [`Self::add_tap`] started: no frame comes into the tap any more.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn remove_tap(&self, port: PortId, tap: &Arc<Tap>) -> Result<(), DatapathError> {
+        self.change_taps(port, |taps| taps.retain(|other| !Arc::ptr_eq(other, tap)))
     }
 
     /// What each worker did.
@@ -401,13 +405,22 @@ impl Datapath {
         }
         let device = device(self, &mut state);
         let counters = self.workers.iter().map(|_| PortCounters::default()).collect();
-        let port = PortState { network, source, mtu, mac_limit, counters, tap: None, quarantined: false, device };
+        let port =
+            PortState { network, source, mtu, mac_limit, counters, taps: Vec::new(), quarantined: false, device };
         match state.ports.get_mut(free) {
             Some(place) => *place = Some(port),
             None => state.ports.push(Some(port)),
         }
         self.publish(&mut state)?;
         Ok(PortId(id))
+    }
+
+    fn change_taps(&self, port: PortId, change: impl FnOnce(&mut Vec<Arc<Tap>>)) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        if let Some(Some(port)) = state.ports.get_mut(port.index()) {
+            change(&mut port.taps);
+        }
+        self.publish(&mut state)
     }
 
     fn start_ring(
@@ -583,8 +596,8 @@ impl PortState {
 
     fn for_switch(&self, id: PortId) -> Port {
         let Self { network, source, mac_limit, mtu, .. } = *self;
-        let (tap, counters) = (self.tap.clone(), self.counters.clone());
-        Port { id, network, source, mac_limit, mtu, egress: self.egress(), tap, counters }
+        let (taps, counters) = (self.taps.as_slice().into(), self.counters.clone());
+        Port { id, network, source, mac_limit, mtu, egress: self.egress(), taps, counters }
     }
 
     fn egress(&self) -> Egress {

@@ -1,0 +1,338 @@
+//! Workers, plans and rings together: guests played in this process, frames through real polling threads.
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use culvert_driver::{Interface, Ring, Shape};
+use culvert_frame::{Direction, DropReason, MacAddress};
+use culvert_guest::device::{RingChange, RingSetup};
+use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
+use culvert_guest::{Call, Memory, Region, RingLayout};
+use culvert_switch::network::NetworkId;
+use culvert_switch::{PortId, Tap};
+use culvert_worker::datapath::DatapathConfig;
+use culvert_worker::{Datapath, Event, GuestPort};
+use rustix::event::{EventfdFlags, eventfd};
+
+const FEATURES: u64 = VERSION_1 | NET_MRG_RXBUF | INDIRECT_DESC;
+
+/// A guest of one queue pair and the port that it is attached to.
+struct Guest {
+    port: PortId,
+    mac: MacAddress,
+    driver: Interface,
+    memory: Arc<Memory>,
+    kick: Arc<OwnedFd>,
+    shape: Shape,
+}
+
+fn datapath(workers: usize, idle_sleep: Option<Duration>) -> (Datapath, NetworkId) {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let cores = (0..workers).map(|index| index % cores).collect();
+    let datapath = Datapath::start(&DatapathConfig { cores, idle_sleep }, None).unwrap();
+    let network = datapath.add_network(Duration::from_secs(300)).unwrap();
+    (datapath, network)
+}
+
+impl Guest {
+    fn new(datapath: &Datapath, network: NetworkId, number: u8, shape: Shape) -> Self {
+        let port = GuestPort { network, source: None, mtu: 1500, mac_limit: 1000 };
+        let port = datapath.add_guest_port(&port).unwrap();
+        let driver = Interface::new(shape, 9200);
+        let ram = driver.ram();
+        let region = Region {
+            guest_address: ram.guest_address(),
+            size: ram.size(),
+            user_address: ram.user_address(),
+            mmap_offset: 0,
+        };
+        let memory = Memory::map(vec![(region, ram.file().try_clone_to_owned().unwrap())]).unwrap();
+        let kick = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        let mac = MacAddress([2, 0, 0, 0, 0, number]);
+        Self { port, mac, driver, memory: Arc::new(memory), kick, shape }
+    }
+
+    fn start(&self, datapath: &Datapath) {
+        let rings = [&self.driver.receive, &self.driver.transmit];
+        let changes = (0..).zip(rings).map(|(ring, of)| RingChange::Start { ring, setup: self.setup(of) }).collect();
+        assert_eq!(datapath.change_rings(self.port, changes).unwrap(), []);
+    }
+
+    fn setup(&self, ring: &Ring) -> RingSetup {
+        let (descriptors, available, used) = ring.user_addresses();
+        RingSetup {
+            memory: self.memory.clone(),
+            layout: RingLayout { size: ring.size(), descriptors, available, used },
+            features: FEATURES | if self.shape.event_idx { EVENT_IDX } else { 0 },
+            kick: Some(self.kick.clone()),
+            call: Arc::new(Call::default()),
+            enabled: true,
+        }
+    }
+
+    fn frame(&self, to: MacAddress, number: u32) -> Vec<u8> {
+        let mut frame = [to.0, self.mac.0].concat();
+        frame.extend([0x88, 0xb5]);
+        frame.extend(number.to_be_bytes());
+        frame.resize(60 + number as usize % 1400, number as u8);
+        frame
+    }
+
+    /// Sends and kicks if asked to.
+    fn send(&mut self, frame: &[u8]) {
+        wait(|| self.driver.send(frame));
+        rustix::io::write(self.kick.as_fd(), &1_u64.to_ne_bytes()).unwrap();
+    }
+
+    fn receive(&mut self) -> Vec<u8> {
+        let mut received = None;
+        wait(|| {
+            received = self.driver.receive();
+            received.is_some()
+        });
+        received.unwrap().1
+    }
+}
+
+fn start_all(datapath: &Datapath, guests: &[&Guest]) {
+    guests.iter().for_each(|guest| guest.start(datapath));
+}
+
+fn wait(mut until: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !until() {
+        assert!(start.elapsed() < Duration::from_secs(20), "nothing happened");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+#[test]
+fn frames_pass_between_guests_that_sleep_and_wake() {
+    for event_idx in [false, true] {
+        let (datapath, network) = datapath(1, Some(Duration::from_micros(200)));
+        let shape = Shape { event_idx, ..Shape::default() };
+        let mut a = Guest::new(&datapath, network, 1, shape);
+        let mut b = Guest::new(&datapath, network, 2, shape);
+        a.start(&datapath);
+        b.start(&datapath);
+        for number in 0..50 {
+            let there = a.frame(b.mac, number);
+            a.send(&there);
+            assert_eq!(b.receive(), there);
+            let back = b.frame(a.mac, number);
+            b.send(&back);
+            assert_eq!(a.receive(), back);
+            // Longer than idle_sleep: the worker sleeps in between.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(datapath.workers()[0].sleeps > 10);
+        let totals = datapath.totals(a.port).unwrap();
+        assert_eq!((totals.rx_frames, totals.forwarded, totals.tx_frames), (50, 50, 50));
+        assert_eq!(totals.drops, []);
+        assert_eq!(datapath.macs(network).len(), 2);
+    }
+}
+
+#[test]
+fn a_guest_without_a_kick_is_polled() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(200)));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    b.start(&datapath);
+    let (receive, transmit) = (a.setup(&a.driver.receive), RingSetup { kick: None, ..a.setup(&a.driver.transmit) });
+    let start = |ring, setup| RingChange::Start { ring, setup };
+    datapath.change_rings(a.port, vec![start(0, receive), start(1, transmit)]).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    let frame = a.frame(b.mac, 1);
+    wait(|| a.driver.send(&frame));
+    assert_eq!(b.receive(), frame);
+}
+
+#[test]
+fn stopped_rings_tell_their_position_and_go_on_from_there() {
+    let (datapath, network) = datapath(2, Some(Duration::ZERO));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    b.start(&datapath);
+    for round in 0..20_u16 {
+        a.start(&datapath);
+        let frame = a.frame(b.mac, u32::from(round));
+        a.send(&frame);
+        assert_eq!(b.receive(), frame);
+        wait(|| a.driver.transmit.used_index() == round + 1);
+        let stops = vec![RingChange::Stop { ring: 0 }, RingChange::Stop { ring: 1 }, RingChange::Stop { ring: 5 }];
+        let mut stopped = datapath.change_rings(a.port, stops).unwrap();
+        stopped.sort_by_key(|ring| ring.ring);
+        let positions: Vec<_> = stopped.iter().map(|ring| (ring.ring, ring.position)).collect();
+        assert_eq!(positions, [(0, 0), (1, round + 1), (5, 0)]);
+        assert_eq!(Arc::strong_count(&a.memory), 1, "nobody uses the memory of stopped rings");
+    }
+    // With its rings stopped the guest is down.
+    let frame = b.frame(a.mac, 1);
+    b.send(&frame);
+    wait(|| datapath.totals(a.port).unwrap().dropped(Direction::Tx) == 1);
+    assert_eq!(datapath.totals(a.port).unwrap().drops[0].reason, DropReason::PortDown);
+}
+
+#[test]
+fn a_disabled_transmit_queue_is_drained_and_its_frames_are_counted() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    a.start(&datapath);
+    b.start(&datapath);
+    let enable = |enabled| vec![RingChange::Enable { ring: 1, enabled }];
+    datapath.change_rings(a.port, enable(false)).unwrap();
+    let frame = a.frame(b.mac, 1);
+    a.send(&frame);
+    wait(|| a.driver.transmit.used_index() == 1);
+    assert_eq!(datapath.totals(a.port).unwrap().drops[0].reason, DropReason::QueueDisabled);
+    datapath.change_rings(a.port, enable(true)).unwrap();
+    a.send(&frame);
+    assert_eq!(b.receive(), frame);
+}
+
+#[test]
+fn a_broken_ring_stops_its_port_and_no_other() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let events = datapath.take_events().unwrap();
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    let mut c = Guest::new(&datapath, network, 3, Shape::default());
+    start_all(&datapath, &[&a, &b, &c]);
+    a.driver.transmit.set_available_index(9999);
+    rustix::io::write(a.kick.as_fd(), &1_u64.to_ne_bytes()).unwrap();
+    let Event::Fault(port, _) = events.recv_timeout(Duration::from_secs(20)).unwrap() else { panic!("another event") };
+    assert_eq!(port, a.port);
+    datapath.quarantine(a.port).unwrap();
+    let frame = b.frame(c.mac, 1);
+    b.send(&frame);
+    assert_eq!(c.receive(), frame);
+    // The flooded frame counts as refused at the quarantined port.
+    assert_eq!(datapath.totals(a.port).unwrap().drops[0].reason, DropReason::Quarantined);
+    // Its driver starts anew.
+    datapath.change_rings(a.port, vec![RingChange::Stop { ring: 0 }, RingChange::Stop { ring: 1 }]).unwrap();
+    a.driver.transmit.reset();
+    a.driver.receive.reset();
+    a.driver.refill();
+    a.start(&datapath);
+    let frame = a.frame(b.mac, 1);
+    a.send(&frame);
+    assert_eq!(b.receive(), frame);
+}
+
+#[test]
+fn a_ring_that_cannot_start_is_told() {
+    let (datapath, network) = datapath(1, None);
+    let events = datapath.take_events().unwrap();
+    let a = Guest::new(&datapath, network, 1, Shape::default());
+    a.driver.transmit.set_available_index(9999);
+    a.start(&datapath);
+    assert!(matches!(events.recv_timeout(Duration::from_secs(20)), Ok(Event::NotStarted(port, _)) if port == a.port));
+}
+
+#[test]
+fn truncated_memory_is_noticed_and_the_neighbours_go_on() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let events = datapath.take_events().unwrap();
+    let a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    let mut c = Guest::new(&datapath, network, 3, Shape::default());
+    start_all(&datapath, &[&a, &b, &c]);
+    rustix::fs::ftruncate(a.driver.ram().file(), 0).unwrap();
+    rustix::io::write(a.kick.as_fd(), &1_u64.to_ne_bytes()).unwrap();
+    wait(|| events.recv_timeout(Duration::from_secs(20)).unwrap() == Event::MemoryLost);
+    assert_eq!(datapath.ports_with_lost_memory(), [a.port]);
+    datapath.quarantine(a.port).unwrap();
+    let frame = b.frame(c.mac, 1);
+    b.send(&frame);
+    assert_eq!(c.receive(), frame);
+}
+
+#[test]
+fn several_workers_deliver_to_one_guest_and_every_frame_is_accounted_for() {
+    let (datapath, network) = datapath(3, Some(Duration::from_micros(50)));
+    let shape = Shape { queue_size: 256, ..Shape::default() };
+    let mut sink = Guest::new(&datapath, network, 9, shape);
+    sink.start(&datapath);
+    let hello = sink.frame(MacAddress::BROADCAST, 0);
+    sink.send(&hello);
+    wait(|| datapath.macs(network).len() == 1);
+    const EACH: u32 = 3000;
+    let mut seen = [0; 4];
+    let mut received = 0;
+    std::thread::scope(|scope| {
+        for number in 1..=3_u8 {
+            let (datapath, to) = (&datapath, sink.mac);
+            scope.spawn(move || {
+                let mut source = Guest::new(datapath, network, number, shape);
+                source.start(datapath);
+                for i in 0..EACH {
+                    let frame = source.frame(to, i);
+                    source.send(&frame);
+                }
+                wait(|| datapath.totals(source.port).unwrap().forwarded == u64::from(EACH));
+                datapath.remove_port(source.port).unwrap();
+            });
+        }
+        // The sink reads meanwhile; what its ring had no room for is counted.
+        let port = sink.port;
+        wait(|| {
+            while let Some((_, frame)) = sink.driver.receive() {
+                let (from, number) = (usize::from(frame[11]), u32::from_be_bytes(frame[14..18].try_into().unwrap()));
+                assert!(
+                    number >= seen[from],
+                    "frames of one source stay in order: {number} after {} from {from}",
+                    seen[from]
+                );
+                seen[from] = number;
+                received += 1;
+            }
+            let totals = datapath.totals(port).unwrap();
+            totals.offered == 3 * u64::from(EACH) && totals.tx_frames == received
+        });
+    });
+    let totals = datapath.totals(sink.port).unwrap();
+    assert_eq!(totals.offered, totals.tx_frames + totals.dropped(Direction::Tx));
+    assert_eq!(totals.tx_in_flight(), 0);
+    assert!(totals.drops.iter().all(|drops| matches!(drops.reason, DropReason::NoBuffer | DropReason::RxBusy)));
+}
+
+#[test]
+fn captures_see_both_directions_and_are_bounded() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    start_all(&datapath, &[&a, &b]);
+    let (all, short) = (Arc::new(Tap::new(2000, 16)), Arc::new(Tap::new(20, 1)));
+    datapath.add_tap(a.port, all.clone()).unwrap();
+    datapath.add_tap(a.port, short.clone()).unwrap();
+    let (there, back) = (a.frame(b.mac, 300), b.frame(a.mac, 1));
+    a.send(&there);
+    assert_eq!(b.receive(), there);
+    b.send(&back);
+    assert_eq!(a.receive(), back);
+    datapath.remove_tap(a.port, &all).unwrap();
+    a.send(&there);
+    assert_eq!(b.receive(), there);
+    let (first, second) = (all.next().unwrap(), all.next().unwrap());
+    assert_eq!((first.direction, &first.bytes, first.length), (Direction::Rx, &there, there.len() as u32));
+    assert_eq!((second.direction, &second.bytes), (Direction::Tx, &back));
+    assert!(all.next().is_none());
+    assert_eq!(short.next().unwrap().bytes, there[..20]);
+    assert_eq!(short.missed(), 2);
+}
+
+#[test]
+fn an_announcement_reaches_the_other_ports_and_teaches_the_address() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    start_all(&datapath, &[&a, &b]);
+    datapath.announce(a.port, a.mac);
+    assert_eq!(b.receive(), culvert_worker::announce::rarp(a.mac));
+    assert_eq!(datapath.macs(network)[0].port, a.port);
+}
