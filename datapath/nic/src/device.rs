@@ -81,6 +81,15 @@ impl Device {
         self.bus == Bus::Virtual && self.name.starts_with(driver)
     }
 
+    /// What makes it hopeless or harmful to open it. A PCI device that the kernel drives is left alone: some of
+    /// DPDK's drivers would take it away from under the kernel.
+    pub(crate) fn refuse(&self) -> Option<Diagnosis> {
+        match self.bus {
+            Bus::Pci => self.diagnose_pci(Path::new("/sys/bus/pci")),
+            Bus::Virtual => None,
+        }
+    }
+
     /// The probable cause of a failure to open it. None where everything that can be checked is in order.
     pub(crate) fn diagnose(&self) -> Option<Diagnosis> {
         match self.bus {
@@ -176,16 +185,15 @@ impl Device {
         let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
         match driver {
             None => Some(Diagnosis::new("no kernel driver holds it", bind)),
-            // These DPDK drives beside the kernel's driver.
-            Some("mlx4_core" | "mlx5_core") => None,
-            Some("vfio-pci") => {
+            // DPDK works beside the first two and through the others.
+            Some("mlx4_core" | "mlx5_core" | "uio_pci_generic" | "igb_uio") => None,
+            Some(vfio) if vfio.contains("vfio") => {
                 let group = fs::read_link(device.join("iommu_group")).ok()?;
                 let group = Path::new("/dev/vfio").join(group.file_name()?);
                 let error = access(&group, Access::READ_OK | Access::WRITE_OK).err()?;
                 let remedy = format!("give this process's user that file: `chown USER {}`", group.display());
                 Some(Diagnosis::new(format!("{} cannot be opened: {error}", group.display()), remedy))
             }
-            Some("uio_pci_generic" | "igb_uio") => None,
             Some(other) => Some(Diagnosis::new(format!("it is held by the kernel driver {other}"), bind)),
         }
     }

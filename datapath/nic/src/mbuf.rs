@@ -18,6 +18,14 @@ pub struct Mbuf(NonNull<rte_mbuf>);
 unsafe impl Send for Mbuf {}
 
 impl Mbuf {
+    /// Takes over a frame.
+    ///
+    /// # Safety
+    /// `frame` heads a live chain that nobody else uses.
+    pub(crate) unsafe fn from_raw(frame: NonNull<rte_mbuf>) -> Mbuf {
+        Mbuf(frame)
+    }
+
     /// Length of the frame in bytes, over all segments.
     #[must_use]
     pub fn length(&self) -> u32 {

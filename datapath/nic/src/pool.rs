@@ -50,7 +50,10 @@ impl Pool {
             CString::new(config.name.as_str()).map_err(|_| failed("its name contains a zero byte".to_owned()))?;
         let room = frame_room(config.largest_mtu);
         let data_room = room.saturating_add(ffi::CULVERT_HEADROOM);
-        let most = buffers_in(eal.memory_mb(), data_room, across_pages(eal));
+        // Hardware reads a buffer by its bus address: it must not cross from one page to another, unrelated one.
+        let whole_pages = small_pages(eal) && eal.pci();
+        let across_pages = small_pages(eal) && !eal.pci();
+        let most = buffers_in(eal.memory_mb(), data_room, whole_pages);
         let buffers = config.buffers.unwrap_or(most);
         if buffers < FEWEST_BUFFERS {
             return Err(failed(format!(
@@ -59,7 +62,7 @@ impl Pool {
         }
         // SAFETY: EAL is started; the name is copied; -1 is SOCKET_ID_ANY.
         let pool = unsafe {
-            if across_pages(eal) {
+            if across_pages {
                 ffi::culvert_pool_across_pages(name.as_ptr(), buffers, THREAD_CACHE, data_room)
             } else {
                 ffi::rte_pktmbuf_pool_create(name.as_ptr(), buffers, THREAD_CACHE, 0, data_room, -1)
@@ -93,9 +96,13 @@ impl Pool {
     /// the caller writes every byte.
     #[must_use]
     pub fn allocate(&self, length: u32) -> Option<Mbuf> {
-        let mut batch = Batch::new();
-        self.allocate_burst(&[length], &mut batch);
-        batch.take(0)
+        let mut frame = null_mut();
+        // SAFETY: a live pool, one length and room for one frame.
+        match unsafe { ffi::culvert_allocate(self.pool.as_ptr(), &raw const length, 1, &raw mut frame) } {
+            0 => None,
+            // SAFETY: the frame is the caller's from here on.
+            _ => NonNull::new(frame).map(|frame| unsafe { Mbuf::from_raw(frame) }),
+        }
     }
 
     /// Frames of these lengths, by one call, added to `frames` in their order; see [`Pool::allocate`]. Returns how
@@ -133,17 +140,16 @@ fn frame_room(mtu: u16) -> u16 {
 /// A buffer's length is 16 bits wide.
 const LARGEST_ROOM: u16 = u16::MAX - ffi::CULVERT_HEADROOM;
 
-/// Whether buffers may lie across the borders of pages: where pages are small and no device reads them by itself.
-fn across_pages(eal: &Eal) -> bool {
-    matches!(eal.hugepages(), HugepageUse::NotUsed { .. }) && !eal.pci()
+fn small_pages(eal: &Eal) -> bool {
+    matches!(eal.hugepages(), HugepageUse::NotUsed { .. })
 }
 
-/// How many buffers three quarters of the memory hold. Beside small pages each takes whole ones.
-fn buffers_in(memory_mb: u32, data_room: u16, across_pages: bool) -> u32 {
+/// How many buffers three quarters of the memory hold, each by itself in pages of 4 KiB if told so.
+fn buffers_in(memory_mb: u32, data_room: u16, whole_pages: bool) -> u32 {
     let element = ffi::CULVERT_MBUF_SIZE + u32::from(data_room);
     // SAFETY: computes from its arguments; the third, for details, may be null.
     let size = unsafe { ffi::rte_mempool_calc_obj_size(element, 0, null_mut()) };
-    let size = if across_pages { size } else { size.next_multiple_of(4096) };
+    let size = if whole_pages { size.next_multiple_of(4096) } else { size };
     let bytes = (u64::from(memory_mb) << 20) / 4 * 3;
     u32::try_from(bytes / u64::from(size.max(1))).unwrap_or(u32::MAX)
 }
@@ -164,11 +170,11 @@ mod tests {
 
     #[test]
     fn three_quarters_of_the_memory_are_buffers() {
-        let buffers = buffers_in(256, 2048 + 128, true);
+        let buffers = buffers_in(256, 2048 + 128, false);
         let bytes = u64::from(buffers) * (2048 + 128 + 128);
         assert!(bytes <= 192 << 20, "{bytes}");
         assert!(bytes > 180 << 20, "{bytes}");
-        assert_eq!(buffers_in(256, 2048 + 128, false), (192 << 20) / 4096);
-        assert_eq!(buffers_in(0, 2176, true), 0);
+        assert_eq!(buffers_in(256, 2048 + 128, true), (192 << 20) / 4096);
+        assert_eq!(buffers_in(0, 2176, false), 0);
     }
 }

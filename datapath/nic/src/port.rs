@@ -292,6 +292,9 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
         let remedy = "restart the daemon with the port in its configuration";
         return Err(Failure::Explained(Diagnosis::new("DPDK was started without PCI devices", remedy)));
     }
+    if let Some(diagnosis) = device.refuse() {
+        return Err(Failure::Explained(diagnosis));
+    }
     let room = pool.frame_room();
     if u32::from(room) < u32::from(config.mtu) + u32::from(FRAME_OVERHEAD) {
         let reason = format!("frames of MTU {} do not fit the pool's buffers of {room} bytes", config.mtu);

@@ -25,6 +25,11 @@ const MARK: &str = "CULVERT_TEST_PROCESS";
 static TURN: Mutex<()> = Mutex::new(());
 const NOBODY: u32 = 65534;
 
+/// Whether this is a process of a test's own.
+pub fn is_own() -> bool {
+    env::var_os(MARK).is_some()
+}
+
 /// True in the process that is `test`'s own. Elsewhere it starts that process, fails if it failed, and gives false.
 pub fn own(test: &str, kind: Kind) -> bool {
     if env::var(MARK).is_ok_and(|name| name == test) {
