@@ -159,7 +159,7 @@ impl Worker {
     pub(crate) fn run(mut self) {
         let mut rounds = 0_u32;
         while !self.shared.stop.load(Ordering::Relaxed) {
-            if self.shared.generation.load(Ordering::Relaxed) != self.plan.as_ref().map_or(0, |plan| plan.generation) {
+            if self.has_new_plan() {
                 self.take_up_plan();
             }
             let frames = self.round();
@@ -176,6 +176,16 @@ impl Worker {
             }
         }
         self.inputs.iter_mut().for_each(Input::give_back);
+    }
+
+    #[inline]
+    fn has_new_plan(&self) -> bool {
+        self.shared.generation.load(Ordering::Relaxed) != self.plan.as_ref().map_or(0, |plan| plan.generation)
+    }
+
+    /// Whether control left something that must not wait until the next frame.
+    fn control_waits(&self) -> bool {
+        self.has_new_plan() || self.shared.stop.load(Ordering::Relaxed) || !self.shared.announcements.is_empty()
     }
 
     fn take_up_plan(&mut self) {
@@ -277,7 +287,8 @@ impl Worker {
                 slow = true;
             }
         }
-        if !self.shared.announcements.is_empty() {
+        // The waker's event may have been taken by a look for kicks: look at what control left once more.
+        if self.control_waits() {
             return;
         }
         add(&self.shared.counters.sleeps, 1);
