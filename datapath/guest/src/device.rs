@@ -172,9 +172,6 @@ pub enum DeviceError {
         /// As the frontend sent it.
         state: u32,
     },
-    /// SET_VRING_ENABLE although rings are always enabled.
-    #[error("rings cannot be enabled or disabled: the feature PROTOCOL_FEATURES was not acknowledged")]
-    AlwaysEnabled,
     /// An MTU that the port cannot carry.
     #[error("MTU {wanted} is not between {MIN_MTU} and the port's {port}; raise the port's `mtu`")]
     Mtu {
@@ -392,20 +389,18 @@ impl Device {
         Ok(())
     }
 
-    /// SET_VRING_ENABLE: 1 or 0.
+    /// SET_VRING_ENABLE: 1 or 0. QEMU sends it before it acknowledges any features.
     ///
     /// # Errors
-    /// No such ring, another number, or PROTOCOL_FEATURES was not acknowledged.
+    /// No such ring, or another number.
     pub fn set_enabled(&mut self, ring: u32, state: u32) -> Result<Vec<RingChange>, DeviceError> {
-        let switchable = self.acknowledged & features::PROTOCOL_FEATURES != 0;
         let (number, ring) = self.ring(ring)?;
         let enabled = match state {
-            _ if !switchable => return Err(DeviceError::AlwaysEnabled),
             0 => false,
             1 => true,
             _ => return Err(DeviceError::Enable { ring: number, state }),
         };
-        ring.enabled = enabled;
+        ring.enabled = Some(enabled);
         Ok(ring.running.map(|_| RingChange::Enable { ring: number, enabled }).into_iter().collect())
     }
 
@@ -458,7 +453,7 @@ impl Device {
     }
 
     fn is_enabled(&self, ring: &Ring) -> bool {
-        ring.enabled || self.acknowledged & features::PROTOCOL_FEATURES == 0
+        ring.enabled.unwrap_or(self.acknowledged & features::PROTOCOL_FEATURES == 0)
     }
 
     /// Stops a ring if it runs and starts it if it can run.
@@ -508,7 +503,8 @@ struct Ring {
     position: u16,
     kick: Kick,
     call: Arc<Call>,
-    enabled: bool,
+    /// What SET_VRING_ENABLE said. Before, rings are disabled if PROTOCOL_FEATURES was acknowledged, else enabled.
+    enabled: Option<bool>,
     running: Option<Running>,
     /// A start was asked for, and no stop after it was acknowledged.
     held: bool,

@@ -149,7 +149,7 @@ const ANSWERS: [(u32, [&str; 4]); 45] = [
     (GET_PROTOCOL_FEATURES, ["=protocol", "=protocol", "=protocol", "=protocol"]),
     (SET_PROTOCOL_FEATURES, ["ack", "ack", "ack", "ack"]),
     (GET_QUEUE_NUM, ["close", "=2", "=2", "=2"]),
-    (SET_VRING_ENABLE, ["close", "ack", "ack", "ack enable 0 true"]),
+    (SET_VRING_ENABLE, ["-", "ack", "ack", "ack enable 0 true"]),
     (
         SEND_RARP,
         ["close", "ack announce 02:00:00:00:00:0a", "ack announce 02:00:00:00:00:0a", "ack announce 02:00:00:00:00:0a"],
@@ -296,7 +296,23 @@ fn rings_are_enabled_from_the_start_without_protocol_features() {
         dialogue.send(good(part, 0));
     }
     assert_eq!(dialogue.workers.take_lines(), ["start 0 enabled=true"]);
-    dialogue.expect_refusal(good(SET_VRING_ENABLE, 0), "PROTOCOL_FEATURES was not acknowledged");
+}
+
+/// QEMU enables and disables rings before it acknowledges PROTOCOL_FEATURES, or anything.
+#[test]
+fn rings_may_be_enabled_before_features_are_agreed() {
+    let mut dialogue = Dialogue::after([good(GET_FEATURES, 0), good(SET_VRING_ENABLE, 0)]);
+    for part in [SET_FEATURES, SET_MEM_TABLE, SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_KICK] {
+        dialogue.send(good(part, 0));
+    }
+    assert_eq!(dialogue.workers.take_lines(), ["start 0 enabled=true"]);
+    // What was said in words holds without PROTOCOL_FEATURES, too.
+    let disable = message(SET_VRING_ENABLE, 0, &halves(&[0, 0]));
+    let mut dialogue = Dialogue::after([disable, message(SET_FEATURES, 0, &words(&[0]))]);
+    for part in [SET_MEM_TABLE, SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_KICK] {
+        dialogue.send(good(part, 0));
+    }
+    assert_eq!(dialogue.workers.take_lines(), ["start 0 enabled=false"]);
 }
 
 #[test]
