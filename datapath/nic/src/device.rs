@@ -92,12 +92,10 @@ impl Device {
 
     /// The probable cause of a failure to open it. None where everything that can be checked is in order.
     pub(crate) fn diagnose(&self) -> Option<Diagnosis> {
-        match self.bus {
-            Bus::Pci => self.diagnose_pci(Path::new("/sys/bus/pci")),
-            Bus::Virtual => {
-                self.diagnose_files().or_else(|| self.diagnose_interfaces()).or_else(|| self.diagnose_rights())
-            }
-        }
+        self.refuse()
+            .or_else(|| self.diagnose_files())
+            .or_else(|| self.diagnose_interfaces())
+            .or_else(|| self.diagnose_rights())
     }
 
     fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -153,7 +151,10 @@ impl Device {
             &[("CAP_NET_ADMIN", CAP_NET_ADMIN)]
         } else if self.is("net_af_xdp") {
             &[("CAP_NET_ADMIN", CAP_NET_ADMIN), ("CAP_NET_RAW", CAP_NET_RAW), ("CAP_BPF", CAP_BPF)]
-        } else if self.is("net_af_packet") || (self.is("net_pcap") && on_interface) {
+        } else if self.is("net_af_packet") {
+            // Its socket needs the one; setting the interface's address and mode, which DPDK insists on, the other.
+            &[("CAP_NET_ADMIN", CAP_NET_ADMIN), ("CAP_NET_RAW", CAP_NET_RAW)]
+        } else if self.is("net_pcap") && on_interface {
             &[("CAP_NET_RAW", CAP_NET_RAW)]
         } else {
             &[]
@@ -162,7 +163,7 @@ impl Device {
         let missing: Vec<&str> =
             needed.iter().filter(|(_, bit)| held & (1 << bit) == 0).map(|(name, _)| *name).collect();
         if !missing.is_empty() {
-            let remedy = "run the daemon as root or with that capability";
+            let remedy = "run the daemon as root or give it what is missing";
             return Some(Diagnosis::new(format!("this process does not have {}", missing.join(", ")), remedy));
         }
         if self.is("net_tap") {

@@ -40,7 +40,7 @@ impl Mbuf {
         unsafe { member(self.0, ffi::CULVERT_MBUF_NB_SEGS) }
     }
 
-    /// The frame's bytes, segment by segment. Segments other than the first of an ordinary frame may be empty.
+    /// The frame's bytes, segment by segment; as a rule there is one.
     #[must_use]
     pub fn segments(&self) -> Segments<'_> {
         Segments { next: Some(self.0), _frame: PhantomData }

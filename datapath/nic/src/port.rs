@@ -332,7 +332,7 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
     // SAFETY: a started device.
     let promiscuous = unsafe { ffi::rte_eth_promiscuous_enable(open.id) };
     if promiscuous != -libc::ENOTSUP {
-        check("being set promiscuous", promiscuous)?;
+        check("being made promiscuous", promiscuous)?;
     }
     let mut mac = ffi::rte_ether_addr::default();
     // SAFETY: an open device; the address is written to the variable.

@@ -1,11 +1,10 @@
 //! The ends that workers poll.
 //!
-//! A queue is one thread's at a time: it moves between threads but is not shared. It keeps its port open: the
-//! device is stopped and closed when the port and all its queues are gone, by whoever drops the last of them.
+//! A queue is one thread's at a time: it moves between threads, has no copy, and polling it needs it exclusively. It
+//! keeps its port open: the device is stopped and closed when the port and all its queues are gone, by whoever drops
+//! the last of them. That takes milliseconds, so a worker gives its queues back instead of dropping them.
 
-use std::cell::Cell;
 use std::io;
-use std::marker::PhantomData;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 
@@ -20,7 +19,6 @@ pub struct RxQueue {
     device: Arc<OpenDevice>,
     queue: u16,
     interrupt: Option<Interrupt>,
-    _not_sync: PhantomData<Cell<()>>,
 }
 
 /// The descriptor by which a driver tells of frames.
@@ -35,7 +33,7 @@ struct Interrupt {
 impl RxQueue {
     pub(crate) fn new(device: Arc<OpenDevice>, queue: u16, interrupts: bool) -> RxQueue {
         let interrupt = if interrupts { interrupt(device.id(), queue) } else { None };
-        RxQueue { device, queue, interrupt, _not_sync: PhantomData }
+        RxQueue { device, queue, interrupt }
     }
 
     /// Receives frames into the free places of `frames`, by one call of the driver. Returns how many.
@@ -89,12 +87,11 @@ impl RxQueue {
 pub struct TxQueue {
     device: Arc<OpenDevice>,
     queue: u16,
-    _not_sync: PhantomData<Cell<()>>,
 }
 
 impl TxQueue {
     pub(crate) fn new(device: Arc<OpenDevice>, queue: u16) -> TxQueue {
-        TxQueue { device, queue, _not_sync: PhantomData }
+        TxQueue { device, queue }
     }
 
     /// Hands frames to the driver, from the front, by one call. Returns how many it took; the others stay in

@@ -11,6 +11,8 @@ mod process;
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use culvert_nic::{BURST, Batch, EalError, HugepageUse, Pool, Port};
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
@@ -230,7 +232,7 @@ fn what_cannot_be_opened_says_why_and_harms_nothing() {
         ];
         let no_rights = !rustix::process::getuid().is_root();
         assert!(no_rights);
-        cases.push(("net_af_packet0,iface=lo", "does not have CAP_NET_RAW"));
+        cases.push(("net_af_packet0,iface=lo", "does not have CAP_NET_ADMIN, CAP_NET_RAW"));
         cases.push(("net_pcap0,iface=lo", "does not have CAP_NET_RAW"));
         cases.push(("net_tap0", "does not have CAP_NET_ADMIN"));
         fs::write("junk.pcap", "no capture").unwrap();
@@ -240,7 +242,6 @@ fn what_cannot_be_opened_says_why_and_harms_nothing() {
                 let text = error.to_string();
                 assert!(text.contains(expected), "{text}");
                 assert!(text.starts_with(&format!("port uplink0: cannot open {device}: ")), "{text}");
-                println!("{text}");
             }
             let mut frames = Batch::new();
             frames.push(frame(&pool, &broadcast(1, 60))).unwrap();
@@ -466,6 +467,79 @@ fn starting_leaves_the_caller_as_it_was() {
         }
         let error = culvert_nic::Eal::start(&culvert_nic::EalConfig::default()).unwrap_err();
         assert!(matches!(error, EalError::AlreadyStarted), "{error}");
+    }
+}
+
+#[test]
+fn dpdk_logs_to_tracing() {
+    if own("dpdk_logs_to_tracing", Kind::OrdinaryUser) {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&log);
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_ansi(false)
+            .with_writer(move || Shared(Arc::clone(&writer)))
+            .init();
+        let eal = start();
+        let pool = pool(&eal);
+        Port::open(&eal, &pool, &config("net_pcap0,rx_pcap=absent.pcap")).unwrap_err();
+        let text = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+        let line =
+            |words: &str| text.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{words}: {text}"));
+        assert!(line("Detected CPU lcores").contains("DEBUG dpdk: EAL:"), "{text}");
+        assert!(line("started with 64 MiB").contains("INFO dpdk:"), "{text}");
+        assert!(line("Couldn't open absent.pcap").contains("WARN dpdk:"), "{text}");
+        assert!(text.lines().all(|line| line.contains(" dpdk: ")), "each message is one event: {text}");
+    }
+}
+
+/// A log that the test can read.
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn ports_come_and_go_while_others_are_polled() {
+    if own("ports_come_and_go_while_others_are_polled", Kind::OrdinaryUser) {
+        let eal = start();
+        let pool = pool(&eal);
+        let mut port = open(&eal, &pool, "net_ring0");
+        let (mut rx, mut tx) = port.take_queues();
+        let stop = AtomicBool::new(false);
+        let passed = std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                let _worker = culvert_nic::WorkerThread::register(&eal).unwrap();
+                let mut frames = Batch::new();
+                frames.push(frame(&pool, &broadcast(1, 60))).unwrap();
+                let mut passed = 0_u64;
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(tx[0].send(&mut frames), 1);
+                    assert_eq!(rx[0].receive(&mut frames), 1);
+                    passed += 1;
+                }
+                assert_eq!(contents(&mut frames), [broadcast(1, 60)]);
+                passed
+            });
+            for round in 0..30 {
+                let mut other = open(&eal, &pool, "net_null0");
+                let (mut rx, _tx) = other.take_queues();
+                assert_eq!(rx[0].receive(&mut Batch::new()), BURST, "round {round}");
+                Port::open(&eal, &pool, &config("net_pcap0,rx_pcap=absent.pcap")).unwrap_err();
+                drop(open(&eal, &pool, "net_pcap1,tx_pcap=out.pcap"));
+            }
+            stop.store(true, Ordering::Relaxed);
+            worker.join().unwrap()
+        });
+        assert!(passed > 0);
+        assert_eq!(pool.free_buffers(), pool.buffers());
     }
 }
 

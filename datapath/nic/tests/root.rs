@@ -17,6 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use culvert_nic::{BURST, Batch, Eal, EalConfig, HugepageUse, Hugepages, Pool, PoolConfig, Port, RxQueue, TxQueue};
 use process::{Kind, broadcast, config, content, frame, is_own, open, own, pool, start};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 #[test]
 fn af_packet_passes_frames_through_kernel_interfaces() {
@@ -135,6 +136,33 @@ fn the_mtu_of_kernel_interfaces_is_minded() {
         tap.mtu = 1450;
         let _tap = Port::open(&eal, &pool, &tap).unwrap();
         assert_eq!(mtu("culvert-tap"), "1450");
+    }
+}
+
+#[test]
+fn missing_capabilities_are_named() {
+    if own("missing_capabilities_are_named", Kind::OwnNetwork) {
+        let (eal, pool) = veth_pair(1500);
+        let mut b = open(&eal, &pool, "net_pcap1,iface=veth-b");
+        let all = capabilities(None).unwrap();
+        let with = |effective: CapabilitySet| set_capabilities(None, CapabilitySets { effective, ..all }).unwrap();
+        let af_packet = config("net_af_packet0,iface=veth-a");
+
+        with(CapabilitySet::NET_RAW);
+        let error = Port::open(&eal, &pool, &af_packet).unwrap_err().to_string();
+        assert!(error.contains("this process does not have CAP_NET_ADMIN"), "{error}");
+        // net_pcap needs no other.
+        let mut a = open(&eal, &pool, "net_pcap0,iface=veth-a");
+        both_ways(&pool, &mut a, &mut b, 1514);
+        drop(a);
+        with(CapabilitySet::NET_ADMIN);
+        let error = Port::open(&eal, &pool, &af_packet).unwrap_err().to_string();
+        assert!(error.contains("this process does not have CAP_NET_RAW"), "{error}");
+        let error = Port::open(&eal, &pool, &config("net_pcap0,iface=veth-a")).unwrap_err().to_string();
+        assert!(error.contains("this process does not have CAP_NET_RAW"), "{error}");
+        drop(open(&eal, &pool, "net_tap0"));
+        with(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
+        drop(open(&eal, &pool, "net_af_packet0,iface=veth-a"));
     }
 }
 

@@ -68,6 +68,9 @@ pub fn own(test: &str, kind: Kind) -> bool {
     let output = child.wait_with_output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{}\n{text}", output.status);
+    // Why it cannot start, EAL writes to standard error as well.
+    let stray = |line: &str| line.starts_with("EAL:") && !line.starts_with("EAL: FATAL:");
+    assert!(!text.lines().any(stray), "DPDK writes past our log:\n{text}");
     false
 }
 
