@@ -13,6 +13,8 @@
 pub mod burst;
 pub mod counters;
 pub mod forward;
+#[cfg(test)]
+mod golden;
 pub mod mac_table;
 pub mod network;
 pub mod port;
