@@ -4,23 +4,24 @@
 //! - [`message`]: headers and bodies, parsed; [`event`]: the descriptors that kick and interrupt, checked;
 //! - [`session`]: the dialogue with one frontend as a pure state machine;
 //! - [`socket`]: bytes and descriptors of one connection; [`listen`], [`connect`]: the two ways to get one;
-//! - [`port`]: one port's socket over time; [`server`]: all of them in one thread; [`helper`]: the thread that may wait;
-//! - [`backend`]: what the rest of the daemon provides.
+//! - `port`: one port's socket over time; [`server`]: all of them in one thread; `helper`: the thread that may wait;
+//! - [`backend`]: what the rest of the daemon provides; `rate`, `log_limit`: bounds on what a frontend can cause.
 #![forbid(unsafe_code)]
 
 pub mod backend;
 pub mod connect;
 pub mod event;
-pub mod helper;
+mod helper;
 pub mod listen;
-pub mod log_limit;
+mod log_limit;
 pub mod message;
-pub mod port;
+mod port;
+mod rate;
 pub mod server;
 pub mod session;
 pub mod socket;
 
 pub use backend::{Backend, Connection, Peer, PortKey, SocketState};
-pub use port::{PortSocket, Role};
+pub use port::{PortSocket, RETRY, Role};
 pub use server::{AddError, Server};
 pub use session::{Session, SessionStatus};

@@ -18,6 +18,7 @@ use crate::helper::Job;
 use crate::listen::{BindError, Listener};
 use crate::log_limit::LogLimit;
 use crate::message::MAX_BODY_BYTES;
+use crate::rate::Rate;
 use crate::server::States;
 use crate::session::{CloseReason, Done, Next, Outcome, Session};
 use crate::socket::{self, Received};
@@ -35,7 +36,15 @@ const PENALTY: Duration = Duration::from_secs(1);
 /// Connections that a port accepts in one second.
 const ACCEPTS_PER_SECOND: u32 = 128;
 
-/// Messages that a port may handle before others have their turn.
+/// Pieces of messages, two for most messages, that a port reads in one second. A guest with 128 queue pairs needs 4,000
+/// to start; who sends more is slowed down.
+const READS_PER_SECOND: u32 = 16_384;
+
+/// Changes of rings that a port may cause in one second: each one involves all workers. A guest with 128 queue pairs
+/// needs 512 to start.
+const CHANGES_PER_SECOND: u32 = 512;
+
+/// Pieces that a port may read before others have their turn.
 const TURN: usize = 64;
 
 /// Who creates a port's socket.
@@ -86,7 +95,9 @@ pub struct Port {
     next_try: Option<Instant>,
     last_try: Option<Instant>,
     looked: bool,
-    accepted: (Option<Instant>, u32),
+    accepts: Rate,
+    reads: Rate,
+    changes: Rate,
     removed: bool,
     reported: Option<SocketState>,
     log: LogLimit,
@@ -122,6 +133,8 @@ struct Open {
     output: Vec<u8>,
     /// Whether the helper works for the session.
     parked: bool,
+    /// Not to be read before, because it sends too much.
+    slowed: Option<Instant>,
     /// To be closed for this reason when the helper is done.
     condemned: Option<CloseReason>,
 }
@@ -154,7 +167,9 @@ impl Port {
             next_try: Some(in_loop.now),
             last_try: None,
             looked: false,
-            accepted: (None, 0),
+            accepts: Rate::default(),
+            reads: Rate::default(),
+            changes: Rate::default(),
             removed: false,
             reported: None,
             log: LogLimit::default(),
@@ -187,7 +202,7 @@ impl Port {
         match &self.link {
             Link::Idle => self.next_try,
             // While the helper works for a message its time does not count.
-            Link::Open(open) => [open.session.deadline(), self.next_try].into_iter().flatten().min(),
+            Link::Open(open) => [open.session.deadline(), open.slowed, self.next_try].into_iter().flatten().min(),
             Link::Ending => None,
             Link::Stuck(_, again) => Some(*again),
         }
@@ -195,6 +210,7 @@ impl Port {
 
     /// Does what is due. Returns whether the port has more to do at once.
     pub fn on_time(&mut self, in_loop: &Loop) -> bool {
+        let mut more = false;
         match &mut self.link {
             Link::Stuck(_, again) if *again <= in_loop.now => {
                 if let Link::Stuck(session, _) = std::mem::replace(&mut self.link, Link::Ending) {
@@ -202,16 +218,19 @@ impl Port {
                 }
             }
             Link::Open(open) => {
-                if let Some(reason) = open.session.expire(in_loop.now) {
+                if open.slowed.is_some_and(|until| until <= in_loop.now) {
+                    open.slowed = None;
+                    more = true;
+                } else if let Some(reason) = open.session.expire(in_loop.now) {
                     self.close(in_loop, reason);
                 }
             }
             Link::Idle | Link::Ending | Link::Stuck(..) => {}
         }
         if self.next_try.is_some_and(|at| at <= in_loop.now) {
-            return self.find_frontend(in_loop);
+            more |= self.find_frontend(in_loop);
         }
-        false
+        more
     }
 
     /// Something happened at the listener. Returns whether the port has more to do at once.
@@ -234,6 +253,14 @@ impl Port {
     pub fn on_stream(&mut self, in_loop: &Loop) -> bool {
         for _ in 0..TURN {
             let Link::Open(open) = &mut self.link else { return false };
+            let reads = self.reads.exhausted(READS_PER_SECOND, in_loop.now);
+            if let Some(until) = self.changes.exhausted(CHANGES_PER_SECOND, in_loop.now).or(reads) {
+                if open.slowed.replace(until).is_none() {
+                    self.warn(in_loop, "the frontend sends too many messages and is slowed down");
+                }
+                return false;
+            }
+            self.reads.count(in_loop.now);
             match open.step(in_loop.now) {
                 Ok(None) => return false,
                 Ok(Some(outcome)) => self.follow(in_loop, outcome),
@@ -328,9 +355,11 @@ impl Port {
                 // The end of the session accepts.
                 Link::Ending | Link::Stuck(..) => return false,
             };
-            if !self.may_accept(in_loop.now) {
+            if let Some(until) = self.accepts.exhausted(ACCEPTS_PER_SECOND, in_loop.now) {
+                self.next_try = Some(until);
                 return false;
             }
+            self.accepts.count(in_loop.now);
             let Some(listener) = &self.listener else { return false };
             match listener.accept() {
                 Ok(None) => return false,
@@ -353,23 +382,6 @@ impl Port {
         }
     }
 
-    /// Bounds the rate of accepted connections; sets the time of the next try if there were too many.
-    fn may_accept(&mut self, now: Instant) -> bool {
-        let (since, count) = &mut self.accepted;
-        let start = *since.get_or_insert(now);
-        let end = start.checked_add(Duration::from_secs(1)).unwrap_or(now);
-        if now >= end {
-            *since = Some(now);
-            *count = 0;
-        }
-        if *count >= ACCEPTS_PER_SECOND {
-            self.next_try = Some(end);
-            return false;
-        }
-        *count += 1;
-        true
-    }
-
     fn attach(&mut self, in_loop: &Loop, mut stream: UnixStream) -> bool {
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = in_loop.registry.register(&mut stream, self.tokens.stream, interest) {
@@ -379,8 +391,8 @@ impl Port {
         }
         let peer = socket::peer(&stream);
         let session = Session::new(self.config.device);
-        let (output, parked, condemned) = (Vec::new(), false, None);
-        self.link = Link::Open(Box::new(Open { stream, peer, session, output, parked, condemned }));
+        let (output, parked, slowed, condemned) = (Vec::new(), false, None, None);
+        self.link = Link::Open(Box::new(Open { stream, peer, session, output, parked, slowed, condemned }));
         self.info(in_loop, &format!("frontend connected: {peer}"));
         self.report_session(in_loop);
         self.on_stream(in_loop)
@@ -393,6 +405,7 @@ impl Port {
             Next::Read => {}
             Next::Work(work) => {
                 open.parked = true;
+                self.changes.count(in_loop.now);
                 // The helper lives as long as the loop.
                 let _ = in_loop.jobs.send(Job::Work { slot: self.slot, port: self.config.port, work });
                 return;
@@ -402,6 +415,9 @@ impl Port {
                 self.close(in_loop, reason);
                 return;
             }
+        }
+        if let Some(refused) = outcome.refused {
+            self.warn(in_loop, &refused.to_string());
         }
         self.report_session(in_loop);
     }

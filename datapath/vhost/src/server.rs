@@ -1,11 +1,11 @@
 //! All vhost-user sockets of the daemon, served by one thread that never waits for anything but events.
 //!
 //! Control calls [`Server`]; its methods post a command to the loop and wake it. What may take long is done by a second
-//! thread ([`crate::helper`]), which calls the [`Backend`].
+//! thread (`helper`), which calls the [`Backend`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -137,11 +137,11 @@ impl Drop for Server {
 
 /// The last state of each port, as told to the backend.
 #[derive(Clone, Debug, Default)]
-pub struct States(Arc<Mutex<HashMap<PortKey, SocketState>>>);
+pub(crate) struct States(Arc<Mutex<HashMap<PortKey, SocketState>>>);
 
 impl States {
     /// Notes a port's state.
-    pub fn set(&self, port: PortKey, state: SocketState) {
+    pub(crate) fn set(&self, port: PortKey, state: SocketState) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(port, state);
     }
 
@@ -219,8 +219,15 @@ impl Serving {
             for event in &events {
                 self.event(event.token(), now);
             }
-            while let Ok(result) = self.done.try_recv() {
-                self.result(result, now);
+            loop {
+                match self.done.try_recv() {
+                    Ok(result) => self.result(result, now),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        tracing::error!("the thread that changes rings has died: vhost-user ends; restart culvertd");
+                        return;
+                    }
+                }
             }
             while let Ok(command) = self.commands.try_recv() {
                 self.command(command, now);

@@ -43,6 +43,8 @@ pub const PROTOCOL_FEATURES: Protocol = Protocol::MQ
 pub struct Outcome {
     /// To be sent to the frontend, before anything else.
     pub reply: Option<Vec<u8>>,
+    /// A refusal that the reply tells, to be logged.
+    pub refused: Option<Refused>,
     /// What to do next.
     pub next: Next,
 }
@@ -155,6 +157,16 @@ pub enum Refusal {
     Unresponsive(#[from] Unresponsive),
 }
 
+/// A refused request.
+#[derive(Debug, thiserror::Error)]
+#[error("{request} refused: {refusal}")]
+pub struct Refused {
+    /// Its name.
+    pub request: String,
+    /// Why.
+    pub refusal: Refusal,
+}
+
 /// Why a connection came to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum CloseReason {
@@ -170,14 +182,9 @@ pub enum CloseReason {
     /// The header cannot be followed.
     #[error("the frontend sent a bad message header: {0}")]
     Header(MessageError),
-    /// A request was refused and there was no way, or no point, in telling.
-    #[error("{request} refused: {refusal}")]
-    Refused {
-        /// Its name.
-        request: String,
-        /// Why.
-        refusal: Refusal,
-    },
+    /// A request was refused, and there was no way to tell or no point in going on.
+    #[error(transparent)]
+    Refused(Refused),
     /// Descriptors came with something else than the first bytes of a message.
     #[error("the frontend sent file descriptors in the middle of a message")]
     LateDescriptors,
@@ -306,9 +313,8 @@ impl Session {
                 // What the workers have now is not known: tell the frontend, then start from nothing.
                 self.retired.extend(unchanged.retired);
                 let reply = self.acknowledgement(header, FAILURE);
-                let refusal = unchanged.error.into();
-                let reason = CloseReason::Refused { request: message::name(header.request), refusal };
-                Outcome { reply, ..self.close(reason) }
+                let refused = Refused { request: message::name(header.request), refusal: unchanged.error.into() };
+                Outcome { reply, ..self.close(CloseReason::Refused(refused)) }
             }
             (WaitsFor::Announcement, Done::Announced) => self.answer(header, Answer::Success),
             _ => self.close(CloseReason::OutOfTurn),
@@ -441,7 +447,7 @@ impl Session {
 
     fn park(&mut self, header: Header, waits_for: WaitsFor, work: Work) -> Outcome {
         self.state = State::Parked(Parked { header, waits_for });
-        Outcome { reply: None, next: Next::Work(work) }
+        Outcome { reply: None, refused: None, next: Next::Work(work) }
     }
 
     fn answer(&mut self, header: Header, answer: Answer) -> Outcome {
@@ -460,12 +466,11 @@ impl Session {
         // After features that we do not have, nothing that the frontend says can be relied on.
         let fatal = matches!(refusal, Refusal::ProtocolFeatures(_) | Refusal::Device(DeviceError::Features(_)));
         let reply = self.acknowledgement(header, FAILURE);
+        let refused = Refused { request: message::name(header.request), refusal };
         if reply.is_some() && !fatal {
-            tracing::debug!(request = message::name(header.request), %refusal, "refused");
-            return Outcome::read(reply);
+            return Outcome { refused: Some(refused), ..Outcome::read(reply) };
         }
-        let reason = CloseReason::Refused { request: message::name(header.request), refusal };
-        Outcome { reply, ..self.close(reason) }
+        Outcome { reply, ..self.close(CloseReason::Refused(refused)) }
     }
 
     /// REPLY_ACK's answer, if it was agreed on, asked for, and the request has no reply of its own.
@@ -478,13 +483,13 @@ impl Session {
     fn close(&mut self, reason: CloseReason) -> Outcome {
         self.state = State::Over;
         self.input = Input::default();
-        Outcome { reply: None, next: Next::Close(reason) }
+        Outcome { reply: None, refused: None, next: Next::Close(reason) }
     }
 }
 
 impl Outcome {
     fn read(reply: Option<Vec<u8>>) -> Self {
-        Self { reply, next: Next::Read }
+        Self { reply, refused: None, next: Next::Read }
     }
 }
 

@@ -340,6 +340,28 @@ fn replies_that_nobody_reads_are_waited_for() {
     }
 }
 
+/// A frontend that sends without end is slowed down; all that it sent is answered in the end, and others are served.
+#[test]
+fn a_flood_of_messages_is_slowed_down() {
+    let setup = Setup::listening();
+    setup.server.add(setup.port(PortKey(8), Role::Listen)).unwrap();
+    let flood = UnixStream::connect(setup.path(PortKey(8))).unwrap();
+    let start = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..20_000 {
+                send(&flood, &good(GET_FEATURES, 0)).unwrap();
+            }
+        });
+        vmm(setup.connect(), &setup);
+        for _ in 0..20_000 {
+            assert_eq!(read_number(&flood).unwrap(), CONFIG.offered());
+        }
+    });
+    // At least until the second window; a slow machine only makes it longer.
+    assert!(start.elapsed() >= std::time::Duration::from_secs(1));
+}
+
 /// hostile V4: the kernel cuts what does not fit, and the connection with it.
 #[test]
 fn too_many_descriptors_close_the_connection() {
@@ -538,7 +560,7 @@ fn a_frontend_that_closes_at_once_is_tried_at_intervals() {
         drop(listener.accept().unwrap());
     }
     // At least the interval between the first and the last; a slow machine only makes it longer.
-    assert!(start.elapsed() >= 2 * culvert_vhost::port::RETRY, "{:?}", start.elapsed());
+    assert!(start.elapsed() >= 2 * culvert_vhost::RETRY, "{:?}", start.elapsed());
     vmm(listener.accept().unwrap().0, &setup);
 }
 
