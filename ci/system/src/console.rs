@@ -84,6 +84,11 @@ impl Console {
         }
     }
 
+    /// Takes all that it has printed so far as read.
+    pub fn skip(&mut self) {
+        self.position = self.transcript.lock().text.len();
+    }
+
     /// How it has ended, if it has.
     ///
     /// # Errors

@@ -95,7 +95,15 @@ impl Node {
     pub fn launch(&self) -> Result<Daemon> {
         let file = self.path("culvertd.toml");
         fs::write(&file, &self.config)?;
-        let arguments = [Path::new("--config"), &file];
+        self.launch_with(&file)
+    }
+
+    /// Starts culvertd with another configuration file and returns at once.
+    ///
+    /// # Errors
+    /// culvertd cannot be run.
+    pub fn launch_with(&self, file: &Path) -> Result<Daemon> {
+        let arguments = [Path::new("--config"), file];
         let console = Console::start("culvertd", program("culvertd")?, &arguments)?;
         Ok(Daemon { console, control_socket: self.path("culvertd.sock") })
     }
@@ -170,6 +178,49 @@ impl Daemon {
             ensure!(Instant::now() < deadline, "{port} is not {state} but {shown}; {}", self.console.last_words());
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Waits until a counter of a port, as `culvertctl stats` calls it, has reached `value`.
+    ///
+    /// # Errors
+    /// It does not within the limit.
+    pub fn wait_for_counter(&mut self, port: &str, counter: &str, value: u64) -> Result<()> {
+        let deadline = Instant::now() + STATE_LIMIT;
+        loop {
+            let stats = self.stats(port)?;
+            if stats.get(counter).and_then(Value::as_u64) >= Some(value) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{counter} of {port} does not reach {value}: {stats}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Checks that no frame is unaccounted for: on each port frames in = forwarded + dropped + in flight, and each side's drops are
+    /// the sum of its reasons. Frames may be passing meanwhile.
+    ///
+    /// # Errors
+    /// The counters of a port do not add up.
+    pub fn check_counters(&self) -> Result<()> {
+        let (stats, drops) = (self.ask("stats")?, self.ask("drops")?);
+        let number = |entry: &Value, key: &str| {
+            entry.get(key).and_then(Value::as_u64).with_context(|| format!("no {key} in {entry}"))
+        };
+        for port in stats.as_array().context("a list")? {
+            let count = |key: &str| number(port, key);
+            let accounted = count("rx_forwarded")? + count("rx_dropped")? + count("rx_in_flight")?;
+            ensure!(count("rx_frames")? == accounted, "frames are unaccounted for: {port}");
+            for (side, key) in [("rx", "rx_dropped"), ("tx", "tx_dropped")] {
+                let of_this = |drop: &&Value| {
+                    drop.get("port") == port.get("port") && drop.get("direction") == Some(&Value::from(side))
+                };
+                let reasons = drops.as_array().into_iter().flatten().filter(of_this);
+                let sum = reasons.map(|drop| number(drop, "count")).sum::<Result<u64>>()?;
+                // The reasons were asked for later.
+                ensure!(sum >= count(key)?, "{sum} {side} drops have reasons, of more: {port}");
+            }
+        }
+        Ok(())
     }
 
     /// Processor time that it has used so far, of all its threads.

@@ -3,6 +3,7 @@
 //! - [`console`]: any program that is driven by lines on its standard input;
 //! - [`daemon`]: culvertd with a configuration of the test's own, and culvertctl;
 //! - [`frame`], [`pcap`]: frames, and captures of them;
+//! - [`frontend`]: a guest without a machine, whose frames and rings a test makes byte by byte;
 //! - [`qemu`]: a Linux guest in QEMU, emulated, so that it runs on any machine;
 //! - [`testpmd`]: DPDK's own guest (virtio-user) and its own switch (net_vhost), to compare with;
 //! - [`veth`]: a pair of network interfaces;
@@ -14,6 +15,7 @@
 pub mod console;
 pub mod daemon;
 pub mod frame;
+pub mod frontend;
 pub mod paths;
 pub mod pcap;
 pub mod qemu;

@@ -3,9 +3,10 @@
 //! It needs neither hugepages nor devices. Several run side by side.
 
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::console::Console;
 
@@ -30,13 +31,14 @@ impl Testpmd {
     /// It does not start.
     pub fn start(name: &str, devices: &[String], options: &[&str]) -> Result<Self> {
         let prefix = format!("--file-prefix={name}");
-        let eal = "-l 0,1 --no-huge -m 256 --no-shconf --no-pci --no-telemetry";
-        let mut arguments: Vec<&str> = eal.split(' ').collect();
+        // Without stdbuf its output would come only when 4 KiB of it are there.
+        let line = "-oL dpdk-testpmd -l 0,1 --no-huge -m 256 --no-shconf --no-pci --no-telemetry";
+        let mut arguments: Vec<&str> = line.split(' ').collect();
         arguments.push(&prefix);
         arguments.extend(devices.iter().flat_map(|device| ["--vdev", device]));
         arguments.extend(["--", "-i", "--no-mlockall", "--total-num-mbufs=16384"]);
         arguments.extend(options);
-        let mut console = Console::start(name, "dpdk-testpmd", &arguments)?;
+        let mut console = Console::start(name, "stdbuf", &arguments)?;
         console.wait_for(PROMPT, LIMIT)?;
         Ok(Self { console })
     }
@@ -53,18 +55,25 @@ impl Testpmd {
         Ok(switch)
     }
 
-    /// A guest: it connects to `socket`.
+    /// A guest that connects to `socket` and joins its network device, port 0, to a capture, port 1. `capture` is an argument of
+    /// DPDK's net_pcap: `rx_pcap=FILE` is played into the network, `tx_pcap=FILE` records what comes. It waits for `start`.
     ///
     /// # Errors
     /// It does not start, or nobody listens.
-    pub fn guest(name: &str, socket: &Path, device: VirtioUser, options: &[&str]) -> Result<Self> {
+    pub fn player(name: &str, socket: &Path, device: VirtioUser, capture: &str) -> Result<Self> {
         let VirtioUser { queues, mergeable } = device;
-        let queue_options = [format!("--rxq={queues}"), format!("--txq={queues}")];
-        let device =
-            format!("net_virtio_user0,path={},queues={queues},mrg_rxbuf={}", socket.display(), u8::from(mergeable));
-        let mut all: Vec<&str> = queue_options.iter().map(String::as_str).collect();
-        all.extend(options);
-        Self::start(name, &[device], &all)
+        let (socket, mergeable) = (socket.display(), u8::from(mergeable));
+        // Several queues need a control queue; virtio-user serves that one itself.
+        let control = u8::from(queues > 1);
+        // net_pcap has as many queues as it is given files.
+        let capture = vec![capture; usize::from(queues)].join(",");
+        let devices = [
+            format!("net_virtio_user0,path={socket},queues={queues},cq={control},mrg_rxbuf={mergeable}"),
+            format!("net_pcap0,{capture}"),
+        ];
+        let queues = [format!("--rxq={queues}"), format!("--txq={queues}")];
+        // Without the flag testpmd throws away what the capture has before it starts.
+        Self::start(name, &devices, &["--forward-mode=io", "--no-flush-rx", &queues[0], &queues[1]])
     }
 
     /// Gives it a command, and returns what it printed.
@@ -73,6 +82,8 @@ impl Testpmd {
     /// It has ended, or does not answer.
     pub fn command(&mut self, command: &str) -> Result<String> {
         self.console.send(command)?;
+        // It repeats the command; prompts before that belong to events.
+        self.console.wait_for(&format!("{command}\n"), LIMIT)?;
         self.console.wait_for(PROMPT, LIMIT)
     }
 
@@ -85,6 +96,22 @@ impl Testpmd {
         let mut words = printed.split_whitespace().skip_while(|word| word.trim_end_matches(':') != name);
         let value = words.nth(1).and_then(|word| word.parse().ok());
         value.with_context(|| format!("testpmd has no counter {name}; it printed:\n{printed}"))
+    }
+
+    /// Waits until a counter of a port has reached `value`.
+    ///
+    /// # Errors
+    /// It does not within the limit.
+    pub fn wait_for_counter(&mut self, port: u16, name: &str, value: u64) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let count = self.counter(port, name)?;
+            if count >= value {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "testpmd's {name} of port {port} stays at {count}, not {value}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

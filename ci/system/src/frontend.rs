@@ -1,0 +1,143 @@
+//! A guest without a machine, for frames that must be exact and for rings that must be broken: culvert-driver's network interface,
+//! joined to a vhost-user backend by the `vhost` crate's frontend. Independent of Culvert's own protocol code.
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use culvert_driver::{Interface, Ring, Shape};
+use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vmm_sys_util::eventfd::EventFd;
+
+/// A connected guest whose two rings run.
+pub struct FrontendGuest {
+    /// Its network interface; broken rings are made here.
+    pub interface: Interface,
+    frontend: Frontend,
+    transmit_kick: EventFd,
+    /// The backend must find the other descriptors open.
+    _events: [EventFd; 3],
+}
+
+impl FrontendGuest {
+    /// Connects to a socket that the backend listens on, and starts the rings. Modern virtio, with MRG_RXBUF if `shape` says so.
+    ///
+    /// # Errors
+    /// Nobody listens, or the backend refuses something.
+    pub fn connect(socket: &Path, shape: Shape) -> Result<Self> {
+        let interface = Interface::new(shape, LARGEST_FRAME);
+        let mut frontend = Frontend::connect(socket, 2).with_context(|| socket.display().to_string())?;
+        let wanted = VERSION_1 | PROTOCOL_FEATURES | if shape.mergeable { MRG_RXBUF } else { 0 };
+        frontend.set_owner()?;
+        let offered = frontend.get_features()?;
+        ensure!(offered & wanted == wanted, "the backend offers {offered:#x} only, not {wanted:#x}");
+        let protocol = frontend.get_protocol_features()?;
+        frontend.set_protocol_features(protocol & VhostUserProtocolFeatures::REPLY_ACK)?;
+        // Each request is answered from here on, so that all is ready when this returns.
+        frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        frontend.set_features(wanted)?;
+
+        let ram = interface.ram();
+        frontend.set_mem_table(&[VhostUserMemoryRegionInfo {
+            guest_phys_addr: ram.guest_address(),
+            memory_size: ram.size(),
+            userspace_addr: ram.user_address(),
+            mmap_offset: 0,
+            mmap_handle: ram.file().as_raw_fd(),
+        }])?;
+        let event = || EventFd::new(0).context("eventfd");
+        let (receive_kick, receive_call) = start_ring(&mut frontend, 0, &interface.receive, event)?;
+        let (transmit_kick, transmit_call) = start_ring(&mut frontend, 1, &interface.transmit, event)?;
+        Ok(Self { interface, frontend, transmit_kick, _events: [receive_kick, receive_call, transmit_call] })
+    }
+
+    /// Sends a frame; `false` when its ring is full.
+    ///
+    /// # Errors
+    /// The kick does not work.
+    pub fn send(&mut self, frame: &[u8]) -> Result<bool> {
+        let sent = self.interface.send(frame);
+        self.kick()?;
+        Ok(sent)
+    }
+
+    /// Tells the backend that the transmit ring has something new.
+    ///
+    /// # Errors
+    /// The kick does not work.
+    pub fn kick(&self) -> Result<()> {
+        self.transmit_kick.write(1).context("kick")
+    }
+
+    /// Waits for the next frame.
+    ///
+    /// # Errors
+    /// None comes within the limit.
+    pub fn receive(&mut self) -> Result<Vec<u8>> {
+        let deadline = Instant::now() + RECEIVE_LIMIT;
+        loop {
+            if let Some((_header, frame)) = self.interface.receive() {
+                return Ok(frame);
+            }
+            ensure!(Instant::now() < deadline, "no frame came within {RECEIVE_LIMIT:?}");
+            thread::yield_now();
+        }
+    }
+
+    /// Waits until the backend has closed the connection, as it does with a guest whose ring is broken.
+    ///
+    /// # Errors
+    /// It does not within the limit.
+    pub fn wait_closed(&self) -> Result<()> {
+        let deadline = Instant::now() + RECEIVE_LIMIT;
+        while self.frontend.get_features().is_ok() {
+            ensure!(Instant::now() < deadline, "the backend keeps the connection");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+/// Hands a ring over and returns its kick and call descriptors.
+fn start_ring(
+    frontend: &mut Frontend,
+    index: usize,
+    ring: &Ring,
+    event: impl Fn() -> Result<EventFd>,
+) -> Result<(EventFd, EventFd)> {
+    let (kick, call) = (event()?, event()?);
+    let (descriptors, available, used) = ring.user_addresses();
+    frontend.set_vring_num(index, ring.size())?;
+    frontend.set_vring_base(index, 0)?;
+    frontend.set_vring_addr(
+        index,
+        &VringConfigData {
+            queue_max_size: ring.size(),
+            queue_size: ring.size(),
+            flags: 0,
+            desc_table_addr: descriptors,
+            used_ring_addr: used,
+            avail_ring_addr: available,
+            log_addr: None,
+        },
+    )?;
+    frontend.set_vring_call(index, &call)?;
+    frontend.set_vring_kick(index, &kick)?;
+    frontend.set_vring_enable(index, true)?;
+    Ok((kick, call))
+}
+
+/// The largest frame that a guest sends, in bytes.
+const LARGEST_FRAME: u32 = 1514;
+
+/// Feature bits: virtio 1.3, 5.1.3 and 6; 30 is vhost-user's.
+const MRG_RXBUF: u64 = 1 << 15;
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+const VERSION_1: u64 = 1 << 32;
+
+/// The longest that a frame or the end of a connection may take.
+const RECEIVE_LIMIT: Duration = Duration::from_secs(30);

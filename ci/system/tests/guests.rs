@@ -1,0 +1,63 @@
+//! Two Linux guests talk through culvertd: both socket roles, both virtio versions, several queues.
+
+#![allow(clippy::indexing_slicing, clippy::unreachable, reason = "tests")]
+
+use anyhow::{Result, ensure};
+use culvert_system::daemon::Node;
+use culvert_system::qemu::{Guest, GuestOptions, Role, Virtio};
+
+#[test]
+fn modern_guest_listening_legacy_guest_connecting() -> Result<()> {
+    talk([(Role::Listen, Virtio::Modern, 1), (Role::Connect, Virtio::Legacy, 1)])
+}
+
+#[test]
+fn legacy_guest_listening_modern_guest_connecting() -> Result<()> {
+    talk([(Role::Listen, Virtio::Legacy, 1), (Role::Connect, Virtio::Modern, 1)])
+}
+
+#[test]
+fn two_queue_pairs_against_one() -> Result<()> {
+    talk([(Role::Listen, Virtio::Modern, 2), (Role::Listen, Virtio::Modern, 1)])
+}
+
+/// Lets two such guests ping each other and run iperf3 both ways, and checks the counters.
+fn talk(kinds: [(Role, Virtio, u16); 2]) -> Result<()> {
+    let mut node = Node::new()?;
+    let mut options = Vec::new();
+    for ((name, number), (role, virtio, queues)) in [("vm-a", 1), ("vm-b", 2)].into_iter().zip(kinds) {
+        let socket = node.add_guest(name, role, &format!("queues = {queues}"));
+        options.push(GuestOptions { role, virtio, queues, ..GuestOptions::new(name, &socket, number) });
+    }
+    let mut daemon = node.start()?;
+    let mut guests = options.iter().map(Guest::start).collect::<Result<Vec<_>>>()?;
+    let [a, b] = &mut guests[..] else { unreachable!("two guests") };
+    a.wait_ready()?;
+    b.wait_ready()?;
+    for port in ["vm-a", "vm-b"] {
+        daemon.wait_for_state(port, "up")?;
+    }
+    for (name, (_, virtio, queues)) in [("vm-a", kinds[0]), ("vm-b", kinds[1])] {
+        let port = daemon.port(name)?;
+        let modern = port["features"].as_array().is_some_and(|names| names.iter().any(|name| name == "version_1"));
+        ensure!(modern == (virtio == Virtio::Modern), "{virtio:?}, but {port}");
+        ensure!(port["rings"].as_u64() >= Some(2 * u64::from(queues)), "{queues} queue pairs, but {port}");
+    }
+
+    // The first may be lost while addresses are resolved.
+    a.ping(b.address(), 1)?;
+    for (from, to) in [(0, 1), (1, 0)] {
+        let address = guests[to].address().to_owned();
+        let answered = guests[from].ping(&address, 10)?;
+        ensure!(answered == 10, "{answered} of 10 pings were answered");
+    }
+    guests[1].serve_iperf()?;
+    let address = guests[1].address().to_owned();
+    for flags in ["", "-R"] {
+        let rate = guests[0].iperf(&address, flags)?;
+        println!("{kinds:?} iperf3 {flags}: {rate:.0} Mbit/s");
+        ensure!(rate > 0.0, "iperf3 {flags} carried nothing");
+    }
+    daemon.check_counters()?;
+    daemon.stop()
+}

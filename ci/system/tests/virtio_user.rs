@@ -1,0 +1,77 @@
+//! DPDK's own guest, virtio-user in testpmd: mergeable buffers on and off, one and two queue pairs. Frames come out as they went in.
+
+use anyhow::{Result, ensure};
+use culvert_system::daemon::Node;
+use culvert_system::pcap;
+use culvert_system::qemu::Role;
+use culvert_system::testpmd::{Testpmd, VirtioUser};
+
+#[test]
+fn mergeable_one_queue_pair() -> Result<()> {
+    exchange(VirtioUser { queues: 1, mergeable: true })
+}
+
+#[test]
+fn mergeable_two_queue_pairs() -> Result<()> {
+    exchange(VirtioUser { queues: 2, mergeable: true })
+}
+
+#[test]
+fn plain_one_queue_pair() -> Result<()> {
+    exchange(VirtioUser { queues: 1, mergeable: false })
+}
+
+#[test]
+fn plain_two_queue_pairs() -> Result<()> {
+    exchange(VirtioUser { queues: 2, mergeable: false })
+}
+
+/// One guest plays a capture into culvertd on each of its queues; the other records what it gets.
+fn exchange(device: VirtioUser) -> Result<()> {
+    let mut node = Node::new()?;
+    let queues = format!("queues = {}", device.queues);
+    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, &queues));
+    let mut daemon = node.start()?;
+    let (input, output) = (node.path("in.pcap"), node.path("out.pcap"));
+    // Fewer than a ring holds, so that none may be lost however slow the receiver is.
+    let frames: Vec<Vec<u8>> = (0..FRAMES).map(frame).collect();
+    pcap::write(&input, frames.iter().map(Vec::as_slice))?;
+
+    let mut receiver = Testpmd::player("receiver", &sockets[1], device, &format!("tx_pcap={}", output.display()))?;
+    daemon.wait_for_state("vm-b", "up")?;
+    receiver.command("start")?;
+    let mut sender = Testpmd::player("sender", &sockets[0], device, &format!("rx_pcap={}", input.display()))?;
+    daemon.wait_for_state("vm-a", "up")?;
+    sender.command("start")?;
+    let sent = u64::from(FRAMES) * u64::from(device.queues);
+    daemon.wait_for_counter("vm-b", "tx_frames", sent)?;
+    receiver.wait_for_counter(1, "TX-packets", sent)?;
+    sender.command("stop")?;
+    receiver.command("stop")?;
+
+    // Queues are independent of each other, so the order is not told with more than one.
+    let mut expected: Vec<Vec<u8>> = (0..device.queues).flat_map(|_| frames.clone()).collect();
+    let mut got = pcap::read(&output)?;
+    if device.queues > 1 {
+        expected.sort();
+        got.sort();
+    }
+    ensure!(got.len() == expected.len(), "{} frames of {} came", got.len(), expected.len());
+    ensure!(got == expected, "frames were changed or came in another order");
+    daemon.check_counters()?;
+    daemon.stop()
+}
+
+/// A frame of a length and content of its own.
+fn frame(number: u8) -> Vec<u8> {
+    let length = 60 + usize::from(number) * 11 % 1455;
+    let mut bytes = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
+    let mut content = number;
+    bytes.resize_with(length, || {
+        content = content.wrapping_mul(31).wrapping_add(7);
+        content
+    });
+    bytes
+}
+
+const FRAMES: u8 = 200;
