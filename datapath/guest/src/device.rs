@@ -519,3 +519,97 @@ fn layout(size: u16, addresses: RingAddresses) -> RingLayout {
     let RingAddresses { descriptors, available, used } = addresses;
     RingLayout { size, descriptors, available, used }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Region;
+    use rustix::fs::MemfdFlags;
+
+    const CONFIG: DeviceConfig = DeviceConfig { queue_pairs: 1, mtu: 1500, mac: None };
+
+    fn memory(user_address: u64) -> Arc<Memory> {
+        let size = 0x1_0000;
+        let file = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, size).unwrap();
+        Arc::new(Memory::map(vec![(Region { guest_address: 0, size, user_address, mmap_offset: 0 }, file)]).unwrap())
+    }
+
+    fn addresses(start: u64) -> RingAddresses {
+        RingAddresses { descriptors: start, available: start + 0x1000, used: start + 0x2000 }
+    }
+
+    /// A device whose ring 1 runs, in memory at user address 0x1000.
+    fn running() -> Device {
+        let mut device = Device::new(CONFIG);
+        device.set_memory(Some(memory(0x1000)));
+        device.set_size(1, 256).unwrap();
+        device.set_addresses(1, addresses(0x1000)).unwrap();
+        assert_eq!(summary(&device.set_kick(1, Kick::Polled).unwrap()), "start 1 ");
+        device
+    }
+
+    fn summary(changes: &[RingChange]) -> String {
+        let change = |change: &RingChange| match change {
+            RingChange::Stop { ring } => format!("stop {ring} "),
+            RingChange::Start { ring, .. } => format!("start {ring} "),
+            RingChange::Enable { ring, enabled } => format!("enable {ring} {enabled} "),
+        };
+        changes.iter().map(change).collect()
+    }
+
+    #[test]
+    fn an_odd_configuration_still_has_rings() {
+        for (queue_pairs, rings) in [(0, 2), (1, 2), (128, 256), (u16::MAX, 256)] {
+            let config = DeviceConfig { queue_pairs, ..CONFIG };
+            assert_eq!((config.rings(), Device::new(config).rings().len()), (rings, usize::from(rings)));
+        }
+    }
+
+    #[test]
+    fn memory_that_moves_takes_its_rings_along_or_leaves_them_stopped() {
+        let mut device = running();
+        let (changes, old) = device.set_memory(Some(memory(0x0)));
+        assert_eq!(summary(&changes), "stop 1 start 1 ");
+        assert!(old.is_some());
+        assert_eq!(summary(&device.set_memory(Some(memory(0x10_0000))).0), "stop 1 ");
+        assert_eq!(summary(&device.set_memory(None).0), "");
+        assert_eq!(summary(&device.set_memory(Some(memory(0x1000))).0), "start 1 ");
+    }
+
+    #[test]
+    fn a_refused_request_changes_nothing() {
+        let mut device = running();
+        let outside = device.set_addresses(1, addresses(0x10_0000)).unwrap_err();
+        assert!(matches!(outside, DeviceError::Ring { ring: 1, error: RingError::Outside { .. } }));
+        assert_eq!(device.set_size(1, 128).unwrap_err(), DeviceError::Running(1));
+        assert_eq!(device.set_position(1, 0).unwrap_err(), DeviceError::Running(1));
+        assert_eq!(device.set_features(1 << 63).unwrap_err(), DeviceError::Features(1 << 63));
+        assert_eq!(device.set_kick(2, Kick::Polled).unwrap_err(), DeviceError::NoSuchRing { ring: 2, rings: 2 });
+        let status: Vec<_> = device.rings().map(|ring| (ring.size, ring.running)).collect();
+        assert_eq!(status, [(0, false), (256, true)]);
+    }
+
+    #[test]
+    fn a_ring_is_stopped_at_the_end_until_that_was_acknowledged() {
+        let mut device = running();
+        assert_eq!(summary(&device.stop(1).unwrap()), "stop 1 ");
+        assert_eq!(summary(&device.stop_all()), "stop 1 ", "nobody has acknowledged it");
+        device.stopped(&[StoppedRing { ring: 1, position: 9 }, StoppedRing { ring: 77, position: 1 }]);
+        assert_eq!(device.position(1).unwrap(), 9);
+        assert_eq!(summary(&device.stop_all()), "");
+        // The acknowledgement of the stop in a restart does not end the care for what was started after it.
+        let mut device = running();
+        assert_eq!(summary(&device.set_kick(1, Kick::Polled).unwrap()), "stop 1 start 1 ");
+        device.stopped(&[StoppedRing { ring: 1, position: 9 }]);
+        assert_eq!(summary(&device.stop_all()), "stop 1 ");
+    }
+
+    #[test]
+    fn the_mtu_is_bounded_by_the_port() {
+        let device = Device::new(CONFIG);
+        assert_eq!(device.check_mtu(1500), Ok(()));
+        let text = device.check_mtu(9000).unwrap_err().to_string();
+        assert_eq!(text, "MTU 9000 is not between 68 and the port's 1500; raise the port's `mtu`");
+    }
+}

@@ -54,8 +54,13 @@ impl Server {
     pub fn start(backend: Arc<dyn Backend>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let folders = FolderWatch::new()?;
-        poll.registry().register(&mut SourceFd(&folders.descriptor()), FOLDERS, Interest::READABLE)?;
+        let folders = FolderWatch::new().and_then(|folders| {
+            poll.registry().register(&mut SourceFd(&folders.descriptor()), FOLDERS, Interest::READABLE)?;
+            Ok(folders)
+        });
+        let folders = folders.inspect_err(|error| {
+            tracing::warn!(%error, "cannot watch folders, sockets are looked for at intervals; see fs.inotify.max_user_instances");
+        });
         let (commands, to_do) = mpsc::channel();
         let (jobs, jobs_to_do) = mpsc::channel();
         let (results, done) = mpsc::channel();
@@ -73,7 +78,7 @@ impl Server {
             let ports = BTreeMap::new();
             let mut server = Serving {
                 poll,
-                folders,
+                folders: folders.ok(),
                 commands: to_do,
                 jobs,
                 done,
@@ -176,7 +181,8 @@ fn tokens(slot: usize) -> Tokens {
 /// The loop.
 struct Serving {
     poll: Poll,
-    folders: FolderWatch,
+    /// Missing where the node has no inotify instance left.
+    folders: Option<FolderWatch>,
     commands: Receiver<Command>,
     jobs: Sender<Job>,
     done: Receiver<JobResult>,
@@ -248,7 +254,7 @@ impl Serving {
         match token {
             WAKER => {}
             FOLDERS => {
-                for slot in self.folders.take() {
+                for slot in self.folders.as_mut().map(FolderWatch::take).unwrap_or_default() {
                     if let Some(entry) = self.ports.get_mut(&slot) {
                         entry.port.on_folder();
                     }
@@ -337,13 +343,17 @@ impl Serving {
     /// Drops ports that are gone; keeps watching the folders of those that look for a socket.
     fn sweep(&mut self) {
         for (&slot, entry) in &mut self.ports {
-            if entry.port.has_looked() {
-                self.folders.watch(&entry.port.config().path, slot);
+            if entry.port.has_looked()
+                && let Some(folders) = &mut self.folders
+            {
+                folders.watch(&entry.port.config().path, slot);
             }
         }
         let gone: Vec<_> = self.ports.iter().filter(|(_, entry)| entry.port.is_gone()).map(|(&slot, _)| slot).collect();
         for slot in gone {
-            self.folders.forget(slot);
+            if let Some(folders) = &mut self.folders {
+                folders.forget(slot);
+            }
             if let Some(entry) = self.ports.remove(&slot) {
                 self.states.remove(entry.port.config().port);
                 for waiting in entry.removal {
