@@ -33,7 +33,7 @@ fn a_full_descriptor_table_is_waited_out() {
 
     // The first three are taken by every process: nothing can be opened from here on.
     let usual = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..usual.clone() }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..usual }).unwrap();
     // An existing connection goes on; a descriptor that cannot be taken closes it; a new frontend is not accepted.
     let address = rustix::net::SocketAddrUnix::new(path(1)).unwrap();
     rustix::net::connect(&client, &address).unwrap();
