@@ -14,7 +14,8 @@ struct Mac {
     network: String,
     mac: String,
     port: String,
-    age_seconds: u64,
+    /// `None` for the address that a port is bound to.
+    age_seconds: Option<u64>,
 }
 
 /// The learned addresses of a network and a port, each empty for all; sorted.
@@ -27,7 +28,13 @@ pub async fn list(client: &mut Client, network: String, port: String, format: Fo
         return json(&macs);
     }
     let columns = [("NETWORK", Left), ("MAC", Left), ("PORT", Left), ("AGE", Right)];
-    Ok(table(&columns, macs.into_iter().map(|mac| vec![mac.network, mac.mac, mac.port, duration(mac.age_seconds)])))
+    Ok(table(
+        &columns,
+        macs.into_iter().map(|mac| {
+            let age = mac.age_seconds.map_or_else(|| "bound".to_owned(), duration);
+            vec![mac.network, mac.mac, mac.port, age]
+        }),
+    ))
 }
 
 impl From<v1::Mac> for Mac {

@@ -15,13 +15,18 @@ struct Stats {
     rx_frames: u64,
     rx_bytes: u64,
     rx_forwarded: u64,
+    rx_copies: u64,
     rx_dropped: u64,
     rx_in_flight: u64,
+    rx_not_learned: u64,
+    tx_offered: u64,
     tx_frames: u64,
     tx_bytes: u64,
     tx_dropped: u64,
+    tx_in_flight: u64,
     nic_missed: u64,
-    nic_errors: u64,
+    nic_rx_errors: u64,
+    nic_tx_errors: u64,
 }
 
 /// The counters of one port, or of all.
@@ -36,27 +41,25 @@ pub async fn show(client: &mut Client, port: Option<String>, format: Format) -> 
         ("PORT", Left),
         ("RX FRAMES", Right),
         ("RX BYTES", Right),
-        ("FORWARDED", Right),
         ("RX DROPPED", Right),
-        ("IN FLIGHT", Right),
         ("TX FRAMES", Right),
         ("TX BYTES", Right),
         ("TX DROPPED", Right),
-        ("NIC MISSED", Right),
-        ("NIC ERRORS", Right),
+        ("IN FLIGHT", Right),
+        ("NIC LOST", Right),
     ];
     let rows = stats.into_iter().map(|stats| {
+        let lost =
+            [stats.nic_missed, stats.nic_rx_errors, stats.nic_tx_errors].into_iter().fold(0, u64::saturating_add);
         let numbers = [
             stats.rx_frames,
             stats.rx_bytes,
-            stats.rx_forwarded,
             stats.rx_dropped,
-            stats.rx_in_flight,
             stats.tx_frames,
             stats.tx_bytes,
             stats.tx_dropped,
-            stats.nic_missed,
-            stats.nic_errors,
+            stats.rx_in_flight.saturating_add(stats.tx_in_flight),
+            lost,
         ];
         std::iter::once(stats.port).chain(numbers.map(|number| number.to_string())).collect()
     });
@@ -70,13 +73,18 @@ impl From<v1::PortStats> for Stats {
             rx_frames: stats.rx_frames,
             rx_bytes: stats.rx_bytes,
             rx_forwarded: stats.rx_forwarded,
+            rx_copies: stats.rx_copies,
             rx_dropped: stats.rx_dropped,
             rx_in_flight: stats.rx_in_flight,
+            rx_not_learned: stats.rx_not_learned,
+            tx_offered: stats.tx_offered,
             tx_frames: stats.tx_frames,
             tx_bytes: stats.tx_bytes,
             tx_dropped: stats.tx_dropped,
+            tx_in_flight: stats.tx_in_flight,
             nic_missed: stats.nic_missed,
-            nic_errors: stats.nic_errors,
+            nic_rx_errors: stats.nic_rx_errors,
+            nic_tx_errors: stats.nic_tx_errors,
         }
     }
 }

@@ -17,7 +17,7 @@ struct Status {
     config_file: String,
     memory_mb: u32,
     hugepages: bool,
-    dpdk_version: String,
+    pages: String,
     networks: u32,
     ports: u32,
     ports_up: u32,
@@ -27,7 +27,6 @@ struct Status {
 #[derive(Serialize)]
 struct Worker {
     core: u32,
-    queues: u32,
     frames: u64,
     loops: u64,
     busy_loops: u64,
@@ -46,28 +45,18 @@ pub async fn show(client: &mut Client, format: Format) -> Result<String> {
 
 impl Status {
     fn text(&self) -> String {
-        let pages = if self.hugepages { "hugepages" } else { "ordinary pages" };
         let head = pairs([
-            ("version", format!("{} ({})", self.version, self.dpdk_version)),
+            ("version", self.version.clone()),
             ("process", format!("{}, for {}", self.pid, duration(self.uptime_seconds))),
             ("config", self.config_file.clone()),
-            ("memory", format!("{} MiB in {pages}", self.memory_mb)),
+            ("memory", format!("{} MiB in {}", self.memory_mb, self.pages)),
             ("networks", self.networks.to_string()),
             ("ports", format!("{}, {} up", self.ports, self.ports_up)),
         ]);
-        let columns = [
-            ("WORKER", Left),
-            ("QUEUES", Right),
-            ("FRAMES", Right),
-            ("LOOPS", Right),
-            ("BUSY LOOPS", Right),
-            ("SLEEPS", Right),
-        ];
+        let columns = [("WORKER", Left), ("FRAMES", Right), ("LOOPS", Right), ("BUSY LOOPS", Right), ("SLEEPS", Right)];
         let workers = self.workers.iter().map(|worker| {
             let numbers = [worker.frames, worker.loops, worker.busy_loops, worker.sleeps];
-            let mut row = vec![format!("core {}", worker.core), worker.queues.to_string()];
-            row.extend(numbers.map(|number| number.to_string()));
-            row
+            std::iter::once(format!("core {}", worker.core)).chain(numbers.map(|number| number.to_string())).collect()
         });
         format!("{head}\n{}", table(&columns, workers))
     }
@@ -82,7 +71,7 @@ impl From<v1::GetStatusResponse> for Status {
             config_file: status.config_file,
             memory_mb: status.memory_mb,
             hugepages: status.hugepages,
-            dpdk_version: status.dpdk_version,
+            pages: status.pages,
             networks: status.networks,
             ports: status.ports,
             ports_up: status.ports_up,
@@ -93,7 +82,7 @@ impl From<v1::GetStatusResponse> for Status {
 
 impl From<v1::Worker> for Worker {
     fn from(worker: v1::Worker) -> Self {
-        let v1::Worker { core, loops, busy_loops, sleeps, frames, queues } = worker;
-        Self { core, queues, frames, loops, busy_loops, sleeps }
+        let v1::Worker { core, loops, busy_loops, sleeps, frames } = worker;
+        Self { core, frames, loops, busy_loops, sleeps }
     }
 }

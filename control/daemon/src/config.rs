@@ -16,13 +16,14 @@ mod source;
 mod value;
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use culvert_frame::MacAddress;
+use culvert_nic::Hugepages;
+use culvert_vhost::Role;
 use toml::de::{DeTable, DeValue};
 
 pub use machine::Machine;
@@ -72,17 +73,6 @@ pub struct Datapath {
     pub eal_args: Vec<String>,
 }
 
-/// The key `hugepages`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hugepages {
-    /// Hugepages when enough are free, ordinary memory otherwise.
-    Auto,
-    /// Hugepages, or culvertd does not start.
-    Always,
-    /// Ordinary memory.
-    Never,
-}
-
 /// One `[[network]]`: a learning bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -105,7 +95,7 @@ pub struct Port {
     pub queues: u16,
     /// Largest payload of a frame in bytes, without the Ethernet header; 1500 by default.
     pub mtu: u16,
-    /// How many addresses may be learned on this port; [`GUEST_MAC_LIMIT`] or [`NIC_MAC_LIMIT`] by default.
+    /// How many addresses may be learned on this port; [`GUEST_MAC_LIMIT`] or [`MAX_MAC_LIMIT`] by default.
     pub mac_limit: u32,
 }
 
@@ -123,18 +113,9 @@ pub enum Attachment {
     },
     /// A device that DPDK drives: a PCI address, or a virtual device with its arguments.
     Nic {
-        /// `0000:03:00.0`, or `net_pcap0,rx_pcap=in.pcap`.
+        /// `0000:03:00.0`, or `net_pcap0,rx_pcap=in.pcap`; a PCI address has its domain.
         device: String,
     },
-}
-
-/// Who creates a guest's socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// culvertd creates it and QEMU connects.
-    Listen,
-    /// QEMU creates it and culvertd connects.
-    Connect,
 }
 
 /// Most queue pairs of a port.
@@ -143,8 +124,8 @@ pub const MAX_QUEUES: u16 = 16;
 pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=9216;
 /// Default `mac_limit` of a port with `socket`.
 pub const GUEST_MAC_LIMIT: u32 = 64;
-/// Default `mac_limit` of a port with `device`.
-pub const NIC_MAC_LIMIT: u32 = 8192;
+/// Largest `mac_limit`, which is also the default of a port with `device`: all that a network's table holds.
+pub const MAX_MAC_LIMIT: u32 = 8192;
 /// Smallest `memory_mb`: room for DPDK itself and a few thousand frames.
 pub const MIN_MEMORY_MB: u32 = 64;
 /// Largest configuration file that is read, in bytes.
@@ -175,6 +156,12 @@ impl Config {
         let text = String::from_utf8(bytes)
             .map_err(|error| unreadable(format!("is not UTF-8: {error}"), "save it as UTF-8 text"))?;
         Self::parse(&text, &file_name, machine)
+    }
+
+    /// Whether a port needs the PCI bus.
+    pub fn uses_pci(&self) -> bool {
+        let is_pci = |device: &str| value::pci_address(device.split(',').next().unwrap_or_default()).is_some();
+        self.ports.iter().any(|port| matches!(&port.attachment, Attachment::Nic { device } if is_pci(device)))
     }
 
     /// Checks the text of a configuration. `file_name` is only for messages.
@@ -333,13 +320,13 @@ fn read_ports(
         }
         let queues = section.optional(report, "queues", |value| value::number(value, 1..=MAX_QUEUES));
         let mtu = section.optional(report, "mtu", |value| value::number(value, MTU_RANGE));
-        let mac_limit = section.optional(report, "mac_limit", |value| value::number(value, 1..=65_536));
+        let mac_limit = section.optional(report, "mac_limit", |value| value::number(value, 1..=MAX_MAC_LIMIT));
         section.finish(report);
 
         if let (Some(name), Some(network), Some((attachment, _))) = (name, network, attachment) {
             let default_limit = match attachment {
                 Attachment::Guest { .. } => GUEST_MAC_LIMIT,
-                Attachment::Nic { .. } => NIC_MAC_LIMIT,
+                Attachment::Nic { .. } => MAX_MAC_LIMIT,
             };
             ports.push(Port {
                 name: name.value,
@@ -458,11 +445,10 @@ fn set<T>(place: &mut T, found: Option<Found<T>>) {
     }
 }
 
-impl Display for Role {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Listen => "listen",
-            Self::Connect => "connect",
-        })
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_mac_limit_is_the_size_of_a_table() {
+        assert_eq!(usize::try_from(super::MAX_MAC_LIMIT).unwrap(), culvert_switch::mac_table::TABLE_ENTRIES);
     }
 }

@@ -1,14 +1,16 @@
 //! The parts of culvertd, the node daemon; `main.rs` puts them together.
 //!
-//! - [`config`]: the configuration file and every mistake in it;
-//! - [`name`]: the one rule for names;
-//! - [`control_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods;
-//! - [`node`]: what these methods may ask of the running node.
+//! - [`arguments`], [`config`], [`name`]: what the user says, and every mistake in it;
+//! - [`process`]: what culvertd changes about its own process;
+//! - [`node`]: the running node: datapath, ports, vhost-user sockets;
+//! - [`control_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods.
 #![forbid(unsafe_code)]
 
+pub mod arguments;
 pub mod config;
 pub mod control_socket;
 pub mod name;
 pub mod node;
+pub mod process;
 pub mod server;
 pub mod service;

@@ -1,3 +1,83 @@
-//! culvertd, the node daemon.
+//! culvertd, the node daemon. Its life on one page: arguments, configuration, log, control socket, DPDK and workers
+//! and ports, control server; then it waits for a signal and ends all that in the reverse order.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use culvertd::arguments::{Arguments, EXIT_CONFIG, EXIT_FAILED};
+use culvertd::config::{Config, Machine};
+use culvertd::control_socket::ControlSocket;
+use culvertd::node::live::LiveNode;
+use culvertd::{process, server};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let machine = match Machine::read() {
+        Ok(machine) => machine,
+        Err(error) => return fail(&anyhow::Error::new(error).context("the kernel does not tell this machine's cores")),
+    };
+    let config = match Config::load(&arguments.config, &machine) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if arguments.check {
+        let (networks, ports) = (config.networks.len(), config.ports.len());
+        println!("{}: no mistakes; networks: {networks}, ports: {ports}", arguments.config.display());
+        return ExitCode::SUCCESS;
+    }
+    run(&arguments, config, &machine).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+fn run(arguments: &Arguments, config: Config, machine: &Machine) -> Result<()> {
+    process::start_log(&arguments.log_level)?;
+    process::raise_file_limit();
+    let main_core = process::leave_cores_to_workers(machine, &config.datapath.worker_cores)?;
+    let socket_path = config.daemon.control_socket.clone();
+    let socket = ControlSocket::bind(&socket_path)?;
+    let control = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_QUESTIONS)
+        .build()
+        .context("the control server cannot start")?;
+    // From here on a signal leads to an orderly end, also while ports are still being opened.
+    let stop = control.block_on(async { stop_signal() })?;
+
+    let (node, faults) = LiveNode::start(config, &arguments.config, main_core)?;
+    let (ports, failed) = node.port_counts();
+    tracing::info!(ports, failed, control_socket = %socket_path.display(), "culvertd is ready");
+
+    let served = control.block_on(server::serve(&socket, Arc::clone(&node) as _, server::Limits::default(), stop));
+    tracing::info!("culvertd stops");
+    // Ends the captures, which know the node.
+    drop(control);
+    drop(node);
+    faults.join().map_err(|_| anyhow::anyhow!("the thread for guests' faults failed; see the log"))?;
+    served.context("the control server failed")
+}
+
+/// Resolves when culvertd is told to stop.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be waited for")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("culvertd: {error:#}");
+    ExitCode::from(EXIT_FAILED)
+}
+
+/// Questions of clients that are answered at a time.
+const MAX_QUESTIONS: usize = 8;

@@ -1,13 +1,25 @@
-//! What the control server may ask of the running node.
+//! The running node: what the control server may ask of it, and its parts.
 //!
-//! One implementation stands on the real datapath; tests bring their own with fixed figures. Answers are in the words
-//! of the schema, so that there is no second set of types between the datapath and the wire.
+//! - [`Node`]: the questions; tests of the server bring their own node with fixed figures;
+//! - [`live`]: the answers of the real datapath;
+//! - [`ports`]: opening the configured ports, and their states;
+//! - [`backend`]: what vhost-user sockets ask of the workers; [`faults`]: what workers tell of guests;
+//! - [`capture`]: frames from a tap to a client.
+//!
+//! Answers are in the words of the schema, so that there is no second set of types between the datapath and the wire.
+
+pub mod backend;
+pub mod capture;
+pub mod faults;
+pub mod live;
+pub mod ports;
 
 use culvert_api::v1;
+use culvert_worker::DatapathError;
 use tokio::sync::mpsc;
 
-/// The running node as clients see it. All methods return at once: they read counters and tables, and wait for no
-/// worker.
+/// The running node as clients see it. The methods read counters and tables; they may wait for a worker for up to a
+/// second, so that they are called on threads that may block, within a tokio runtime.
 pub trait Node: Send + Sync + 'static {
     /// The daemon and its workers.
     fn status(&self) -> v1::GetStatusResponse;
@@ -35,10 +47,12 @@ pub trait Node: Send + Sync + 'static {
 }
 
 /// Why a capture does not start.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum CaptureError {
     /// The port is not in the datapath: it failed to open.
     PortNotOpen,
+    /// The workers do not take it up.
+    Datapath(DatapathError),
     /// As many captures run as are allowed.
     TooMany {
         /// The number allowed.
@@ -50,6 +64,7 @@ impl std::fmt::Display for CaptureError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::PortNotOpen => f.write_str("it is not open; see the reason in `culvertctl port show`"),
+            Self::Datapath(error) => write!(f, "{error}"),
             Self::TooMany { limit } => write!(f, "{limit} captures run already; end one of them first"),
         }
     }

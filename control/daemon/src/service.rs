@@ -1,4 +1,6 @@
 //! The methods of `culvert.v1`: each checks its request, asks the [`Node`] and answers. Nothing is kept here.
+//!
+//! The node is asked on a thread that may wait: a worker that does not answer holds up those who ask, not the server.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,30 +25,40 @@ impl Service {
         Self { node }
     }
 
-    /// Checks a request's `port`: empty, or the name of a port that exists.
-    fn check_port(&self, port: &str) -> Result<(), Status> {
-        if port.is_empty() {
-            return Ok(());
-        }
-        Name::parse(port).map_err(|problem| Status::invalid_argument(format!("port {port:?} is {problem}")))?;
-        if self.node.ports().iter().any(|known| known.name == port) {
-            return Ok(());
-        }
-        Err(Status::not_found(format!("there is no port {port}; `culvertctl port list` shows the ports")))
+    /// Asks the node on a thread of its own.
+    async fn ask<T, Q>(&self, question: Q) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        Q: FnOnce(&dyn Node) -> Result<T, Status> + Send + 'static,
+    {
+        let node = Arc::clone(&self.node);
+        let answer = tokio::task::spawn_blocking(move || question(node.as_ref())).await;
+        answer.unwrap_or_else(|_| Err(Status::internal("culvertd failed over this question; see its log")))
     }
+}
 
-    /// Checks a request's `network`: empty, or the name of a network that exists.
-    fn check_network(&self, network: &str) -> Result<(), Status> {
-        if network.is_empty() {
-            return Ok(());
-        }
-        Name::parse(network)
-            .map_err(|problem| Status::invalid_argument(format!("network {network:?} is {problem}")))?;
-        if self.node.networks().iter().any(|known| known.name == network) {
-            return Ok(());
-        }
-        Err(Status::not_found(format!("there is no network {network}; `culvertctl network list` shows the networks")))
+/// Checks a request's `port`: empty, or the name of a port that exists.
+fn check_port(node: &dyn Node, port: &str) -> Result<(), Status> {
+    if port.is_empty() {
+        return Ok(());
     }
+    Name::parse(port).map_err(|problem| Status::invalid_argument(format!("port {port:?} is {problem}")))?;
+    if node.ports().iter().any(|known| known.name == port) {
+        return Ok(());
+    }
+    Err(Status::not_found(format!("there is no port {port}; `culvertctl port list` shows the ports")))
+}
+
+/// Checks a request's `network`: empty, or the name of a network that exists.
+fn check_network(node: &dyn Node, network: &str) -> Result<(), Status> {
+    if network.is_empty() {
+        return Ok(());
+    }
+    Name::parse(network).map_err(|problem| Status::invalid_argument(format!("network {network:?} is {problem}")))?;
+    if node.networks().iter().any(|known| known.name == network) {
+        return Ok(());
+    }
+    Err(Status::not_found(format!("there is no network {network}; `culvertctl network list` shows the networks")))
 }
 
 /// Whether `value` is meant by a request's filter, which is empty for all.
@@ -57,14 +69,14 @@ fn is_meant(filter: &str, value: &str) -> bool {
 #[tonic::async_trait]
 impl Culvert for Service {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
-        Ok(Response::new(self.node.status()))
+        self.ask(|node| Ok(Response::new(node.status()))).await
     }
 
     async fn list_networks(
         &self,
         _: Request<v1::ListNetworksRequest>,
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
-        Ok(Response::new(v1::ListNetworksResponse { networks: self.node.networks() }))
+        self.ask(|node| Ok(Response::new(v1::ListNetworksResponse { networks: node.networks() }))).await
     }
 
     async fn list_ports(
@@ -72,27 +84,36 @@ impl Culvert for Service {
         request: Request<v1::ListPortsRequest>,
     ) -> Result<Response<v1::ListPortsResponse>, Status> {
         let port = request.into_inner().port;
-        self.check_port(&port)?;
-        let mut ports = self.node.ports();
-        ports.retain(|known| is_meant(&port, &known.name));
-        Ok(Response::new(v1::ListPortsResponse { ports }))
+        self.ask(move |node| {
+            check_port(node, &port)?;
+            let mut ports = node.ports();
+            ports.retain(|known| is_meant(&port, &known.name));
+            Ok(Response::new(v1::ListPortsResponse { ports }))
+        })
+        .await
     }
 
     async fn list_macs(&self, request: Request<v1::ListMacsRequest>) -> Result<Response<v1::ListMacsResponse>, Status> {
         let v1::ListMacsRequest { network, port } = request.into_inner();
-        self.check_network(&network)?;
-        self.check_port(&port)?;
-        let mut macs = self.node.macs();
-        macs.retain(|mac| is_meant(&network, &mac.network) && is_meant(&port, &mac.port));
-        Ok(Response::new(v1::ListMacsResponse { macs }))
+        self.ask(move |node| {
+            check_network(node, &network)?;
+            check_port(node, &port)?;
+            let mut macs = node.macs();
+            macs.retain(|mac| is_meant(&network, &mac.network) && is_meant(&port, &mac.port));
+            Ok(Response::new(v1::ListMacsResponse { macs }))
+        })
+        .await
     }
 
     async fn get_stats(&self, request: Request<v1::GetStatsRequest>) -> Result<Response<v1::GetStatsResponse>, Status> {
         let port = request.into_inner().port;
-        self.check_port(&port)?;
-        let mut ports = self.node.stats();
-        ports.retain(|stats| is_meant(&port, &stats.port));
-        Ok(Response::new(v1::GetStatsResponse { ports }))
+        self.ask(move |node| {
+            check_port(node, &port)?;
+            let mut ports = node.stats();
+            ports.retain(|stats| is_meant(&port, &stats.port));
+            Ok(Response::new(v1::GetStatsResponse { ports }))
+        })
+        .await
     }
 
     async fn list_drops(
@@ -100,10 +121,13 @@ impl Culvert for Service {
         request: Request<v1::ListDropsRequest>,
     ) -> Result<Response<v1::ListDropsResponse>, Status> {
         let port = request.into_inner().port;
-        self.check_port(&port)?;
-        let mut drops = self.node.drops();
-        drops.retain(|drop| is_meant(&port, &drop.port));
-        Ok(Response::new(v1::ListDropsResponse { drops }))
+        self.ask(move |node| {
+            check_port(node, &port)?;
+            let mut drops = node.drops();
+            drops.retain(|drop| is_meant(&port, &drop.port));
+            Ok(Response::new(v1::ListDropsResponse { drops }))
+        })
+        .await
     }
 
     type CaptureStream = Pin<Box<dyn Stream<Item = Result<v1::CaptureResponse, Status>> + Send>>;
@@ -113,14 +137,16 @@ impl Culvert for Service {
         if request.port.is_empty() {
             return Err(Status::invalid_argument("port is empty; name the port to capture"));
         }
-        self.check_port(&request.port)?;
-        let frames = self.node.capture(&request).map_err(|error| {
-            let message = format!("port {} cannot be captured: {error}", request.port);
-            match error {
-                CaptureError::PortNotOpen => Status::unavailable(message),
-                CaptureError::TooMany { .. } => Status::resource_exhausted(message),
-            }
-        })?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(frames).map(Ok))))
+        let frames = self.ask(move |node| {
+            check_port(node, &request.port)?;
+            node.capture(&request).map_err(|error| {
+                let message = format!("port {} cannot be captured: {error}", request.port);
+                match error {
+                    CaptureError::PortNotOpen | CaptureError::Datapath(_) => Status::unavailable(message),
+                    CaptureError::TooMany { .. } => Status::resource_exhausted(message),
+                }
+            })
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(frames.await?).map(Ok))))
     }
 }

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvertd::config::{
-    Attachment, Config, GUEST_MAC_LIMIT, Hugepages, MAX_FILE_BYTES, Machine, NIC_MAC_LIMIT, Network, Port, Role,
-};
+use culvert_nic::Hugepages;
+use culvert_vhost::Role;
+use culvertd::config::{Attachment, Config, GUEST_MAC_LIMIT, MAX_FILE_BYTES, MAX_MAC_LIMIT, Machine, Network, Port};
 use culvertd::name::Name;
 use proptest::prelude::*;
 
@@ -42,6 +42,7 @@ fn an_empty_file_is_all_defaults() {
     assert_eq!(config.datapath.memory_mb, 256);
     assert_eq!(config.datapath.hugepages, Hugepages::Auto);
     assert_eq!(config.datapath.idle_sleep, Some(Duration::from_micros(200)));
+    assert!(!config.uses_pci());
     assert!(config.datapath.eal_args.is_empty() && config.networks.is_empty() && config.ports.is_empty());
 
     let one_core = Machine { cores: [0].into(), memory_mb: 4096 };
@@ -79,7 +80,7 @@ fn every_key_is_read() {
         [[port]]
         name = "nic"
         network = "blue"
-        device = "AF:00.1"
+        device = "AF:00.1,queues=4"
 
         [[port]]
         name = "vm-a"
@@ -105,6 +106,7 @@ fn every_key_is_read() {
     assert_eq!(config.datapath.eal_args, ["--log-level=lib.eal:8", "--iova-mode=va"]);
     let blue = Name::parse("blue").unwrap();
     assert_eq!(config.networks, [Network { name: blue.clone(), mac_age: Duration::from_secs(300) }]);
+    assert!(config.uses_pci());
     let nic = |name, device: &str, queues, mtu, mac_limit| Port {
         name: Name::parse(name).unwrap(),
         network: blue.clone(),
@@ -129,7 +131,7 @@ fn every_key_is_read() {
         config.ports,
         [
             nic("uplink0", "net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap", 2, 9000, 7),
-            nic("nic", "0000:af:00.1", 1, 1500, NIC_MAC_LIMIT),
+            nic("nic", "0000:af:00.1,queues=4", 1, 1500, MAX_MAC_LIMIT),
             guest("vm-a", Role::Connect, Some("02:00:00:00:00:0a")),
             guest("vm-b", Role::Listen, None),
         ]
@@ -459,7 +461,7 @@ fn port_values() {
     mistakes(&socket("mtu = 70000"), &["f.toml:7: port.mtu = 70000: is out of range; write a number from 68 to 9216"]);
     mistakes(
         &socket("mac_limit = 0"),
-        &["f.toml:7: port.mac_limit = 0: is out of range; write a number from 1 to 65536"],
+        &["f.toml:7: port.mac_limit = 0: is out of range; write a number from 1 to 8192"],
     );
     mistakes(
         &socket("mac = \"02:00:00:00:00\""),

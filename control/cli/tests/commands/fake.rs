@@ -56,7 +56,7 @@ pub fn arp() -> Vec<u8> {
 #[tonic::async_trait]
 impl Culvert for Answers {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let worker = v1::Worker { core: 1, loops: 1_000, busy_loops: 10, sleeps: 3, frames: 12_345_678, queues: 3 };
+        let worker = v1::Worker { core: 1, loops: 1_000, busy_loops: 10, sleeps: 3, frames: 12_345_678 };
         Ok(Response::new(v1::GetStatusResponse {
             version: "0.1.0".to_owned(),
             pid: 4242,
@@ -64,7 +64,7 @@ impl Culvert for Answers {
             config_file: "/etc/culvert/culvertd.toml".to_owned(),
             memory_mb: 256,
             hugepages: false,
-            dpdk_version: "DPDK 22.11.7".to_owned(),
+            pages: "ordinary pages: none are free".to_owned(),
             workers: vec![worker],
             networks: 1,
             ports: 3,
@@ -100,7 +100,7 @@ impl Culvert for Answers {
             port: port.to_owned(),
             age_seconds,
         };
-        let macs = vec![mac("02:00:00:00:00:0b", "uplink0", 75), mac("02:00:00:00:00:0a", "vm-a", 0)];
+        let macs = vec![mac("02:00:00:00:00:0b", "uplink0", Some(75)), mac("02:00:00:00:00:0a", "vm-a", None)];
         Ok(Response::new(v1::ListMacsResponse { macs }))
     }
 
@@ -111,13 +111,18 @@ impl Culvert for Answers {
             rx_frames: 1_000,
             rx_bytes: 64_000,
             rx_forwarded: 990,
+            rx_copies: 1_980,
             rx_dropped: 9,
             rx_in_flight: 1,
-            tx_frames: u64::MAX,
+            rx_not_learned: 0,
+            tx_offered: u64::MAX,
+            tx_frames: u64::MAX - 15,
             tx_bytes: 7,
             tx_dropped: 12,
-            nic_missed: 0,
-            nic_errors: 0,
+            tx_in_flight: 3,
+            nic_missed: 1,
+            nic_rx_errors: 2,
+            nic_tx_errors: 4,
         };
         Ok(Response::new(v1::GetStatsResponse { ports: vec![stats] }))
     }

@@ -171,16 +171,16 @@ pub(super) fn socket_path(value: &DeValue<'_>, example: &str) -> Result<PathBuf,
     Ok(path)
 }
 
-/// A device for DPDK: a PCI address, or the name of a virtual device with its arguments.
+/// A device for DPDK: a PCI address or the name of a virtual device, each with its driver's arguments.
 pub(super) fn device(value: &DeValue<'_>) -> Result<String, Wrong> {
     let text = text(value, "\"0000:03:00.0\" or \"net_null0\"")?;
-    if let Some(address) = pci_address(text) {
-        return Ok(address);
+    let name = text.split(',').next().unwrap_or_default();
+    if let Some(address) = pci_address(name) {
+        return Ok(text.replacen(name, &address, 1));
     }
-    let driver_name = text.split(',').next().unwrap_or_default();
-    let known_prefix = ["net_", "eth_", "virtio_user"].iter().any(|prefix| driver_name.starts_with(prefix));
-    let name_characters = driver_name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-    if known_prefix && name_characters && driver_name.len() < MAX_DEVICE_NAME_BYTES {
+    let known_prefix = ["net_", "eth_", "virtio_user"].iter().any(|prefix| name.starts_with(prefix));
+    let name_characters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if known_prefix && name_characters && name.len() < MAX_DEVICE_NAME_BYTES {
         return Ok(text.to_owned());
     }
     let remedy = "write a PCI address like \"0000:03:00.0\" or a virtual device like \"net_af_packet0,iface=eth0\"";
@@ -188,7 +188,7 @@ pub(super) fn device(value: &DeValue<'_>) -> Result<String, Wrong> {
 }
 
 /// The PCI address in its full form (`dddd:bb:dd.f`), when `text` is one; the domain may be left out.
-fn pci_address(text: &str) -> Option<String> {
+pub(super) fn pci_address(text: &str) -> Option<String> {
     let (slot, function) = text.rsplit_once('.')?;
     let parts: Vec<&str> = slot.split(':').collect();
     let (domain, bus, device) = match parts.as_slice() {

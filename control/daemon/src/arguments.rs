@@ -1,0 +1,50 @@
+//! The command line of culvertd. Everything else is in the configuration file.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Switches frames between virtual machines and DPDK ports.
+#[derive(Debug, Parser)]
+#[command(name = "culvertd", version, about, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/culvert/culvertd.toml")]
+    pub config: PathBuf,
+
+    /// Check the configuration, tell every mistake in it, and end
+    #[arg(long)]
+    pub check: bool,
+
+    /// What to log: error, warn, info, debug or trace, also by part of the program (info,culvert_vhost=debug)
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// The exit code when culvertd cannot start or go on. 2 is clap's, for a wrong command line.
+pub const EXIT_FAILED: u8 = 1;
+/// The exit code for mistakes in the configuration (EX_USAGE of sysexits.h).
+pub const EXIT_CONFIG: u8 = 64;
+
+const EXIT_CODES: &str = "Exit codes:
+   0  stopped by SIGTERM or SIGINT, or the checked configuration has no mistake
+   1  culvertd cannot start, or cannot go on
+   2  the command line is wrong
+  64  the configuration has mistakes";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_exit_codes_are_the_documented_ones() {
+        assert!(EXIT_CODES.contains(&format!("\n   {EXIT_FAILED}  culvertd cannot start")));
+        assert!(EXIT_CODES.contains(&format!("\n  {EXIT_CONFIG}  the configuration has mistakes")));
+    }
+}

@@ -1,0 +1,48 @@
+//! What culvertd changes about its own process at the start: cores, descriptors, log.
+
+use std::io::IsTerminal;
+
+use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::CpuSet;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Machine;
+
+/// Keeps this thread, and those that it starts, off the workers' cores if other cores are left. Returns the core that
+/// DPDK counts as its main one.
+///
+/// # Errors
+/// The kernel's.
+pub fn leave_cores_to_workers(machine: &Machine, worker_cores: &[usize]) -> Result<usize> {
+    let others: Vec<usize> = machine.cores.iter().copied().filter(|core| !worker_cores.contains(core)).collect();
+    let Some(first) = others.first().copied() else {
+        tracing::warn!("all cores are worker cores: control takes time from the workers; leave it one core");
+        return machine.cores.first().copied().context("this process may use no core");
+    };
+    let mut set = CpuSet::new();
+    others.into_iter().for_each(|core| set.set(core));
+    rustix::thread::sched_setaffinity(None, &set).context("the cores of control cannot be set")?;
+    Ok(first)
+}
+
+/// Raises the number of files that may be open to what is allowed: each guest needs a few for every queue.
+pub fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
+}
+
+/// Sends the log to standard error. `filter` is a level, or levels by part of the program.
+///
+/// # Errors
+/// When `filter` cannot be read.
+pub fn start_log(filter: &str) -> Result<()> {
+    let filter = EnvFilter::try_new(filter)
+        .with_context(|| format!("--log-level {filter} cannot be read; write error, warn, info, debug or trace"))?;
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    Ok(())
+}
