@@ -116,9 +116,8 @@ impl Port {
         result.map_err(|failure| {
             let Diagnosis { reason, remedy } = match failure {
                 Failure::Explained(diagnosis) => diagnosis,
-                Failure::Driver { doing, code } => explain(eal, config, doing, code),
+                Failure::Driver { doing, code } => explain(eal, config, doing, code, &complaints),
             };
-            let reason = with_complaints(reason, &complaints);
             PortError { port: config.name.clone(), device: config.device.clone(), reason, remedy }
         })
     }
@@ -475,8 +474,8 @@ fn set_mtu(id: u16, device: &Device, mtu: u16) -> Result<(), Failure> {
     }
 }
 
-/// The cause of a driver's error, found by looking at what the device needs.
-fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32) -> Diagnosis {
+/// The cause of a driver's error, found by looking at what the device needs; failing that, in DPDK's own words.
+fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32, complaints: &[String]) -> Diagnosis {
     let device = match Device::parse(&config.device) {
         Ok(device) => device,
         Err(diagnosis) => return diagnosis,
@@ -503,7 +502,7 @@ fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32) -> Di
         }
         _ => "look at DPDK's messages and at the driver's chapter in DPDK's guide",
     };
-    Diagnosis::new(reason, remedy)
+    Diagnosis::new(with_complaints(reason, complaints), remedy)
 }
 
 /// The step in which DPDK looks for a driver.

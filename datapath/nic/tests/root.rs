@@ -11,6 +11,7 @@ mod process;
 
 use std::fs;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -47,16 +48,15 @@ fn pcap_passes_frames_through_kernel_interfaces() {
 #[test]
 fn tap_is_a_kernel_interface_with_interrupts() {
     if own("tap_is_a_kernel_interface_with_interrupts", Kind::OwnNetwork) {
+        quiet();
         let eal = start();
         let pool = pool(&eal);
         let mut tap = open(&eal, &pool, "net_tap0,iface=culvert-tap");
-        quiet_and_up("culvert-tap");
         let mut kernel = open(&eal, &pool, "net_af_packet0,iface=culvert-tap");
         assert_eq!(tap.driver(), "net_tap");
         both_ways(&pool, &mut tap, &mut kernel, 1514);
 
         let mut tap = open(&eal, &pool, "net_tap1,iface=culvert-tap1");
-        quiet_and_up("culvert-tap1");
         let mut kernel = open(&eal, &pool, "net_af_packet1,iface=culvert-tap1");
         let (mut rx, _tx) = tap.take_queues();
         let (_kernel_rx, mut kernel_tx) = kernel.take_queues();
@@ -287,17 +287,21 @@ fn receive(rx: &mut RxQueue, count: usize) -> Vec<Vec<u8>> {
 
 /// EAL, a pool, and the interfaces veth-a and veth-b of this MTU, which are joined.
 fn veth_pair(mtu: u16) -> (Eal, Pool) {
+    quiet();
     ip(&format!("link add veth-a mtu {mtu} type veth peer name veth-b mtu {mtu}"));
-    quiet_and_up("veth-a");
-    quiet_and_up("veth-b");
+    ip("link set veth-a up");
+    ip("link set veth-b up");
     let eal = start();
     let pool = pool(&eal);
     (eal, pool)
 }
 
-fn quiet_and_up(interface: &str) {
-    fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "1").unwrap();
-    ip(&format!("link set {interface} up"));
+/// Keeps the kernel from sending on interfaces that are made later.
+fn quiet() {
+    let setting = Path::new("/proc/sys/net/ipv6/conf/default/disable_ipv6");
+    if setting.exists() {
+        fs::write(setting, "1").unwrap();
+    }
 }
 
 fn ip(arguments: &str) {
