@@ -1,0 +1,248 @@
+//! culvertd as a process, with DPDK's virtual devices: its life, its ports, and its answers. Guests are another matter:
+//! see the system tests.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "these are tests")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use culvert_api::v1;
+use culvert_api::v1::culvert_client::CulvertClient;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+
+/// A folder with a configuration. It starts with a network, blue, and a control socket in the folder.
+struct Setup {
+    folder: tempfile::TempDir,
+    config: String,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let core = culvertd::config::Machine::read().unwrap().cores.first().copied().unwrap();
+        let config = format!(
+            "[daemon]\ncontrol_socket = \"{}/c.sock\"\n[datapath]\nworker_cores = [{core}]\nmemory_mb = 64\nhugepages = \
+             \"never\"\n[[network]]\nname = \"blue\"\n",
+            folder.path().display()
+        );
+        Self { folder, config }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Adds a port in blue with further `lines`.
+    fn port(mut self, name: &str, lines: &str) -> Self {
+        self.config.push_str(&format!("[[port]]\nname = \"{name}\"\nnetwork = \"blue\"\n{lines}\n"));
+        self
+    }
+
+    /// Starts culvertd and returns when it is ready, or has ended.
+    fn start(&self) -> Running {
+        let file = self.path("c.toml");
+        std::fs::write(&file, &self.config).unwrap();
+        let mut child = culvertd(&file).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        while !log.contains("culvertd is ready") && stderr.read_line(&mut log).unwrap() > 0 {}
+        // Goes on reading, so that culvertd can go on writing.
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        Running { child, log, socket: self.path("c.sock") }
+    }
+}
+
+fn culvertd(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_culvertd"));
+    command.arg("--config").arg(config).stdin(Stdio::null());
+    command
+}
+
+/// A culvertd, killed when this is dropped.
+struct Running {
+    child: Child,
+    /// What it logged until it was ready.
+    log: String,
+    socket: PathBuf,
+}
+
+impl Running {
+    async fn client(&self) -> CulvertClient<Channel> {
+        let path = self.socket.clone();
+        let connect = move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        };
+        let endpoint = Endpoint::from_static("http://culvertd");
+        let channel = endpoint.connect_with_connector(tower::service_fn(connect)).await;
+        CulvertClient::new(channel.unwrap_or_else(|error| panic!("{error}; {}", self.log)))
+    }
+
+    /// Sends a signal; returns the exit code.
+    fn end(&mut self, signal: &str) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn it_starts_answers_and_stops() {
+    for signal in ["TERM", "INT"] {
+        let setup = Setup::new().port("vm-a", "socket = \"SOCKET\"");
+        let socket = setup.path("ports/vm-a/vhost.sock");
+        let setup = Setup { config: setup.config.replace("SOCKET", socket.to_str().unwrap()), ..setup };
+        let mut culvertd = setup.start();
+        let status = culvertd.client().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+        assert_eq!(status.pid, culvertd.child.id());
+        assert_eq!((status.networks, status.ports, status.ports_up, status.workers.len()), (1, 1, 0, 1));
+        assert_eq!(status.config_file, setup.path("c.toml").to_str().unwrap());
+        assert!(socket.exists());
+        assert_eq!(culvertd.end(signal), Some(0));
+        assert!(!socket.exists() && !culvertd.socket.exists());
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_cannot_be_opened_does_not_stop_the_others() {
+    let setup =
+        Setup::new().port("good", "device = \"net_null0\"").port("no-file", "device = \"net_pcap0,rx_pcap=/no/f\"");
+    std::fs::write(setup.path("file"), "precious").unwrap();
+    let line = format!("socket = \"{}\"", setup.path("file").display());
+    let setup = setup.port("no-socket", &line);
+    let culvertd = setup.start();
+    let ports = culvertd.client().await.list_ports(v1::ListPortsRequest::default()).await.unwrap().into_inner().ports;
+    let states: Vec<_> = ports.iter().map(v1::Port::state).collect();
+    assert_eq!(states, [v1::PortState::Up, v1::PortState::Failed, v1::PortState::Failed]);
+    assert!(ports[1].reason.contains("/no/f") && ports[1].reason.contains("No such file"), "{}", ports[1].reason);
+    let path = setup.path("file").display().to_string();
+    assert_eq!(ports[2].reason, format!("{path} exists and is not a socket; remove it, or choose another `socket`"));
+    assert_eq!(std::fs::read(setup.path("file")).unwrap(), b"precious");
+    let Some(v1::port::Attachment::Nic(nic)) = &ports[0].attachment else { panic!("{ports:?}") };
+    assert_eq!(nic.driver, "net_null");
+}
+
+/// net_null is an endless source of frames from and to 00:00:00:00:00:00, which have nowhere to go.
+#[tokio::test]
+async fn frames_are_counted_learned_and_captured() {
+    let setup = Setup::new().port("source", "device = \"net_null0\"");
+    let culvertd = setup.start();
+    let mut client = culvertd.client().await;
+    let request = v1::CaptureRequest { port: "source".to_owned(), snap_length: 20, count: 1_000 };
+    let mut messages = client.capture(request).await.unwrap().into_inner();
+    let mut captured = 0;
+    while let Some(message) = messages.message().await.unwrap() {
+        captured += message.frames.len();
+        assert!(message.frames.iter().all(|frame| frame.length == 64 && frame.data == [0; 20]));
+        assert!(message.frames.iter().all(|frame| frame.direction() == v1::Direction::Rx));
+    }
+    assert_eq!(captured, 1_000);
+
+    let stats = client.get_stats(v1::GetStatsRequest::default()).await.unwrap().into_inner().ports;
+    let [source] = stats.as_slice() else { panic!("{stats:?}") };
+    assert!(source.rx_frames > 1_000);
+    assert_eq!(source.rx_frames, source.rx_forwarded + source.rx_dropped + source.rx_in_flight);
+    let drops = client.list_drops(v1::ListDropsRequest::default()).await.unwrap().into_inner().drops;
+    assert!(drops.iter().all(|drop| drop.port == "source" && drop.direction() == v1::Direction::Rx));
+    assert!(drops.iter().any(|drop| drop.reason == "same-port" && drop.remedy.contains("learned")), "{drops:?}");
+    let macs = client.list_macs(v1::ListMacsRequest::default()).await.unwrap().into_inner().macs;
+    let [mac] = macs.as_slice() else { panic!("{macs:?}") };
+    assert_eq!((mac.network.as_str(), mac.mac.as_str(), mac.port.as_str()), ("blue", "00:00:00:00:00:00", "source"));
+    let networks = client.list_networks(v1::ListNetworksRequest {}).await.unwrap().into_inner().networks;
+    assert_eq!((networks[0].macs, networks[0].ports.as_slice()), (1, &["source".to_owned()][..]));
+}
+
+#[tokio::test]
+async fn captures_are_limited_and_a_failed_port_has_none() {
+    let setup =
+        Setup::new().port("source", "device = \"net_null0\"").port("bad", "device = \"net_pcap0,rx_pcap=/no/f\"");
+    let culvertd = setup.start();
+    let mut client = culvertd.client().await;
+    let request = |port: &str| v1::CaptureRequest { port: port.to_owned(), snap_length: 1, count: 0 };
+    let error = client.capture(request("bad")).await.unwrap_err();
+    assert!(error.message().ends_with("it is not open; see the reason in `culvertctl port show`"));
+    let mut running = Vec::new();
+    for _ in 0..culvertd::node::capture::MAX_CAPTURES {
+        running.push(client.capture(request("source")).await.unwrap());
+    }
+    let error = client.capture(request("source")).await.unwrap_err();
+    assert_eq!(error.message(), "port source cannot be captured: 8 captures run already; end one of them first");
+    drop(running);
+    // A place is free when the server has seen the end.
+    while client.capture(request("source")).await.is_err() {}
+}
+
+#[test]
+fn a_second_daemon_on_the_same_socket_is_refused() {
+    let setup = Setup::new();
+    let first = setup.start();
+    let second = culvertd(&setup.path("c.toml")).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&second.stderr);
+    let expected = format!("another daemon listens on it (process {})", first.child.id());
+    assert!(message.contains(&expected), "{message}");
+    assert!(first.socket.exists());
+}
+
+#[test]
+fn after_a_kill_the_next_one_starts() {
+    let setup = Setup::new();
+    let mut first = setup.start();
+    first.end("KILL");
+    assert!(first.socket.exists());
+    let mut second = setup.start();
+    assert!(second.log.contains("culvertd is ready"), "{}", second.log);
+    assert_eq!(second.end("TERM"), Some(0));
+}
+
+#[test]
+fn mistakes_in_the_configuration_are_exit_code_64() {
+    let setup = Setup::new().port("A", "mtuu = 1");
+    let file = setup.path("c.toml");
+    std::fs::write(&file, &setup.config).unwrap();
+    for further in [&[][..], &["--check"]] {
+        let output = culvertd(&file).args(further).output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        let message = String::from_utf8_lossy(&output.stderr);
+        let name = file.display();
+        let expected = [
+            format!("{name}:9: port.socket or device: is missing; add "),
+            format!("{name}:10: port.name = \"A\": is not a name; use "),
+            format!("{name}:12: port.mtuu = 1: is no key that culvertd knows here; did you mean \"mtu\"?"),
+        ];
+        assert_eq!(message.lines().count(), 3, "{message}");
+        for (line, start) in message.lines().zip(expected) {
+            assert!(line.starts_with(&start), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_configuration_without_mistakes_is_told() {
+    let setup = Setup::new().port("a", "device = \"net_null0\"");
+    std::fs::write(setup.path("c.toml"), &setup.config).unwrap();
+    let output = culvertd(&setup.path("c.toml")).arg("--check").output().unwrap();
+    assert!(output.status.success());
+    let expected = format!("{}: no mistakes; networks: 1, ports: 1\n", setup.path("c.toml").display());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+}
+
+#[test]
+fn a_wrong_log_level_is_told() {
+    let setup = Setup::new();
+    std::fs::write(setup.path("c.toml"), &setup.config).unwrap();
+    let output = culvertd(&setup.path("c.toml")).args(["--log-level", "culvertd=loud"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("write error, warn, info, debug or trace"), "{message}");
+}
