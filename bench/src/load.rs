@@ -72,21 +72,16 @@ impl LoadGuest {
         Ok(Self { guest, transmit, receive })
     }
 
-    /// Offers again what came back.
+    /// Offers again what came back, and kicks if the backend asks for that.
     #[inline]
-    pub fn turn(&mut self) {
-        self.transmit.recycle();
+    pub fn turn(&mut self) -> Result<()> {
         self.receive.recycle();
+        if self.transmit.recycle() && self.transmit.wants_kick() { self.guest.kick() } else { Ok(()) }
     }
 
     /// Frames received so far.
     pub fn received(&self) -> u64 {
         self.receive.count
-    }
-
-    /// Kicks the backend, which may be asleep.
-    pub fn kick(&self) -> Result<()> {
-        self.guest.kick()
     }
 
     /// Fails if a buffer came back out of order: then the load was not what it should be.
@@ -97,14 +92,14 @@ impl LoadGuest {
 }
 
 impl FastRing {
-    /// Takes everything used and offers it again.
+    /// Takes everything used and offers it again; whether there was anything.
     #[inline]
-    fn recycle(&mut self) {
+    fn recycle(&mut self) -> bool {
         // SAFETY: offsets inside of the ring's areas, whose length `at` checked.
         let index = unsafe { self.used.add(2).cast::<u16>().read_volatile() };
         let count = index.wrapping_sub(self.seen);
         if count == 0 {
-            return;
+            return false;
         }
         fence(Ordering::Acquire);
         let slot = self.seen & (self.size - 1);
@@ -119,6 +114,15 @@ impl FastRing {
         self.seen = index;
         self.count += u64::from(count);
         self.offer(count);
+        true
+    }
+
+    /// Whether the backend asks for a kick: as every driver does, after a full barrier (virtio 1.3, 2.7.13.4.1).
+    #[inline]
+    fn wants_kick(&self) -> bool {
+        fence(Ordering::SeqCst);
+        // SAFETY: offsets inside of the ring's areas, whose length `at` checked.
+        unsafe { self.used.cast::<u16>().read_volatile() & 1 == 0 }
     }
 
     fn offer(&mut self, count: u16) {

@@ -109,11 +109,10 @@ fn received(guests: &[LoadGuest; 2]) -> u64 {
 }
 
 fn drive(guests: &mut [LoadGuest; 2], time: Duration) -> Result<()> {
-    guests.iter().try_for_each(LoadGuest::kick)?;
     let start = Instant::now();
     while start.elapsed() < time {
         for _ in 0..64 {
-            guests.iter_mut().for_each(LoadGuest::turn);
+            guests.iter_mut().try_for_each(LoadGuest::turn)?;
         }
     }
     Ok(())
