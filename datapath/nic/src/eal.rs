@@ -29,7 +29,8 @@ pub struct EalConfig {
     pub main_core: usize,
     /// Whether PCI devices can be opened later on. Without, EAL does not look at the PCI bus at all.
     pub pci: bool,
-    /// Handed to EAL as they are, after ours, an element per argument.
+    /// Handed to EAL as they are, after ours, an element per argument. For one that it does not know, EAL of 25.11
+    /// prints that and ends the process; earlier ones fail as an error.
     pub extra_args: Vec<String>,
 }
 
