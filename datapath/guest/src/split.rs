@@ -18,8 +18,8 @@ use crate::memory::Memory;
 /// What a guest did to its ring that makes the rest of it meaningless: the port is quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingFault {
-    /// The available index ran ahead of, or fell behind, what the ring can hold.
-    #[error("available index {available} is more than {size} ahead of {position}")]
+    /// The available index ran ahead of what the ring can hold, or went back.
+    #[error("available index {available} went back, or is more than {size} ahead of {position}")]
     AvailableIndex {
         /// The guest's index.
         available: u16,
@@ -158,7 +158,8 @@ impl SplitRing {
         // The entries and descriptors before the index must be read after it.
         fence(Ordering::Acquire);
         let count = available.wrapping_sub(self.position);
-        if count > self.size {
+        // An index that goes back would offer again what a burst has taken and not published yet.
+        if count > self.size || count < self.available.wrapping_sub(self.position) {
             return Err(RingFault::AvailableIndex { available, position: self.position, size: self.size });
         }
         self.available = available;

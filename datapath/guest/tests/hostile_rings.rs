@@ -74,6 +74,42 @@ fn available_index_jumps_forward_and_back() {
 }
 
 #[test]
+fn an_available_index_that_goes_back_during_a_burst_is_a_fault() {
+    // All chains are taken and not published yet when the index goes back: they must not be taken again.
+    for back in [0, 1, SIZE - 1] {
+        let mut pair = small();
+        let put = |pair: &mut Pair| pair.receive.put(&NetHeader::default(), &[0; 60], 60, std::iter::empty());
+        for _ in 0..SIZE {
+            assert_eq!(put(&mut pair), Ok(()));
+        }
+        pair.driver.receive.set_available_index(back);
+        let fault = RingFault::AvailableIndex { available: back, position: 0, size: SIZE };
+        assert_eq!(put(&mut pair), Err(PutError::Fault(fault)));
+        pair.receive.publish();
+        assert_eq!(pair.driver.receive.used_index(), SIZE);
+    }
+    // The same with two chains among a thousand empty ones: a few large frames would go around the ring until they had
+    // found enough room, and the count of chains would overflow.
+    let size = 1024;
+    let mut pair = pair(Shape { queue_size: size, ..Shape::default() });
+    let put = |pair: &mut Pair, length: u32| {
+        pair.receive.put(&NetHeader::default(), &vec![0; length as usize], length, std::iter::empty())
+    };
+    for _ in 0..size {
+        assert_eq!(put(&mut pair, 60), Ok(()));
+    }
+    for index in 2..size {
+        let empty = buffer(&pair, 0, WRITE, 0);
+        pair.driver.receive.set_descriptor(index, empty);
+    }
+    pair.driver.receive.set_available_index(0);
+    for length in [63_000, 65_000, 65_000, 65_000, 65_000] {
+        let result = put(&mut pair, length);
+        assert!(matches!(result, Err(PutError::Fault(RingFault::AvailableIndex { .. }))), "{result:?}");
+    }
+}
+
+#[test]
 fn a_ring_whose_indices_disagree_does_not_start() {
     let pair = small();
     pair.driver.transmit.set_available_index(SIZE + 1);
