@@ -1,13 +1,16 @@
 //! A guest's side of virtio-net, played by a test, a fuzzer or a benchmark: memory that can be shared with a backend
-//! ([`Ram`]), split rings in it ([`Ring`]), and a network interface of one queue pair on top ([`Interface`]).
+//! ([`Ram`]), split rings in it ([`Ring`]), and a network interface of one queue pair on top ([`Interface`]). For comparison it can also
+//! play the device, by an implementation that is not Culvert's ([`Reference`]).
 //!
 //! It does what a driver does, and what a hostile one does: every ring field and descriptor can be written raw. It knows
 //! nothing of Culvert, so it can stand before any vhost-user backend.
 
 mod interface;
 mod ram;
+mod reference;
 mod ring;
 
 pub use interface::{Interface, Shape};
 pub use ram::Ram;
+pub use reference::{Next, Put, Reference};
 pub use ring::{Buffer, Descriptor, Ring};

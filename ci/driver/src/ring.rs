@@ -95,6 +95,11 @@ impl Ring {
         self.free.len()
     }
 
+    /// How many entries were offered, published or not, that the device has not given back.
+    pub fn pending(&self) -> u16 {
+        self.next_available.wrapping_sub(self.used_index())
+    }
+
     /// The head that the next [`Self::offer`] will use.
     ///
     /// # Panics
@@ -138,6 +143,31 @@ impl Ring {
         self.chains[usize::from(head)] = vec![head];
         self.offer_head(head);
         Some(head)
+    }
+
+    /// As [`Self::offer`], with the buffers from `direct` on in an indirect table at `table`.
+    pub fn offer_partly_indirect(&mut self, table: u64, buffers: &[Buffer], direct: usize) -> Option<u16> {
+        let (direct, indirect) = buffers.split_at(direct.min(buffers.len()));
+        if self.free.len() <= direct.len() {
+            return None;
+        }
+        let head = self.offer_indirect(table, indirect)?;
+        let Some((first, others)) = direct.split_first() else { return Some(head) };
+        // Take the head back, and put the others in front of the table's descriptor.
+        self.next_available = self.next_available.wrapping_sub(1);
+        let mut next = head;
+        for buffer in others.iter().rev().chain([first]) {
+            let index = self.free.pop()?;
+            let flags = 1 | if buffer.writable { 2 } else { 0 };
+            let descriptor = Descriptor { address: buffer.address, length: buffer.length, flags, next };
+            self.set_descriptor(index, descriptor);
+            let mut chain = std::mem::take(&mut self.chains[usize::from(next)]);
+            chain.push(index);
+            self.chains[usize::from(index)] = chain;
+            next = index;
+        }
+        self.offer_head(next);
+        Some(next)
     }
 
     /// Puts a head into the available ring, whatever it is.

@@ -1,7 +1,8 @@
 //! Checked walks over descriptor chains (virtio 1.3, sections 2.7.4 and 2.7.5).
 //!
 //! A walk yields every descriptor of a chain once, translated, with its direction checked. It ends after at most as many
-//! steps as the ring has entries, whatever the guest wrote, and however often the guest rewrites it meanwhile.
+//! buffers as the ring has entries (2.7.5.3.1; the descriptor of an indirect table is none), whatever the guest wrote, and
+//! however often the guest rewrites it meanwhile.
 
 #![expect(unsafe_code, reason = "reading an indirect descriptor table in guest memory")]
 
@@ -38,13 +39,16 @@ pub(crate) fn walk(
 ) -> Result<(), RingFault> {
     let mut table = Table::Ring;
     let mut index = head;
-    for _ in 0..ring.size() {
+    let mut left = ring.size();
+    loop {
         let descriptor = table.descriptor(ring, index)?;
         if descriptor.flags & DESC_INDIRECT != 0 {
+            // Happens once: a table in a table is a fault.
             table = Table::indirect(ring, &table, descriptor, hint)?;
             index = 0;
             continue;
         }
+        left = left.checked_sub(1).ok_or(RingFault::ChainTooLong(ring.size()))?;
         if let Some(buffer) = translate(ring, descriptor, access, hint)? {
             each(buffer);
         }
@@ -53,7 +57,6 @@ pub(crate) fn walk(
         }
         index = descriptor.next;
     }
-    Err(RingFault::ChainTooLong(ring.size()))
 }
 
 /// Checks one descriptor's direction and place; `None` when it is empty.

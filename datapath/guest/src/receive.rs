@@ -179,14 +179,14 @@ impl ReceiveQueue {
                     rooms.push(unsafe { Room::new(buffer.pointer, buffer.length) });
                 }
             })?;
-            let whole = self.chains.is_empty() && length >= needed;
-            if full || (!self.mergeable && !whole) {
-                return Err(PutError::SmallBuffer);
-            }
             if self.chains.is_empty() && length < self.header_bytes as u64 {
                 // The header must be in one chain (5.1.6.4). Give this one back empty, or the queue stands still.
                 self.ring.put_used(self.taken, head, 0);
                 self.taken += 1;
+                return Err(PutError::SmallBuffer);
+            }
+            let whole = self.chains.is_empty() && length >= needed;
+            if full || (!self.mergeable && !whole) {
                 return Err(PutError::SmallBuffer);
             }
             found += length;
