@@ -162,6 +162,29 @@ async fn frames_are_counted_learned_and_captured() {
     assert_eq!((networks[0].macs, networks[0].ports.as_slice()), (1, &["source".to_owned()][..]));
 }
 
+/// The frames of a capture file are there before the ports after it are: they wait for them.
+#[tokio::test]
+async fn the_first_frames_find_all_ports() {
+    let setup = Setup::new();
+    let (input, output) = (setup.path("in.pcap"), setup.path("out.pcap"));
+    let frame = [[0xff; 10]; 6].concat();
+    // The head of a pcap file (draft-ietf-opsawg-pcap), then one frame of 60 bytes at time 0.
+    let head: [u32; 6] = [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 65_535, 1];
+    let numbers = head.into_iter().chain([0, 0, 60, 60]).flat_map(u32::to_ne_bytes);
+    let source = [2, 0, 0, 0, 0, 1];
+    let sent = [&frame[..6], &source, &frame[12..]].concat();
+    std::fs::write(&input, numbers.chain(sent.iter().copied()).collect::<Vec<_>>()).unwrap();
+    let device = |line: &str, path: &Path| format!("device = \"{line}={}\"", path.display());
+    let setup =
+        setup.port("in", &device("net_pcap0,rx_pcap", &input)).port("out", &device("net_pcap1,tx_pcap", &output));
+    let mut culvertd = setup.start();
+    let mut client = culvertd.client().await;
+    let request = v1::GetStatsRequest { port: "out".to_owned() };
+    while client.get_stats(request.clone()).await.unwrap().into_inner().ports[0].tx_frames == 0 {}
+    assert_eq!(culvertd.end("TERM"), Some(0));
+    assert!(std::fs::read(&output).unwrap().ends_with(&sent));
+}
+
 #[tokio::test]
 async fn captures_are_limited_and_a_failed_port_has_none() {
     let setup =

@@ -125,6 +125,8 @@ struct State {
     plans: Vec<Arc<Plan>>,
     /// Rings whose stop was not acknowledged: kept for ever rather than freed under a worker.
     stuck: Vec<Ring>,
+    /// No worker takes frames: ports are still being added.
+    held: bool,
 }
 
 #[derive(Debug)]
@@ -198,6 +200,23 @@ impl Datapath {
         let age = u32::try_from(mac_age.as_secs()).unwrap_or(u32::MAX);
         state.tables.push(Some(Arc::new(MacTable::new(age))));
         Ok(NetworkId(id))
+    }
+
+    /// Leaves frames where they arrive until [`Self::release`], so that the first ones find all ports that are added
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn hold(&self) -> Result<(), DatapathError> {
+        self.set_held(true)
+    }
+
+    /// Ends [`Self::hold`].
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn release(&self) -> Result<(), DatapathError> {
+        self.set_held(false)
     }
 
     /// Makes a guest port, which is down until its rings start.
@@ -379,6 +398,12 @@ impl Datapath {
     /// What each worker did.
     pub fn workers(&self) -> Vec<WorkerTotals> {
         self.workers.iter().map(|worker| worker.shared.counters.totals(worker.core)).collect()
+    }
+
+    fn set_held(&self, held: bool) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        state.held = held;
+        self.publish(&mut state)
     }
 
     fn now(&self) -> u32 {
@@ -568,7 +593,7 @@ impl State {
 
     fn plan(&self, generation: u64, workers: usize) -> Plan {
         let mut inputs: Vec<Vec<Input>> = std::iter::repeat_with(Vec::new).take(workers).collect();
-        for (worker, input) in self.inputs() {
+        for (worker, input) in self.inputs().filter(|_| !self.held) {
             if let Some(inputs) = inputs.get_mut(worker) {
                 inputs.push(input);
             }

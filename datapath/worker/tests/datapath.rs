@@ -137,6 +137,21 @@ fn frames_pass_between_guests_that_sleep_and_wake() {
 }
 
 #[test]
+fn frames_that_are_held_find_the_ports_that_came_meanwhile() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(200)));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    datapath.hold().unwrap();
+    a.start(&datapath);
+    let frame = a.frame(MacAddress::BROADCAST, 1);
+    a.send(&frame);
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    b.start(&datapath);
+    assert_eq!(datapath.totals(a.port).unwrap().rx_frames, 0);
+    datapath.release().unwrap();
+    assert_eq!(b.receive(), frame);
+}
+
+#[test]
 fn a_guest_without_a_kick_is_polled() {
     let (datapath, network) = datapath(1, Some(Duration::from_micros(200)));
     let mut a = Guest::new(&datapath, network, 1, Shape::default());

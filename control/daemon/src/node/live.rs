@@ -65,6 +65,7 @@ impl LiveNode {
             by_name.insert(network.name.clone(), id);
             networks.push((network, id));
         }
+        datapath.hold()?;
         let opener = Opener { eal: &eal, pool: &pool, datapath: &datapath, server: &server };
         let ports = config.ports.into_iter().filter_map(|port| {
             // The configuration was checked: every port names a network that is there.
@@ -72,6 +73,7 @@ impl LiveNode {
             Some(opener.open(port, network))
         });
         let ports = ports.collect();
+        datapath.release()?;
 
         let events = datapath.take_events().context("the workers' events are taken already")?;
         let node = Arc::new(Self {
