@@ -22,13 +22,16 @@ pub fn write<'a>(path: &Path, frames: impl IntoIterator<Item = &'a [u8]>) -> Res
     Ok(())
 }
 
-/// The frames of a file. What the writer has not finished yet is left out.
+/// The frames of a file. What the writer has not finished yet is left out; before its first frame that is the whole file.
 ///
 /// # Errors
 /// It cannot be read, or is no capture.
 pub fn read(path: &Path) -> Result<Vec<Vec<u8>>> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut frames = Vec::new();
+    if file.metadata()?.len() == 0 {
+        return Ok(frames);
+    }
     let mut reader = PcapReader::new(file).with_context(|| path.display().to_string())?;
     while let Some(Ok(packet)) = reader.next_packet() {
         frames.push(packet.data.into_owned());

@@ -88,8 +88,8 @@ fn addresses_are_forgotten() -> Result<()> {
 #[test]
 fn jumbo_frames_go_where_the_mtu_allows() -> Result<()> {
     let mut lan = Lan::start(&["mtu = 9000", "mtu = 9000", ""], "300s")?;
-    // Payloads of 9000, 1501 and 1500 bytes behind 14 of header.
-    let (jumbo, over, largest) = (frame(BROADCAST, A, 9014), frame(BROADCAST, A, 1515), frame(BROADCAST, A, 1514));
+    // The MTU leaves out the Ethernet header of 14 bytes and two VLAN tags of 4.
+    let (jumbo, over, largest) = (frame(BROADCAST, A, 9022), frame(BROADCAST, A, 1523), frame(BROADCAST, A, 1522));
     let all: [&[u8]; 3] = [&jumbo, &over, &largest];
     lan.send(0, &all)?;
     lan.came([&[], &all, &[&largest]])?;
@@ -105,8 +105,9 @@ fn runts_are_refused() -> Result<()> {
     let whole = frame(BROADCAST, A, 60);
     let runts = [&whole[..1], &whole[..13], &whole[..14], &whole[..]];
     pcap::write(&input, runts)?;
-    node.add_nic("in", &format!("net_pcap0,rx_pcap={}", input.display()), "");
-    node.add_nic("out", &format!("net_pcap1,tx_pcap={}", output.display()), "");
+    // The first is opened first, and a file is read as soon as it is open.
+    node.add_nic("out", &format!("net_pcap0,tx_pcap={}", output.display()), "");
+    node.add_nic("in", &format!("net_pcap1,rx_pcap={}", input.display()), "");
     let mut daemon = node.start()?;
     daemon.wait_for_counter("in", "rx_frames", 4)?;
     daemon.wait_for_counter("out", "tx_frames", 2)?;

@@ -28,7 +28,7 @@ fn traffic_goes_on_after_kill_9() -> Result<()> {
         daemon = node.start()?;
         let answers = killed.elapsed();
         a.console().wait_for("bytes from", LIMIT)?;
-        println!("round {round}: culvertd answers {answers:.0?}, guests {:.0?} after the kill", killed.elapsed());
+        println!("round {round}: culvertd answers {answers:.2?}, guests talk {:.2?} after the kill", killed.elapsed());
         // Steady again, not a single stray answer.
         for _ in 0..20 {
             a.console().wait_for("bytes from", LIMIT)?;

@@ -33,7 +33,7 @@ fn exchange(device: VirtioUser) -> Result<()> {
     let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, &queues));
     let mut daemon = node.start()?;
     let (input, output) = (node.path("in.pcap"), node.path("out.pcap"));
-    // Fewer than a ring holds, so that none may be lost however slow the receiver is.
+    // Fewer, on all queues together, than a ring holds, so that none may be lost however slow the receiver is.
     let frames: Vec<Vec<u8>> = (0..FRAMES).map(frame).collect();
     pcap::write(&input, frames.iter().map(Vec::as_slice))?;
 
@@ -74,4 +74,5 @@ fn frame(number: u8) -> Vec<u8> {
     bytes
 }
 
-const FRAMES: u8 = 200;
+/// Frames for each queue.
+const FRAMES: u8 = 100;
