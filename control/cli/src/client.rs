@@ -63,8 +63,7 @@ async fn open(socket: &Path) -> io::Result<UnixStream> {
 
 fn explain(socket: &Path, error: &io::Error) -> String {
     let socket = socket.display();
-    let start =
-        "start it with `systemctl start culvertd` or `culvertd --config FILE`, or name its socket with --socket";
+    let start = "start it with `culvertd --config FILE`, or name its socket with --socket";
     match error.kind() {
         ErrorKind::NotFound => format!("culvertd is not running: there is no socket {socket}; {start}"),
         ErrorKind::ConnectionRefused => format!("culvertd is not running: nobody listens on {socket}; {start}"),

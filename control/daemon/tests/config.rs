@@ -138,6 +138,22 @@ fn every_key_is_read() {
     );
 }
 
+/// The file that users start from has every key, and the defaults that it tells of.
+#[test]
+fn the_example_file_shows_the_defaults() {
+    let text = include_str!("../../deploy/culvertd.toml");
+    let example = parse(text).unwrap();
+    let defaults = parse("").unwrap();
+    assert_eq!((&example.daemon, &example.datapath), (&defaults.daemon, &defaults.datapath));
+    // Without the lines that have a default, the ports and networks stay the same.
+    let keys = ["queues", "mtu", "mac_limit", "mac_age", "role"];
+    let has_default = |line: &&str| keys.iter().any(|key| line.starts_with(&format!("{key} = ")));
+    assert_eq!(text.lines().filter(has_default).count(), 8);
+    let short: Vec<_> = text.lines().filter(|line| !has_default(line)).collect();
+    let short = parse(&short.join("\n")).unwrap();
+    assert_eq!((example.networks, example.ports), (short.networks, short.ports));
+}
+
 #[test]
 fn all_mistakes_are_told_at_once_in_the_order_of_lines() {
     mistakes(

@@ -265,8 +265,7 @@ async fn a_refusal_is_one_sentence_and_exit_code_1() {
 async fn no_daemon_is_one_sentence_and_exit_code_3() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.sock");
-    let start =
-        "start it with `systemctl start culvertd` or `culvertd --config FILE`, or name its socket with --socket";
+    let start = "start it with `culvertd --config FILE`, or name its socket with --socket";
     let expected = format!("culvertctl: culvertd is not running: there is no socket {}; {start}\n", path.display());
     assert_eq!(failure(&path, &["status"]).await, (Some(3), expected));
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
