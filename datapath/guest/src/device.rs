@@ -591,6 +591,17 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_kick_is_forgotten() {
+        let mut device = Device::new(CONFIG);
+        device.set_addresses(1, addresses(0x10_0000)).unwrap();
+        device.set_size(1, 256).unwrap();
+        device.set_memory(Some(memory(0x1000)));
+        assert!(device.set_kick(1, Kick::Polled).is_err());
+        assert_eq!(summary(&device.set_memory(Some(memory(0x10_0000))).0), "");
+        assert_eq!(summary(&device.set_kick(1, Kick::Polled).unwrap()), "start 1 ");
+    }
+
+    #[test]
     fn a_ring_is_stopped_at_the_end_until_that_was_acknowledged() {
         let mut device = running();
         assert_eq!(summary(&device.stop(1).unwrap()), "stop 1 ");

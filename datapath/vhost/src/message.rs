@@ -374,8 +374,8 @@ fn ring_addresses(mut body: Fields, _: Vec<OwnedFd>) -> Result<Request, MessageE
 fn ring_descriptor(mut body: Fields, descriptors: Vec<OwnedFd>) -> Result<RingDescriptor, MessageError> {
     let value = body.need_u64()?;
     let none = value & NO_DESCRIPTOR != 0;
-    let ring = u32::try_from(value & !NO_DESCRIPTOR).ok().filter(|&ring| ring <= 0xff);
-    let ring = ring.ok_or(MessageError::Field { what: "the ring number", value })?;
+    let ring = u32::try_from(value & !NO_DESCRIPTOR);
+    let ring = ring.map_err(|_| MessageError::Field { what: "the ring number", value })?;
     if none != descriptors.is_empty() {
         return Err(MessageError::Descriptors(descriptors.len()));
     }

@@ -504,6 +504,27 @@ fn bodies_of_wrong_size_are_refused() {
     }
 }
 
+/// hostile V2
+#[test]
+fn a_table_that_ends_inside_of_a_region_is_refused() {
+    for (extra, ok) in [(0, true), (1, false), (16, false), (31, false), (32, true)] {
+        let body = [table_body(), vec![0; extra]].concat();
+        let mut dialogue = Dialogue::after(dialogue_to_negotiated());
+        assert_eq!(dialogue.send(message(SET_MEM_TABLE, NEED_REPLY, &body).with([memfd(SIZE)])), ack(ok), "{extra}");
+    }
+}
+
+/// An acknowledgement in place of the reply that a request has of its own would be taken for that reply.
+#[test]
+fn a_request_with_a_reply_of_its_own_is_never_answered_by_an_acknowledgement() {
+    let mut dialogue = Dialogue::after(dialogue_to_running());
+    let answer = dialogue.send(message(GET_VRING_BASE, NEED_REPLY, &halves(&[4, 0])));
+    assert!(matches!(&answer, Answer::Closed(reason) if reason.contains("port has 4 rings")), "{answer:?}");
+    let mut dialogue = Dialogue::after(dialogue_to_running());
+    let answer = dialogue.send(message(GET_FEATURES, NEED_REPLY, &[0]));
+    assert!(matches!(&answer, Answer::Closed(reason) if reason.contains("body of 1 bytes")), "{answer:?}");
+}
+
 /// hostile V3
 #[test]
 fn bad_headers_close() {
