@@ -25,13 +25,24 @@ fail() {
 # step NAME LOG COMMAND...: runs COMMAND with its output in LOG, prints one line with the time it took. When it fails, prints the end
 # of LOG and ends the script.
 step() {
-  local name=$1 log=$2 start=$SECONDS
+  local name=$1 log=$2 start=${EPOCHREALTIME/[.,]/} tenths status
   shift 2
-  printf '  %-52s ' "$name"
-  if "$@" >"$log" 2>&1 </dev/null; then
-    printf '%sok%s %4d s\n' "$GREEN" "$PLAIN" $((SECONDS - start))
+  printf '  %-36s ' "$name"
+  # Not in an `if`, where a function would go on after a failing command.
+  set +e
+  (
+    set -e
+    "$@"
+  ) >"$log" 2>&1 </dev/null
+  status=$?
+  set -e
+  tenths=$(((${EPOCHREALTIME/[.,]/} - start) / 100000))
+  printf '%4d.%d s   ' $((tenths / 10)) $((tenths % 10))
+  if [ "$status" = 0 ]; then
+    echo "${GREEN}ok$PLAIN"
   else
-    printf '%sFAILED%s %4d s\n\n' "$RED" "$PLAIN" $((SECONDS - start))
+    echo "${RED}FAILED$PLAIN"
+    echo
     tail -n 40 "$log" >&2
     fail "\"$name\" failed: its last lines are above, all of it is in $log"
   fi

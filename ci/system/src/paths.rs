@@ -4,15 +4,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// A program of this workspace, by name: beside the running test, or in the folder that `CULVERT_BIN` names.
+/// A program of this workspace, by name: beside the running one, or in the folder that `CULVERT_BIN` names.
 ///
 /// # Errors
 /// It has not been built.
 pub fn program(name: &str) -> Result<PathBuf> {
     let folder = match std::env::var_os("CULVERT_BIN") {
         Some(folder) => PathBuf::from(folder),
-        // A test is target/debug/deps/NAME-HASH.
-        None => std::env::current_exe()?.ancestors().nth(2).context("the test has no folder")?.to_owned(),
+        None => {
+            let own = std::env::current_exe()?;
+            let folder = own.parent().context("this program has no folder")?;
+            // A test is target/debug/deps/NAME-HASH.
+            if folder.ends_with("deps") { folder.join("..") } else { folder.to_owned() }
+        }
     };
     let path = folder.join(name);
     ensure!(path.exists(), "{} is missing: run cargo build --bins, or set CULVERT_BIN to its folder", path.display());

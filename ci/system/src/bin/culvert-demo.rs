@@ -64,19 +64,19 @@ fn show(mut node: Node, folder: &Path) -> Result<()> {
 
 /// Starts culvertd and the guests, and makes everybody talk.
 fn converse(node: &Node, daemon: &mut Option<Daemon>, guests: [&GuestOptions; 2], outside: End) -> Result<()> {
-    let start = Instant::now();
-    step("start culvertd", || {
+    let mut demo = Demo { start: Instant::now(), seen: Vec::new() };
+    demo.step("start culvertd", || {
         *daemon = Some(node.start()?);
         Ok("it answers culvertctl".to_owned())
     })?;
     let daemon = daemon.as_mut().context("culvertd has not started")?;
     let (mut a, mut b) = (Guest::start(guests[0])?, Guest::start(guests[1])?);
-    step("boot two Linux guests", || {
+    demo.step("boot two Linux guests", || {
         a.wait_ready()?;
         b.wait_ready()?;
         Ok("vm-a connects to culvertd's socket, culvertd connects to vm-b's".to_owned())
     })?;
-    step("vm-a pings vm-b", || {
+    demo.step("vm-a pings vm-b", || {
         a.ping(b.address(), 1)?;
         let answered = a.ping(b.address(), 10)?;
         ensure!(answered == 10, "only {answered} of 10 were answered");
@@ -84,9 +84,9 @@ fn converse(node: &Node, daemon: &mut Option<Daemon>, guests: [&GuestOptions; 2]
     })?;
     b.serve_iperf()?;
     for (name, flags) in [("iperf3 from vm-a to vm-b", ""), ("iperf3 from vm-b to vm-a", "-R")] {
-        step(name, || Ok(format!("{:.0} Mbit/s, both guests emulated", a.iperf(b.address(), flags)?)))?;
+        demo.step(name, || Ok(format!("{:.0} Mbit/s, both guests emulated", a.iperf(b.address(), flags)?)))?;
     }
-    step("a captured frame is sent to vm-a", || {
+    demo.step("a captured frame is sent to vm-a", || {
         let [m0, m1, m2, m3, m4, m5] = outside.mac;
         let mac = format!("{m0:02x}:{m1:02x}:{m2:02x}:{m3:02x}:{m4:02x}:{m5:02x}");
         a.check(&format!("ip neigh replace {} lladdr {mac} dev eth0", outside.address))?;
@@ -94,7 +94,7 @@ fn converse(node: &Node, daemon: &mut Option<Daemon>, guests: [&GuestOptions; 2]
         wait_in_output(node, |bytes| frame::is_from(bytes, End::new(1).mac) && frame::contains(bytes, QUESTION))?;
         Ok("an echo request from in.pcap; vm-a's answer is in out.pcap".to_owned())
     })?;
-    step("vm-a sends a broadcast", || {
+    demo.step("vm-a sends a broadcast", || {
         a.run("arping -c 1 -w 1 -I eth0 10.0.0.77")?;
         wait_in_output(node, |bytes| {
             frame::is_broadcast(bytes)
@@ -103,22 +103,38 @@ fn converse(node: &Node, daemon: &mut Option<Daemon>, guests: [&GuestOptions; 2]
         })?;
         Ok("its ARP request is in out.pcap".to_owned())
     })?;
-    let seconds = start.elapsed().as_secs();
     for command in ["status", "port list", "mac list", "stats", "drops"] {
         println!("\n$ culvertctl {command}\n{}", daemon.ctl(command)?.trim_end());
     }
-    println!("\nAll of it was seen in {seconds} s, after the build.");
+    demo.summarise();
     Ok(())
 }
 
-/// Does one thing and prints its name, how long it took and what was seen.
-fn step(name: &str, mut action: impl FnMut() -> Result<String>) -> Result<()> {
-    print!("  {name:<36} ");
-    std::io::stdout().flush()?;
-    let start = Instant::now();
-    let seen = action().with_context(|| name.to_owned())?;
-    println!("{:5.1} s   {seen}", start.elapsed().as_secs_f64());
-    Ok(())
+/// What has been shown so far.
+struct Demo {
+    start: Instant,
+    seen: Vec<(String, String)>,
+}
+
+impl Demo {
+    /// Does one thing and prints its name, how long it took and what was seen.
+    fn step(&mut self, name: &str, mut action: impl FnMut() -> Result<String>) -> Result<()> {
+        print!("  {name:<36} ");
+        std::io::stdout().flush()?;
+        let start = Instant::now();
+        let seen = action().with_context(|| name.to_owned())?;
+        println!("{:6.1} s   {seen}", start.elapsed().as_secs_f64());
+        self.seen.push((name.to_owned(), seen));
+        Ok(())
+    }
+
+    /// Says it all again in short.
+    fn summarise(&self) {
+        println!("\nSeen in {} s, after the build:", self.start.elapsed().as_secs());
+        for (name, seen) in &self.seen {
+            println!("  {name:<36} {seen}");
+        }
+    }
 }
 
 /// Waits until such a frame is in the output capture.
