@@ -32,6 +32,16 @@ impl EthernetHeader {
     }
 }
 
+/// Bytes of the VLAN tags behind a frame's addresses (IEEE 802.1Q-2022, 9.6): 0, 4, or 8 where there are two or more.
+pub fn vlan_tags_bytes(head: &[u8]) -> u32 {
+    let is_tag = |at: usize| matches!(head.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
+    match (is_tag(12), is_tag(16)) {
+        (false, _) => 0,
+        (true, false) => 4,
+        (true, true) => 8,
+    }
+}
+
 /// A hash that is the same for all frames of one flow in one direction: addresses, protocol and ports where the frame
 /// has them, MAC addresses otherwise. Fragments of a datagram hash alike (without ports). Spreads flows over the
 /// queues of a guest; not meant to withstand an opponent.
@@ -109,6 +119,19 @@ mod tests {
         for length in 0..ETHERNET_HEADER_BYTES {
             assert_eq!(EthernetHeader::parse(&frame[..length]), Err(DropReason::Runt));
         }
+    }
+
+    #[test]
+    fn vlan_tags_are_counted_up_to_two() {
+        let mut frame = udp(1, b"x");
+        assert_eq!(vlan_tags_bytes(&frame), 0);
+        frame.splice(12..12, [0x81, 0, 0, 7]);
+        assert_eq!(vlan_tags_bytes(&frame), 4);
+        frame.splice(12..12, [0x88, 0xa8, 0, 9]);
+        assert_eq!(vlan_tags_bytes(&frame), 8);
+        frame.splice(12..12, [0x88, 0xa8, 0, 9]);
+        assert_eq!(vlan_tags_bytes(&frame), 8);
+        assert_eq!(vlan_tags_bytes(&frame[..13]), 0);
     }
 
     #[test]

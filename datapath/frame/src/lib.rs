@@ -20,6 +20,3 @@ pub const MAX_FRAME_BYTES: u32 = 65_536 + 14 + 8;
 
 /// Bytes of an Ethernet header without VLAN tags (IEEE 802.3-2022, 3.1.1).
 pub const ETHERNET_HEADER_BYTES: usize = 14;
-
-/// Room beyond the MTU that a frame needs on the wire: the Ethernet header and two VLAN tags.
-pub const FRAME_OVERHEAD_BYTES: u32 = 14 + 8;

@@ -228,7 +228,7 @@ impl Forwarder {
         each(frames, |index| {
             let Ok(frame) = burst.frame(index) else { return };
             let length = frame.length;
-            if length > port.max_frame_bytes() {
+            if port.exceeds_mtu(length, frame.head) {
                 return counters.drop_frame(DropReason::ExceedsMtu, length, frame.head);
             }
             port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame));
@@ -313,7 +313,7 @@ fn put(
         let index = left.trailing_zeros() as usize;
         left &= left - 1;
         let Ok(frame) = burst.frame(index) else { continue };
-        let reason = if frame.length > port.max_frame_bytes() {
+        let reason = if port.exceeds_mtu(frame.length, frame.head) {
             DropReason::ExceedsMtu
         } else {
             match frame.put_into(queue) {
@@ -378,7 +378,7 @@ fn refuse_all(counters: &PortCounters, reason: DropReason, burst: &Burst<'_>, fr
 fn keep(port: &Port, counters: &PortCounters, sink: &Mutex<Vec<Vec<u8>>>, burst: &Burst<'_>, frames: Frames) {
     each(frames, |index| {
         let frame = burst.frame(index).unwrap();
-        if frame.length > port.max_frame_bytes() {
+        if port.exceeds_mtu(frame.length, frame.head) {
             return counters.drop_frame(DropReason::ExceedsMtu, frame.length, frame.head);
         }
         let mut bytes = vec![0; frame.length as usize];

@@ -347,19 +347,27 @@ fn moved_station() {
 
 #[test]
 fn jumbo() {
-    // Ports of MTU 9000, 1500 and 68: each takes what its MTU allows (22 bytes of headers more), the others are not
-    // affected, and order is kept around what is refused.
-    let lengths = [60, 90, 91, 1514, 1522, 1523, 9014, 9022, 9023, 60];
-    let burst = |to| (0..).zip(lengths).map(|(mark, length)| frame(to, at(1), length, mark)).collect();
+    // Ports of MTU 9000, 1500 and 68: each takes what its MTU allows behind the Ethernet header and VLAN tags, the others
+    // are not affected, and order is kept around what is refused.
+    let untagged = [(60, 0), (82, 0), (83, 0), (1514, 0), (1515, 0), (9014, 0), (9015, 0)];
+    let lengths = untagged.into_iter().chain([(1514, 1), (1514, 2), (1515, 1), (60, 0)]);
+    let burst = |to| {
+        let tagged = |(mark, (length, tags)): (u8, (usize, usize))| {
+            let mut frame = frame(to, at(1), length, mark);
+            (0..tags).for_each(|_| drop(frame.splice(12..12, [0x81, 0x00, 0x00, 0x2a])));
+            frame
+        };
+        (0..).zip(lengths.clone()).map(tagged).collect()
+    };
     Case {
         name: "jumbo",
         ports: vec![PortSpec { mtu: 9000, ..PORT }, PortSpec { mtu: 9000, ..PORT }, PORT, PortSpec { mtu: 68, ..PORT }],
         arrivals: vec![(1, 0, burst(ALL)), (2, 2, vec![short(at(1), at(2), 0)]), (3, 0, burst(at(2)))],
         counted: vec![
-            Counted::rx(20, 20, 40).tx(1, 1),
-            Counted::rx(0, 0, 0).tx(10, 9).drops(&[(ExceedsMtu, 1)]),
-            Counted::rx(1, 1, 1).tx(20, 12).drops(&[(ExceedsMtu, 8)]),
-            Counted::rx(0, 0, 0).tx(10, 3).drops(&[(ExceedsMtu, 7)]),
+            Counted::rx(22, 22, 44).tx(1, 1),
+            Counted::rx(0, 0, 0).tx(11, 10).drops(&[(ExceedsMtu, 1)]),
+            Counted::rx(1, 1, 1).tx(22, 14).drops(&[(ExceedsMtu, 8)]),
+            Counted::rx(0, 0, 0).tx(11, 3).drops(&[(ExceedsMtu, 8)]),
         ],
     }
     .check();

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use culvert_frame::{FRAME_OVERHEAD_BYTES, MacAddress};
+use culvert_frame::{MacAddress, header};
 use culvert_guest::ReceiveQueue;
 use culvert_nic::{Pool, TxQueue};
 
@@ -63,9 +63,13 @@ pub enum Egress {
 }
 
 impl Port {
-    /// Bytes of the longest frame that the port takes.
+    /// Whether a frame is too long for the port: more than the MTU behind its Ethernet header and VLAN tags.
     #[inline]
-    pub const fn max_frame_bytes(&self) -> u32 {
-        self.mtu as u32 + FRAME_OVERHEAD_BYTES
+    pub fn exceeds_mtu(&self, length: u32, head: &[u8]) -> bool {
+        let without_tags = u32::from(self.mtu) + ETHERNET_HEADER_BYTES;
+        length > without_tags && length > without_tags + header::vlan_tags_bytes(head)
     }
 }
+
+/// Destination, source and EtherType (IEEE 802.3-2022, 3.1.1).
+const ETHERNET_HEADER_BYTES: u32 = 14;

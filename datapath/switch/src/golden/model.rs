@@ -101,8 +101,7 @@ impl Model {
         match port.way {
             Way::Down => Some(DropReason::PortDown),
             Way::Quarantined => Some(DropReason::Quarantined),
-            // An Ethernet header and two VLAN tags beyond the MTU.
-            Way::Out if frame.len() > usize::from(port.mtu) + 14 + 4 + 4 => Some(DropReason::ExceedsMtu),
+            Way::Out if payload(frame) > usize::from(port.mtu) => Some(DropReason::ExceedsMtu),
             Way::Out => None,
         }
     }
@@ -119,6 +118,13 @@ impl Model {
             self.stations.insert((network, address), Station { port, seen: now });
         }
     }
+}
+
+/// What of a frame counts towards the MTU: all behind the addresses, up to two VLAN tags, and the EtherType.
+fn payload(frame: &[u8]) -> usize {
+    let tags =
+        frame[12..].chunks(4).take(2).take_while(|tag| tag.starts_with(&[0x81, 0]) || tag.starts_with(&[0x88, 0xa8]));
+    frame.len() - 14 - 4 * tags.count()
 }
 
 #[derive(Clone, Debug)]
@@ -154,7 +160,7 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let length = prop_oneof![
         8 => Just(60_usize),
         1 => 0..14_usize,
-        1 => prop::sample::select(&[14, 90, 91, 128, 129, 1514, 1522, 1523, 9022, 9023][..]),
+        1 => prop::sample::select(&[14, 82, 83, 128, 129, 1514, 1515, 9014, 9015][..]),
     ];
     (destination, source, length, any::<u8>()).prop_map(|(destination, source, length, mark)| {
         let mut bytes = frame(destination, source, length.max(14), mark);
