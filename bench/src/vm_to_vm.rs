@@ -29,7 +29,9 @@ const LOAD_CORE: usize = 0;
 const SWITCH_CORE: usize = 1;
 
 pub fn run(options: &Options) -> Result<()> {
-    println!("VM to VM, both directions summed, millions of frames a second; load on core {LOAD_CORE}, switch on core {SWITCH_CORE}");
+    println!(
+        "VM to VM, both directions summed, millions of frames a second; load on core {LOAD_CORE}, switch on core {SWITCH_CORE}"
+    );
     println!("peer: testpmd net_vhost, io mode\n");
     println!("{:>6} {:>5} {:>12} {:>9} {:>9} {:>7}", "bytes", "pair", "core-to-core", "Culvert", "testpmd", "ratio");
     for &size in &options.sizes {
@@ -39,10 +41,7 @@ pub fn run(options: &Options) -> Result<()> {
             let distance = core_to_core::nanoseconds([LOAD_CORE, SWITCH_CORE]);
             let culvert = with_culvert(size, options.seconds)?;
             let testpmd = with_testpmd(size, options.seconds)?;
-            println!(
-                "{size:>6} {pair:>5} {distance:>9.0} ns {culvert:>9.2} {testpmd:>9.2} {:>7.2}",
-                culvert / testpmd
-            );
+            println!("{size:>6} {pair:>5} {distance:>9.0} ns {culvert:>9.2} {testpmd:>9.2} {:>7.2}", culvert / testpmd);
             ratios.push(culvert / testpmd);
             ours.push(culvert);
             theirs.push(testpmd);
@@ -65,9 +64,11 @@ fn with_culvert(size: u32, seconds: f64) -> Result<f64> {
     ensure!(node.config().contains(&format!("worker_cores = [{SWITCH_CORE}]")), "the configuration has no worker core");
     let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ""));
     let daemon = node.start()?;
-    let rate = measure(&sockets, size, seconds)?;
-    drop(daemon);
-    Ok(rate)
+    measure(&sockets, size, seconds).with_context(|| {
+        let shown = ["port list", "stats", "drops", "status"]
+            .map(|what| daemon.ctl(what).unwrap_or_else(|error| format!("{error:#}")));
+        format!("culvertd shows:\n{}", shown.join("\n"))
+    })
 }
 
 fn with_testpmd(size: u32, seconds: f64) -> Result<f64> {
