@@ -92,6 +92,9 @@ impl Reference {
         let mut theirs = ours.clone();
         ram.read(ram.guest_address(), &mut ours);
         self.memory.read_slice(&mut theirs, GuestAddress(ram.guest_address())).expect("the same size");
+        if ours == theirs {
+            return None;
+        }
         let at = ours.iter().zip(&theirs).position(|(one, other)| one != other)?;
         Some(ram.guest_address() + at as u64)
     }

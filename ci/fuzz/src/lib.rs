@@ -1,0 +1,35 @@
+//! Fuzz targets: everything that reads what a guest, a frontend or a frame says. A target takes any bytes, makes of them a
+//! sequence of operations (the crate `arbitrary`), and panics when something is not as it must be.
+//!
+//! - [`frame`]: the bytes of one frame and of one virtio-net header; [`messages`]: one vhost-user message;
+//! - [`session`]: a whole vhost-user dialogue, with workers that run the rings it sets up;
+//! - [`transmit`], [`receive`]: one ring, whose driver rewrites anything between two calls;
+//! - [`switch`]: guests that send each other frames through the forwarder.
+//!
+//! What they share: [`descriptor`] makes file descriptors, [`guest`] a guest's memory and ring.
+//!
+//! `ci/fuzz/run` runs them under libFuzzer and AddressSanitizer; `tests/replay.rs` runs the committed inputs, in `corpus/`
+//! and `regressions/`, as an ordinary test. An input that once failed goes to `regressions/<target>/`.
+
+mod descriptor;
+mod guest;
+
+pub mod frame;
+pub mod messages;
+pub mod receive;
+pub mod session;
+pub mod switch;
+pub mod transmit;
+
+/// Runs one input.
+pub type Target = fn(&[u8]);
+
+/// All targets by name.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("frame", frame::run),
+    ("messages", messages::run),
+    ("receive", receive::run),
+    ("session", session::run),
+    ("switch", switch::run),
+    ("transmit", transmit::run),
+];

@@ -1,0 +1,146 @@
+//! A receive queue whose driver rewrites ring, tables and buffers between two calls. Whatever it does, we write to nothing
+//! but the used ring and buffers that are offered for writing, and complete no more chains than the ring has entries.
+
+use std::ops::Range;
+
+use arbitrary::{Arbitrary, Unstructured};
+use culvert_guest::receive::PutError;
+use culvert_guest::transmit::HEAD_BYTES;
+use culvert_guest::{NetHeader, Piece, ReceiveQueue};
+
+use crate::guest::{Guest, MEMORY_BYTES, Setup, Write};
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    setup: Setup,
+    operations: Vec<Operation>,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Operation {
+    Write(Write),
+    /// A frame of that length, in pieces of that length.
+    Put {
+        length: u16,
+        pieces: u16,
+    },
+    /// As many frames as a burst has.
+    Fill {
+        length: u8,
+    },
+    Publish,
+    Restart,
+}
+
+/// Runs one input.
+pub fn run(data: &[u8]) {
+    let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
+    let mut device = Device::new(input.setup);
+    for operation in input.operations.iter().take(100) {
+        match operation {
+            Operation::Write(write) => device.guest.write(write),
+            Operation::Put { length, pieces } => device.put(usize::from(*length), usize::from(*pieces)),
+            Operation::Fill { length } => (0..32).for_each(|_| device.put(usize::from(*length), 100)),
+            Operation::Publish => device.publish(),
+            Operation::Restart => device.start(),
+        }
+    }
+    device.publish();
+}
+
+struct Device {
+    setup: Setup,
+    guest: Guest,
+    queue: Option<ReceiveQueue>,
+}
+
+impl Device {
+    fn new(setup: Setup) -> Self {
+        let mut device = Self { setup, guest: Guest::new(setup, true), queue: None };
+        device.start();
+        assert!(device.queue.is_some(), "an empty ring starts");
+        device
+    }
+
+    fn start(&mut self) {
+        let (memory, features) = (self.guest.memory.clone(), self.setup.features());
+        let ahead = self.guest.ring.available_index().wrapping_sub(self.guest.ring.used_index());
+        self.queue = ReceiveQueue::new(memory, &self.guest.layout, features, Default::default()).ok();
+        assert_eq!(self.queue.is_some(), ahead <= self.guest.ring.size());
+    }
+
+    fn put(&mut self, length: usize, pieces: usize) {
+        let Some(queue) = &mut self.queue else { return };
+        let frame: Vec<u8> = (0..length).map(|at| (at % 255) as u8 + 1).collect();
+        let (head, rest) = frame.split_at(length.min(HEAD_BYTES));
+        let before = image(&self.guest);
+        let result = queue.put(&NetHeader::default(), head, length as u32, rest.chunks(pieces.max(1)).map(Piece::from));
+        check_writes(&self.guest, &before);
+        if let Err(PutError::Fault(_)) = result {
+            // As the switch does: what came before is published, then the queue is stopped.
+            self.publish();
+            self.queue = None;
+        }
+    }
+
+    fn publish(&mut self) {
+        let Some(queue) = &mut self.queue else { return };
+        let (before, position) = (image(&self.guest), queue.position());
+        queue.publish();
+        assert!(queue.position().wrapping_sub(position) <= self.guest.ring.size());
+        check_writes(&self.guest, &before);
+    }
+}
+
+fn image(guest: &Guest) -> Vec<u8> {
+    let mut image = vec![0; MEMORY_BYTES as usize];
+    guest.ram.read(guest.ram.guest_address(), &mut image);
+    image
+}
+
+/// Checks that only such bytes have changed as the driver, whose memory was `before`, offered for writing.
+fn check_writes(guest: &Guest, before: &[u8]) {
+    let after = image(guest);
+    let base = guest.ram.guest_address();
+    let entries = u64::from(guest.ring.size());
+    let used = guest.ring.guest_addresses().2 - base;
+    let mut writable = Vec::new();
+    writable.push(used as usize..(used + 6 + 8 * entries) as usize);
+    let table = guest.ring.guest_addresses().0 - base;
+    for index in 0..entries {
+        let (range, flags) = descriptor(before, base, (table + 16 * index) as usize);
+        if flags & INDIRECT == 0 {
+            writable.extend((flags & WRITE != 0).then_some(range));
+            continue;
+        }
+        // A longer table is a fault.
+        for entry in range.step_by(16).take(usize::from(guest.ring.size())) {
+            let (range, flags) = descriptor(before, base, entry);
+            writable.extend((flags & WRITE != 0).then_some(range));
+        }
+    }
+    for (start, (before, after)) in before.chunks(CHUNK).zip(after.chunks(CHUNK)).enumerate() {
+        if before == after {
+            continue;
+        }
+        for (at, (before, after)) in (start * CHUNK..).zip(before.iter().zip(after)) {
+            assert!(before == after || writable.iter().any(|range| range.contains(&at)), "wrote to {at:#x}");
+        }
+    }
+}
+
+/// The range of memory that the descriptor at `at` describes, empty if it is not in memory, and its flags.
+fn descriptor(image: &[u8], base: u64, at: usize) -> (Range<usize>, u16) {
+    let Some(bytes) = image.get(at..at + 16) else { return (0..0, 0) };
+    let address = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+    let length = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes"));
+    let flags = u16::from_le_bytes(bytes[12..14].try_into().expect("two bytes"));
+    let start = address.wrapping_sub(base);
+    let end = start.saturating_add(u64::from(length));
+    if end > MEMORY_BYTES { (0..0, flags) } else { (start as usize..end as usize, flags) }
+}
+
+/// How many bytes are compared at once.
+const CHUNK: usize = 512;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;

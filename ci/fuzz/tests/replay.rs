@@ -1,0 +1,59 @@
+//! Runs every committed input of every target: the corpora, and what once failed.
+
+use std::path::{Path, PathBuf};
+
+fn inputs(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("a folder that can be read").path()).collect();
+    paths.sort();
+    paths
+}
+
+fn replay(name: &str) {
+    let (_, target) = culvert_fuzz::TARGETS.iter().find(|(known, _)| *known == name).expect("a target");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let corpus = inputs(&here.join("corpus").join(name));
+    assert!(!corpus.is_empty(), "no seeds for {name}: see ci/fuzz/run");
+    for path in corpus.iter().chain(&inputs(&here.join("regressions").join(name))) {
+        // Seen when the test fails.
+        println!("{}", path.display());
+        target(&std::fs::read(path).expect("an input"));
+    }
+    target(&[]);
+}
+
+#[test]
+fn frame() {
+    replay("frame");
+}
+
+#[test]
+fn messages() {
+    replay("messages");
+}
+
+#[test]
+fn receive() {
+    replay("receive");
+}
+
+#[test]
+fn session() {
+    replay("session");
+}
+
+#[test]
+fn switch() {
+    replay("switch");
+}
+
+#[test]
+fn transmit() {
+    replay("transmit");
+}
+
+#[test]
+fn every_target_is_replayed() {
+    let names = culvert_fuzz::TARGETS.map(|(name, _)| name);
+    assert_eq!(names, ["frame", "messages", "receive", "session", "switch", "transmit"]);
+}
