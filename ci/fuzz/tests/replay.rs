@@ -1,6 +1,10 @@
 //! Runs every committed input of every target: the corpora, and what once failed.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// One at a time: some targets count this process's file descriptors.
+static TURN: Mutex<()> = Mutex::new(());
 
 fn inputs(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
@@ -10,6 +14,7 @@ fn inputs(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn replay(name: &str) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let (_, target) = culvert_fuzz::TARGETS.iter().find(|(known, _)| *known == name).expect("a target");
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let corpus = inputs(&here.join("corpus").join(name));
