@@ -20,6 +20,10 @@ use crate::bus_fault;
 /// How many regions one table may have. QEMU sends one for each block of RAM and each hot-plugged DIMM.
 pub const MAX_REGIONS: usize = 128;
 
+/// How many bytes the regions of one table may have in all: no guest needs more, and hostile ones together must not use
+/// up our address space with sparse files.
+pub const MAX_BYTES: u64 = 4 << 40;
+
 /// One region as the frontend describes it (vhost-user spec, "Single memory region description").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -48,12 +52,20 @@ pub enum MemoryError {
     /// More than [`MAX_REGIONS`].
     #[error("more than {MAX_REGIONS} memory regions")]
     TooMany,
+    /// More than [`MAX_BYTES`].
+    #[error("memory regions of more than {} TiB in all", MAX_BYTES >> 40)]
+    TooLarge,
     /// No region has these bounds.
     #[error("no memory region has guest address {0:#x} and that size")]
     Unknown(u64),
     /// The descriptor is not a regular file (memfd, hugetlbfs and plain files are).
     #[error("memory region at guest address {0:#x}: its descriptor is not a file of memory")]
     NotAFile(u64),
+    /// The file is on a file system that can keep us waiting for its bytes.
+    #[error(
+        "memory region at guest address {0:#x}: its file is on a network or FUSE file system; share memory by memfd or hugetlbfs"
+    )]
+    SlowFile(u64),
     /// The file ends before the region does.
     #[error(
         "memory region at guest address {guest_address:#x}: needs {needed} bytes of its file, which has {available}"
@@ -98,6 +110,7 @@ impl Memory {
         if regions.len() > MAX_REGIONS {
             return Err(MemoryError::TooMany);
         }
+        check_total(regions.iter().map(|(region, _)| region.size))?;
         let mappings = regions.into_iter().map(|(region, file)| Mapping::new(region, file).map(Arc::new));
         Self::from_mappings(mappings.collect::<Result<_, _>>()?)
     }
@@ -110,6 +123,7 @@ impl Memory {
         if self.mappings.len() >= MAX_REGIONS {
             return Err(MemoryError::TooMany);
         }
+        check_total(self.regions().map(|region| region.size).chain([region.size]))?;
         let mut mappings = self.mappings.to_vec();
         mappings.push(Arc::new(Mapping::new(region, file)?));
         Self::from_mappings(mappings)
@@ -209,6 +223,10 @@ impl Mapping {
         if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
             return Err(MemoryError::NotAFile(at));
         }
+        let system = rustix::fs::fstatfs(file.as_fd()).map_err(|error| refused(error.to_string()))?;
+        if SLOW_FILE_SYSTEMS.contains(&system.f_type) {
+            return Err(MemoryError::SlowFile(at));
+        }
         let available = u64::try_from(status.st_size).unwrap_or(0);
         if needed > available {
             return Err(MemoryError::ShortFile { guest_address: at, needed, available });
@@ -272,6 +290,14 @@ impl Span {
     }
 }
 
+/// FUSE, NFS, CIFS, SMB2, 9P, Ceph (statfs(2)): whoever serves them decides when a page arrives.
+const SLOW_FILE_SYSTEMS: [i64; 6] = [0x6573_5546, 0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400];
+
+fn check_total(sizes: impl Iterator<Item = u64>) -> Result<(), MemoryError> {
+    let total = sizes.fold(0_u64, u64::saturating_add);
+    if total > MAX_BYTES { Err(MemoryError::TooLarge) } else { Ok(()) }
+}
+
 fn find(spans: &[Span], address: u64, length: u64) -> Option<(usize, *mut u8)> {
     let index = spans.partition_point(|span| span.last < address);
     Some((index, spans.get(index)?.pointer(address, length)?))
@@ -333,6 +359,8 @@ mod tests {
             Err(MemoryError::Overlap(0x9000))
         ));
         assert!(matches!(Memory::map(vec![(region(0, 0x2000, 0), memfd(0x1000))]), Err(MemoryError::ShortFile { .. })));
+        let sparse = map(&[region(0, MAX_BYTES, 0), region(MAX_BYTES, 0x1000, MAX_BYTES)]);
+        assert!(matches!(sparse, Err(MemoryError::TooLarge)));
         let many: Vec<_> = (0..=MAX_REGIONS as u64).map(|i| region(i << 12, 0x1000, i << 12)).collect();
         assert!(matches!(map(&many), Err(MemoryError::TooMany)));
     }

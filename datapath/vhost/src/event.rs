@@ -1,8 +1,8 @@
 //! What a frontend hands over as a kick, call or error descriptor, checked and made harmless.
 //!
 //! A worker writes to a call and reads a kick, so both must be what they claim and must never block. An eventfd is
-//! made non-blocking. User-mode Linux has pipes for calls: these are opened anew, so that the peer, who shares the
-//! descriptor that it sent, cannot make ours block again.
+//! made non-blocking. User-mode Linux has a stream socket for a call. A pipe is opened anew, so that the peer, who shares
+//! the descriptor that it sent, cannot make ours block again.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -40,13 +40,15 @@ pub fn kick(descriptor: OwnedFd) -> Result<OwnedFd, NotAnEvent> {
 /// Checks a descriptor that we write to.
 ///
 /// # Errors
-/// It is neither an eventfd nor a pipe.
+/// It is neither an eventfd nor a pipe nor a socket.
 pub fn call(descriptor: OwnedFd) -> Result<OwnedFd, NotAnEvent> {
     if is_eventfd(&descriptor)? {
         return non_blocking(descriptor);
     }
-    if file_type(&descriptor)? != FileType::Fifo {
-        return Err(NotAnEvent::Kind(kind(&descriptor)));
+    match file_type(&descriptor)? {
+        FileType::Fifo => {}
+        FileType::Socket => return non_blocking(descriptor),
+        _ => return Err(NotAnEvent::Kind(kind(&descriptor))),
     }
     match rustix::fs::open(link(&descriptor), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
         Ok(ours) => Ok(ours),
@@ -115,7 +117,7 @@ mod tests {
     fn other_descriptors_are_refused_by_name() {
         let (reader, writer) = std::io::pipe().unwrap();
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        for (descriptor, name, pipe) in [
+        for (descriptor, name, stream) in [
             (OwnedFd::from(File::open("/tmp").unwrap()), "a directory", false),
             (OwnedFd::from(File::open("/dev/zero").unwrap()), "a device", false),
             (rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap(), "a file", false),
@@ -124,13 +126,13 @@ mod tests {
                 "something else",
                 false,
             ),
-            (OwnedFd::from(socket), "a socket", false),
+            (OwnedFd::from(socket), "a socket", true),
             (OwnedFd::from(reader), "a pipe", true),
             (OwnedFd::from(writer), "a pipe", true),
         ] {
             let again = descriptor.try_clone().unwrap();
             assert_eq!(kick(descriptor).unwrap_err(), NotAnEvent::Kind(name.to_owned()));
-            assert_eq!(call(again).is_ok(), pipe, "{name}");
+            assert_eq!(call(again).is_ok(), stream, "{name}");
         }
     }
 

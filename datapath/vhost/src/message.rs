@@ -151,6 +151,8 @@ pub enum Request {
     },
     /// The guest has moved here; tell the network.
     SendRarp(MacAddress),
+    /// Where to send requests of our own.
+    SetBackendReqFd(OwnedFd),
     /// The MTU that the guest will be told.
     NetSetMtu(u64),
     /// Part of the configuration space.
@@ -249,7 +251,7 @@ pub fn name(request: u32) -> String {
 }
 
 /// The requests that we answer; all others are unknown, also those of the specification.
-static REQUESTS: [Shape; 24] = [
+static REQUESTS: [Shape; 25] = [
     Shape::new(FrontendReq::GET_FEATURES, "GET_FEATURES", 0..=0, |_, _| Ok(Request::GetFeatures)).replies(),
     Shape::new(FrontendReq::SET_FEATURES, "SET_FEATURES", 8..=8, |mut body, _| {
         Ok(Request::SetFeatures(body.need_u64()?))
@@ -302,6 +304,17 @@ static REQUESTS: [Shape; 24] = [
     Shape::new(FrontendReq::SEND_RARP, "SEND_RARP", 8..=8, rarp).needs(Protocol::RARP),
     Shape::new(FrontendReq::NET_SET_MTU, "NET_SET_MTU", 8..=8, |mut body, _| Ok(Request::NetSetMtu(body.need_u64()?)))
         .needs(Protocol::MTU),
+    Shape::new(FrontendReq::SET_BACKEND_REQ_FD, "SET_BACKEND_REQ_FD", 0..=8, |body, descriptors| {
+        let channel = descriptors.into_iter().next().ok_or(MessageError::Descriptors(0))?;
+        // The body has no meaning: user-mode Linux sends a number, QEMU nothing.
+        if matches!(body.0.len(), 0 | 8) {
+            Ok(Request::SetBackendReqFd(channel))
+        } else {
+            Err(MessageError::Size(body.0.len()))
+        }
+    })
+    .descriptors(1..=1)
+    .needs(Protocol::BACKEND_REQ),
     Shape::new(FrontendReq::GET_CONFIG, "GET_CONFIG", 12..=12 + MAX_CONFIG_BYTES, |mut body, _| {
         Ok(Request::GetConfig { offset: body.need_u32()?, size: body.need_u32()?, flags: body.need_u32()? })
     })

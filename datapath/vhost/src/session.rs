@@ -29,8 +29,10 @@ use crate::message::{self, HEADER_BYTES, Header, MAX_CONFIG_BYTES, MessageError,
 /// as it likes: QEMU connects before it allocates its guest's memory.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The protocol features that we offer, each of which works.
+/// The protocol features that we offer, each of which works. We have nothing to request of a frontend, but user-mode
+/// Linux 6.1 finds its interrupt only together with the channel for requests (BACKEND_REQ), so we take and keep it.
 pub const PROTOCOL_FEATURES: Protocol = Protocol::MQ
+    .union(Protocol::BACKEND_REQ)
     .union(Protocol::REPLY_ACK)
     .union(Protocol::MTU)
     .union(Protocol::RARP)
@@ -229,6 +231,8 @@ pub struct Session {
     protocol: Protocol,
     input: Input,
     state: State,
+    /// Where a backend sends its requests: kept open, because the frontend takes its end for ours.
+    request_channel: Option<OwnedFd>,
     /// Memory tables whose retirement was not acknowledged; they end with the session.
     retired: Vec<Arc<Memory>>,
 }
@@ -241,6 +245,7 @@ impl Session {
             protocol: Protocol::empty(),
             input: Input::default(),
             state: State::Open,
+            request_channel: None,
             retired: Vec::new(),
         }
     }
@@ -414,6 +419,10 @@ impl Session {
             Request::SetVringErr(RingDescriptor { ring, descriptor }) => {
                 descriptor.map(event::call).transpose().map_err(|error| Refusal::Event { ring, error })?;
                 device.check_ring(ring)?;
+                Step::SUCCESS
+            }
+            Request::SetBackendReqFd(channel) => {
+                self.request_channel = Some(channel);
                 Step::SUCCESS
             }
             Request::SetVringEnable { ring, state } => Step::changes(device.set_enabled(ring, state)?),

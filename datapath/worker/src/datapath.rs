@@ -455,6 +455,8 @@ impl Datapath {
         setup: &RingSetup,
     ) -> Result<Ring, culvert_guest::split::StartError> {
         let RingSetup { memory, layout, features, kick, call, enabled } = setup;
+        // Before a crash, ours or the frontend's, a buffer may have been used and its interrupt not sent.
+        call.signal();
         if number.is_multiple_of(2) {
             let queue = ReceiveQueue::new(memory.clone(), layout, *features, call.clone())?;
             return Ok(Ring::Receive { queue: Arc::new(Mutex::new(queue)), enabled: *enabled });

@@ -353,6 +353,17 @@ fn an_announcement_reaches_the_other_ports_and_teaches_the_address() {
     assert_eq!(datapath.macs(network)[0].port, a.port);
 }
 
+#[test]
+fn a_started_ring_interrupts_its_guest_in_case_an_interrupt_was_lost_in_a_crash() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let a = Guest::new(&datapath, network, 1, Shape::default());
+    let call = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let setup = a.setup(&a.driver.receive);
+    setup.call.set(Some(call.try_clone().unwrap()));
+    datapath.change_rings(a.port, vec![RingChange::Start { ring: 0, setup }]).unwrap();
+    assert_eq!(rustix::io::read(&call, &mut [0; 8]), Ok(8));
+}
+
 /// A look for kicks could take the waker's event just before the worker slept: the change then waited for a frame.
 #[test]
 fn changes_reach_a_worker_that_is_about_to_sleep() {

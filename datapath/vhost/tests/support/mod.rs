@@ -31,6 +31,7 @@ pub mod request {
     pub const SET_VRING_ENABLE: u32 = 18;
     pub const SEND_RARP: u32 = 19;
     pub const NET_SET_MTU: u32 = 20;
+    pub const SET_BACKEND_REQ_FD: u32 = 21;
     pub const GET_CONFIG: u32 = 24;
     pub const SET_CONFIG: u32 = 25;
     pub const RESET_DEVICE: u32 = 34;
@@ -44,8 +45,8 @@ pub const REPLY: u32 = 4;
 pub const NEED_REPLY: u32 = 8;
 
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// MQ, RARP, REPLY_ACK, MTU, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
-pub const ALL_PROTOCOL: u64 = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 9 | 1 << 13 | 1 << 15;
+/// MQ, RARP, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
+pub const ALL_PROTOCOL: u64 = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15;
 
 /// User address and guest address of the test memory, and its size.
 pub const USER: u64 = 0x7f00_0000_0000;
@@ -119,6 +120,10 @@ pub fn good(request: u32, flags: u32) -> Message {
         SET_VRING_BASE => message(request, flags, &halves(&[0, 77])),
         GET_VRING_BASE => message(request, flags, &halves(&[0, 0])),
         SET_VRING_KICK | SET_VRING_CALL | SET_VRING_ERR => message(request, flags, &words(&[0])).with([eventfd()]),
+        SET_BACKEND_REQ_FD => {
+            let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
+            message(request, flags, &[]).with([OwnedFd::from(ours)])
+        }
         SET_VRING_ENABLE => message(request, flags, &halves(&[0, 1])),
         SEND_RARP => message(request, flags, &words(&[u64::from_ne_bytes([2, 0, 0, 0, 0, 10, 0, 0])])),
         NET_SET_MTU => message(request, flags, &words(&[1500])),
