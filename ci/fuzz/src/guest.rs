@@ -9,8 +9,10 @@ use culvert_driver::{Buffer, Descriptor, Ram, Ring};
 use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
 use culvert_guest::{Memory, Region, RingLayout};
 
-/// Memory in bytes: the ring's three areas are within the first quarter.
+/// Memory in bytes: the ring's three areas are within the first quarter, then come tables, then data.
 pub(crate) const MEMORY_BYTES: u64 = 0x1_0000;
+const TABLES: u64 = 0x4000;
+const DATA: u64 = 0x6000;
 
 /// What was negotiated, and how the ring starts.
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -41,8 +43,8 @@ impl Setup {
 /// What the driver does.
 #[derive(Arbitrary, Debug)]
 pub(crate) enum Write {
-    /// A well-formed chain; `direct` buffers in the ring and the rest in a table, if there is a place for one.
-    Chain { buffers: Vec<(u16, u16)>, table: Option<u8>, direct: u8 },
+    /// A well-formed chain beside the ring, published; with a place for a table, all but `direct` buffers are in it.
+    Chain { buffers: Vec<(u16, Length)>, table: Option<u8>, direct: u8 },
     /// A descriptor of the ring.
     Descriptor { index: u8, descriptor: Fields },
     /// A descriptor anywhere else.
@@ -75,11 +77,24 @@ enum Address {
     Any(u64),
 }
 
+/// How many bytes a buffer or a frame has.
 #[derive(Arbitrary, Debug)]
-enum Length {
+pub(crate) enum Length {
     Small(u8),
+    Frame(u16),
     Table(u8),
     Any(u32),
+}
+
+impl Length {
+    pub(crate) fn bytes(&self) -> u32 {
+        match *self {
+            Self::Small(length) => u32::from(length),
+            Self::Frame(length) => u32::from(length % 4096),
+            Self::Table(entries) => 16 * u32::from(entries),
+            Self::Any(length) => length,
+        }
+    }
 }
 
 /// Memory and ring.
@@ -108,9 +123,10 @@ impl Guest {
                 let buffers: Vec<_> = buffers
                     .iter()
                     .take(40)
-                    .map(|&(at, length)| {
-                        let length = u64::from(length).min(MEMORY_BYTES - u64::from(at));
-                        Buffer { address: base + u64::from(at), length: length as u32, writable: self.writable }
+                    .map(|(at, length)| {
+                        let at = DATA + u64::from(*at) % (MEMORY_BYTES - DATA);
+                        let length = length.bytes().min((MEMORY_BYTES - at) as u32);
+                        Buffer { address: base + at, length, writable: self.writable }
                     })
                     .collect();
                 if buffers.is_empty() {
@@ -119,12 +135,12 @@ impl Guest {
                 match table {
                     None => self.ring.offer(&buffers),
                     Some(slot) => {
-                        // Behind the ring's areas, a KiB for each table.
-                        let at = base + 0x4000 + u64::from(slot % 48) * 0x400;
+                        let at = base + TABLES + u64::from(slot % 8) * 0x400;
                         let direct = usize::from(*direct).min(buffers.len() - 1);
                         self.ring.offer_partly_indirect(at, &buffers, direct)
                     }
                 };
+                self.ring.publish();
             }
             Write::Descriptor { index, descriptor } => {
                 let index = u16::from(*index) % self.ring.size();
@@ -155,11 +171,7 @@ impl Guest {
             Address::AtEnd(by) => (base + MEMORY_BYTES).wrapping_add_signed(i64::from(by)),
             Address::Any(address) => address,
         };
-        let length = match fields.length {
-            Length::Small(length) => u32::from(length),
-            Length::Table(entries) => 16 * u32::from(entries),
-            Length::Any(length) => length,
-        };
+        let length = fields.length.bytes();
         Descriptor { address, length, flags: u16::from(fields.flags), next: fields.next }
     }
 }

@@ -4,11 +4,12 @@
 use std::ops::Range;
 
 use arbitrary::{Arbitrary, Unstructured};
+use culvert_frame::MAX_FRAME_BYTES;
 use culvert_guest::receive::PutError;
 use culvert_guest::transmit::HEAD_BYTES;
 use culvert_guest::{NetHeader, Piece, ReceiveQueue};
 
-use crate::guest::{Guest, MEMORY_BYTES, Setup, Write};
+use crate::guest::{Guest, Length, MEMORY_BYTES, Setup, Write};
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -21,7 +22,7 @@ enum Operation {
     Write(Write),
     /// A frame of that length, in pieces of that length.
     Put {
-        length: u16,
+        length: Length,
         pieces: u16,
     },
     /// As many frames as a burst has.
@@ -39,7 +40,10 @@ pub fn run(data: &[u8]) {
     for operation in input.operations.iter().take(100) {
         match operation {
             Operation::Write(write) => device.guest.write(write),
-            Operation::Put { length, pieces } => device.put(usize::from(*length), usize::from(*pieces)),
+            Operation::Put { length, pieces } => {
+                let length = length.bytes().min(MAX_FRAME_BYTES) as usize;
+                device.put(length, usize::from(*pieces));
+            }
             Operation::Fill { length } => (0..32).for_each(|_| device.put(usize::from(*length), 100)),
             Operation::Publish => device.publish(),
             Operation::Restart => device.start(),
