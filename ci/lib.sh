@@ -4,11 +4,8 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Kernel, initramfs and user-mode Linux for the guests: made by ci/guest-image, read by ci/demo and ci/system.
-# shellcheck disable=SC2034  # read by the scripts that source this file
-GUEST_DIR=$ROOT/target/guest
 # Where steps leave their output.
-# shellcheck disable=SC2034
+# shellcheck disable=SC2034  # read by the scripts that source this file
 LOG_DIR=$ROOT/target/logs
 # rustup's folder, also in a shell that was started before rustup came.
 PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH

@@ -4,7 +4,7 @@
 //! - [`daemon`]: culvertd with a configuration of the test's own, and culvertctl;
 //! - [`frame`], [`pcap`]: frames, and captures of them;
 //! - [`frontend`]: a guest without a machine, whose frames and rings a test makes byte by byte;
-//! - [`qemu`]: a Linux guest in QEMU, emulated, so that it runs on any machine;
+//! - [`guest`]: a Linux guest; [`qemu`] emulates one, [`uml`] runs one as a process;
 //! - [`testpmd`]: DPDK's own guest (virtio-user) and its own switch (net_vhost), to compare with;
 //! - [`veth`]: a pair of network interfaces;
 //! - [`paths`]: where the programs and the guest's kernel are.
@@ -16,8 +16,10 @@ pub mod console;
 pub mod daemon;
 pub mod frame;
 pub mod frontend;
+pub mod guest;
 pub mod paths;
 pub mod pcap;
 pub mod qemu;
 pub mod testpmd;
+pub mod uml;
 pub mod veth;

@@ -12,12 +12,12 @@ pub struct Veth {
 }
 
 impl Veth {
-    /// Makes a pair, both up, for frames of up to 9000 bytes of payload.
+    /// Makes a pair, both up, for frames of up to 9200 bytes of payload.
     ///
     /// # Errors
     /// The test is not root, or the names are taken.
     pub fn new(one: &str, other: &str) -> Result<Self> {
-        ip(&format!("link add {one} mtu 9000 type veth peer name {other} mtu 9000"))?;
+        ip(&format!("link add {one} mtu 9200 type veth peer name {other} mtu 9200"))?;
         let veth = Self { name: one.to_owned() };
         for name in [one, other] {
             // Without an address of its own the kernel sends no IPv6 multicast either.

@@ -88,11 +88,13 @@ fn addresses_are_forgotten() -> Result<()> {
 #[test]
 fn jumbo_frames_go_where_the_mtu_allows() -> Result<()> {
     let mut lan = Lan::start(&["mtu = 9000", "mtu = 9000", ""], "300s")?;
-    // The MTU leaves out the Ethernet header of 14 bytes and two VLAN tags of 4.
-    let (jumbo, over, largest) = (frame(BROADCAST, A, 9022), frame(BROADCAST, A, 1523), frame(BROADCAST, A, 1522));
-    let all: [&[u8]; 3] = [&jumbo, &over, &largest];
+    // The MTU leaves out the Ethernet header of 14 bytes, and a VLAN tag of 4 where there is one.
+    let (jumbo, over, largest) = (frame(BROADCAST, A, 9014), frame(BROADCAST, A, 1515), frame(BROADCAST, A, 1514));
+    let mut tagged = largest.clone();
+    tagged.splice(12..12, [0x81, 0x00, 0x00, 0x2a]);
+    let all: [&[u8]; 4] = [&jumbo, &over, &largest, &tagged];
     lan.send(0, &all)?;
-    lan.came([&[], &all, &[&largest]])?;
+    lan.came([&[], &all, &[&largest, &tagged]])?;
     lan.dropped("n2", "tx", "exceeds-mtu", 2)?;
     lan.daemon.check_counters()?;
     lan.daemon.stop()
@@ -163,9 +165,10 @@ impl Lan {
             let lengths = |frames: &mut dyn Iterator<Item = usize>| frames.map(|n| n.to_string()).collect::<Vec<_>>();
             ensure!(
                 new.iter().map(Vec::as_slice).eq(expected.iter().copied()),
-                "out of port {port} came frames of {:?} bytes, not those of {:?} bytes",
+                "out of port {port} came frames of {:?} bytes, not those of {:?} bytes\n{}",
                 lengths(&mut new.iter().map(Vec::len)),
-                lengths(&mut expected.iter().map(|frame| frame.len()))
+                lengths(&mut expected.iter().map(|frame| frame.len())),
+                self.daemon.ctl("stats")? + &self.daemon.ctl("drops")?
             );
             self.read[port] = all.len();
         }

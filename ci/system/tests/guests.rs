@@ -4,7 +4,7 @@
 
 use anyhow::{Result, ensure};
 use culvert_system::daemon::Node;
-use culvert_system::qemu::{Guest, GuestOptions, Role, Virtio};
+use culvert_system::qemu::{GuestOptions, Role, Virtio};
 
 #[test]
 fn modern_guest_listening_legacy_guest_connecting() -> Result<()> {
@@ -30,7 +30,7 @@ fn talk(kinds: [(Role, Virtio, u16); 2]) -> Result<()> {
         options.push(GuestOptions { role, virtio, queues, ..GuestOptions::new(name, &socket, number) });
     }
     let mut daemon = node.start()?;
-    let mut guests = options.iter().map(Guest::start).collect::<Result<Vec<_>>>()?;
+    let mut guests = options.iter().map(GuestOptions::boot).collect::<Result<Vec<_>>>()?;
     let [a, b] = &mut guests[..] else { unreachable!("two guests") };
     a.wait_ready()?;
     b.wait_ready()?;

@@ -9,7 +9,7 @@ use culvert_driver::Shape;
 use culvert_system::frame::{End, echo_request};
 use culvert_system::frontend::FrontendGuest;
 use culvert_system::pcap;
-use culvert_system::qemu::{Guest, GuestOptions, Virtio};
+use culvert_system::qemu::{GuestOptions, Virtio};
 use culvert_system::testpmd::{Testpmd, VirtioUser};
 
 #[test]
@@ -17,8 +17,8 @@ fn two_guests_exchange_frames_through_testpmd() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let sockets = ["a", "b"].map(|name| folder.path().join(name));
     let _switch = Testpmd::switch([&sockets[0], &sockets[1]])?;
-    let mut a = Guest::start(&GuestOptions::new("a", &sockets[0], 1))?;
-    let mut b = Guest::start(&GuestOptions { virtio: Virtio::Legacy, ..GuestOptions::new("b", &sockets[1], 2) })?;
+    let mut a = GuestOptions::new("a", &sockets[0], 1).boot()?;
+    let mut b = GuestOptions { virtio: Virtio::Legacy, ..GuestOptions::new("b", &sockets[1], 2) }.boot()?;
     a.wait_ready()?;
     b.wait_ready()?;
     ensure!(a.ping(b.address(), 5)? > 0, "no answer to a ping");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use culvert_system::daemon::Node;
-use culvert_system::qemu::{Guest, GuestOptions, Role};
+use culvert_system::qemu::{GuestOptions, Role};
 
 #[test]
 fn idle_guests_cost_next_to_nothing() -> Result<()> {
@@ -13,7 +13,7 @@ fn idle_guests_cost_next_to_nothing() -> Result<()> {
     let options = [("vm-a", 1), ("vm-b", 2)]
         .map(|(name, number)| GuestOptions::new(name, &node.add_guest(name, Role::Listen, ""), number));
     let daemon = node.start()?;
-    let mut guests = options.iter().map(Guest::start).collect::<Result<Vec<_>>>()?;
+    let mut guests = options.iter().map(GuestOptions::boot).collect::<Result<Vec<_>>>()?;
     for guest in &mut guests {
         guest.wait_ready()?;
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use culvert_system::daemon::Node;
-use culvert_system::qemu::{Guest, GuestOptions, Role};
+use culvert_system::qemu::{GuestOptions, Role};
 
 #[test]
 fn traffic_goes_on_after_kill_9() -> Result<()> {
@@ -15,7 +15,7 @@ fn traffic_goes_on_after_kill_9() -> Result<()> {
         ..GuestOptions::new("vm-b", &node.add_guest("vm-b", Role::Connect, ""), 2)
     };
     let mut daemon = node.start()?;
-    let (mut a, mut b) = (Guest::start(&a)?, Guest::start(&b)?);
+    let (mut a, mut b) = (a.boot()?, b.boot()?);
     a.wait_ready()?;
     b.wait_ready()?;
     // Twenty a second, each answer printed when it comes. Both guests' both directions take part.

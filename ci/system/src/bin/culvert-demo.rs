@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use culvert_system::daemon::{Daemon, Node};
 use culvert_system::frame::{self, End};
 use culvert_system::pcap;
-use culvert_system::qemu::{Guest, GuestOptions, Role};
+use culvert_system::qemu::{GuestOptions, Role};
 use culvert_system::veth::Veth;
 
 fn main() -> ExitCode {
@@ -70,7 +70,7 @@ fn converse(node: &Node, daemon: &mut Option<Daemon>, guests: [&GuestOptions; 2]
         Ok("it answers culvertctl".to_owned())
     })?;
     let daemon = daemon.as_mut().context("culvertd has not started")?;
-    let (mut a, mut b) = (Guest::start(guests[0])?, Guest::start(guests[1])?);
+    let (mut a, mut b) = (guests[0].boot()?, guests[1].boot()?);
     demo.step("boot two Linux guests", || {
         a.wait_ready()?;
         b.wait_ready()?;

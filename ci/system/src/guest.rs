@@ -1,0 +1,126 @@
+//! A Linux guest that a test drives over its console: commands, ping, iperf3.
+//!
+//! `ci/guest-image` says what is in it; [`qemu`](crate::qemu) and [`uml`](crate::uml) start one. Start all guests of a test first, then
+//! wait for each to be ready: they boot side by side.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::console::Console;
+
+/// A running guest. Number N has the addresses 02:00:00:00:00:N and 10.0.0.N.
+pub struct Guest {
+    console: Console,
+    name: String,
+    number: u8,
+    address: String,
+}
+
+impl Guest {
+    /// A guest that was just started.
+    pub(crate) fn new(name: &str, number: u8, console: Console) -> Self {
+        Self { console, name: name.to_owned(), number, address: format!("10.0.0.{number}") }
+    }
+
+    /// Waits until it has booted, and brings its network interface up with its addresses.
+    ///
+    /// # Errors
+    /// It does not boot, or has no network interface.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        self.console.wait_for("GUEST-READY\n", BOOT_LIMIT)?;
+        let (address, mac) = (&self.address, mac(self.number));
+        self.check(&format!("ip link set eth0 address {mac} up && ip addr add {address}/24 dev eth0"))?;
+        Ok(())
+    }
+
+    /// Its IPv4 address.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its console, for what the other functions do not offer.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.console
+    }
+
+    /// Runs a shell command in it, which must succeed, and returns what it printed.
+    ///
+    /// # Errors
+    /// The command failed or did not end.
+    pub fn check(&mut self, command: &str) -> Result<String> {
+        let (printed, status) = self.run(command)?;
+        ensure!(status == 0, "{}: \"{command}\" failed with status {status}:\n{printed}", self.name);
+        Ok(printed)
+    }
+
+    /// Runs a shell command in it and returns what it printed, and its status.
+    ///
+    /// # Errors
+    /// The command did not end.
+    pub fn run(&mut self, command: &str) -> Result<(String, i32)> {
+        self.send(command)?;
+        self.finish()
+    }
+
+    /// Starts a shell command in it; [`Guest::finish`] must follow.
+    ///
+    /// # Errors
+    /// The guest has ended.
+    pub fn send(&mut self, command: &str) -> Result<()> {
+        self.console.send(command)
+    }
+
+    /// Waits for the command of [`Guest::send`] and returns what it printed, and its status.
+    ///
+    /// # Errors
+    /// The command did not end.
+    pub fn finish(&mut self) -> Result<(String, i32)> {
+        let printed = self.console.wait_for("@@END ", COMMAND_LIMIT)?;
+        let status = self.console.wait_for("\n", COMMAND_LIMIT)?;
+        Ok((printed, status.parse()?))
+    }
+
+    /// Sends `count` echo requests to `address`, five a second, and returns how many were answered.
+    ///
+    /// # Errors
+    /// The guest does not answer the console.
+    pub fn ping(&mut self, address: &str, count: u32) -> Result<u32> {
+        let (printed, _) = self.run(&format!("ping -c {count} -i 0.2 -W 1 {address}"))?;
+        let received = printed.split(" packets received").next().and_then(|text| text.rsplit(' ').next());
+        received.and_then(|count| count.parse().ok()).with_context(|| format!("ping printed:\n{printed}"))
+    }
+
+    /// Starts an iperf3 server in it, and returns when it can be reached.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn serve_iperf(&mut self) -> Result<()> {
+        self.check("iperf3 -s -D && until netstat -ltn | grep -q :5201; do sleep 0.1; done").map(drop)
+    }
+
+    /// Runs iperf3 for three seconds against the server at `address` and returns what the receiver got, in Mbit/s. `flags` are
+    /// further arguments: `-R` for the other direction, `-u` for UDP.
+    ///
+    /// # Errors
+    /// No connection, or it stalls.
+    pub fn iperf(&mut self, address: &str, flags: &str) -> Result<f64> {
+        let printed = self.check(&format!("iperf3 -J -t 3 --connect-timeout 5000 -c {address} {flags}"))?;
+        let report: serde_json::Value = serde_json::from_str(&printed)?;
+        let rate = ["/end/sum_received/bits_per_second", "/end/sum/bits_per_second"]
+            .iter()
+            .find_map(|path| report.pointer(path).and_then(serde_json::Value::as_f64));
+        Ok(rate.with_context(|| format!("iperf3 printed:\n{printed}"))? / 1e6)
+    }
+}
+
+/// The MAC address of a guest.
+pub(crate) fn mac(number: u8) -> String {
+    format!("02:00:00:00:00:{number:02x}")
+}
+
+/// Booting takes about four seconds on an idle core.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// The longest that a command in a guest may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
