@@ -81,7 +81,7 @@ impl MacTable {
     #[inline]
     pub fn lookup(&self, address: MacAddress, now: u32) -> Option<PortId> {
         let (_, value) = self.find(key(address))?;
-        if value & STATIC != 0 || now.wrapping_sub(seen(value)) <= self.age_seconds { Some(port(value)) } else { None }
+        if self.is_expired(value, now) { None } else { Some(port(value)) }
     }
 
     /// Notes that `address` was seen at `at`, which may have at most `limit` addresses.
@@ -89,7 +89,7 @@ impl MacTable {
     pub fn learn(&self, address: MacAddress, at: PortId, limit: u32, now: u32) -> Learned {
         let key = key(address);
         let Some((entry, old)) = self.find(key) else { return self.add(key, at, limit, now) };
-        if port(old) == at && (seen(old) == now || old & STATIC != 0) {
+        if port(old) == at && (seen(old) >= now || old & STATIC != 0) {
             return Learned::Known;
         }
         if old & STATIC != 0 {
@@ -129,19 +129,17 @@ impl MacTable {
 
     /// Forgets what was not seen for longer than the age limit.
     pub fn sweep(&self, now: u32) {
-        self.remove_if(|value| value & STATIC == 0 && now.wrapping_sub(seen(value)) > self.age_seconds);
+        self.remove_if(|value| self.is_expired(value, now));
     }
 
     /// All entries that a lookup would find.
     pub fn entries(&self, now: u32) -> Vec<MacEntry> {
         let live = |entry: &Entry| {
             let (key, value) = (entry.key.load(Ordering::Acquire), entry.value.load(Ordering::Acquire));
-            let age = now.wrapping_sub(seen(value));
-            let fixed = value & STATIC != 0;
-            (key & USED != 0 && (fixed || age <= self.age_seconds)).then(|| MacEntry {
+            (key & USED != 0 && !self.is_expired(value, now)).then(|| MacEntry {
                 address: MacAddress::from_u64(key),
                 port: port(value),
-                age_seconds: (!fixed).then_some(age),
+                age_seconds: (value & STATIC == 0).then_some(age(value, now)),
             })
         };
         self.all().filter_map(live).collect()
@@ -178,8 +176,7 @@ impl MacTable {
         for entry in self.candidates(key) {
             let old_key = entry.key.load(Ordering::Acquire);
             let old_value = entry.value.load(Ordering::Acquire);
-            let expired = old_value & STATIC == 0 && now.wrapping_sub(seen(old_value)) > self.age_seconds;
-            if old_key == CLAIMED || (old_key != 0 && !expired) {
+            if old_key == CLAIMED || (old_key != 0 && !self.is_expired(old_value, now)) {
                 continue;
             }
             if entry.key.compare_exchange(old_key, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
@@ -192,6 +189,11 @@ impl MacTable {
             }
         }
         false
+    }
+
+    #[inline]
+    fn is_expired(&self, value: u64, now: u32) -> bool {
+        value & STATIC == 0 && age(value, now) > self.age_seconds
     }
 
     fn remove_if(&self, which: impl Fn(u64) -> bool) {
@@ -247,6 +249,12 @@ fn port(value: u64) -> PortId {
 fn seen(value: u64) -> u32 {
     let [_, _, a, b, c, d, _, _] = value.to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
+}
+
+/// Seconds since an address was seen; 0 where a worker that read the clock later has seen it.
+#[inline]
+fn age(value: u64, now: u32) -> u32 {
+    now.saturating_sub(seen(value))
 }
 
 #[cfg(test)]
@@ -341,5 +349,17 @@ mod tests {
         assert!((0..200).all(|number| table.lookup(mac(number), 199).is_some()));
         table.sweep(1000);
         assert_eq!((0..4).map(|at| table.count(PortId(at))).sum::<u32>(), 0);
+    }
+
+    /// Workers read the clock every few rounds: one may still be in the second before that of an entry. It took the
+    /// address for an old one, and flooded.
+    #[test]
+    fn an_address_seen_by_a_worker_that_is_a_second_ahead_is_known() {
+        let table = MacTable::new(300);
+        table.learn(mac(1), A, 10, 101);
+        assert_eq!(table.lookup(mac(1), 100), Some(A));
+        assert_eq!(table.entries(100), [MacEntry { address: mac(1), port: A, age_seconds: Some(0) }]);
+        table.sweep(100);
+        assert_eq!(table.lookup(mac(1), 100), Some(A));
     }
 }
