@@ -2,9 +2,10 @@
 //!
 //! Theory of operation. An entry is two words: a key (address, and a bit that it is in use) and a value (port, time last
 //! seen, whether it is static). An address may be in either of two buckets of one cache line each. A lookup reads key,
-//! value, key again, and takes no lock. Whoever adds an entry claims a slot by compare-and-swap of its key to `CLAIMED`,
-//! writes the value, then the key; an entry goes by compare-and-swap of its key to 0. Two workers may add one address
-//! twice at the same time: lookups find the first of the two, the other ages out.
+//! value, key again, and takes no lock. Whoever adds an entry claims a free slot by compare-and-swap of its key from 0 to
+//! `CLAIMED`, writes the value, then the key. An entry moves, is renewed, or goes (`NONE`, then key 0) by compare-and-swap
+//! of its value, and who succeeds counts: so the ports' counts are exact. Two workers may add one address twice at the
+//! same time: lookups find the first of the two, the other ages out.
 //!
 //! Time is an argument, in seconds; entries not seen for longer than the age limit are not found, and are removed by
 //! [`MacTable::sweep`], which control calls.
@@ -24,6 +25,8 @@ const BUCKETS: usize = TABLE_ENTRIES / BUCKET_ENTRIES;
 const USED: u64 = 1 << 63;
 const CLAIMED: u64 = 1 << 62;
 const STATIC: u64 = 1 << 63;
+/// The value of a slot that holds no entry.
+const NONE: u64 = 1 << 62;
 
 /// A table of addresses.
 #[derive(Debug)]
@@ -69,7 +72,8 @@ struct Entry {
 impl MacTable {
     /// An empty table, whose entries are forgotten when not seen for more than `age_seconds`.
     pub fn new(age_seconds: u32) -> Self {
-        let bucket = || Bucket([const { Entry { key: AtomicU64::new(0), value: AtomicU64::new(0) } }; BUCKET_ENTRIES]);
+        let bucket =
+            || Bucket([const { Entry { key: AtomicU64::new(0), value: AtomicU64::new(NONE) } }; BUCKET_ENTRIES]);
         Self {
             buckets: std::iter::repeat_with(bucket).take(BUCKETS).collect(),
             learned: std::iter::repeat_with(|| AtomicU32::new(0)).take(MAX_PORTS).collect(),
@@ -95,29 +99,21 @@ impl MacTable {
         if old & STATIC != 0 {
             return Learned::Static;
         }
-        if port(old) != at {
-            if self.count(at) >= limit {
-                return Learned::Refused;
-            }
-            if entry.value.compare_exchange(old, value(at, now), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                self.adjust(port(old), -1);
-                self.adjust(at, 1);
-            }
-            return Learned::Known;
+        if port(old) != at && self.count(at) >= limit {
+            return Learned::Refused;
         }
-        // Losing the race to another worker is as good: it saw the address in the same second.
-        let _ = entry.value.compare_exchange(old, value(at, now), Ordering::AcqRel, Ordering::Relaxed);
+        // Losing the race to another worker is as good: it saw the address in the same moment.
+        self.change(entry, old, value(at, now));
         Learned::Known
     }
 
     /// Binds `address` to `at`: it does not age and is not learned elsewhere. `false` when the table has no room.
     pub fn bind(&self, address: MacAddress, at: PortId) -> bool {
         let key = key(address);
-        if let Some((entry, old)) = self.find(key) {
-            if entry.value.swap(value(at, 0) | STATIC, Ordering::AcqRel) & STATIC == 0 {
-                self.adjust(port(old), -1);
+        while let Some((entry, old)) = self.find(key) {
+            if self.change(entry, old, value(at, 0) | STATIC) {
+                return true;
             }
-            return true;
         }
         self.insert(key, value(at, 0) | STATIC, 0)
     }
@@ -136,7 +132,7 @@ impl MacTable {
     pub fn entries(&self, now: u32) -> Vec<MacEntry> {
         let live = |entry: &Entry| {
             let (key, value) = (entry.key.load(Ordering::Acquire), entry.value.load(Ordering::Acquire));
-            (key & USED != 0 && !self.is_expired(value, now)).then(|| MacEntry {
+            (key & USED != 0 && value != NONE && !self.is_expired(value, now)).then(|| MacEntry {
                 address: MacAddress::from_u64(key),
                 port: port(value),
                 age_seconds: (value & STATIC == 0).then_some(age(value, now)),
@@ -157,33 +153,30 @@ impl MacTable {
                 return None;
             }
             let value = entry.value.load(Ordering::Acquire);
-            (entry.key.load(Ordering::Acquire) == key).then_some((entry, value))
+            (value != NONE && entry.key.load(Ordering::Acquire) == key).then_some((entry, value))
         })
     }
 
     #[cold]
     #[inline(never)]
     fn add(&self, key: u64, at: PortId, limit: u32, now: u32) -> Learned {
-        if self.count(at) >= limit || !self.insert(key, value(at, now), now) {
-            return Learned::Refused;
-        }
-        self.adjust(at, 1);
-        Learned::Known
+        if self.count(at) < limit && self.insert(key, value(at, now), now) { Learned::Known } else { Learned::Refused }
     }
 
     /// Puts an entry into a free slot, or in place of one that is past its age.
     fn insert(&self, key: u64, value: u64, now: u32) -> bool {
         for entry in self.candidates(key) {
-            let old_key = entry.key.load(Ordering::Acquire);
-            let old_value = entry.value.load(Ordering::Acquire);
-            if old_key == CLAIMED || (old_key != 0 && !self.is_expired(old_value, now)) {
-                continue;
-            }
-            if entry.key.compare_exchange(old_key, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                if old_key != 0 {
-                    self.adjust(port(entry.value.load(Ordering::Relaxed)), -1);
-                }
+            let old = entry.value.load(Ordering::Acquire);
+            let ours = match entry.key.load(Ordering::Acquire) {
+                0 => entry.key.compare_exchange(0, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
+                CLAIMED => false,
+                _ => self.is_expired(old, now) && self.change(entry, old, NONE),
+            };
+            if ours {
+                // The key goes before the value comes: no lookup may see the new value behind the old key.
+                entry.key.store(CLAIMED, Ordering::Release);
                 entry.value.store(value, Ordering::Release);
+                self.count_learned(value, 1);
                 entry.key.store(key, Ordering::Release);
                 return true;
             }
@@ -191,21 +184,27 @@ impl MacTable {
         false
     }
 
+    /// Exchanges the value of an entry if nobody else has, and keeps the ports' counts.
+    fn change(&self, entry: &Entry, old: u64, new: u64) -> bool {
+        let changed = entry.value.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if changed {
+            self.count_learned(new, 1);
+            self.count_learned(old, -1);
+        }
+        changed
+    }
+
     #[inline]
     fn is_expired(&self, value: u64, now: u32) -> bool {
-        value & STATIC == 0 && age(value, now) > self.age_seconds
+        value & (STATIC | NONE) == 0 && age(value, now) > self.age_seconds
     }
 
     fn remove_if(&self, which: impl Fn(u64) -> bool) {
         for entry in self.all() {
             let key = entry.key.load(Ordering::Acquire);
             let value = entry.value.load(Ordering::Acquire);
-            if key & USED != 0
-                && which(value)
-                && entry.key.compare_exchange(key, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-                && value & STATIC == 0
-            {
-                self.adjust(port(value), -1);
+            if key & USED != 0 && value != NONE && which(value) && self.change(entry, value, NONE) {
+                entry.key.store(0, Ordering::Release);
             }
         }
     }
@@ -222,8 +221,10 @@ impl MacTable {
         [bucket(40), bucket(20)].into_iter().filter_map(|index| self.buckets.get(index)).flat_map(|bucket| &bucket.0)
     }
 
-    fn adjust(&self, at: PortId, by: i32) {
-        if let Some(count) = self.learned.get(at.index()) {
+    fn count_learned(&self, value: u64, by: i32) {
+        if value & (STATIC | NONE) == 0
+            && let Some(count) = self.learned.get(port(value).index())
+        {
             count.fetch_add(by.cast_unsigned(), Ordering::Relaxed);
         }
     }
@@ -361,5 +362,42 @@ mod tests {
         assert_eq!(table.entries(100), [MacEntry { address: mac(1), port: A, age_seconds: Some(0) }]);
         table.sweep(100);
         assert_eq!(table.lookup(mac(1), 100), Some(A));
+    }
+
+    /// Each was counted twice: a count ran below zero, and its port could learn nothing any more.
+    #[test]
+    fn an_address_that_moves_while_it_is_removed_is_counted_once() {
+        let table = MacTable::new(300);
+        table.learn(mac(1), A, 10, 0);
+        let (entry, old) = table.find(key(mac(1))).unwrap();
+        table.forget(A);
+        assert!(!table.change(entry, old, value(B, 1)), "a worker that had found it moves it");
+        assert_eq!((table.count(A), table.count(B)), (0, 0));
+
+        table.learn(mac(1), A, 10, 0);
+        let (entry, old) = table.find(key(mac(1))).unwrap();
+        table.learn(mac(1), B, 10, 1);
+        assert!(!table.change(entry, old, NONE), "a sweep that had found it removes it");
+        assert_eq!((table.count(A), table.count(B)), (0, 1));
+        assert_eq!(table.lookup(mac(1), 1), Some(B));
+    }
+
+    #[test]
+    fn counts_stay_exact_while_addresses_move_and_are_removed() {
+        let table = MacTable::new(300);
+        std::thread::scope(|scope| {
+            let table = &table;
+            scope.spawn(|| (0..2_000).for_each(|_| table.sweep(1000)));
+            for at in [A, B] {
+                scope.spawn(move || {
+                    for round in 0..500_000 {
+                        table.learn(mac(round % 512), at, 1000, 1);
+                    }
+                });
+            }
+        });
+        for at in [A, B] {
+            assert_eq!(table.count(at) as usize, table.entries(1).iter().filter(|entry| entry.port == at).count());
+        }
     }
 }
