@@ -1,7 +1,8 @@
 //! Which address is behind which port: one fixed array of atomics per network.
 //!
 //! Theory of operation. An entry is two words: a key (address, and a bit that it is in use) and a value (port, time last
-//! seen, whether it is static). An address may be in either of two buckets of one cache line each. A lookup reads key,
+//! seen, whether it is static). An address may be in either of two buckets of one cache line each; which ones is the
+//! table's secret, so that no guest can fill those of another's address. A lookup reads key,
 //! value, key again, and takes no lock. Whoever adds an entry claims a free slot by compare-and-swap of its key from 0 to
 //! `CLAIMED`, writes the value, then the key. An entry moves, is renewed, or goes (`NONE`, then key 0) by compare-and-swap
 //! of its value, and who succeeds counts: so the ports' counts are exact. Two workers may add one address twice at the
@@ -10,6 +11,7 @@
 //! Time is an argument, in seconds; entries not seen for longer than the age limit are not found, and are removed by
 //! [`MacTable::sweep`], which control calls.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use culvert_frame::MacAddress;
@@ -35,6 +37,7 @@ pub struct MacTable {
     /// Learned addresses by port.
     learned: Box<[AtomicU32]>,
     age_seconds: u32,
+    secrets: [u64; 2],
 }
 
 /// An entry, for showing it.
@@ -78,6 +81,7 @@ impl MacTable {
             buckets: std::iter::repeat_with(bucket).take(BUCKETS).collect(),
             learned: std::iter::repeat_with(|| AtomicU32::new(0)).take(MAX_PORTS).collect(),
             age_seconds,
+            secrets: [0, 1].map(|number| RandomState::new().hash_one(number)),
         }
     }
 
@@ -215,10 +219,12 @@ impl MacTable {
 
     #[inline]
     fn candidates(&self, key: u64) -> impl Iterator<Item = &Entry> {
-        // Fibonacci hashing; the two buckets come from different bits of the product.
-        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let bucket = |shift: u32| usize::try_from(hash >> shift).unwrap_or(0) % BUCKETS;
-        [bucket(40), bucket(20)].into_iter().filter_map(|index| self.buckets.get(index)).flat_map(|bucket| &bucket.0)
+        // A folded multiplication: each bit of it depends on all of the address and of the secrets.
+        let [add, multiply] = self.secrets;
+        let product = u128::from(key ^ add) * u128::from(multiply | 1);
+        let [low, high] = [product & u128::from(u64::MAX), product >> 64].map(|half| u64::try_from(half).unwrap_or(0));
+        let bucket = |shift: u32| usize::try_from((low ^ high) >> shift).unwrap_or(0) % BUCKETS;
+        [bucket(0), bucket(32)].into_iter().filter_map(|index| self.buckets.get(index)).flat_map(|bucket| &bucket.0)
     }
 
     fn count_learned(&self, value: u64, by: i32) {
@@ -399,5 +405,22 @@ mod tests {
         for at in [A, B] {
             assert_eq!(table.count(at) as usize, table.entries(1).iter().filter(|entry| entry.port == at).count());
         }
+    }
+
+    /// A guest that took addresses for both buckets of another's kept that one from being learned, and got its frames
+    /// by flooding.
+    #[test]
+    fn the_buckets_of_an_address_cannot_be_computed_elsewhere() {
+        let victim = mac(0xaaaa);
+        let own = MacTable::new(300);
+        let slots = |address| own.candidates(key(address)).map(std::ptr::from_ref).collect::<Vec<_>>();
+        let wanted = slots(victim);
+        let meets = |&address: &MacAddress| slots(address).iter().any(|slot| wanted.contains(slot));
+        let table = MacTable::new(300);
+        for address in (0x10_0000..).map(mac).filter(meets).take(64) {
+            table.learn(address, A, 64, 0);
+        }
+        assert_eq!(table.learn(victim, B, 64, 0), Learned::Known);
+        assert_eq!(table.lookup(victim, 0), Some(B));
     }
 }
