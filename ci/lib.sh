@@ -7,8 +7,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Where steps leave their output.
 # shellcheck disable=SC2034  # read by the scripts that source this file
 LOG_DIR=$ROOT/target/logs
-# rustup's folder, also in a shell that was started before rustup came.
-PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+# rustup's folder, also in a shell that was started before rustup came; and that of depmod and others, for ordinary users.
+PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin
 
 # Terminal colours, only on a terminal.
 if [ -t 1 ]; then RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'; else RED='' GREEN='' PLAIN=''; fi
