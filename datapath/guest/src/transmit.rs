@@ -182,7 +182,8 @@ impl Received<'_> {
     /// Why the guest's buffer cannot be a frame.
     #[inline]
     pub fn packet(&self, index: usize) -> Result<Packet<'_>, DropReason> {
-        let slot = self.burst.slots.get(index).ok_or(DropReason::Runt)?;
+        // Behind the burst lie pieces of earlier ones, whose memory may be gone.
+        let slot = self.burst.slots.get(index).filter(|_| index < self.burst.count).ok_or(DropReason::Runt)?;
         if let Some(reason) = slot.refused {
             return Err(reason);
         }

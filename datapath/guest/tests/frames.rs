@@ -63,6 +63,17 @@ fn frames_of_all_lengths_pass_in_every_shape() {
     }
 }
 
+/// What lies in the storage behind a burst are pieces of an earlier one, whose memory may be unmapped.
+#[test]
+fn there_is_no_frame_behind_the_end_of_a_burst() {
+    let mut burst = TransmitBurst::default();
+    let mut pair = pair(Shape { queue_size: 32, ..Shape::default() });
+    assert!(pair.driver.send(&frame(1000)) && pair.driver.send(&frame(1000)));
+    assert!(pair.transmit.receive(&mut burst).unwrap().packet(1).is_ok());
+    assert!(pair.driver.send(&frame(1000)));
+    assert!(pair.transmit.receive(&mut burst).unwrap().packet(1).is_err());
+}
+
 #[test]
 fn bursts_wrap_around_the_ring_and_the_index() {
     let mut burst = TransmitBurst::default();
