@@ -76,7 +76,7 @@ impl Forwarder {
                 source.taps.iter().for_each(|tap| tap.take(Direction::Rx, frame));
             }
             bytes += frame.as_ref().map_or(0, |frame| u64::from(frame.length));
-            match frame.and_then(|frame| classify(source, network, counters, &frame, now)) {
+            match frame.and_then(|frame| classify(topology, source, network, counters, &frame, now)) {
                 Ok(Destination::One(port)) => {
                     one |= bit;
                     self.want(port, bit);
@@ -271,6 +271,7 @@ impl Forwarder {
 /// Checks a frame, learns its source, and looks up where it goes.
 #[inline]
 fn classify(
+    topology: &Topology,
     source: &Port,
     network: &Network,
     counters: &PortCounters,
@@ -292,8 +293,9 @@ fn classify(
     }
     match network.table.lookup(header.destination, now) {
         Some(port) if port == source.id => Err(DropReason::SamePort),
-        Some(port) => Ok(Destination::One(port)),
-        None => Ok(Destination::Flood),
+        // An address is forgotten only after its port has left the plan.
+        Some(port) if topology.port(port).is_some() => Ok(Destination::One(port)),
+        Some(_) | None => Ok(Destination::Flood),
     }
 }
 

@@ -520,6 +520,16 @@ fn networks() {
     .check();
 }
 
+/// An address is forgotten only after its port has left the plan: frames to it meanwhile were counted as sent on.
+#[test]
+fn an_address_behind_a_port_that_is_gone_is_unknown() {
+    let mut bridge = Bridge::new(&[PORT; 2], AGE_SECONDS);
+    bridge.tables[0].learn(at(9), PortId(9), 1000, 0);
+    bridge.forward(0, &[frame(at(9), at(1), 60, 1)], 0);
+    bridge.assert_balance();
+    assert_eq!(bridge.take(1).len(), 1);
+}
+
 #[test]
 fn stopped_ports() {
     // A port without a guest, and one whose guest was stopped for a fault, refuse what is for them; the last is served.
