@@ -45,16 +45,16 @@ impl Setup {
 pub(crate) enum Write {
     /// A well-formed chain beside the ring, published; with a place for a table, all but `direct` buffers are in it.
     Chain { buffers: Vec<(u16, Length)>, table: Option<u8>, direct: u8 },
-    /// A descriptor of the ring.
-    Descriptor { index: u8, descriptor: Fields },
+    /// A descriptor of the ring, which may also be offered as the head of a chain.
+    Descriptor { index: u8, descriptor: Fields, offer: bool },
     /// A descriptor anywhere else.
     Table { at: u16, descriptor: Fields },
     /// An entry of the available ring.
-    Head { index: u16 },
+    Head { index: u8 },
     /// Any bytes anywhere.
     Bytes { at: u16, bytes: [u8; 4] },
-    /// The available index, from the used index on.
-    Available { ahead: u16 },
+    /// The available index, from the used index on, by few entries or by very many.
+    Available { ahead: i8, far: bool },
     /// Shows what was offered.
     Publish,
     /// Takes what came back.
@@ -67,7 +67,7 @@ pub(crate) struct Fields {
     address: Address,
     length: Length,
     flags: u8,
-    next: u16,
+    next: u8,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -142,9 +142,13 @@ impl Guest {
                 };
                 self.ring.publish();
             }
-            Write::Descriptor { index, descriptor } => {
+            Write::Descriptor { index, descriptor, offer } => {
                 let index = u16::from(*index) % self.ring.size();
                 self.ring.set_descriptor(index, self.descriptor(descriptor));
+                if *offer {
+                    self.ring.offer_head(index);
+                    self.ring.publish();
+                }
             }
             Write::Table { at, descriptor } => {
                 let Descriptor { address, length, flags, next } = self.descriptor(descriptor);
@@ -154,10 +158,11 @@ impl Guest {
                 self.ram.write(at + 12, &flags.to_le_bytes());
                 self.ram.write(at + 14, &next.to_le_bytes());
             }
-            Write::Head { index } => self.ring.offer_head(*index),
+            Write::Head { index } => self.ring.offer_head(u16::from(*index)),
             Write::Bytes { at, bytes } => self.ram.write(base + u64::from(*at).min(MEMORY_BYTES - 4), bytes),
-            Write::Available { ahead } => {
-                self.ring.set_available_index(self.ring.used_index().wrapping_add(*ahead));
+            Write::Available { ahead, far } => {
+                let ahead = i16::from(*ahead) * if *far { 256 } else { 1 };
+                self.ring.set_available_index(self.ring.used_index().wrapping_add_signed(ahead));
             }
             Write::Publish => drop(self.ring.publish()),
             Write::TakeUsed => while self.ring.take_used().is_some() {},
@@ -172,7 +177,7 @@ impl Guest {
             Address::Any(address) => address,
         };
         let length = fields.length.bytes();
-        Descriptor { address, length, flags: u16::from(fields.flags), next: fields.next }
+        Descriptor { address, length, flags: u16::from(fields.flags), next: u16::from(fields.next) }
     }
 }
 

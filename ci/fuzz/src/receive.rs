@@ -1,5 +1,5 @@
 //! A receive queue whose driver rewrites ring, tables and buffers between two calls. Whatever it does, we write to nothing
-//! but the used ring and buffers that are offered for writing, and complete no more chains than the ring has entries.
+//! but the used ring and buffers that are offered for writing, and complete no more chains than were offered.
 
 use std::ops::Range;
 
@@ -56,11 +56,13 @@ struct Device {
     setup: Setup,
     guest: Guest,
     queue: Option<ReceiveQueue>,
+    /// How many entries behind the queue's position were offered, at most.
+    offered: u16,
 }
 
 impl Device {
     fn new(setup: Setup) -> Self {
-        let mut device = Self { setup, guest: Guest::new(setup, true), queue: None };
+        let mut device = Self { setup, guest: Guest::new(setup, true), queue: None, offered: 0 };
         device.start();
         assert!(device.queue.is_some(), "an empty ring starts");
         device
@@ -71,9 +73,20 @@ impl Device {
         let ahead = self.guest.ring.available_index().wrapping_sub(self.guest.ring.used_index());
         self.queue = ReceiveQueue::new(memory, &self.guest.layout, features, Default::default()).ok();
         assert_eq!(self.queue.is_some(), ahead <= self.guest.ring.size());
+        self.offered = ahead;
+    }
+
+    /// Takes note of what the driver offers.
+    fn look(&mut self) {
+        let position = self.queue.as_ref().map_or(0, ReceiveQueue::position);
+        let ahead = self.guest.ring.available_index().wrapping_sub(position);
+        if ahead <= self.guest.ring.size() {
+            self.offered = self.offered.max(ahead);
+        }
     }
 
     fn put(&mut self, length: usize, pieces: usize) {
+        self.look();
         let Some(queue) = &mut self.queue else { return };
         let frame: Vec<u8> = (0..length).map(|at| (at % 255) as u8 + 1).collect();
         let (head, rest) = frame.split_at(length.min(HEAD_BYTES));
@@ -91,8 +104,12 @@ impl Device {
         let Some(queue) = &mut self.queue else { return };
         let (before, position) = (image(&self.guest), queue.position());
         queue.publish();
-        assert!(queue.position().wrapping_sub(position) <= self.guest.ring.size());
+        let completed = queue.position().wrapping_sub(position);
+        assert!(completed <= self.offered, "{completed} chains completed of {} offered", self.offered);
         check_writes(&self.guest, &before);
+        // What the queue has seen counts, even if the driver's index goes back.
+        self.offered -= completed;
+        self.look();
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use arbitrary::{Arbitrary, Unstructured};
 use culvert_frame::MacAddress;
 use culvert_guest::device::{DeviceConfig, RingChange, RingSetup, StoppedRing, Unresponsive};
+use culvert_guest::receive::PutError;
 use culvert_guest::{Memory, NetHeader, ReceiveQueue, TransmitBurst, TransmitQueue};
 use culvert_vhost::session::{Done, Next, Outcome, Session, Unchanged, Work};
 
@@ -256,8 +257,7 @@ struct Workers {
 struct Running {
     queue: Queue,
     enabled: bool,
-    /// What keeps the kick and the interrupt alive.
-    _setup: RingSetup,
+    setup: RingSetup,
 }
 
 enum Queue {
@@ -314,24 +314,21 @@ impl Running {
         } else {
             TransmitQueue::new(memory, &setup.layout, setup.features, call).map(Queue::Transmit)
         };
-        Self { queue: queue.unwrap_or(Queue::Broken), enabled: setup.enabled, _setup: setup }
+        Self { queue: queue.unwrap_or(Queue::Broken), enabled: setup.enabled, setup }
     }
 
     fn poll(&mut self, burst: &mut TransmitBurst) {
-        let mut good = match &mut self.queue {
-            Queue::Broken => true,
+        let good = match &mut self.queue {
+            Queue::Broken => return,
             Queue::Receive(queue) => {
                 let result = queue.put(&NetHeader::default(), &[0xaa; 60], 60, std::iter::empty());
                 queue.publish();
-                !matches!(result, Err(culvert_guest::receive::PutError::Fault(_)))
+                !matches!(result, Err(PutError::Fault(_)))
             }
             Queue::Transmit(queue) => queue.receive(burst).map(drop).is_ok() && queue.arm().is_ok(),
         };
-        good &= match &self.queue {
-            Queue::Broken => true,
-            Queue::Receive(queue) => !queue.memory_lost(),
-            Queue::Transmit(queue) => !queue.memory_lost(),
-        };
+        // What was read of a truncated file is nothing.
+        let good = good && !self.setup.memory.faulted();
         if !good {
             self.queue = Queue::Broken;
         }
