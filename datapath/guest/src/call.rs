@@ -1,32 +1,74 @@
 //! A guest's interrupt: the descriptor from SET_VRING_CALL, which may change or vanish while the ring runs.
+//!
+//! The frontend shares the open file with us. It can make an eventfd block again at any time, and fill it: so we look
+//! before we write, and a worker that was caught in between is freed by [`unblock`](crate::unblock).
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 
 /// Where to tell the guest that a ring has used buffers. Shared between the ring and its session.
 #[derive(Debug, Default)]
 pub struct Call {
-    descriptor: ArcSwapOption<OwnedFd>,
+    target: ArcSwapOption<Target>,
 }
 
+#[derive(Debug)]
+struct Target {
+    descriptor: OwnedFd,
+    is_socket: bool,
+}
+
+/// The frontend made its call descriptor block, and held us up with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocked;
+
 impl Call {
-    /// A call to `descriptor`, which must be non-blocking; `None` for a guest that polls.
+    /// A call to `descriptor`; `None` for a guest that polls.
     pub fn new(descriptor: Option<OwnedFd>) -> Self {
-        Self { descriptor: ArcSwapOption::from(descriptor.map(Arc::new)) }
+        Self { target: ArcSwapOption::from(descriptor.map(Target::new)) }
     }
 
     /// Replaces the descriptor; the old one is closed once a signal in progress is done.
     pub fn set(&self, descriptor: Option<OwnedFd>) {
-        self.descriptor.store(descriptor.map(Arc::new));
+        self.target.store(descriptor.map(Target::new));
     }
 
     /// Interrupts the guest. A full counter means that an interrupt is pending already; a closed or broken
     /// descriptor is the guest's own loss. Neither is an error.
-    pub fn signal(&self) {
-        if let Some(descriptor) = &*self.descriptor.load() {
-            let _ = rustix::io::write(descriptor, &1_u64.to_ne_bytes());
+    ///
+    /// # Errors
+    /// [`Blocked`]: the port is to be quarantined.
+    pub fn signal(&self) -> Result<(), Blocked> {
+        match &*self.target.load() {
+            Some(target) => target.signal(),
+            None => Ok(()),
         }
+    }
+}
+
+impl Target {
+    fn new(descriptor: OwnedFd) -> Arc<Self> {
+        let is_socket =
+            fstat(&descriptor).is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Socket);
+        Arc::new(Self { descriptor, is_socket })
+    }
+
+    fn signal(&self) -> Result<(), Blocked> {
+        let one = 1_u64.to_ne_bytes();
+        if self.is_socket {
+            let _ = rustix::net::send(&self.descriptor, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            return Ok(());
+        }
+        let mut writable = [PollFd::new(&self.descriptor, PollFlags::OUT)];
+        if poll(&mut writable, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(1) {
+            return Ok(());
+        }
+        if rustix::io::write(&self.descriptor, &one) == Err(Errno::INTR) { Err(Blocked) } else { Ok(()) }
     }
 }

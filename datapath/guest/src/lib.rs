@@ -8,9 +8,10 @@
 //! - [`features`]: the virtio feature bits that we know; [`device`]: the state of one device, as its frontend configures it;
 //! - [`layout`]: where a ring lies; [`split`]: raw access to a split ring; [`chain`]: checked walks over its descriptors;
 //! - [`transmit`]: taking frames from a guest's transmit queue; [`receive`]: putting frames into its receive queue;
-//! - [`net_header`]: the virtio-net header; [`piece`]: bytes of a frame, wherever they lie; [`call`]: the guest's interrupt.
+//! - [`net_header`]: the virtio-net header; [`piece`]: bytes of a frame, wherever they lie; [`call`]: the guest's interrupt;
+//! - [`unblock`]: freeing a worker that a frontend holds up.
 //!
-//! `unsafe` stands in `memory`, `bus_fault`, `piece`, `split`, `chain`, `transmit` and `receive`, and nowhere else.
+//! `unsafe` stands in `memory`, `unblock`, `bus_fault`, `piece`, `split`, `chain`, `transmit` and `receive`, and nowhere else.
 
 pub mod bus_fault;
 pub mod call;
@@ -24,6 +25,7 @@ pub mod piece;
 pub mod receive;
 pub mod split;
 pub mod transmit;
+pub mod unblock;
 
 pub use call::Call;
 pub use layout::{MAX_QUEUE_SIZE, RingError, RingLayout};

@@ -20,8 +20,8 @@ use crate::bus_fault;
 /// How many regions one table may have. QEMU sends one for each block of RAM and each hot-plugged DIMM.
 pub const MAX_REGIONS: usize = 128;
 
-/// How many bytes the regions of one table may have in all: no guest needs more, and hostile ones together must not use
-/// up our address space with sparse files.
+/// How many bytes the regions of one table may have in all: more than any guest has, so that a sparse file of absurd size
+/// does not take our address space.
 pub const MAX_BYTES: u64 = 4 << 40;
 
 /// One region as the frontend describes it (vhost-user spec, "Single memory region description").

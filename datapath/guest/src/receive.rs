@@ -119,11 +119,6 @@ impl ReceiveQueue {
         self.taken = 0;
     }
 
-    /// Whether the guest's memory was truncated under us.
-    pub fn memory_lost(&self) -> bool {
-        self.ring.memory.faulted()
-    }
-
     /// Where the ring stands.
     pub const fn position(&self) -> u16 {
         self.ring.position()

@@ -58,6 +58,12 @@ pub enum RingFault {
         /// Length in bytes.
         length: u32,
     },
+    /// The frontend made the descriptor of its interrupt block a worker.
+    #[error("the descriptor for interrupts blocks")]
+    CallBlocks,
+    /// A worker of ours failed while it held the ring: a bug in Culvert.
+    #[error("culvertd failed over this ring, which is a mistake in culvertd")]
+    Abandoned,
     /// The frontend truncated the file that the guest's memory is in.
     #[error("the file of the guest's memory was truncated")]
     MemoryLost,
@@ -104,6 +110,8 @@ pub struct SplitRing {
     /// The guest's `avail.idx` when last read.
     available: u16,
     call: Arc<Call>,
+    /// The frontend held us up by its call.
+    blocked: bool,
 }
 
 // SAFETY: the pointers lead into `memory`, which is owned, and are only used for volatile access.
@@ -125,6 +133,7 @@ impl SplitRing {
             position: 0,
             available: 0,
             call,
+            blocked: false,
         };
         ring.position = ring.read_u16(ring.pointers.used, 2);
         ring.available = ring.position;
@@ -154,6 +163,9 @@ impl SplitRing {
     /// Reads the guest's index anew; returns how many buffers are available from our position on.
     #[inline]
     pub(crate) fn refresh(&mut self) -> Result<u16, RingFault> {
+        if self.blocked {
+            return Err(RingFault::CallBlocks);
+        }
         let available = self.read_u16(self.pointers.available, 2);
         // The entries and descriptors before the index must be read after it.
         fence(Ordering::Acquire);
@@ -217,7 +229,7 @@ impl SplitRing {
             self.read_u16(self.pointers.available, 0) & AVAIL_NO_INTERRUPT == 0
         };
         if wanted {
-            self.call.signal();
+            self.blocked = self.call.signal().is_err();
         }
     }
 

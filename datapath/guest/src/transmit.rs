@@ -137,11 +137,6 @@ impl TransmitQueue {
         self.ring.disable_kick();
     }
 
-    /// Whether the guest's memory was truncated under us.
-    pub fn memory_lost(&self) -> bool {
-        self.ring.memory.faulted()
-    }
-
     /// Where the ring stands.
     pub const fn position(&self) -> u16 {
         self.ring.position()
@@ -195,6 +190,17 @@ impl Received<'_> {
             length: slot.length,
             rest: slot.rest,
             more: self.burst.pieces.get(from as usize..to as usize).unwrap_or_default(),
+        })
+    }
+}
+
+impl Received<'_> {
+    /// Length and first bytes of what the guest sent as frame `index`, also where that cannot be a frame.
+    pub fn first_bytes(&self, index: usize) -> (u32, &[u8]) {
+        let slot = self.burst.slots.iter().take(self.burst.count).nth(index);
+        slot.map_or((0, &[]), |slot| {
+            let bytes = slot.scratch.get(self.header_bytes..).unwrap_or_default();
+            (slot.length, bytes.get(..usize::from(slot.head)).unwrap_or_default())
         })
     }
 }
@@ -273,9 +279,14 @@ impl Slot {
         let copied = take.copied.saturating_sub(header_bytes);
         self.head = u16::try_from(copied).unwrap_or(0);
         match take.total.checked_sub(header_bytes as u64) {
-            None => self.refused = Some(DropReason::ShortHeader),
-            Some(length) if length > u64::from(MAX_FRAME_BYTES) => self.refused = Some(DropReason::Oversized),
-            Some(length) => self.length = u32::try_from(length).unwrap_or(0),
+            None => {
+                self.refused = Some(DropReason::ShortHeader);
+                self.length = 0;
+            }
+            Some(length) => {
+                self.refused = (length > u64::from(MAX_FRAME_BYTES)).then_some(DropReason::Oversized);
+                self.length = u32::try_from(length).unwrap_or(u32::MAX);
+            }
         }
     }
 }

@@ -77,6 +77,15 @@ impl Burst<'_> {
             }
         }
     }
+
+    /// Length and first bytes of what arrived at `index`, also where it is no frame.
+    pub(crate) fn first_bytes(&self, index: usize) -> (u32, &[u8]) {
+        match (self.frame(index), self) {
+            (Ok(frame), _) => (frame.length, frame.head),
+            (Err(_), Self::Guest(received)) => received.first_bytes(index),
+            (Err(_), Self::Nic(_) | Self::Local(_)) => (0, &[]),
+        }
+    }
 }
 
 impl Frame<'_> {

@@ -91,53 +91,69 @@ impl PortCounters {
     }
 }
 
-/// The start of the last frame that was refused for one reason: a sequence lock with one writer.
+/// The start of the last frame that was refused for one reason. One writer, which fills two places in turn, so that a
+/// reader has the time until the next but one frame.
 #[derive(Debug)]
 struct LastHeader {
-    /// Odd while being written; 0 = never.
-    sequence: AtomicU32,
+    /// How many were written; the last one is in the place of that number, modulo 2.
+    count: AtomicU32,
+    places: [HeaderPlace; 2],
+}
+
+#[derive(Debug)]
+struct HeaderPlace {
     length: AtomicU32,
-    bytes: [AtomicU64; LAST_HEADER_BYTES / 8],
+    words: [AtomicU64; LAST_HEADER_BYTES / 8],
+}
+
+impl HeaderPlace {
+    const fn new() -> Self {
+        Self { length: AtomicU32::new(0), words: [const { AtomicU64::new(0) }; LAST_HEADER_BYTES / 8] }
+    }
 }
 
 impl LastHeader {
     const fn new() -> Self {
-        Self {
-            sequence: AtomicU32::new(0),
-            length: AtomicU32::new(0),
-            bytes: [const { AtomicU64::new(0) }; LAST_HEADER_BYTES / 8],
-        }
+        Self { count: AtomicU32::new(0), places: [HeaderPlace::new(), HeaderPlace::new()] }
+    }
+
+    fn place(&self, count: u32) -> &HeaderPlace {
+        let [even, odd] = &self.places;
+        if count.is_multiple_of(2) { even } else { odd }
     }
 
     fn set(&self, length: u32, head: &[u8]) {
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        self.sequence.store(sequence | 1, Ordering::Relaxed);
+        // 0 means never: a count that wraps goes on at 2.
+        let count = self.count.load(Ordering::Relaxed).checked_add(1).unwrap_or(2);
+        let place = self.place(count);
+        // Whoever sees what is written now sees that the count moved on since this place was the last one.
         fence(Ordering::Release);
-        self.length.store(length, Ordering::Relaxed);
-        let mut words = head.chunks(8);
-        for word in &self.bytes {
+        place.length.store(length, Ordering::Relaxed);
+        let mut chunks = head.chunks(8);
+        for word in &place.words {
             let mut bytes = [0; 8];
-            let part = words.next().unwrap_or_default();
+            let part = chunks.next().unwrap_or_default();
             bytes.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
             word.store(u64::from_be_bytes(bytes), Ordering::Relaxed);
         }
-        self.sequence.store((sequence | 1).wrapping_add(1).max(2), Ordering::Release);
+        self.count.store(count, Ordering::Release);
     }
 
-    /// Sequence, length and bytes; `None` when there is none, or it was being written at each of a few tries.
+    /// Count, length and bytes; `None` when there is none, or others came during each of many tries.
     fn get(&self) -> Option<(u32, u32, Vec<u8>)> {
-        (0..16).find_map(|_| {
-            let before = self.sequence.load(Ordering::Acquire);
-            if before == 0 || before & 1 != 0 {
-                return None;
-            }
-            let length = self.length.load(Ordering::Relaxed);
-            let mut bytes: Vec<u8> =
-                self.bytes.iter().flat_map(|word| word.load(Ordering::Relaxed).to_be_bytes()).collect();
-            bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        let mut words = [0; LAST_HEADER_BYTES / 8];
+        let read = (0..1000).find_map(|_| {
+            let count = self.count.load(Ordering::Acquire);
+            let place = self.place(count);
+            let length = place.length.load(Ordering::Relaxed);
+            words.iter_mut().zip(&place.words).for_each(|(to, from)| *to = from.load(Ordering::Relaxed));
             fence(Ordering::Acquire);
-            (self.sequence.load(Ordering::Relaxed) == before).then_some((before, length, bytes))
-        })
+            (self.count.load(Ordering::Relaxed) == count).then_some((count, length))
+        });
+        let (count, length) = read.filter(|(count, _)| *count > 0)?;
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_be_bytes()).collect();
+        bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        Some((count, length, bytes))
     }
 }
 
@@ -185,7 +201,7 @@ impl PortTotals {
             let count = sets.iter().map(|set| set.dropped(reason)).sum::<u64>();
             let last = sets.iter().filter_map(|set| set.last.get(reason.index())?.get());
             // Which worker's was last cannot be known; the one with the most drops is as good as any.
-            let (_, last_length, last_header) = last.max_by_key(|(sequence, ..)| *sequence).unwrap_or_default();
+            let (_, last_length, last_header) = last.max_by_key(|(count, ..)| *count).unwrap_or_default();
             (count > 0).then_some(Drops { reason, count, last_length, last_header })
         });
         let drops = drops.collect();
@@ -238,6 +254,33 @@ mod tests {
         assert_eq!((totals.drops[1].count, totals.drops[1].last_length), (2, 100));
         assert_eq!(totals.drops[1].last_header, frame[1..65]);
         assert_eq!((totals.dropped(Direction::Rx), totals.dropped(Direction::Tx)), (1, 2));
+    }
+
+    #[test]
+    fn the_last_header_can_be_read_while_frames_are_dropped() {
+        let counters = [PortCounters::default()];
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut mark = 0_u8;
+                while !stop.load(Ordering::Relaxed) {
+                    counters[0].drop_frame(DropReason::NoBuffer, 64, &[mark; 64]);
+                    mark = mark.wrapping_add(1);
+                    // As far apart as drops of a worker are.
+                    (0..100).for_each(|_| std::hint::spin_loop());
+                }
+            });
+            while counters[0].dropped(DropReason::NoBuffer) < 2 {}
+            let mut seen = 0;
+            for _ in 0..1000 {
+                let totals = PortTotals::sum(&counters);
+                let header = &totals.drops[0].last_header;
+                assert!(header.windows(2).all(|pair| pair[0] == pair[1]), "a mixture of two frames: {header:?}");
+                seen += usize::from(header.len() == 64);
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(seen, 1000);
+        });
     }
 
     #[test]

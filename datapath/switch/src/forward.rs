@@ -175,9 +175,16 @@ impl Forwarder {
             match queue.try_lock() {
                 Ok(mut queue) => put(port, counters, &mut queue, burst, mine, &mut self.faults),
                 Err(TryLockError::WouldBlock) => self.waiting.push((port.id, index, mine)),
-                Err(TryLockError::Poisoned(_)) => refuse_all(counters, DropReason::Quarantined, burst, mine),
+                Err(TryLockError::Poisoned(_)) => self.abandoned(port, counters, burst, mine),
             }
         }
+    }
+
+    /// A worker panicked while it held this queue.
+    #[cold]
+    fn abandoned(&mut self, port: &Port, counters: &PortCounters, burst: &Burst<'_>, frames: Frames) {
+        note(&mut self.faults, port.id, RingFault::Abandoned);
+        refuse_all(counters, DropReason::Quarantined, burst, frames);
     }
 
     /// The queue of the first of `frames`, and all of `frames` that go to that queue.
@@ -200,7 +207,7 @@ impl Forwarder {
             let Some(queue) = queues.get(index) else { break };
             match queue.try_lock() {
                 Ok(mut queue) => put(port, counters, &mut queue, burst, frames, &mut self.faults),
-                Err(TryLockError::Poisoned(_)) => refuse_all(counters, DropReason::Quarantined, burst, frames),
+                Err(TryLockError::Poisoned(_)) => self.abandoned(port, counters, burst, frames),
                 Err(TryLockError::WouldBlock) if start.elapsed() < MAX_WAIT => {
                     std::hint::spin_loop();
                     continue;
@@ -255,7 +262,7 @@ impl Forwarder {
         drop(queue);
         let left: u64 = self.outgoing.iter().map(|mbuf| u64::from(mbuf.length())).sum();
         counters.tx_frames.add((offered - self.outgoing.len()) as u64);
-        counters.tx_bytes.add(bytes - left);
+        counters.tx_bytes.add(bytes.saturating_sub(left));
         self.unsent(counters, DropReason::NicFull);
     }
 
@@ -328,9 +335,7 @@ fn put(
                 Err(PutError::NoBuffer) => DropReason::NoBuffer,
                 Err(PutError::SmallBuffer) => DropReason::SmallBuffer,
                 Err(PutError::Fault(fault)) => {
-                    if faults.len() < faults.capacity() {
-                        faults.push((port.id, fault));
-                    }
+                    note(faults, port.id, fault);
                     refuse_all(counters, DropReason::Quarantined, burst, left);
                     left = 0;
                     DropReason::Quarantined
@@ -344,6 +349,13 @@ fn put(
     counters.tx_bytes.add(bytes);
 }
 
+/// Notes a port's fault, once, for the worker to tell of.
+fn note(faults: &mut Vec<(PortId, RingFault)>, port: PortId, fault: RingFault) {
+    if faults.len() < faults.capacity() && faults.iter().all(|(noted, _)| *noted != port) {
+        faults.push((port, fault));
+    }
+}
+
 fn take_mbuf(burst: &mut Burst<'_>, index: usize) -> Option<culvert_nic::Mbuf> {
     if let Burst::Nic(batch) = burst { batch.take(index) } else { None }
 }
@@ -351,8 +363,9 @@ fn take_mbuf(burst: &mut Burst<'_>, index: usize) -> Option<culvert_nic::Mbuf> {
 fn copy_to_mbuf(pool: &Pool, burst: &Burst<'_>, index: usize) -> Option<culvert_nic::Mbuf> {
     let frame = burst.frame(index).ok()?;
     let mut mbuf = pool.allocate(frame.length)?;
-    frame.copy_into(mbuf.segments_mut());
-    Some(mbuf)
+    let copied = frame.copy_into(mbuf.segments_mut());
+    // A buffer that is not full would send bytes of an earlier frame.
+    (copied == frame.length as usize).then_some(mbuf)
 }
 
 /// Calls `with` with the number of each frame, in order.
@@ -366,7 +379,7 @@ fn each(frames: Frames, mut with: impl FnMut(usize)) {
 }
 
 fn refuse(counters: &PortCounters, reason: DropReason, burst: &Burst<'_>, index: usize) {
-    let (length, head) = burst.frame(index).map_or((0, &[][..]), |frame| (frame.length, frame.head));
+    let (length, head) = burst.first_bytes(index);
     counters.drop_frame(reason, length, head);
 }
 

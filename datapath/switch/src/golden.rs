@@ -59,6 +59,7 @@ impl Bridge {
                 network: NetworkId(spec.network),
                 source: spec.source,
                 mac_limit: spec.mac_limit,
+                attachment: 0,
                 mtu: spec.mtu,
                 egress: match spec.way {
                     Way::Out => Egress::Test(Mutex::default()),

@@ -32,6 +32,8 @@ pub struct Port {
     pub id: PortId,
     /// The network that it belongs to.
     pub network: NetworkId,
+    /// Which of its guests this is: counts up each time that one starts its rings.
+    pub attachment: u32,
     /// The only source address that its frames may have, if it is bound to one.
     pub source: Option<MacAddress>,
     /// Addresses that may be learned behind it.

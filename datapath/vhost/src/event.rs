@@ -1,8 +1,9 @@
 //! What a frontend hands over as a kick, call or error descriptor, checked and made harmless.
 //!
-//! A worker writes to a call and reads a kick, so both must be what they claim and must never block. An eventfd is
-//! made non-blocking. User-mode Linux has a stream socket for a call. A pipe is opened anew, so that the peer, who shares
-//! the descriptor that it sent, cannot make ours block again.
+//! A worker writes to a call and waits for a kick, so both must be what they claim and should not block. An eventfd is
+//! made non-blocking, which its frontend can undo: `culvert_guest::call` is ready for that. User-mode Linux has a stream
+//! socket for a call. A pipe is opened anew, so that the peer, who shares the descriptor that it sent, cannot make ours
+//! block again.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,8 @@ use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
 use culvert_frame::MacAddress;
 use culvert_guest::device::{RingChange, RingSetup, StoppedRing, Unresponsive};
-use culvert_guest::{ReceiveQueue, TransmitQueue};
+use culvert_guest::unblock::Unblocker;
+use culvert_guest::{Memory, ReceiveQueue, TransmitQueue};
 use culvert_nic::{Eal, Pool, RxQueue, TxQueue, WorkerThread};
 use culvert_switch::mac_table::MacEntry;
 use culvert_switch::network::NetworkId;
@@ -29,6 +31,9 @@ use crate::announce;
 use crate::input::{self, Input, Slot};
 use crate::plan::Plan;
 use crate::poll_loop::{Event, Shared, WAKER, Worker, WorkerCounters, WorkerTotals};
+
+/// How often [`Datapath::watch_workers`] is to be called.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a worker may take to take up a plan.
 pub const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(1);
@@ -62,6 +67,9 @@ pub enum DatapathError {
     /// There are 65535 networks already.
     #[error("there are too many networks already: remove one first")]
     TooManyNetworks,
+    /// The network's address table has no place for the port's own address.
+    #[error("the network's address table is full: lower `mac_limit` of its ports, or wait until addresses age")]
+    TableFull,
     /// A worker did not take up the change.
     #[error("a worker does not answer: its core is taken by other work, or it hangs; see `worker_cores`")]
     Unresponsive,
@@ -112,6 +120,9 @@ struct WorkerHandle {
     core: usize,
     shared: Arc<Shared>,
     registry: Registry,
+    unblocker: Unblocker,
+    /// Its rounds when last watched.
+    seen_rounds: AtomicU64,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -123,7 +134,7 @@ struct State {
     next_token: usize,
     /// Plans that some worker may still run.
     plans: Vec<Arc<Plan>>,
-    /// Rings whose stop was not acknowledged: kept for ever rather than freed under a worker.
+    /// Rings whose stop was not acknowledged: kept until a later plan is.
     stuck: Vec<Ring>,
     /// No worker takes frames: ports are still being added.
     held: bool,
@@ -138,6 +149,8 @@ struct PortState {
     counters: Arc<[PortCounters]>,
     taps: Vec<Arc<Tap>>,
     quarantined: bool,
+    /// Counts the guests that started rings here.
+    attachment: u32,
     device: Device,
 }
 
@@ -157,12 +170,20 @@ struct NicQueue {
     slot: Slot<RxQueue>,
     worker: usize,
     token: usize,
+    wakes: bool,
 }
 
 #[derive(Debug)]
-enum Ring {
-    Receive { queue: Arc<Mutex<ReceiveQueue>>, enabled: bool },
-    Transmit { slot: Slot<TransmitQueue>, kick: Option<Arc<OwnedFd>>, worker: usize, token: usize, enabled: bool },
+struct Ring {
+    memory: Arc<Memory>,
+    enabled: bool,
+    queue: Queue,
+}
+
+#[derive(Debug)]
+enum Queue {
+    Receive(Arc<Mutex<ReceiveQueue>>),
+    Transmit { slot: Slot<TransmitQueue>, kick: Option<Arc<OwnedFd>>, worker: usize, token: usize },
 }
 
 impl Datapath {
@@ -237,11 +258,10 @@ impl Datapath {
         self.add_port(network, None, mtu, mac_limit, |datapath, state| {
             let queues = rx.into_iter().map(|queue| {
                 let (worker, token) = (datapath.least_loaded(state), state.token());
-                if let Some(descriptor) = queue.interrupt_descriptor() {
-                    // The queue keeps the descriptor open, and the slot keeps the queue.
-                    datapath.watch(worker, descriptor, token);
-                }
-                NicQueue { slot: input::slot(queue), worker, token }
+                // The queue keeps the descriptor open, and the slot keeps the queue.
+                let descriptor = queue.interrupt_descriptor();
+                let wakes = descriptor.is_some_and(|descriptor| datapath.watch(worker, descriptor, token));
+                NicQueue { slot: input::slot(queue), worker, token, wakes }
             });
             let rx = queues.collect();
             Device::Nic { rx, tx: tx.into_iter().map(|queue| Arc::new(Mutex::new(queue))).collect(), pool }
@@ -285,7 +305,7 @@ impl Datapath {
                 RingChange::Start { ring, setup } => started.push((ring, setup)),
                 RingChange::Enable { ring, enabled } => {
                     if let Some(ring) = state.rings(port).and_then(|rings| rings.get_mut(&ring)) {
-                        ring.set_enabled(enabled);
+                        ring.enabled = enabled;
                     }
                 }
             }
@@ -306,6 +326,7 @@ impl Datapath {
             && matches!(&port.device, Device::Guest(rings) if rings.is_empty())
         {
             port.quarantined = false;
+            port.attachment = port.attachment.wrapping_add(1);
         }
         for (number, setup) in started {
             match self.start_ring(&mut state, number, &setup) {
@@ -313,7 +334,8 @@ impl Datapath {
                     state.rings(port).and_then(|rings| rings.insert(number, ring));
                 }
                 Err(error) => {
-                    let _ = self.send_event.try_send(Event::NotStarted(port, error));
+                    let attachment = state.attachment(port);
+                    let _ = self.send_event.try_send(Event::NotStarted { port, attachment, error });
                 }
             }
         }
@@ -321,25 +343,40 @@ impl Datapath {
         Ok(positions)
     }
 
-    /// Takes a guest port out of service until its rings have been stopped and started again.
+    /// Takes a guest port out of service until its rings have been stopped and started again. `false` when that was done
+    /// already, or the guest of that `attachment` is there no more.
     ///
     /// # Errors
     /// [`DatapathError::Unresponsive`].
-    pub fn quarantine(&self, port: PortId) -> Result<(), DatapathError> {
+    pub fn quarantine(&self, port: PortId, attachment: u32) -> Result<bool, DatapathError> {
         let mut state = self.state();
         match state.ports.get_mut(port.index()) {
-            Some(Some(port)) if !port.quarantined => port.quarantined = true,
-            _ => return Ok(()),
+            Some(Some(port)) if !port.quarantined && port.attachment == attachment => port.quarantined = true,
+            _ => return Ok(false),
         }
-        self.publish(&mut state)
+        self.publish(&mut state).map(|()| true)
     }
 
-    /// The guest ports whose memory was truncated.
-    pub fn ports_with_lost_memory(&self) -> Vec<PortId> {
+    /// Frees workers that stand still in a system call, which a frontend can bring about; to be called every
+    /// [`WATCH_INTERVAL`].
+    pub fn watch_workers(&self) {
+        for worker in &self.workers {
+            let rounds = worker.shared.counters.rounds();
+            let stands = worker.seen_rounds.swap(rounds, Ordering::Relaxed) == rounds;
+            if stands && !worker.shared.asleep.load(Ordering::Relaxed) {
+                worker.unblocker.unblock();
+            }
+        }
+    }
+
+    /// The guest ports whose memory was truncated, with their attachments.
+    pub fn ports_with_lost_memory(&self) -> Vec<(PortId, u32)> {
         let state = self.state();
-        let lost = state.ports.iter().zip(0..).filter_map(|(port, id)| match port.as_ref().map(|port| &port.device) {
-            Some(Device::Guest(rings)) if rings.values().any(Ring::memory_lost) => Some(PortId(id)),
-            _ => None,
+        let lost = state.ports.iter().zip(0..).filter_map(|(port, id)| match port.as_ref()? {
+            PortState { device: Device::Guest(rings), attachment, .. } => {
+                rings.values().any(|ring| ring.memory.faulted()).then_some((PortId(id), *attachment))
+            }
+            PortState { device: Device::Nic { .. }, .. } => None,
         });
         lost.collect()
     }
@@ -363,7 +400,7 @@ impl Datapath {
     pub fn running_queues(&self, port: PortId) -> (usize, usize) {
         let mut state = self.state();
         let Some(rings) = state.rings(port) else { return (0, 0) };
-        let running = |receive| rings.iter().filter(|(id, ring)| (*id % 2 == 0) == receive && ring.enabled()).count();
+        let running = |receive| rings.iter().filter(|(id, ring)| (*id % 2 == 0) == receive && ring.enabled).count();
         (running(true), running(false))
     }
 
@@ -425,13 +462,24 @@ impl Datapath {
         let mut state = self.state();
         let free = state.ports.iter().position(Option::is_none).unwrap_or(state.ports.len());
         let id = u16::try_from(free).ok().filter(|_| free < MAX_PORTS).ok_or(DatapathError::TooManyPorts)?;
-        if let (Some(address), Some(table)) = (source, state.table(network)) {
-            table.bind(address, PortId(id));
+        if let (Some(address), Some(table)) = (source, state.table(network))
+            && !table.bind(address, PortId(id))
+        {
+            return Err(DatapathError::TableFull);
         }
         let device = device(self, &mut state);
         let counters = self.workers.iter().map(|_| PortCounters::default()).collect();
-        let port =
-            PortState { network, source, mtu, mac_limit, counters, taps: Vec::new(), quarantined: false, device };
+        let port = PortState {
+            network,
+            source,
+            mtu,
+            mac_limit,
+            counters,
+            taps: Vec::new(),
+            quarantined: false,
+            attachment: 0,
+            device,
+        };
         match state.ports.get_mut(free) {
             Some(place) => *place = Some(port),
             None => state.ports.push(Some(port)),
@@ -456,16 +504,17 @@ impl Datapath {
     ) -> Result<Ring, culvert_guest::split::StartError> {
         let RingSetup { memory, layout, features, kick, call, enabled } = setup;
         // Before a crash, ours or the frontend's, a buffer may have been used and its interrupt not sent.
-        call.signal();
+        let _ = call.signal();
+        let (memory, enabled) = (memory.clone(), *enabled);
         if number.is_multiple_of(2) {
             let queue = ReceiveQueue::new(memory.clone(), layout, *features, call.clone())?;
-            return Ok(Ring::Receive { queue: Arc::new(Mutex::new(queue)), enabled: *enabled });
+            return Ok(Ring { memory, enabled, queue: Queue::Receive(Arc::new(Mutex::new(queue))) });
         }
         let queue = TransmitQueue::new(memory.clone(), layout, *features, call.clone())?;
         let (worker, token) = (self.least_loaded(state), state.token());
         // A descriptor that epoll does not take cannot wake us: the ring is polled.
         let kick = kick.clone().filter(|kick| self.watch(worker, input::raw(kick.as_fd()), token));
-        Ok(Ring::Transmit { slot: input::slot(queue), kick, worker, token, enabled: *enabled })
+        Ok(Ring { memory, enabled, queue: Queue::Transmit { slot: input::slot(queue), kick, worker, token } })
     }
 
     /// The worker with the fewest inputs.
@@ -481,7 +530,7 @@ impl Datapath {
     }
 
     fn unwatch(&self, ring: &Ring) {
-        if let Ring::Transmit { kick: Some(kick), worker, .. } = ring
+        if let Queue::Transmit { kick: Some(kick), worker, .. } = &ring.queue
             && let Some(worker) = self.workers.get(*worker)
         {
             let _ = worker.registry.deregister(&mut SourceFd(&input::raw(kick.as_fd())));
@@ -505,10 +554,14 @@ impl Datapath {
             if start.elapsed() > ACKNOWLEDGE_TIME {
                 return Err(DatapathError::Unresponsive);
             }
+            if start.elapsed() > WATCH_INTERVAL {
+                self.watch_workers();
+            }
             std::thread::sleep(Duration::from_micros(20));
         }
-        // Nobody runs an older plan: free those here, not in a worker.
+        // Nobody runs an older plan: free those, and what was stopped with them, here and not in a worker.
         state.plans.retain(|plan| plan.generation == generation);
+        state.stuck.clear();
         Ok(())
     }
 }
@@ -541,6 +594,7 @@ impl WorkerHandle {
             generation: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             waker: Waker::new(&registry, WAKER)?,
             announcements: ArrayQueue::new(64),
             counters: WorkerCounters::default(),
@@ -552,8 +606,12 @@ impl WorkerHandle {
                 .and_then(|()| eal.as_deref().map(WorkerThread::register).transpose().map_err(std::io::Error::other));
             match registered {
                 Ok(registration) => {
-                    let _ = ready.send(Ok(()));
-                    worker.run();
+                    let _ = ready.send(Ok(Unblocker::for_this_thread()));
+                    if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+                        // Its queues are lost to everybody; whoever runs culvertd starts it again.
+                        tracing::error!("worker {index} failed, which is a mistake in culvertd: the process ends");
+                        std::process::abort();
+                    }
                     drop(registration);
                 }
                 Err(error) => {
@@ -561,8 +619,8 @@ impl WorkerHandle {
                 }
             }
         })?;
-        is_ready.recv().map_err(std::io::Error::other)??;
-        Ok(Self { core, shared, registry, thread: Some(thread) })
+        let unblocker = is_ready.recv().map_err(std::io::Error::other)??;
+        Ok(Self { core, shared, registry, unblocker, seen_rounds: AtomicU64::new(0), thread: Some(thread) })
     }
 }
 
@@ -584,6 +642,10 @@ impl State {
         let token = self.next_token;
         self.next_token += 1;
         token
+    }
+
+    fn attachment(&self, port: PortId) -> u32 {
+        self.ports.get(port.index()).and_then(Option::as_ref).map_or(0, |port| port.attachment)
     }
 
     fn rings(&mut self, port: PortId) -> Option<&mut BTreeMap<u16, Ring>> {
@@ -615,16 +677,17 @@ impl PortState {
     fn inputs(&self, id: PortId) -> Vec<(usize, Input)> {
         match &self.device {
             Device::Guest(rings) => rings.values().filter_map(|ring| ring.input(id)).collect(),
-            Device::Nic { rx, .. } => {
-                rx.iter().map(|queue| (queue.worker, Input::nic(id, queue.token, queue.slot.clone()))).collect()
-            }
+            Device::Nic { rx, .. } => rx
+                .iter()
+                .map(|queue| (queue.worker, Input::nic(id, queue.token, queue.slot.clone(), queue.wakes)))
+                .collect(),
         }
     }
 
     fn for_switch(&self, id: PortId) -> Port {
-        let Self { network, source, mac_limit, mtu, .. } = *self;
+        let Self { network, attachment, source, mac_limit, mtu, .. } = *self;
         let (taps, counters) = (self.taps.as_slice().into(), self.counters.clone());
-        Port { id, network, source, mac_limit, mtu, egress: self.egress(), taps, counters }
+        Port { id, network, attachment, source, mac_limit, mtu, egress: self.egress(), taps, counters }
     }
 
     fn egress(&self) -> Egress {
@@ -641,52 +704,32 @@ impl PortState {
 }
 
 impl Ring {
-    fn set_enabled(&mut self, to: bool) {
-        match self {
-            Self::Receive { enabled, .. } | Self::Transmit { enabled, .. } => *enabled = to,
-        }
-    }
-
-    fn enabled(&self) -> bool {
-        match self {
-            Self::Receive { enabled, .. } | Self::Transmit { enabled, .. } => *enabled,
-        }
-    }
-
     /// The queue to deliver to, if this is one and it is enabled.
     fn receive_queue(&self) -> Option<Arc<Mutex<ReceiveQueue>>> {
-        match self {
-            Self::Receive { queue, enabled: true } => Some(queue.clone()),
-            _ => None,
+        match &self.queue {
+            Queue::Receive(queue) if self.enabled => Some(queue.clone()),
+            Queue::Receive(_) | Queue::Transmit { .. } => None,
         }
     }
 
     /// The input to poll, if this is one, and who polls it.
     fn input(&self, port: PortId) -> Option<(usize, Input)> {
-        match self {
-            Self::Transmit { slot, kick, worker, token, enabled } => {
-                Some((*worker, Input::guest(port, *token, slot.clone(), *enabled, kick.is_some())))
+        match &self.queue {
+            Queue::Transmit { slot, kick, worker, token } => {
+                Some((*worker, Input::guest(port, *token, slot.clone(), self.enabled, kick.is_some())))
             }
-            Self::Receive { .. } => None,
+            Queue::Receive(_) => None,
         }
     }
 
     /// Where the ring stands; the worker has given it back.
     fn position(&self) -> u16 {
-        match self {
-            Self::Receive { queue, .. } => queue.lock().unwrap_or_else(PoisonError::into_inner).position(),
-            Self::Transmit { slot, .. } => {
+        match &self.queue {
+            Queue::Receive(queue) => queue.lock().unwrap_or_else(PoisonError::into_inner).position(),
+            Queue::Transmit { slot, .. } => {
                 let queue = slot.lock().unwrap_or_else(PoisonError::into_inner);
                 queue.as_ref().map_or(0, |queue| queue.position())
             }
-        }
-    }
-
-    fn memory_lost(&self) -> bool {
-        match self {
-            Self::Receive { queue, .. } => queue.lock().unwrap_or_else(PoisonError::into_inner).memory_lost(),
-            // The worker has it; the same memory is behind the receive queue.
-            Self::Transmit { .. } => false,
         }
     }
 }

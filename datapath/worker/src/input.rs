@@ -47,6 +47,7 @@ enum Source {
         queue: Option<Box<RxQueue>>,
         batch: Box<Batch>,
         pending: bool,
+        wakes: bool,
     },
 }
 
@@ -79,9 +80,9 @@ impl Input {
         Self { port, token, source, state: State::Polled, last_frame: None }
     }
 
-    /// A NIC's receive queue.
-    pub fn nic(port: PortId, token: usize, slot: Slot<RxQueue>) -> Self {
-        let source = Source::Nic { slot, queue: None, batch: Box::default(), pending: false };
+    /// A NIC's receive queue. `wakes`: its descriptor is watched.
+    pub fn nic(port: PortId, token: usize, slot: Slot<RxQueue>, wakes: bool) -> Self {
+        let source = Source::Nic { slot, queue: None, batch: Box::default(), pending: false, wakes };
         Self { port, token, source, state: State::Polled, last_frame: None }
     }
 
@@ -140,10 +141,7 @@ impl Input {
                 Ok(received) if received.is_empty() => None,
                 Ok(received) if *enabled => Some(Arrival::Frames(Burst::Guest(received))),
                 Ok(received) => Some(Arrival::Disabled(Burst::Guest(received))),
-                Err(fault) => {
-                    self.state = State::Broken;
-                    Some(Arrival::Fault(fault))
-                }
+                Err(fault) => Some(Arrival::Fault(fault)),
             },
             Source::Nic { queue, batch, pending, .. } => {
                 if !std::mem::take(pending) {
@@ -160,7 +158,7 @@ impl Input {
         let armed = match &mut self.source {
             // A fault shows at the next poll.
             Source::Guest { queue: Some(queue), kick: true, .. } => queue.arm().unwrap_or(false),
-            Source::Nic { queue: Some(queue), batch, pending, .. } => {
+            Source::Nic { queue: Some(queue), batch, pending, wakes: true, .. } => {
                 if queue.arm().is_ok() {
                     // What arrived before the interrupt was on does not interrupt.
                     batch.clear();
@@ -201,13 +199,18 @@ impl Input {
     pub fn can_wake(&self) -> bool {
         match &self.source {
             Source::Guest { kick, .. } => *kick,
-            Source::Nic { queue, .. } => queue.as_ref().is_some_and(|queue| queue.interrupt_descriptor().is_some()),
+            Source::Nic { wakes, .. } => *wakes,
         }
     }
 
     /// Whether it holds frames that are to be forwarded before it is given back.
     pub fn has_pending(&self) -> bool {
         matches!(self.source, Source::Nic { pending: true, .. })
+    }
+
+    /// Whether its frames come from a guest.
+    pub fn is_guest(&self) -> bool {
+        matches!(self.source, Source::Guest { .. })
     }
 
     /// Never polled again under this plan.

@@ -10,7 +10,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crossbeam::queue::ArrayQueue;
 use culvert_frame::DropReason;
 use culvert_guest::split::StartError;
 use culvert_guest::{RingFault, TransmitBurst, bus_fault};
+use culvert_switch::port::MAX_PORTS;
 use culvert_switch::{Burst, Forwarder, PortId, Topology};
 use mio::{Events, Poll, Token, Waker};
 
@@ -37,17 +38,38 @@ pub(crate) const WAKER: Token = Token(0);
 /// How many rounds a busy worker goes by one reading of the clock.
 const ROUNDS_PER_TIME: u32 = 8;
 
-/// What a worker tells control.
+/// What a worker tells control. `attachment` is the port's at that time: what comes late is not held against the next
+/// guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A guest broke its ring; the worker does not poll it any more.
-    Fault(PortId, RingFault),
+    Fault {
+        /// The guest's port.
+        port: PortId,
+        /// Which of its guests.
+        attachment: u32,
+        /// What it did.
+        fault: RingFault,
+    },
     /// A guest's ring cannot be started where its frontend put it, or with the indices that are in it.
-    NotStarted(PortId, StartError),
+    NotStarted {
+        /// The guest's port.
+        port: PortId,
+        /// Which of its guests.
+        attachment: u32,
+        /// What is wrong.
+        error: StartError,
+    },
     /// Some guest's memory file was truncated: look at all ports.
     MemoryLost,
-    /// Our own code panicked over this port's frames: a bug. The worker goes on without that queue.
-    Panicked(PortId),
+    /// Our own code panicked over this port's frames: a bug. The frames of that burst are lost, the worker goes on; a
+    /// guest's queue is not polled any more.
+    Panicked {
+        /// The port that the frames came from.
+        port: PortId,
+        /// Which of its guests.
+        attachment: u32,
+    },
 }
 
 /// What control and one worker share.
@@ -59,6 +81,8 @@ pub(crate) struct Shared {
     /// Of the plan that the worker runs.
     pub(crate) acknowledged: AtomicU64,
     pub(crate) stop: AtomicBool,
+    /// The worker sleeps, or is about to.
+    pub(crate) asleep: AtomicBool,
     pub(crate) waker: Waker,
     /// Frames to send in a guest's name.
     pub(crate) announcements: ArrayQueue<(PortId, [u8; 60])>,
@@ -90,6 +114,10 @@ pub struct WorkerTotals {
 }
 
 impl WorkerCounters {
+    pub(crate) fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn totals(&self, core: usize) -> WorkerTotals {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         WorkerTotals {
@@ -113,7 +141,7 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     poll: Poll,
     events: Events,
-    events_to_control: SyncSender<Event>,
+    reports: Reports,
     idle_sleep: Option<Duration>,
     start: Instant,
     plan: Option<Arc<Plan>>,
@@ -131,7 +159,7 @@ impl Worker {
         index: usize,
         shared: Arc<Shared>,
         poll: Poll,
-        events_to_control: SyncSender<Event>,
+        events: SyncSender<Event>,
         idle_sleep: Option<Duration>,
         start: Instant,
     ) -> Self {
@@ -141,7 +169,7 @@ impl Worker {
             shared,
             poll,
             events: Events::with_capacity(256),
-            events_to_control,
+            reports: Reports { events, reported: Vec::with_capacity(MAX_PORTS) },
             idle_sleep,
             start,
             plan: None,
@@ -189,6 +217,8 @@ impl Worker {
     }
 
     fn take_up_plan(&mut self) {
+        // The generation was read relaxed; the plan that goes with it was stored before it.
+        fence(Ordering::Acquire);
         let Some(plan) = self.shared.plan.load_full() else { return };
         self.now = Instant::now();
         if self.inputs.iter().any(Input::has_pending) {
@@ -202,6 +232,7 @@ impl Worker {
         let generation = plan.generation;
         // Control keeps every plan until all workers have acknowledged a later one: this never frees it.
         self.plan = Some(plan);
+        self.reports.reported.clear();
         self.last_frame = self.now;
         self.shared.acknowledged.store(generation, Ordering::Release);
     }
@@ -216,23 +247,25 @@ impl Worker {
             if input.state() != State::Polled {
                 continue;
             }
-            let port = input.port;
             let turn = AssertUnwindSafe(|| turn(&mut self.forwarder, &plan.topology, input, &mut self.storage, now));
-            let event = match catch_unwind(turn) {
-                Ok(Ok(0)) => continue,
+            match catch_unwind(turn) {
+                Ok(Ok(0)) => {}
                 Ok(Ok(count)) => {
                     frames += count;
                     input.touch(self.now);
-                    continue;
                 }
-                Ok(Err(fault)) => Event::Fault(port, fault),
+                Ok(Err(fault)) => {
+                    if self.reports.fault(plan, input.port, fault) {
+                        input.break_off();
+                    }
+                }
                 Err(_) => {
-                    input.break_off();
                     self.forwarder = Forwarder::new(self.index);
-                    Event::Panicked(port)
+                    if self.reports.panic(plan, input.port) && input.is_guest() {
+                        input.break_off();
+                    }
                 }
-            };
-            let _ = self.events_to_control.try_send(event);
+            }
         }
         if !self.shared.announcements.is_empty() {
             while let Some((port, frame)) = self.shared.announcements.pop() {
@@ -240,11 +273,10 @@ impl Worker {
             }
         }
         for (port, fault) in self.forwarder.take_faults() {
-            let _ = self.events_to_control.try_send(Event::Fault(port, fault));
+            self.reports.fault(plan, port, fault);
         }
-        if bus_fault::count() != self.bus_faults {
+        if bus_fault::count() != self.bus_faults && self.reports.events.try_send(Event::MemoryLost).is_ok() {
             self.bus_faults = bus_fault::count();
-            let _ = self.events_to_control.try_send(Event::MemoryLost);
         }
         frames
     }
@@ -294,7 +326,9 @@ impl Worker {
         add(&self.shared.counters.sleeps, 1);
         let [fast, slower] = SLOW_POLL;
         let rate = if self.now - self.last_frame < Duration::from_secs(1) { fast } else { slower };
+        self.shared.asleep.store(true, Ordering::Relaxed);
         self.wait(slow.then_some(rate));
+        self.shared.asleep.store(false, Ordering::Relaxed);
         self.now = Instant::now();
     }
 
@@ -313,6 +347,36 @@ impl Worker {
                 self.last_frame = self.now;
             }
         }
+    }
+}
+
+/// What a worker has told control under the present plan: each port's trouble once.
+struct Reports {
+    events: SyncSender<Event>,
+    reported: Vec<PortId>,
+}
+
+impl Reports {
+    /// Tells of a guest's fault. `false` when control cannot be told now: it will be at the next one.
+    fn fault(&mut self, plan: &Plan, port: PortId, fault: RingFault) -> bool {
+        self.report(plan, port, |attachment| Event::Fault { port, attachment, fault })
+    }
+
+    /// Tells of a bug of ours.
+    fn panic(&mut self, plan: &Plan, port: PortId) -> bool {
+        self.report(plan, port, |attachment| Event::Panicked { port, attachment })
+    }
+
+    fn report(&mut self, plan: &Plan, port: PortId, event: impl FnOnce(u32) -> Event) -> bool {
+        if self.reported.contains(&port) {
+            return true;
+        }
+        let attachment = plan.topology.port(port).map_or(0, |port| port.attachment);
+        let told = self.events.try_send(event(attachment)).is_ok();
+        if told && self.reported.len() < self.reported.capacity() {
+            self.reported.push(port);
+        }
+        told
     }
 }
 

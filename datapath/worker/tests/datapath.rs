@@ -220,9 +220,11 @@ fn a_broken_ring_stops_its_port_and_no_other() {
     start_all(&datapath, &[&a, &b, &c]);
     a.driver.transmit.set_available_index(9999);
     rustix::io::write(a.kick.as_fd(), &1_u64.to_ne_bytes()).unwrap();
-    let Event::Fault(port, _) = events.recv_timeout(Duration::from_secs(20)).unwrap() else { panic!("another event") };
+    let event = events.recv_timeout(Duration::from_secs(20)).unwrap();
+    let Event::Fault { port, attachment, .. } = event else { panic!("another event") };
     assert_eq!(port, a.port);
-    datapath.quarantine(a.port).unwrap();
+    assert!(datapath.quarantine(a.port, attachment).unwrap());
+    assert!(!datapath.quarantine(a.port, attachment).unwrap(), "it is done already");
     let frame = b.frame(c.mac, 1);
     b.send(&frame);
     assert_eq!(c.receive(), frame);
@@ -234,6 +236,7 @@ fn a_broken_ring_stops_its_port_and_no_other() {
     a.driver.receive.reset();
     a.driver.refill();
     a.start(&datapath);
+    assert!(!datapath.quarantine(a.port, attachment).unwrap(), "that was the guest before");
     let frame = a.frame(b.mac, 1);
     a.send(&frame);
     assert_eq!(b.receive(), frame);
@@ -246,7 +249,8 @@ fn a_ring_that_cannot_start_is_told() {
     let a = Guest::new(&datapath, network, 1, Shape::default());
     a.driver.transmit.set_available_index(9999);
     a.start(&datapath);
-    assert!(matches!(events.recv_timeout(Duration::from_secs(20)), Ok(Event::NotStarted(port, _)) if port == a.port));
+    let event = events.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(matches!(event, Event::NotStarted { port, .. } if port == a.port));
 }
 
 #[test]
@@ -260,8 +264,8 @@ fn truncated_memory_is_noticed_and_the_neighbours_go_on() {
     rustix::fs::ftruncate(a.driver.ram().file(), 0).unwrap();
     rustix::io::write(a.kick.as_fd(), &1_u64.to_ne_bytes()).unwrap();
     wait(|| events.recv_timeout(Duration::from_secs(20)).unwrap() == Event::MemoryLost);
-    assert_eq!(datapath.ports_with_lost_memory(), [a.port]);
-    datapath.quarantine(a.port).unwrap();
+    assert_eq!(datapath.ports_with_lost_memory(), [(a.port, 1)]);
+    assert!(datapath.quarantine(a.port, 1).unwrap());
     let frame = b.frame(c.mac, 1);
     b.send(&frame);
     assert_eq!(c.receive(), frame);
@@ -362,6 +366,28 @@ fn a_started_ring_interrupts_its_guest_in_case_an_interrupt_was_lost_in_a_crash(
     setup.call.set(Some(call.try_clone().unwrap()));
     datapath.change_rings(a.port, vec![RingChange::Start { ring: 0, setup }]).unwrap();
     assert_eq!(rustix::io::read(&call, &mut [0; 8]), Ok(8));
+}
+
+/// A frontend may take back the O_NONBLOCK of the call descriptor that it shares with us, and fill its counter.
+#[test]
+fn a_call_that_blocks_does_not_stop_a_worker() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut c = Guest::new(&datapath, network, 3, Shape::default());
+    let b = Guest::new(&datapath, network, 2, Shape::default());
+    start_all(&datapath, &[&a, &c]);
+    let call = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let setup = b.setup(&b.driver.receive);
+    setup.call.set(Some(call.try_clone().unwrap()));
+    datapath.change_rings(b.port, vec![RingChange::Start { ring: 0, setup }]).unwrap();
+    let flags = rustix::fs::fcntl_getfl(&call).unwrap();
+    rustix::fs::fcntl_setfl(&call, flags & !rustix::fs::OFlags::NONBLOCK).unwrap();
+    rustix::io::read(&call, &mut [0; 8]).unwrap();
+    rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    let frame = a.frame(MacAddress::BROADCAST, 1);
+    a.send(&frame);
+    assert_eq!(c.receive(), frame);
+    datapath.hold().unwrap();
 }
 
 /// A look for kicks could take the waker's event just before the worker slept: the change then waited for a frame.

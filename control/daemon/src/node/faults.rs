@@ -1,5 +1,5 @@
 //! What workers tell of guests: a port whose guest broke its rings is quarantined, in the datapath and at its socket.
-//! The same thread lets learned addresses age.
+//! The same thread lets learned addresses age, and watches that no worker is held up by a frontend.
 
 use std::io;
 use std::sync::Weak;
@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use culvert_switch::PortId;
 use culvert_worker::Event;
+use culvert_worker::datapath::WATCH_INTERVAL;
 
 use super::live::LiveNode;
 
@@ -20,7 +20,7 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
     std::thread::Builder::new().name("faults".to_owned()).spawn(move || {
         let mut swept = Instant::now();
         loop {
-            let event = events.recv_timeout(SWEEP);
+            let event = events.recv_timeout(WATCH_INTERVAL);
             if event == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
@@ -28,6 +28,7 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
             if let Ok(event) = event {
                 handle(&node, event);
             }
+            node.watch_workers();
             if swept.elapsed() >= SWEEP {
                 node.sweep();
                 swept = Instant::now();
@@ -38,22 +39,23 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
 
 fn handle(node: &LiveNode, event: Event) {
     match event {
-        Event::Fault(port, fault) => node.quarantine(port, &format!("the guest broke a ring: {fault}; {REMEDY}")),
-        Event::NotStarted(port, error) => {
-            node.quarantine(port, &format!("a ring of the guest cannot start: {error}; {REMEDY}"));
+        Event::Fault { port, attachment, fault } => {
+            node.quarantine(port, attachment, &format!("the guest broke a ring: {fault}; {REMEDY}"));
         }
-        Event::MemoryLost => lost_memory(node, &node.ports_with_lost_memory()),
-        Event::Panicked(port) => {
+        Event::NotStarted { port, attachment, error } => {
+            node.quarantine(port, attachment, &format!("a ring of the guest cannot start: {error}; {REMEDY}"));
+        }
+        Event::MemoryLost => {
+            for (port, attachment) in node.ports_with_lost_memory() {
+                let reason = format!("the file of the guest's memory was truncated; {REMEDY}");
+                node.quarantine(port, attachment, &reason);
+            }
+        }
+        Event::Panicked { port, attachment } => {
             let reason =
-                "culvertd failed over a frame of this guest, which is a mistake in culvertd; report it with the log";
-            node.quarantine(port, reason);
+                "culvertd failed over a frame of this port, which is a mistake in culvertd; report it with the log";
+            node.quarantine(port, attachment, reason);
         }
-    }
-}
-
-fn lost_memory(node: &LiveNode, ports: &[PortId]) {
-    for port in ports {
-        node.quarantine(*port, &format!("the file of the guest's memory was truncated; {REMEDY}"));
     }
 }
 

@@ -95,17 +95,29 @@ impl LiveNode {
         (self.ports.len(), self.ports.iter().filter(|port| port.id().is_none()).count())
     }
 
-    /// Takes a port out of service because of its guest, until the guest connects anew.
-    pub(super) fn quarantine(&self, port: PortId, reason: &str) {
-        if let Err(error) = self.datapath.quarantine(port) {
-            tracing::error!(port = self.name(port), "the port cannot be quarantined: {error}");
+    /// Takes a port out of service because of its guest, until one connects anew. A NIC stays; the log has the reason.
+    pub(super) fn quarantine(&self, port: PortId, attachment: u32, reason: &str) {
+        if self.ports.iter().any(|other| matches!(&other.opened, Opened::Nic(id, _) if *id == port)) {
+            tracing::error!(port = self.name(port), "{reason}");
+            return;
+        }
+        match self.datapath.quarantine(port, attachment) {
+            Ok(true) => {}
+            // It is done already, or that guest has gone.
+            Ok(false) => return,
+            Err(error) => tracing::error!(port = self.name(port), "the port cannot be quarantined: {error}"),
         }
         self.server.quarantine(key(port), reason.to_owned());
     }
 
     /// The ports whose guest's memory was truncated.
-    pub(super) fn ports_with_lost_memory(&self) -> Vec<PortId> {
+    pub(super) fn ports_with_lost_memory(&self) -> Vec<(PortId, u32)> {
         self.datapath.ports_with_lost_memory()
+    }
+
+    /// Frees workers that a frontend holds up.
+    pub(super) fn watch_workers(&self) {
+        self.datapath.watch_workers();
     }
 
     /// Forgets the addresses that were not seen for too long.
