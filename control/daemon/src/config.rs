@@ -95,7 +95,7 @@ pub struct Port {
     pub queues: u16,
     /// Largest payload of a frame in bytes, without the Ethernet header; 1500 by default.
     pub mtu: u16,
-    /// How many addresses may be learned on this port; [`GUEST_MAC_LIMIT`] or [`MAX_MAC_LIMIT`] by default.
+    /// How many addresses may be learned on this port; [`GUEST_MAC_LIMIT`] or [`NIC_MAC_LIMIT`] by default.
     pub mac_limit: u32,
 }
 
@@ -124,8 +124,10 @@ pub const MAX_QUEUES: u16 = 16;
 pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=9216;
 /// Default `mac_limit` of a port with `socket`.
 pub const GUEST_MAC_LIMIT: u32 = 64;
-/// Largest `mac_limit`, which is also the default of a port with `device`: all that a network's table holds.
+/// Largest `mac_limit`: all that a network's table holds.
 pub const MAX_MAC_LIMIT: u32 = 8192;
+/// Default `mac_limit` of a port with `device`: half of the table, so that the outside cannot take the guests' places.
+pub const NIC_MAC_LIMIT: u32 = 4096;
 /// Smallest `memory_mb`: room for DPDK itself and a few thousand frames.
 pub const MIN_MEMORY_MB: u32 = 64;
 /// Largest configuration file that is read, in bytes.
@@ -326,7 +328,7 @@ fn read_ports(
         if let (Some(name), Some(network), Some((attachment, _))) = (name, network, attachment) {
             let default_limit = match attachment {
                 Attachment::Guest { .. } => GUEST_MAC_LIMIT,
-                Attachment::Nic { .. } => MAX_MAC_LIMIT,
+                Attachment::Nic { .. } => NIC_MAC_LIMIT,
             };
             ports.push(Port {
                 name: name.value,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use culvert_nic::Hugepages;
 use culvert_vhost::Role;
-use culvertd::config::{Attachment, Config, GUEST_MAC_LIMIT, MAX_FILE_BYTES, MAX_MAC_LIMIT, Machine, Network, Port};
+use culvertd::config::{Attachment, Config, GUEST_MAC_LIMIT, MAX_FILE_BYTES, Machine, NIC_MAC_LIMIT, Network, Port};
 use culvertd::name::Name;
 use proptest::prelude::*;
 
@@ -131,7 +131,7 @@ fn every_key_is_read() {
         config.ports,
         [
             nic("uplink0", "net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap", 2, 9000, 7),
-            nic("nic", "0000:af:00.1,queues=4", 1, 1500, MAX_MAC_LIMIT),
+            nic("nic", "0000:af:00.1,queues=4", 1, 1500, NIC_MAC_LIMIT),
             guest("vm-a", Role::Connect, Some("02:00:00:00:00:0a")),
             guest("vm-b", Role::Listen, None),
         ]

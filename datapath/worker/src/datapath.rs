@@ -1,11 +1,11 @@
 //! Control's handle on the workers.
 //!
-//! Control keeps the wanted state here: networks, ports, running rings. Each change makes a new [`Plan`], hands it to
+//! Control keeps the wanted state here: networks, ports, running rings. Each change makes a new [`Plan`](crate::plan::Plan), hands it to
 //! every worker, and returns when all have taken it up; what the change removed is in nobody's hands then. A worker that
 //! does not answer within [`ACKNOWLEDGE_TIME`] fails the change, and nothing that it might still use is freed.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -18,19 +18,19 @@ use crossbeam::queue::ArrayQueue;
 use culvert_frame::MacAddress;
 use culvert_guest::device::{RingChange, RingSetup, StoppedRing, Unresponsive};
 use culvert_guest::unblock::Unblocker;
-use culvert_guest::{Memory, ReceiveQueue, TransmitQueue};
+use culvert_guest::{ReceiveQueue, TransmitQueue};
 use culvert_nic::{Eal, Pool, RxQueue, TxQueue, WorkerThread};
 use culvert_switch::mac_table::MacEntry;
 use culvert_switch::network::NetworkId;
 use culvert_switch::port::MAX_PORTS;
-use culvert_switch::{Egress, MacTable, Port, PortCounters, PortId, PortTotals, Tap, Topology};
+use culvert_switch::{MacTable, PortCounters, PortId, PortTotals, Tap};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry, Token, Waker};
 
 use crate::announce;
-use crate::input::{self, Input, Slot};
-use crate::plan::Plan;
+use crate::input;
 use crate::poll_loop::{Event, Shared, WAKER, Worker, WorkerCounters, WorkerTotals};
+use crate::state::{Device, NicQueue, PortState, Queue, Ring, State};
 
 /// How often [`Datapath::watch_workers`] is to be called.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -124,66 +124,6 @@ struct WorkerHandle {
     /// Its rounds when last watched.
     seen_rounds: AtomicU64,
     thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    generation: u64,
-    ports: Vec<Option<PortState>>,
-    tables: Vec<Option<Arc<MacTable>>>,
-    next_token: usize,
-    /// Plans that some worker may still run.
-    plans: Vec<Arc<Plan>>,
-    /// Rings whose stop was not acknowledged: kept until a later plan is.
-    stuck: Vec<Ring>,
-    /// No worker takes frames: ports are still being added.
-    held: bool,
-}
-
-#[derive(Debug)]
-struct PortState {
-    network: NetworkId,
-    source: Option<MacAddress>,
-    mtu: u16,
-    mac_limit: u32,
-    counters: Arc<[PortCounters]>,
-    taps: Vec<Arc<Tap>>,
-    quarantined: bool,
-    /// Counts the guests that started rings here.
-    attachment: u32,
-    device: Device,
-}
-
-#[derive(Debug)]
-enum Device {
-    /// Running rings by their number: even ones are the guest's receive queues, odd ones its transmit queues.
-    Guest(BTreeMap<u16, Ring>),
-    Nic {
-        rx: Vec<NicQueue>,
-        tx: Box<[Arc<Mutex<TxQueue>>]>,
-        pool: Pool,
-    },
-}
-
-#[derive(Debug)]
-struct NicQueue {
-    slot: Slot<RxQueue>,
-    worker: usize,
-    token: usize,
-    wakes: bool,
-}
-
-#[derive(Debug)]
-struct Ring {
-    memory: Arc<Memory>,
-    enabled: bool,
-    queue: Queue,
-}
-
-#[derive(Debug)]
-enum Queue {
-    Receive(Arc<Mutex<ReceiveQueue>>),
-    Transmit { slot: Slot<TransmitQueue>, kick: Option<Arc<OwnedFd>>, worker: usize, token: usize },
 }
 
 impl Datapath {
@@ -631,105 +571,4 @@ fn bind_to_core(core: usize) -> std::io::Result<()> {
     }
     set.set(core);
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
-}
-
-impl State {
-    fn table(&self, network: NetworkId) -> Option<Arc<MacTable>> {
-        self.tables.get(usize::from(network.0))?.clone()
-    }
-
-    fn token(&mut self) -> usize {
-        let token = self.next_token;
-        self.next_token += 1;
-        token
-    }
-
-    fn attachment(&self, port: PortId) -> u32 {
-        self.ports.get(port.index()).and_then(Option::as_ref).map_or(0, |port| port.attachment)
-    }
-
-    fn rings(&mut self, port: PortId) -> Option<&mut BTreeMap<u16, Ring>> {
-        match self.ports.get_mut(port.index())?.as_mut()? {
-            PortState { device: Device::Guest(rings), .. } => Some(rings),
-            PortState { device: Device::Nic { .. }, .. } => None,
-        }
-    }
-
-    fn plan(&self, generation: u64, workers: usize) -> Plan {
-        let mut inputs: Vec<Vec<Input>> = std::iter::repeat_with(Vec::new).take(workers).collect();
-        for (worker, input) in self.inputs().filter(|_| !self.held) {
-            if let Some(inputs) = inputs.get_mut(worker) {
-                inputs.push(input);
-            }
-        }
-        let ports = self.ports.iter().zip(0..).map(|(port, id)| port.as_ref().map(|port| port.for_switch(PortId(id))));
-        Plan::new(generation, Topology::new(ports.collect(), self.tables.clone()), inputs)
-    }
-
-    /// Every queue that is polled, with its worker.
-    fn inputs(&self) -> impl Iterator<Item = (usize, Input)> + '_ {
-        let ports = self.ports.iter().zip(0..).filter_map(|(port, id)| Some((port.as_ref()?, PortId(id))));
-        ports.filter(|(port, _)| !port.quarantined).flat_map(|(port, id)| port.inputs(id))
-    }
-}
-
-impl PortState {
-    fn inputs(&self, id: PortId) -> Vec<(usize, Input)> {
-        match &self.device {
-            Device::Guest(rings) => rings.values().filter_map(|ring| ring.input(id)).collect(),
-            Device::Nic { rx, .. } => rx
-                .iter()
-                .map(|queue| (queue.worker, Input::nic(id, queue.token, queue.slot.clone(), queue.wakes)))
-                .collect(),
-        }
-    }
-
-    fn for_switch(&self, id: PortId) -> Port {
-        let Self { network, attachment, source, mac_limit, mtu, .. } = *self;
-        let (taps, counters) = (self.taps.as_slice().into(), self.counters.clone());
-        Port { id, network, attachment, source, mac_limit, mtu, egress: self.egress(), taps, counters }
-    }
-
-    fn egress(&self) -> Egress {
-        match &self.device {
-            _ if self.quarantined => Egress::Quarantined,
-            Device::Nic { tx, pool, .. } if !tx.is_empty() => Egress::Nic(tx.clone(), pool.clone()),
-            Device::Nic { .. } => Egress::Down,
-            Device::Guest(rings) => {
-                let queues: Box<[_]> = rings.values().filter_map(Ring::receive_queue).collect();
-                if queues.is_empty() { Egress::Down } else { Egress::Guest(queues) }
-            }
-        }
-    }
-}
-
-impl Ring {
-    /// The queue to deliver to, if this is one and it is enabled.
-    fn receive_queue(&self) -> Option<Arc<Mutex<ReceiveQueue>>> {
-        match &self.queue {
-            Queue::Receive(queue) if self.enabled => Some(queue.clone()),
-            Queue::Receive(_) | Queue::Transmit { .. } => None,
-        }
-    }
-
-    /// The input to poll, if this is one, and who polls it.
-    fn input(&self, port: PortId) -> Option<(usize, Input)> {
-        match &self.queue {
-            Queue::Transmit { slot, kick, worker, token } => {
-                Some((*worker, Input::guest(port, *token, slot.clone(), self.enabled, kick.is_some())))
-            }
-            Queue::Receive(_) => None,
-        }
-    }
-
-    /// Where the ring stands; the worker has given it back.
-    fn position(&self) -> u16 {
-        match &self.queue {
-            Queue::Receive(queue) => queue.lock().unwrap_or_else(PoisonError::into_inner).position(),
-            Queue::Transmit { slot, .. } => {
-                let queue = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                queue.as_ref().map_or(0, |queue| queue.position())
-            }
-        }
-    }
 }

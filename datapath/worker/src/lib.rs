@@ -1,6 +1,7 @@
 //! Polling threads: what runs the switch, and how control changes what runs.
 //!
 //! - [`datapath`]: control's handle: workers, networks, ports, rings; every change becomes a new plan;
+//! - `state`: what is wanted, and how it becomes a plan;
 //! - [`plan`]: what workers run until the next one: a topology and each worker's inputs;
 //! - [`input`]: what one worker polls: a guest's transmit queue or a NIC's receive queue;
 //! - [`poll_loop`]: the loop itself, and when it sleeps;
@@ -14,6 +15,7 @@ pub mod datapath;
 pub mod input;
 pub mod plan;
 pub mod poll_loop;
+mod state;
 
 pub use datapath::{Datapath, DatapathConfig, DatapathError, GuestPort, NicPort};
 pub use poll_loop::{Event, WorkerTotals};
