@@ -150,6 +150,7 @@ impl Node {
             Port {
                 id: PortId(number as u16),
                 network: NetworkId(u16::from(spec.second_network)),
+                attachment: 0,
                 source: spec.bound.then(|| station(number as u8)),
                 mac_limit: if spec.mac_limit < 3 { u32::from(spec.mac_limit) } else { 1000 },
                 mtu: spec.mtu.max(68),

@@ -681,7 +681,7 @@ fn descriptors_reach_the_workers() {
     rustix::io::write(&kick, &3_u64.to_ne_bytes()).unwrap();
     rustix::io::read(record.setups[&0].kick.as_ref().unwrap(), &mut counter).unwrap();
     assert_eq!(u64::from_ne_bytes(counter), 3);
-    record.setups[&0].call.signal();
+    record.setups[&0].call.signal().unwrap();
     rustix::io::read(&call, &mut counter).unwrap();
     assert_eq!(u64::from_ne_bytes(counter), 1);
     // Another call, while the ring runs: no change for the workers.
@@ -692,6 +692,6 @@ fn descriptors_reach_the_workers() {
     let _replies = [(); 3].map(|()| read_number(&client).unwrap());
     let record = setup.workers.record();
     assert_eq!(record.lines.len(), lines);
-    record.setups[&0].call.signal();
+    record.setups[&0].call.signal().unwrap();
     rustix::io::read(&other, &mut counter).unwrap();
 }
