@@ -81,22 +81,35 @@ impl Reference {
 
     /// Takes a fresh copy of the guest's memory.
     pub fn load(&mut self, ram: &Ram) {
-        let mut image = vec![0; ram.size() as usize];
-        ram.read(ram.guest_address(), &mut image);
-        self.memory.write_slice(&image, GuestAddress(ram.guest_address())).expect("the same size");
+        self.each_page(ram, |memory, at, page| {
+            ram.read(at, page);
+            memory.write_slice(page, GuestAddress(at)).expect("the same size");
+            None::<()>
+        });
     }
 
     /// The first guest address at which the copy differs from the guest's memory.
     pub fn difference(&self, ram: &Ram) -> Option<u64> {
-        let mut ours = vec![0; ram.size() as usize];
-        let mut theirs = ours.clone();
-        ram.read(ram.guest_address(), &mut ours);
-        self.memory.read_slice(&mut theirs, GuestAddress(ram.guest_address())).expect("the same size");
-        if ours == theirs {
-            return None;
-        }
-        let at = ours.iter().zip(&theirs).position(|(one, other)| one != other)?;
-        Some(ram.guest_address() + at as u64)
+        self.each_page(ram, |memory, at, page| {
+            let mut copy = [0; PAGE_BYTES];
+            let copy = &mut copy[..page.len()];
+            ram.read(at, page);
+            memory.read_slice(copy, GuestAddress(at)).expect("the same size");
+            if page == copy {
+                return None;
+            }
+            page.iter().zip(copy).position(|(one, other)| one != other).map(|offset| at + offset as u64)
+        })
+    }
+
+    /// Calls `with` for the address of each page, with room for its bytes, until it returns something.
+    fn each_page<T>(&self, ram: &Ram, with: impl Fn(&GuestMemoryMmap, u64, &mut [u8]) -> Option<T>) -> Option<T> {
+        let mut page = [0; PAGE_BYTES];
+        let (start, end) = (ram.guest_address(), ram.guest_address() + ram.size());
+        (start..end).step_by(PAGE_BYTES).find_map(|at| {
+            let length = PAGE_BYTES.min((end - at) as usize);
+            with(&self.memory, at, &mut page[..length])
+        })
     }
 
     /// Asks the driver for no kicks.
@@ -248,5 +261,7 @@ impl Reference {
     }
 }
 
+/// How many bytes are copied or compared at once.
+const PAGE_BYTES: usize = 4096;
 const NEXT: u16 = 1;
 const INDIRECT: u16 = 4;

@@ -9,10 +9,10 @@ use culvert_driver::{Buffer, Descriptor, Ram, Ring};
 use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
 use culvert_guest::{Memory, Region, RingLayout};
 
-/// Memory in bytes: the ring's three areas are within the first quarter, then come tables, then data.
-pub(crate) const MEMORY_BYTES: u64 = 0x1_0000;
-const TABLES: u64 = 0x4000;
-const DATA: u64 = 0x6000;
+/// Memory in bytes: the ring's three areas come first, then tables, then data.
+pub(crate) const MEMORY_BYTES: u64 = 0x8000;
+const TABLES: u64 = 0x3000;
+const DATA: u64 = 0x4000;
 
 /// What was negotiated, and how the ring starts.
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -53,8 +53,10 @@ pub(crate) enum Write {
     Head { index: u8 },
     /// Any bytes anywhere.
     Bytes { at: u16, bytes: [u8; 4] },
-    /// The available index, from the used index on, by few entries or by very many.
-    Available { ahead: i8, far: bool },
+    /// The available index goes on or back, by few entries or by very many.
+    Available { by: i8, far: bool },
+    /// The available index, from the used index on.
+    Restore { ahead: u8 },
     /// Shows what was offered.
     Publish,
     /// Takes what came back.
@@ -73,6 +75,7 @@ pub(crate) struct Fields {
 #[derive(Arbitrary, Debug)]
 enum Address {
     Inside(u16),
+    /// Such that the buffer ends where the memory does, or a little off.
     AtEnd(i8),
     Any(u64),
 }
@@ -135,7 +138,7 @@ impl Guest {
                 match table {
                     None => self.ring.offer(&buffers),
                     Some(slot) => {
-                        let at = base + TABLES + u64::from(slot % 8) * 0x400;
+                        let at = base + TABLES + u64::from(slot % 4) * 0x400;
                         let direct = usize::from(*direct).min(buffers.len() - 1);
                         self.ring.offer_partly_indirect(at, &buffers, direct)
                     }
@@ -152,17 +155,20 @@ impl Guest {
             }
             Write::Table { at, descriptor } => {
                 let Descriptor { address, length, flags, next } = self.descriptor(descriptor);
-                let at = base + u64::from(*at & 0xfff0);
+                let at = base + u64::from(*at & 0xfff0) % MEMORY_BYTES;
                 self.ram.write(at, &address.to_le_bytes());
                 self.ram.write(at + 8, &length.to_le_bytes());
                 self.ram.write(at + 12, &flags.to_le_bytes());
                 self.ram.write(at + 14, &next.to_le_bytes());
             }
             Write::Head { index } => self.ring.offer_head(u16::from(*index)),
-            Write::Bytes { at, bytes } => self.ram.write(base + u64::from(*at).min(MEMORY_BYTES - 4), bytes),
-            Write::Available { ahead, far } => {
-                let ahead = i16::from(*ahead) * if *far { 256 } else { 1 };
-                self.ring.set_available_index(self.ring.used_index().wrapping_add_signed(ahead));
+            Write::Bytes { at, bytes } => self.ram.write(base + u64::from(*at) % (MEMORY_BYTES - 3), bytes),
+            Write::Available { by, far } => {
+                let by = if *far { i16::from(*by) * 256 } else { i16::from(*by % 4) };
+                self.ring.set_available_index(self.ring.available_index().wrapping_add_signed(by));
+            }
+            Write::Restore { ahead } => {
+                self.ring.set_available_index(self.ring.used_index().wrapping_add(u16::from(*ahead % 16)));
             }
             Write::Publish => drop(self.ring.publish()),
             Write::TakeUsed => while self.ring.take_used().is_some() {},
@@ -171,13 +177,18 @@ impl Guest {
 
     fn descriptor(&self, fields: &Fields) -> Descriptor {
         let base = self.ram.guest_address();
+        let length = fields.length.bytes();
         let address = match fields.address {
-            Address::Inside(at) => base + u64::from(at),
-            Address::AtEnd(by) => (base + MEMORY_BYTES).wrapping_add_signed(i64::from(by)),
+            Address::Inside(at) => base + u64::from(at) % MEMORY_BYTES,
+            Address::AtEnd(by) => {
+                (base + MEMORY_BYTES).wrapping_sub(length.into()).wrapping_add_signed((by % 16).into())
+            }
             Address::Any(address) => address,
         };
-        let length = fields.length.bytes();
-        Descriptor { address, length, flags: u16::from(fields.flags), next: u16::from(fields.next) }
+        // Mostly the right direction.
+        let right = if self.writable { WRITE } else { 0 };
+        let flags = if fields.flags < 64 { u16::from(fields.flags) } else { u16::from(fields.flags) & !WRITE | right };
+        Descriptor { address, length, flags, next: u16::from(fields.next) }
     }
 }
 
@@ -197,3 +208,5 @@ pub(crate) fn layout(ring: &Ring) -> RingLayout {
     let (descriptors, available, used) = ring.user_addresses();
     RingLayout { size: ring.size(), descriptors, available, used }
 }
+
+const WRITE: u16 = 2;

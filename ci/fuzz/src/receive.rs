@@ -162,6 +162,6 @@ fn descriptor(image: &[u8], base: u64, at: usize) -> (Range<usize>, u16) {
 }
 
 /// How many bytes are compared at once.
-const CHUNK: usize = 512;
+const CHUNK: usize = 1024;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
