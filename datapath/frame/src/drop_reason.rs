@@ -38,17 +38,33 @@ pub enum DropReason {
     ShortHeader,
     /// A virtio-net header that asks for an offload which was not negotiated.
     OffloadNotNegotiated,
+    /// An offload request that does not fit its frame.
+    BadOffload,
     /// The guest disabled the queue that the frame came on.
     QueueDisabled,
+    /// The port sends no frames in: it receives copies of other ports' frames.
+    MirrorTarget,
+    /// The frame's VLAN is not one of the port's.
+    VlanNotAllowed,
     /// The source address is a group address.
     GroupSource,
     /// The source address is not the one that the port is bound to.
     SpoofedSource,
+    /// The IPv4 or IPv6 source address, or the one that an ARP or NDP message claims, is not one of the port's.
+    SpoofedAddress,
+    /// The port sends more broadcast and multicast frames than it may.
+    BroadcastLimit,
+    /// The port sends more frames to unknown destinations than it may.
+    UnknownLimit,
     /// The destination is a link-local group address, which bridges keep to the link.
     LinkLocal,
     /// The destination is on the port that the frame came from.
     SamePort,
-    /// There is no other port in the network.
+    /// Source and destination port are both isolated.
+    Isolated,
+    /// No port listens to the multicast group.
+    NoGroupMember,
+    /// There is no other port in the network and VLAN.
     NoOtherPort,
     /// No guest is attached to the port, or its driver has not started it.
     PortDown,
@@ -73,16 +89,24 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 26] = [
         Self::Runt,
         Self::Oversized,
         Self::ShortHeader,
         Self::OffloadNotNegotiated,
+        Self::BadOffload,
         Self::QueueDisabled,
+        Self::MirrorTarget,
+        Self::VlanNotAllowed,
         Self::GroupSource,
         Self::SpoofedSource,
+        Self::SpoofedAddress,
+        Self::BroadcastLimit,
+        Self::UnknownLimit,
         Self::LinkLocal,
         Self::SamePort,
+        Self::Isolated,
+        Self::NoGroupMember,
         Self::NoOtherPort,
         Self::PortDown,
         Self::ExceedsMtu,
@@ -133,9 +157,21 @@ impl DropReason {
                 "offload-not-negotiated",
                 "The guest asked for a checksum or segmentation that was never negotiated: its driver is broken; update the guest.",
             ),
+            Self::BadOffload => (
+                "bad-offload",
+                "The guest's request for a checksum or segmentation does not fit the frame: its driver is broken; update the guest.",
+            ),
             Self::QueueDisabled => (
                 "queue-disabled",
                 "The guest sent on a queue that it had disabled: set its queue count again (ethtool -L), or reload its driver.",
+            ),
+            Self::MirrorTarget => (
+                "mirror-target",
+                "The port receives copies of other ports' frames and may send none: remove the mirror if it is to take part in its network.",
+            ),
+            Self::VlanNotAllowed => (
+                "vlan-not-allowed",
+                "The frame's VLAN is not one of the port's, or it has none where one is needed: see `vlan`, `trunk`, `native` and `qinq` of the port.",
             ),
             Self::GroupSource => (
                 "group-source",
@@ -145,6 +181,18 @@ impl DropReason {
                 "spoofed-source",
                 "The source address is not the port's `mac`: correct the guest's address, or change or remove `mac` of the port.",
             ),
+            Self::SpoofedAddress => (
+                "spoofed-address",
+                "The IP source, or the address that an ARP or NDP message claims, is not in the port's `addresses`: correct the guest's address, or `addresses`.",
+            ),
+            Self::BroadcastLimit => (
+                "broadcast-limit",
+                "The port sends more broadcast and multicast frames than its `broadcast_limit`: look for a loop or a scan behind it, or raise the limit.",
+            ),
+            Self::UnknownLimit => (
+                "unknown-limit",
+                "The port sends more frames to unknown addresses than its `unknown_limit`: look for a scan behind it, or raise the limit.",
+            ),
             Self::LinkLocal => (
                 "link-local",
                 "The destination is reserved for the link itself (spanning tree, LLDP, LACP, pause): bridges never pass it on; nothing to do.",
@@ -153,9 +201,18 @@ impl DropReason {
                 "same-port",
                 "The destination was learned on the port that the frame came from: normal behind an uplink; with guests, look for two with one address.",
             ),
-            Self::NoOtherPort => {
-                ("no-other-port", "The network has no other port: add one, or put this port into the right network.")
-            }
+            Self::Isolated => (
+                "isolated",
+                "Sender and receiver are both `isolated` ports: make one of them not isolated if they are to meet.",
+            ),
+            Self::NoGroupMember => (
+                "no-group-member",
+                "No port has joined the multicast group, and the network is `snooping`: normal; if somebody should hear it, look at their IGMP or MLD.",
+            ),
+            Self::NoOtherPort => (
+                "no-other-port",
+                "No other port is in this network and VLAN: add one, or put this port into the right network and VLAN.",
+            ),
             Self::PortDown => (
                 "port-down",
                 "No guest is attached, or its interface is not up: start the guest, or set its interface up (see `culvertctl port show`).",
