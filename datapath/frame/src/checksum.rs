@@ -1,0 +1,166 @@
+//! The Internet checksum (RFC 1071): summing, pseudo headers, and completing what a sender left to its device.
+//!
+//! What is summed may come in pieces. Whether a sender's request for a checksum makes sense was decided before, by
+//! [`Offload::check`](crate::Offload::check). Called by whoever delivers a frame to a receiver that takes no partial
+//! checksum, and by [`segment`](crate::segment).
+
+use crate::layers::{IpVersion, Layers, TCP, UDP};
+
+/// A checksum that the sender left to its device: the field holds a partial sum (of the pseudo header), to which that
+/// of the bytes from `start` is to be added. Fields of the virtio-net header (virtio 1.3, 5.1.6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartialChecksum {
+    /// Where the sum starts, in bytes from the frame's start.
+    pub start: u16,
+    /// Where it is stored, in bytes from `start`.
+    pub offset: u16,
+}
+
+impl PartialChecksum {
+    /// Where the checksum is stored, in bytes from the frame's start.
+    #[inline]
+    pub fn field(self) -> usize {
+        usize::from(self.start) + usize::from(self.offset)
+    }
+
+    /// Where the sum ends in a frame of `length` bytes that starts with `head`: at the end of the IP packet as its
+    /// length field tells, at the frame's end otherwise.
+    ///
+    /// A receiver verifies the packet, without padding behind it, so the padding must not be in the sum. Linux sums
+    /// to the end of its buffer instead, which is the same, because it never pads a frame whose checksum it leaves
+    /// open.
+    pub fn end(self, head: &[u8], length: u32) -> u32 {
+        let field_end = u32::from(self.start) + u32::from(self.offset) + 2;
+        match Layers::parse(head).and_then(|layers| layers.packet_end) {
+            Some(end) if end >= field_end => end.min(length),
+            _ => length,
+        }
+    }
+
+    /// Stores the checksum in `head`, given the sum of all bytes from `start` to [`Self::end`], the field's included.
+    /// A result of 0 is stored as 0xffff: the same number, and in UDP 0 means that there is no checksum (RFC 768).
+    /// Does nothing when the field is beyond `head`.
+    #[inline]
+    pub fn store(self, head: &mut [u8], sum: Sum) {
+        let checksum = match sum.checksum() {
+            0 => 0xffff,
+            checksum => checksum,
+        };
+        put(head, self.field(), checksum);
+    }
+}
+
+/// Computes a checksum that the sender left open, and stores it. `frame` is the whole frame. Does nothing when the
+/// sum would start or be stored beyond the frame, which [`Offload::check`](crate::Offload::check) refuses.
+pub fn complete(frame: &mut [u8], partial: PartialChecksum) {
+    let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+    let end = usize::try_from(partial.end(frame, length)).unwrap_or(usize::MAX);
+    let Some(summed) = frame.get(usize::from(partial.start)..end) else { return };
+    let mut sum = Sum::default();
+    sum.add(summed);
+    partial.store(frame, sum);
+}
+
+/// Where the checksum of a TCP or UDP frame is, for a frame from a NIC that is known to have only a partial one.
+/// `head` is the frame's first bytes, `length` its whole length. `None` when the headers tell of no such checksum
+/// within `head`.
+pub fn checksum_of(head: &[u8], length: u32) -> Option<PartialChecksum> {
+    let layers = Layers::parse(head)?;
+    let offset = match layers.protocol {
+        TCP => TCP_CHECKSUM,
+        UDP => UDP_CHECKSUM,
+        _ => return None,
+    };
+    let partial = PartialChecksum { start: layers.transport, offset };
+    let field_end = partial.field() + 2;
+    (field_end <= head.len() && u32::from(layers.header_bytes) <= length).then_some(partial)
+}
+
+/// The sum of 16-bit words with end-around carry (RFC 1071), of bytes that come in pieces of any length.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    /// Of words in the machine's byte order: swapping the bytes of all words swaps those of the sum (RFC 1071, 2B).
+    total: u64,
+    /// Whether an odd number of bytes was added.
+    odd: bool,
+}
+
+impl Sum {
+    /// The sum of a TCP or UDP pseudo header (RFC 9293, 3.1; RFC 8200, 8.1): the addresses of the IP header `ip`, the
+    /// protocol's number, and `bytes`, the length from the transport header to the packet's end. `None` when `ip`
+    /// ends within the addresses.
+    pub fn of_pseudo_header(version: IpVersion, ip: &[u8], protocol: u8, bytes: u32) -> Option<Self> {
+        let addresses = match version {
+            IpVersion::V4 => ip.get(12..20)?,
+            IpVersion::V6 => ip.get(8..40)?,
+        };
+        let mut sum = Self::default();
+        sum.add(addresses);
+        sum.add(&u32::from(protocol).to_be_bytes());
+        sum.add(&bytes.to_be_bytes());
+        Some(sum)
+    }
+
+    /// Adds `bytes`.
+    #[inline]
+    pub fn add(&mut self, bytes: &[u8]) {
+        let sum = fold(sum_words(bytes));
+        let sum = if self.odd { sum.swap_bytes() } else { sum };
+        self.total = self.total.wrapping_add(u64::from(sum));
+        self.odd ^= !bytes.len().is_multiple_of(2);
+    }
+
+    /// The sum, not complemented: what a sender leaves in the field of a partial checksum.
+    #[inline]
+    pub fn partial(self) -> u16 {
+        u16::from_be(fold(self.total))
+    }
+
+    /// The sum's complement: what is stored in a finished packet.
+    #[inline]
+    pub fn checksum(self) -> u16 {
+        !self.partial()
+    }
+}
+
+/// Stores a big-endian word at `at`; not beyond `bytes`.
+pub(crate) fn put(bytes: &mut [u8], at: usize, word: u16) {
+    if let Some(field) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+        *field = word.to_be_bytes();
+    }
+}
+
+/// Where TCP's checksum is in its header, in bytes.
+pub(crate) const TCP_CHECKSUM: u16 = 16;
+/// Where UDP's checksum is in its header, in bytes.
+pub(crate) const UDP_CHECKSUM: u16 = 6;
+
+/// The sum of `bytes` as 32-bit words in the machine's order, the last one filled with zeros. Additions cannot
+/// overflow below 16 GiB; they are wrapping so that the compiler may do several at a time.
+#[inline]
+fn sum_words(bytes: &[u8]) -> u64 {
+    let (chunks, rest) = bytes.as_chunks::<32>();
+    let mut lanes = [0_u64; 8];
+    for chunk in chunks {
+        for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
+            *lane = lane.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
+        }
+    }
+    let (words, rest) = rest.as_chunks::<4>();
+    let mut last = [0; 4];
+    for (to, from) in last.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    let words = words.iter().chain([&last]).map(|word| u64::from(u32::from_ne_bytes(*word)));
+    lanes.into_iter().chain(words).fold(0, u64::wrapping_add)
+}
+
+/// Adds the carries in, until 16 bits are left.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the last addition leaves 16 bits")]
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
