@@ -15,9 +15,13 @@ pub mod counters;
 pub mod forward;
 #[cfg(test)]
 mod golden;
+pub mod groups;
+pub mod guard;
+pub mod limits;
 pub mod mac_table;
 pub mod network;
 pub mod port;
+pub mod snoop;
 pub mod tap;
 
 pub use burst::Burst;
