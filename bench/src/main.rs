@@ -5,6 +5,8 @@
 
 mod core_to_core;
 mod load;
+mod report;
+mod tcp;
 mod vm_to_vm;
 
 use anyhow::Result;
@@ -21,10 +23,13 @@ struct Arguments {
 enum Scenario {
     /// Frames between two guests, both directions summed, against testpmd with net_vhost in io mode.
     VmToVm(vm_to_vm::Options),
+    /// TCP between two Linux guests, against testpmd, or against Culvert without offloads.
+    Tcp(tcp::Options),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().scenario {
         Scenario::VmToVm(options) => vm_to_vm::run(&options),
+        Scenario::Tcp(options) => tcp::run(&options),
     }
 }

@@ -11,6 +11,7 @@ use culvert_system::testpmd::Testpmd;
 
 use crate::core_to_core;
 use crate::load::LoadGuest;
+use crate::report::Report;
 
 #[derive(Args)]
 pub struct Options {
@@ -33,35 +34,21 @@ pub fn run(options: &Options) -> Result<()> {
         "VM to VM, both directions summed, millions of frames a second; load on core {LOAD_CORE}, switch on core {SWITCH_CORE}"
     );
     println!("peer: testpmd net_vhost, io mode\n");
-    println!("{:>6} {:>5} {:>12} {:>9} {:>9} {:>7}", "bytes", "pair", "core-to-core", "Culvert", "testpmd", "ratio");
     for &size in &options.sizes {
-        let mut ratios = Vec::new();
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for pair in 1..=options.pairs {
+        println!("{size} bytes:");
+        let mut report = Report::new("million frames/s", "testpmd");
+        for _ in 0..options.pairs {
             let distance = core_to_core::nanoseconds([LOAD_CORE, SWITCH_CORE]);
-            let culvert = with_culvert(size, options.seconds)?;
-            let testpmd = with_testpmd(size, options.seconds)?;
-            println!("{size:>6} {pair:>5} {distance:>9.0} ns {culvert:>9.2} {testpmd:>9.2} {:>7.2}", culvert / testpmd);
-            ratios.push(culvert / testpmd);
-            ours.push(culvert);
-            theirs.push(testpmd);
+            report.pair(distance, with_culvert(size, options.seconds)?, with_testpmd(size, options.seconds)?);
         }
-        println!(
-            "{size:>6} {:>5} {:>12} {:>9.2} {:>9.2} {:>7.2}\n",
-            "",
-            "median",
-            median(&mut ours),
-            median(&mut theirs),
-            median(&mut ratios)
-        );
+        report.end();
     }
     Ok(())
 }
 
 fn with_culvert(size: u32, seconds: f64) -> Result<f64> {
     let mut node = Node::new()?;
-    *node.config() = node.config().replace("worker_cores = [0]", &format!("worker_cores = [{SWITCH_CORE}]"));
-    ensure!(node.config().contains(&format!("worker_cores = [{SWITCH_CORE}]")), "the configuration has no worker core");
+    node.set_worker_core(SWITCH_CORE);
     let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ""));
     let daemon = node.start()?;
     measure(&sockets, size, seconds).with_context(|| {
@@ -117,10 +104,4 @@ fn drive(guests: &mut [LoadGuest; 2], time: Duration) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }

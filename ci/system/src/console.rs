@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::place::Place;
+
 /// A running program, what it has printed, and its standard input.
 pub struct Console {
     name: String,
@@ -29,8 +31,22 @@ impl Console {
     /// # Errors
     /// The program cannot be started.
     pub fn start<A: AsRef<OsStr>>(name: &str, program: impl AsRef<OsStr>, arguments: &[A]) -> Result<Self> {
+        Self::start_in(&Place::default(), name, program, arguments)
+    }
+
+    /// As [`Console::start`], in a place.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn start_in<A: AsRef<OsStr>>(
+        place: &Place,
+        name: &str,
+        program: impl AsRef<OsStr>,
+        arguments: &[A],
+    ) -> Result<Self> {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
+            .args(place.prefix())
             .arg(program.as_ref())
             .args(arguments)
             .stdin(Stdio::piped())

@@ -15,12 +15,14 @@ use tempfile::TempDir;
 
 use crate::console::Console;
 use crate::paths::program;
+use crate::place::{Namespace, Place};
 use crate::qemu::Role;
 
 /// A configuration in a folder of its own, which goes with it.
 pub struct Node {
     folder: TempDir,
     config: String,
+    place: Place,
 }
 
 impl Node {
@@ -36,7 +38,7 @@ impl Node {
              [datapath]\nworker_cores = [0]\nmemory_mb = 64\n\n\
              [[network]]\nname = \"blue\"\n"
         );
-        Ok(Self { folder, config })
+        Ok(Self { folder, config, place: Place::default() })
     }
 
     /// Adds a guest's port with further `keys`, such as `queues = 2`, and returns the path of its socket.
@@ -64,6 +66,16 @@ impl Node {
     /// The text of the configuration, to be changed as a test likes.
     pub fn config(&mut self) -> &mut String {
         &mut self.config
+    }
+
+    /// Moves culvertd's workers to another core than the first.
+    pub fn set_worker_core(&mut self, core: usize) {
+        self.config = self.config.replace("worker_cores = [0]", &format!("worker_cores = [{core}]"));
+    }
+
+    /// Makes culvertd start in a network namespace.
+    pub fn set_namespace(&mut self, namespace: &Namespace) {
+        self.place.namespace = Some(namespace.name().to_owned());
     }
 
     /// A path in its folder.
@@ -104,7 +116,7 @@ impl Node {
     /// culvertd cannot be run.
     pub fn launch_with(&self, file: &Path) -> Result<Daemon> {
         let arguments = [Path::new("--config"), file];
-        let console = Console::start("culvertd", program("culvertd")?, &arguments)?;
+        let console = Console::start_in(&self.place, "culvertd", program("culvertd")?, &arguments)?;
         Ok(Daemon { console, control_socket: self.path("culvertd.sock") })
     }
 }

@@ -3,13 +3,13 @@
 //! `ci/guest-image` says what is in it; [`qemu`](crate::qemu) and [`uml`](crate::uml) start one. Start all guests of a test first, then
 //! wait for each to be ready: they boot side by side.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::console::Console;
 
-/// A running guest. Number N has the addresses 02:00:00:00:00:N and 10.0.0.N.
+/// A running guest. Number N has the addresses 02:00:00:00:00:N and 10.0.0.N, and fd00::N once it was told.
 pub struct Guest {
     console: Console,
     name: String,
@@ -37,6 +37,60 @@ impl Guest {
     /// Its IPv4 address.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Gives it its IPv6 address, and returns that.
+    ///
+    /// # Errors
+    /// The guest does not take it.
+    pub fn add_ipv6(&mut self) -> Result<String> {
+        let address = format!("fd00::{:x}", self.number);
+        self.check(&format!("ip addr add {address}/64 dev eth0 nodad"))?;
+        Ok(address)
+    }
+
+    /// Sends `bytes` on one TCP connection to `to` at its `address`, where each is compared with what was sent. Returns how
+    /// long that took.
+    ///
+    /// # Errors
+    /// A byte was changed, or the connection stalls.
+    pub fn send_tcp(&mut self, to: &mut Self, address: &str, bytes: u64) -> Result<Duration> {
+        self.transfer(to, "receive 7001", &format!("send {address} 7001 {bytes}"), bytes)
+    }
+
+    /// Sends `bytes` in UDP datagrams of `datagram` bytes, many in one system call (`UDP_SEGMENT`), to `to` at its `address`, where each is
+    /// compared with what was sent. Returns how long that took.
+    ///
+    /// # Errors
+    /// A byte was changed, or a datagram never arrives.
+    pub fn send_udp(&mut self, to: &mut Self, address: &str, bytes: u64, datagram: u32) -> Result<Duration> {
+        self.transfer(to, "receive-udp 7001", &format!("send-udp {address} 7001 {bytes} {datagram}"), bytes)
+    }
+
+    fn transfer(&mut self, to: &mut Self, receive: &str, send: &str, bytes: u64) -> Result<Duration> {
+        to.send(&format!("guest-traffic {receive}"))?;
+        to.console.wait_for("READY\n", COMMAND_LIMIT)?;
+        let start = Instant::now();
+        self.send(&format!("guest-traffic {send}"))?;
+        let (printed, status) = self.finish_within(TRANSFER_LIMIT)?;
+        let took = start.elapsed();
+        ensure!(status == 0, "{}: \"{send}\" failed with status {status}:\n{printed}", self.name);
+        let (printed, status) = to.finish_within(TRANSFER_LIMIT)?;
+        ensure!(status == 0, "{}: \"{receive}\" failed with status {status}:\n{printed}", to.name);
+        ensure!(printed.trim() == bytes.to_string(), "{} got {} of {bytes} bytes", to.name, printed.trim());
+        Ok(took)
+    }
+
+    /// The offloads of its network interface that are on, as `ethtool -k` names them.
+    ///
+    /// # Errors
+    /// The guest does not answer the console.
+    pub fn offloads(&mut self) -> Result<Vec<String>> {
+        let printed = self.check("ethtool -k eth0")?;
+        let on = printed
+            .lines()
+            .filter_map(|line| line.trim().strip_suffix(": on").or(line.trim().strip_suffix(": on [fixed]")));
+        Ok(on.map(str::to_owned).collect())
     }
 
     /// Its console, for what the other functions do not offer.
@@ -76,7 +130,11 @@ impl Guest {
     /// # Errors
     /// The command did not end.
     pub fn finish(&mut self) -> Result<(String, i32)> {
-        let printed = self.console.wait_for("@@END ", COMMAND_LIMIT)?;
+        self.finish_within(COMMAND_LIMIT)
+    }
+
+    fn finish_within(&mut self, limit: Duration) -> Result<(String, i32)> {
+        let printed = self.console.wait_for("@@END ", limit)?;
         let status = self.console.wait_for("\n", COMMAND_LIMIT)?;
         Ok((printed, status.parse()?))
     }
@@ -124,3 +182,6 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// The longest that a command in a guest may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// The longest that data of a test may take to arrive, on a busy machine.
+const TRANSFER_LIMIT: Duration = Duration::from_secs(600);

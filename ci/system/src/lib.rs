@@ -6,7 +6,7 @@
 //! - [`frontend`]: a guest without a machine, whose frames and rings a test makes byte by byte;
 //! - [`guest`]: a Linux guest; [`qemu`] emulates one, [`uml`] runs one as a process;
 //! - [`testpmd`]: DPDK's own guest (virtio-user) and its own switch (net_vhost), to compare with;
-//! - [`veth`]: a pair of network interfaces;
+//! - [`veth`]: a pair of network interfaces; [`place`]: cores and network namespaces;
 //! - [`paths`]: where the programs and the guest's kernel are.
 //!
 //! The tests are in `tests/`, one file per topic. They need `ci/setup`, and root where they say so; `ci/test` runs them
@@ -19,6 +19,7 @@ pub mod frontend;
 pub mod guest;
 pub mod paths;
 pub mod pcap;
+pub mod place;
 pub mod qemu;
 pub mod testpmd;
 pub mod uml;

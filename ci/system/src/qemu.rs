@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::console::Console;
 use crate::guest::{Guest, mac};
 use crate::paths::guest_file;
+use crate::place::Place;
 
 /// What kind of guest to start. Begin with [`GuestOptions::new`].
 #[derive(Clone, Debug)]
@@ -25,6 +26,10 @@ pub struct GuestOptions {
     pub queues: u16,
     /// Which guest of the test it is; see [`Guest`] for its addresses.
     pub number: u8,
+    /// Further properties of the network device, such as `csum=off,mrg_rxbuf=off`.
+    pub properties: String,
+    /// Where QEMU runs.
+    pub place: Place,
 }
 
 impl GuestOptions {
@@ -37,6 +42,8 @@ impl GuestOptions {
             virtio: Virtio::Modern,
             queues: 1,
             number,
+            properties: String::new(),
+            place: Place::default(),
         }
     }
 
@@ -45,7 +52,7 @@ impl GuestOptions {
     /// # Errors
     /// QEMU or the guest image is missing.
     pub fn boot(&self) -> Result<Guest> {
-        let console = Console::start(&self.name, "qemu-system-x86_64", &arguments(self)?)?;
+        let console = Console::start_in(&self.place, &self.name, "qemu-system-x86_64", &arguments(self)?)?;
         Ok(Guest::new(&self.name, self.number, console))
     }
 }
@@ -93,13 +100,14 @@ fn arguments(options: &GuestOptions) -> Result<Vec<String>> {
     };
     // Each queue pair has two interrupts, the device two more.
     let multi = if *queues > 1 { format!(",mq=on,vectors={}", 2 * queues + 2) } else { String::new() };
+    let further = if options.properties.is_empty() { String::new() } else { format!(",{}", options.properties) };
     let (kernel, initrd) = (guest_file("vmlinuz")?, guest_file("initrd.cpio")?);
     let line = format!(
         "-accel tcg -cpu max -machine pc -smp {queues} -m 256 -nodefaults -no-user-config -no-reboot -display none \
          -append console=ttyS0\u{a0}quiet\u{a0}panic=-1 -chardev stdio,id=console,signal=off -serial chardev:console \
          -object memory-backend-memfd,id=memory,size=256M,share=on -numa node,memdev=memory \
          -chardev socket,id=vhost,path={socket},{role} -netdev vhost-user,id=net,chardev=vhost,queues={queues} \
-         -device virtio-net-pci,netdev=net,mac={mac},romfile=,{virtio}{multi}"
+         -device virtio-net-pci,netdev=net,mac={mac},romfile=,{virtio}{multi}{further}"
     );
     let mut arguments: Vec<String> = line.split(' ').map(|word| word.replace('\u{a0}', " ")).collect();
     arguments.extend(["-kernel".to_owned(), kernel.display().to_string()]);

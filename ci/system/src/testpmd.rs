@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::console::Console;
+use crate::place::Place;
 
 /// A running testpmd.
 pub struct Testpmd {
@@ -30,15 +31,25 @@ impl Testpmd {
     /// # Errors
     /// It does not start.
     pub fn start(name: &str, devices: &[String], options: &[&str]) -> Result<Self> {
+        Self::start_in(&Place::default(), name, devices, options)
+    }
+
+    /// As [`Testpmd::start`], in a place. It polls on that core, else on the second.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_in(place: &Place, name: &str, devices: &[String], options: &[&str]) -> Result<Self> {
         let prefix = format!("--file-prefix={name}");
+        // One thread for the commands, one that polls.
+        let threads = place.core.map_or("0@0,1@1".to_owned(), |core| format!("0@{core},1@{core}"));
         // Without stdbuf its output would come only when 4 KiB of it are there.
-        let line = "-oL dpdk-testpmd -l 0,1 --no-huge -m 256 --no-shconf --no-pci --no-telemetry";
+        let line = "-oL dpdk-testpmd --no-huge -m 256 --no-shconf --no-pci --no-telemetry --lcores";
         let mut arguments: Vec<&str> = line.split(' ').collect();
-        arguments.push(&prefix);
+        arguments.extend([&*threads, &prefix]);
         arguments.extend(devices.iter().flat_map(|device| ["--vdev", device]));
         arguments.extend(["--", "-i", "--no-mlockall", "--total-num-mbufs=16384"]);
         arguments.extend(options);
-        let mut console = Console::start(name, "stdbuf", &arguments)?;
+        let mut console = Console::start_in(place, name, "stdbuf", &arguments)?;
         console.wait_for(PROMPT, LIMIT)?;
         Ok(Self { console })
     }
@@ -48,9 +59,17 @@ impl Testpmd {
     /// # Errors
     /// It does not start.
     pub fn switch(sockets: [&Path; 2]) -> Result<Self> {
+        Self::switch_in(&Place::default(), sockets)
+    }
+
+    /// As [`Testpmd::switch`], in a place.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn switch_in(place: &Place, sockets: [&Path; 2]) -> Result<Self> {
         let devices: Vec<String> =
             sockets.iter().enumerate().map(|(i, socket)| format!("net_vhost{i},iface={}", socket.display())).collect();
-        let mut switch = Self::start("switch", &devices, &["--forward-mode=io"])?;
+        let mut switch = Self::start_in(place, "switch", &devices, &["--forward-mode=io"])?;
         switch.command("start")?;
         Ok(switch)
     }

@@ -2,9 +2,9 @@
 //!
 //! They are made in the network namespace of the test; `ci/isolated` gives it one of its own. The kernel says nothing on them by itself.
 
-use std::process::Command;
+use anyhow::Result;
 
-use anyhow::{Context, Result, ensure};
+use crate::place::{Namespace, ip};
 
 /// A pair of interfaces, removed when this is dropped.
 pub struct Veth {
@@ -26,6 +26,21 @@ impl Veth {
         }
         Ok(veth)
     }
+
+    /// Makes a pair and moves each end into one of two namespaces. It goes with them.
+    ///
+    /// # Errors
+    /// The test is not root, or the names are taken.
+    pub fn between(ends: [(&str, &Namespace); 2]) -> Result<Self> {
+        let [(one, _), (other, _)] = ends;
+        let veth = Self::new(one, other)?;
+        for (name, namespace) in ends {
+            ip(&format!("link set {name} netns {}", namespace.name()))?;
+            namespace.ip(&format!("link set {name} addrgenmode none arp off"))?;
+            namespace.ip(&format!("link set {name} up"))?;
+        }
+        Ok(veth)
+    }
 }
 
 impl Drop for Veth {
@@ -33,11 +48,4 @@ impl Drop for Veth {
         // It fails only when the interfaces have gone already.
         let _ = ip(&format!("link del {}", self.name));
     }
-}
-
-fn ip(arguments: &str) -> Result<()> {
-    let output = Command::new("ip").args(arguments.split(' ')).output().context("ip: run ci/setup")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {arguments}: {said} (tests with interfaces need root: ci/isolated)");
-    Ok(())
 }

@@ -1,0 +1,123 @@
+//! TCP between two Linux guests, at the MTU of 1500: what checksum and segmentation offloads are for.
+//!
+//! With guests in QEMU the peer is testpmd; emulated guests cost so much themselves that the switch is a small part of
+//! it, on both sides. With guests in user-mode Linux, which run natively, Culvert is compared with itself without offloads.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use culvert_system::daemon::Node;
+use culvert_system::guest::Guest;
+use culvert_system::place::Place;
+use culvert_system::qemu::{GuestOptions, Role};
+use culvert_system::testpmd::Testpmd;
+use culvert_system::uml;
+use tempfile::TempDir;
+
+use crate::core_to_core;
+use crate::report::Report;
+
+/// iperf3 between two guests, from the first to the second. The guests run on a core each, and the switch shares the
+/// core of the receiving guest (--cores), whichever switch it is: machines of two cores can do that.
+#[derive(Args)]
+pub struct Options {
+    /// What the guests are, and with that what Culvert is compared with.
+    #[arg(long, value_enum, default_value_t = Kind::Qemu)]
+    guest: Kind,
+    /// Pairs of measurements.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 5)]
+    seconds: u32,
+    /// Cores of the sending guest, the receiving guest, and the switch.
+    #[arg(long, value_delimiter = ',', default_value = "0,1,1")]
+    cores: Vec<usize>,
+    /// Further arguments of iperf3, such as "-P 4" or "-R".
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    iperf: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Emulated; the peer is testpmd with two net_vhost ports in io mode, which has no segmentation offload.
+    Qemu,
+    /// User-mode Linux; the peer is Culvert with `offloads = false` on both ports.
+    Uml,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let &[sender, receiver, switch] = &options.cores[..] else { anyhow::bail!("--cores needs three cores") };
+    let (peer, what) = match options.guest {
+        Kind::Qemu => ("testpmd", "testpmd with two net_vhost ports, io mode"),
+        Kind::Uml => ("without", "Culvert with offloads = false"),
+    };
+    println!("TCP from guest to guest, Gbit/s; sender on core {sender}, receiver on {receiver}, switch on {switch}");
+    println!("peer: {what}\n");
+    let mut report = Report::new("Gbit/s", peer);
+    let mut offloads = Vec::new();
+    for _ in 0..options.pairs {
+        let distance = core_to_core::nanoseconds([sender, receiver]);
+        let ours = with_culvert(options, "", &mut offloads)?;
+        let theirs = match options.guest {
+            Kind::Qemu => with_testpmd(options)?,
+            Kind::Uml => with_culvert(options, "offloads = false", &mut Vec::new())?,
+        };
+        report.pair(distance, ours, theirs);
+    }
+    report.end();
+    println!("on with Culvert in the guests, by ethtool -k: {}", offloads.join(", "));
+    Ok(())
+}
+
+/// Gbit/s through culvertd, whose ports have the key `keys`; `offloads` is what is on in the sending guest.
+fn with_culvert(options: &Options, keys: &str, offloads: &mut Vec<String>) -> Result<f64> {
+    let mut node = Node::new()?;
+    node.set_worker_core(options.cores[2]);
+    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, keys));
+    let daemon = node.start()?;
+    let rate = measure(options, &sockets, offloads).with_context(|| {
+        let shown = ["port list", "stats", "drops", "status"]
+            .map(|what| daemon.ctl(what).unwrap_or_else(|error| format!("{error:#}")));
+        format!("culvertd shows:\n{}", shown.join("\n"))
+    })?;
+    daemon.stop()?;
+    Ok(rate)
+}
+
+fn with_testpmd(options: &Options) -> Result<f64> {
+    let folder = TempDir::new()?;
+    let sockets = ["a", "b"].map(|name| folder.path().join(name));
+    let place = Place { core: Some(options.cores[2]), ..Place::default() };
+    let _testpmd = Testpmd::switch_in(&place, [&sockets[0], &sockets[1]])?;
+    measure(options, &sockets, &mut Vec::new())
+}
+
+/// Boots two guests on the sockets and returns what iperf3 carries, in Gbit/s.
+fn measure(options: &Options, sockets: &[PathBuf; 2], offloads: &mut Vec<String>) -> Result<f64> {
+    let mut a = boot(options.guest, options.cores[0], "vm-a", &sockets[0], 1)?;
+    let mut b = boot(options.guest, options.cores[1], "vm-b", &sockets[1], 2)?;
+    a.wait_ready()?;
+    b.wait_ready()?;
+    b.serve_iperf()?;
+    let address = b.address().to_owned();
+    a.ping(&address, 2)?;
+    let rate = a.iperf(&address, &format!("-t {} {}", options.seconds, options.iperf))?;
+    ensure!(rate > 0.0, "iperf3 carried nothing");
+    *offloads = a.offloads()?.into_iter().filter(|name| is_relevant(name)).collect();
+    Ok(rate / 1e3)
+}
+
+fn boot(kind: Kind, core: usize, name: &str, socket: &Path, number: u8) -> Result<Guest> {
+    let place = Place { core: Some(core), ..Place::default() };
+    match kind {
+        Kind::Qemu => GuestOptions { place, ..GuestOptions::new(name, socket, number) }.boot(),
+        Kind::Uml => uml::boot_in(&place, name, socket, number),
+    }
+}
+
+/// Whether it is an offload that the device has a part in, or one that matters beside it.
+fn is_relevant(offload: &str) -> bool {
+    offload.contains("checksum") || offload.contains("segmentation") || offload.contains("gro")
+}

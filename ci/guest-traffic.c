@@ -1,0 +1,239 @@
+/* guest-traffic: data that a test guest sends, and checks byte by byte where it arrives. Part of the guest image (ci/guest-image).
+ *
+ *   guest-traffic receive PORT                    takes one TCP connection, on IPv4 or IPv6, and all that comes until its end
+ *   guest-traffic send ADDRESS PORT BYTES         sends so many bytes on a TCP connection, and waits until the peer has taken them
+ *   guest-traffic receive-udp PORT                takes datagrams in batches, and answers each batch that is complete
+ *   guest-traffic send-udp ADDRESS PORT BYTES N   sends datagrams of N bytes, a batch of them in one call (UDP_SEGMENT, udp(7))
+ *
+ * Receivers print READY when they can be reached, and in the end how many bytes were right. What is sent at an offset of the stream is
+ * computed from the offset, so that lost, repeated, moved or changed bytes are told from right ones. The status is 0 only when all
+ * was right.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+
+enum {
+	CHUNK = 1 << 16,
+	BATCH = 32,            /* datagrams sent in one call */
+	DATAGRAM_MAX = 2000,
+	TRIES = 20,            /* of one batch, half a second each */
+};
+
+static void fail(const char *what)
+{
+	fprintf(stderr, "guest-traffic: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static void wrong(uint64_t offset)
+{
+	fprintf(stderr, "guest-traffic: byte %llu of the stream is wrong\n", (unsigned long long)offset);
+	exit(1);
+}
+
+/* The eight bytes at an offset that is a multiple of 8 (Fibonacci hashing; all bits matter). */
+static uint64_t word(uint64_t offset)
+{
+	uint64_t value = (offset + 8) * 0x9e3779b97f4a7c15;
+	return value ^ value >> 29;
+}
+
+/* Fills or, with `check`, compares `length` bytes at any offset of the stream. */
+static void bytes_at(uint64_t offset, unsigned char *bytes, size_t length, int check)
+{
+	size_t done = 0;
+	while (done < length) {
+		uint64_t value = word((offset + done) & ~7ull);
+		size_t skip = (offset + done) & 7, count = 8 - skip;
+		if (count > length - done)
+			count = length - done;
+		if (!check)
+			memcpy(bytes + done, (unsigned char *)&value + skip, count);
+		else if (memcmp(bytes + done, (unsigned char *)&value + skip, count))
+			wrong(offset + done);
+		done += count;
+	}
+}
+
+static int listening(int type, const char *port)
+{
+	struct sockaddr_in6 address = { .sin6_family = AF_INET6, .sin6_port = htons(atoi(port)) };
+	int on = 1, off = 0, s = socket(AF_INET6, type, 0);
+	setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+	setsockopt(s, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+	if (s < 0 || bind(s, (struct sockaddr *)&address, sizeof address))
+		fail("bind");
+	if (type == SOCK_STREAM && listen(s, 1))
+		fail("listen");
+	puts("READY");
+	fflush(stdout);
+	return s;
+}
+
+static int connected(int type, const char *address, const char *port)
+{
+	struct sockaddr_in6 peer = { .sin6_family = AF_INET6, .sin6_port = htons(atoi(port)) };
+	char text[INET6_ADDRSTRLEN];
+	/* An IPv4 address in IPv6's clothes (RFC 4291, 2.5.5.2). */
+	snprintf(text, sizeof text, "%s%s", strchr(address, ':') ? "" : "::ffff:", address);
+	if (inet_pton(AF_INET6, text, &peer.sin6_addr) != 1)
+		fail(address);
+	int s = socket(AF_INET6, type, 0);
+	if (s < 0 || connect(s, (struct sockaddr *)&peer, sizeof peer))
+		fail("connect");
+	return s;
+}
+
+static void receive_tcp(const char *port)
+{
+	static unsigned char bytes[CHUNK];
+	uint64_t offset = 0;
+	ssize_t count;
+	int s = accept(listening(SOCK_STREAM, port), NULL, NULL);
+	if (s < 0)
+		fail("accept");
+	while ((count = read(s, bytes, sizeof bytes)) > 0) {
+		bytes_at(offset, bytes, count, 1);
+		offset += count;
+	}
+	if (count < 0)
+		fail("read");
+	/* Tells the sender that all was taken and right. */
+	if (write(s, &offset, sizeof offset) != sizeof offset)
+		fail("write");
+	printf("%llu\n", (unsigned long long)offset);
+}
+
+static void send_tcp(const char *address, const char *port, uint64_t length)
+{
+	static unsigned char bytes[CHUNK];
+	uint64_t offset = 0, taken = 0;
+	int s = connected(SOCK_STREAM, address, port);
+	while (offset < length) {
+		size_t count = length - offset < CHUNK ? length - offset : CHUNK;
+		bytes_at(offset, bytes, count, 0);
+		for (size_t sent = 0; sent < count;) {
+			ssize_t n = write(s, bytes + sent, count - sent);
+			if (n <= 0)
+				fail("write");
+			sent += n;
+		}
+		offset += count;
+	}
+	shutdown(s, SHUT_WR);
+	if (read(s, &taken, sizeof taken) != sizeof taken || taken != length)
+		fail("the peer did not take it all");
+}
+
+/* A batch is BATCH datagrams of the stream, or fewer at its end; a datagram says where it belongs. Its header: */
+struct place {
+	uint64_t batch;     /* number of the batch */
+	uint32_t datagram;  /* number in the batch */
+	uint32_t datagrams; /* how many the batch has; 0: the stream has ended */
+};
+
+static void receive_udp(const char *port)
+{
+	static unsigned char bytes[CHUNK];
+	struct sockaddr_in6 peer;
+	struct place place;
+	uint64_t batch = 0, right = 0;
+	uint32_t have = 0; /* one bit for each datagram of the batch that has come */
+	int s = listening(SOCK_DGRAM, port);
+	for (;;) {
+		socklen_t size = sizeof peer;
+		ssize_t count = recvfrom(s, bytes, sizeof bytes, 0, (struct sockaddr *)&peer, &size);
+		if (count < (ssize_t)sizeof place)
+			fail("a datagram is too short");
+		memcpy(&place, bytes, sizeof place);
+		if (place.datagram >= BATCH || place.datagrams > BATCH)
+			fail("a datagram's header is wrong");
+		if (place.batch == batch && !(have >> place.datagram & 1)) {
+			bytes_at((place.batch * BATCH + place.datagram) * CHUNK, bytes + sizeof place, count - sizeof place, 1);
+			have |= 1u << place.datagram;
+			right += count - sizeof place;
+			if (__builtin_popcount(have) < (int)place.datagrams)
+				continue;
+			batch++;
+			have = 0;
+		} else if (place.batch >= batch) {
+			continue;
+		}
+		/* Also for a batch of which the answer was lost. */
+		sendto(s, &place, sizeof place, 0, (struct sockaddr *)&peer, size);
+		if (place.datagrams == 0)
+			break;
+	}
+	printf("%llu\n", (unsigned long long)right);
+}
+
+static void send_udp(const char *address, const char *port, uint64_t length, size_t datagram)
+{
+	static unsigned char bytes[BATCH * DATAGRAM_MAX];
+	struct timeval limit = { .tv_usec = 500000 };
+	int s = connected(SOCK_DGRAM, address, port), size = datagram;
+	if (datagram <= sizeof(struct place) || datagram > DATAGRAM_MAX)
+		fail("datagrams of that size");
+	if (setsockopt(s, IPPROTO_UDP, UDP_SEGMENT, &size, sizeof size))
+		fail("UDP_SEGMENT");
+	setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+	size_t payload = datagram - sizeof(struct place);
+	for (uint64_t batch = 0, left = length;; batch++) {
+		struct place place = { .batch = batch, .datagrams = 0 }, answer;
+		size_t total = 0;
+		while (place.datagrams < BATCH && left > place.datagrams * payload)
+			place.datagrams++;
+		uint32_t count = place.datagrams ? place.datagrams : 1;
+		for (place.datagram = 0; place.datagram < count; place.datagram++) {
+			size_t part = left < payload ? left : payload;
+			memcpy(bytes + total, &place, sizeof place);
+			bytes_at((batch * BATCH + place.datagram) * CHUNK, bytes + total + sizeof place, part, 0);
+			total += sizeof place + part;
+			left -= part;
+		}
+		for (int tries = 0;; tries++) {
+			if (tries == TRIES)
+				fail("a batch is not answered");
+			if (send(s, bytes, total, 0) != (ssize_t)total)
+				fail("send");
+			ssize_t n;
+			do
+				n = recv(s, &answer, sizeof answer, 0);
+			while (n == sizeof answer && answer.batch < batch);
+			if (n == sizeof answer)
+				break;
+		}
+		if (place.datagrams == 0)
+			return;
+	}
+}
+
+int main(int count, char **words)
+{
+	if (count == 3 && !strcmp(words[1], "receive"))
+		receive_tcp(words[2]);
+	else if (count == 5 && !strcmp(words[1], "send"))
+		send_tcp(words[2], words[3], strtoull(words[4], NULL, 10));
+	else if (count == 3 && !strcmp(words[1], "receive-udp"))
+		receive_udp(words[2]);
+	else if (count == 6 && !strcmp(words[1], "send-udp"))
+		send_udp(words[2], words[3], strtoull(words[4], NULL, 10), strtoul(words[5], NULL, 10));
+	else {
+		fputs("guest-traffic: see the head of ci/guest-traffic.c\n", stderr);
+		return 64;
+	}
+	return 0;
+}

@@ -1,0 +1,84 @@
+//! Where a program runs: on which processor core, and in which network namespace.
+//!
+//! [`Console`](crate::console::Console) starts programs in a place. [`Namespace`] is a network namespace for a second node: culvertd in
+//! it sees only the interfaces that were moved there, while unix sockets work across.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// A core and a network namespace. The default is that of the test itself.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The one core that it may use.
+    pub core: Option<usize>,
+    /// The name of its network namespace, see [`Namespace`].
+    pub namespace: Option<String>,
+}
+
+impl Place {
+    /// The words in front of a command that bring it to this place. Each replaces itself by the next, so the process id stays.
+    pub(crate) fn prefix(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        if let Some(name) = &self.namespace {
+            words.extend(["nsenter".to_owned(), format!("--net={FOLDER}/{name}"), "--".to_owned()]);
+        }
+        if let Some(core) = self.core {
+            words.extend(["taskset".to_owned(), "--cpu-list".to_owned(), core.to_string()]);
+        }
+        words
+    }
+}
+
+/// A network namespace with nothing but its loopback, removed when this is dropped.
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes one. The test's process number becomes part of its name, because names are known to the whole machine.
+    ///
+    /// # Errors
+    /// The test is not root.
+    pub fn new(name: &str) -> Result<Self> {
+        let name = format!("culvert-{}-{name}", std::process::id());
+        ip(&format!("netns add {name}"))?;
+        let namespace = Self { name };
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `ip` in it.
+    ///
+    /// # Errors
+    /// ip failed; the error has what it said.
+    pub fn ip(&self, arguments: &str) -> Result<()> {
+        ip(&format!("-n {} {arguments}", self.name))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // It fails only when it has gone already.
+        let _ = ip(&format!("netns del {}", self.name));
+    }
+}
+
+/// Runs `ip` where the test is.
+///
+/// # Errors
+/// ip failed; the error has what it said.
+pub fn ip(arguments: &str) -> Result<()> {
+    let output = Command::new("ip").args(arguments.split(' ')).output().context("ip: run ci/setup")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {arguments}: {said} (tests with interfaces need root: ci/isolated)");
+    Ok(())
+}
+
+/// Where `ip netns` keeps names.
+const FOLDER: &str = "/run/netns";
