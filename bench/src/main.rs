@@ -7,6 +7,7 @@ mod core_to_core;
 mod load;
 mod report;
 mod tcp;
+mod two_nodes;
 mod vm_to_vm;
 
 use anyhow::Result;
@@ -25,11 +26,14 @@ enum Scenario {
     VmToVm(vm_to_vm::Options),
     /// TCP between two Linux guests, against testpmd, or against Culvert without offloads.
     Tcp(tcp::Options),
+    /// TCP between guests on two nodes, against testpmd.
+    TwoNodes(two_nodes::Options),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().scenario {
         Scenario::VmToVm(options) => vm_to_vm::run(&options),
         Scenario::Tcp(options) => tcp::run(&options),
+        Scenario::TwoNodes(options) => two_nodes::run(&options),
     }
 }

@@ -40,7 +40,7 @@ pub struct Options {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Kind {
+pub enum Kind {
     /// Emulated; the peer is testpmd with two net_vhost ports in io mode, which has no segmentation offload.
     Qemu,
     /// User-mode Linux; the peer is Culvert with `offloads = false` on both ports.
@@ -109,7 +109,8 @@ fn measure(options: &Options, sockets: &[PathBuf; 2], offloads: &mut Vec<String>
     Ok(rate / 1e3)
 }
 
-fn boot(kind: Kind, core: usize, name: &str, socket: &Path, number: u8) -> Result<Guest> {
+/// Starts a guest of a kind on a core.
+pub fn boot(kind: Kind, core: usize, name: &str, socket: &Path, number: u8) -> Result<Guest> {
     let place = Place { core: Some(core), ..Place::default() };
     match kind {
         Kind::Qemu => GuestOptions { place, ..GuestOptions::new(name, socket, number) }.boot(),

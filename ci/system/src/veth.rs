@@ -27,19 +27,19 @@ impl Veth {
         Ok(veth)
     }
 
-    /// Makes a pair and moves each end into one of two namespaces. It goes with them.
+    /// Makes a pair with an end in each of two namespaces. It goes with them.
     ///
     /// # Errors
     /// The test is not root, or the names are taken.
-    pub fn between(ends: [(&str, &Namespace); 2]) -> Result<Self> {
-        let [(one, _), (other, _)] = ends;
-        let veth = Self::new(one, other)?;
+    pub fn between(ends: [(&str, &Namespace); 2]) -> Result<()> {
+        let [(one, here), (other, there)] = ends;
+        // Each is born where it belongs, as both may have the same name.
+        here.ip(&format!("link add {one} mtu 9200 type veth peer name {other} mtu 9200 netns {}", there.name()))?;
         for (name, namespace) in ends {
-            ip(&format!("link set {name} netns {}", namespace.name()))?;
             namespace.ip(&format!("link set {name} addrgenmode none arp off"))?;
             namespace.ip(&format!("link set {name} up"))?;
         }
-        Ok(veth)
+        Ok(())
     }
 }
 
