@@ -4,35 +4,48 @@
 //! - `source`: the text and its lines;
 //! - `section`: reading one table key by key;
 //! - `value`: readers of single values (names, durations, paths, addresses);
+//! - [`network`], [`port`] with [`vlan`], [`mirror`]: one object each, as it is wanted; [`objects`]: all, and the rules
+//!   between them;
 //! - [`machine`]: the cores and memory that values are checked against.
 //!
-//! This is the only place that knows the keys. Nothing here opens a device or a socket: what only an attempt can
+//! Requests of clients and the journal are read by the same functions, from the same keys: [`read_object`],
+//! [`read_objects`]. This is the only place that knows the keys. Nothing here opens a device or a socket: what only an attempt can
 //! show (a folder that cannot be written, a driver that is missing) becomes the state of that port later.
 
 pub mod machine;
+pub mod mirror;
 pub mod mistake;
+pub mod network;
+pub mod objects;
+pub mod port;
 mod section;
 mod source;
 mod value;
+pub mod vlan;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_frame::MacAddress;
 use culvert_nic::Hugepages;
-use culvert_vhost::Role;
 use toml::de::{DeTable, DeValue};
 
 pub use machine::Machine;
+pub use mirror::Mirror;
 pub use mistake::Mistake;
+pub use network::Network;
+pub use objects::{Kind, Object, Objects, Origin};
+pub use port::{Attachment, GUEST_MAC_LIMIT, MAX_QUEUES, MTU_RANGE, NIC_MAC_LIMIT, Port};
+pub use vlan::{VlanRanges, Vlans};
 
 use crate::name::Name;
+use objects::Conflict;
 use section::{Found, Report, Section};
 use source::Source;
-use value::Wrong;
+use value::{Wrong, set};
 
 /// A whole configuration without mistakes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,10 +54,8 @@ pub struct Config {
     pub daemon: Daemon,
     /// The `[datapath]` section.
     pub datapath: Datapath,
-    /// The `[[network]]` sections, in the order of the file.
-    pub networks: Vec<Network>,
-    /// The `[[port]]` sections, in the order of the file.
-    pub ports: Vec<Port>,
+    /// The `[[network]]`, `[[port]]` and `[[mirror]]` sections, each kind in the order of the file.
+    pub objects: Objects,
 }
 
 /// `[daemon]`: where culvertd meets its clients.
@@ -73,72 +84,17 @@ pub struct Datapath {
     pub eal_args: Vec<String>,
 }
 
-/// One `[[network]]`: a learning bridge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// Its name, unique among networks.
-    pub name: Name,
-    /// How long an address is remembered after its last frame; 300 s by default.
-    pub mac_age: Duration,
-}
-
-/// One `[[port]]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
-    /// Its name, unique among ports.
-    pub name: Name,
-    /// The network that it belongs to; one of [`Config::networks`].
-    pub network: Name,
-    /// What is at its other end.
-    pub attachment: Attachment,
-    /// Queue pairs, 1 to [`MAX_QUEUES`]; 1 by default.
-    pub queues: u16,
-    /// Largest payload of a frame in bytes, without the Ethernet header; 1500 by default.
-    pub mtu: u16,
-    /// How many addresses may be learned on this port; [`GUEST_MAC_LIMIT`] or [`NIC_MAC_LIMIT`] by default.
-    pub mac_limit: u32,
-}
-
-/// What a port leads to: the keys `socket` and `device`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Attachment {
-    /// A guest, through vhost-user.
-    Guest {
-        /// The vhost-user socket; its folder's path may be longer than a socket address holds.
-        socket: PathBuf,
-        /// Who creates the socket; culvertd by default.
-        role: Role,
-        /// The only source address that the guest may use; any when `None`.
-        mac: Option<MacAddress>,
-    },
-    /// A device that DPDK drives: a PCI address, or a virtual device with its arguments.
-    Nic {
-        /// `0000:03:00.0`, or `net_pcap0,rx_pcap=in.pcap`; a PCI address has its domain.
-        device: String,
-    },
-}
-
-/// Most queue pairs of a port.
-pub const MAX_QUEUES: u16 = 16;
-/// Smallest `mtu` (virtio 1.3, 5.1.4.1) and largest, in bytes.
-pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=9216;
-/// Default `mac_limit` of a port with `socket`.
-pub const GUEST_MAC_LIMIT: u32 = 64;
-/// Largest `mac_limit`: all that a network's table holds.
-pub const MAX_MAC_LIMIT: u32 = 8192;
-/// Default `mac_limit` of a port with `device`: half of the table, so that the outside cannot take the guests' places.
-pub const NIC_MAC_LIMIT: u32 = 4096;
 /// Smallest `memory_mb`: room for DPDK itself and a few thousand frames.
 pub const MIN_MEMORY_MB: u32 = 64;
 /// Largest configuration file that is read, in bytes.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 
 impl Config {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`. `clients` are the objects that clients added, which it may not contradict.
     ///
     /// # Errors
     /// Every mistake in the file, or the one that it cannot be read.
-    pub fn load(path: &Path, machine: &Machine) -> Result<Self, Vec<Mistake>> {
+    pub fn load(path: &Path, machine: &Machine, clients: &Objects) -> Result<Self, Vec<Mistake>> {
         let file_name = path.display().to_string();
         let unreadable = |problem: String, remedy: &str| {
             let (key, remedy) = (String::new(), remedy.to_owned());
@@ -157,31 +113,22 @@ impl Config {
         }
         let text = String::from_utf8(bytes)
             .map_err(|error| unreadable(format!("is not UTF-8: {error}"), "save it as UTF-8 text"))?;
-        Self::parse(&text, &file_name, machine)
-    }
-
-    /// Whether a port needs the PCI bus.
-    pub fn uses_pci(&self) -> bool {
-        let is_pci = |device: &str| value::pci_address(device.split(',').next().unwrap_or_default()).is_some();
-        self.ports.iter().any(|port| matches!(&port.attachment, Attachment::Nic { device } if is_pci(device)))
+        Self::parse(&text, &file_name, machine, clients)
     }
 
     /// Checks the text of a configuration. `file_name` is only for messages.
     ///
     /// # Errors
     /// Every mistake, in the order of lines, at least one. A text that is not TOML is told about its syntax alone.
-    pub fn parse(text: &str, file_name: &str, machine: &Machine) -> Result<Self, Vec<Mistake>> {
+    pub fn parse(text: &str, file_name: &str, machine: &Machine, clients: &Objects) -> Result<Self, Vec<Mistake>> {
         let mut report = Report::new(Source::new(file_name, text));
         let (document, syntax_errors) = DeTable::parse_recoverable(text);
         if !syntax_errors.is_empty() {
             for error in syntax_errors {
                 let offset = error.span().map_or(0, |span| span.start);
                 let problem = format!("is not TOML: {}", error.message().replace('\n', ", "));
-                report.place(
-                    "this line".to_owned(),
-                    offset,
-                    Wrong::new(problem, "correct the syntax (https://toml.io)"),
-                );
+                let wrong = Wrong::new(problem, "correct the syntax (https://toml.io)");
+                report.place("this line".to_owned(), offset, wrong);
             }
             return Err(report.into_mistakes());
         }
@@ -191,14 +138,12 @@ impl Config {
         let daemon = read_daemon(&mut report, daemon);
         let datapath = top.table(&mut report, "datapath");
         let datapath = read_datapath(&mut report, datapath, machine);
-        let networks = top.tables(&mut report, "network");
-        let (networks, network_names) = read_networks(&mut report, networks);
-        let ports = top.tables(&mut report, "port");
-        let ports = read_ports(&mut report, ports, &network_names, &daemon.control_socket);
+        let found = FoundObjects::read(&mut report, &mut top, |line| Origin::File { line });
         top.finish(&mut report);
+        found.report_conflicts(&mut report, clients, &daemon.control_socket);
 
         let mistakes = report.into_mistakes();
-        if mistakes.is_empty() { Ok(Self { daemon, datapath, networks, ports }) } else { Err(mistakes) }
+        if mistakes.is_empty() { Ok(Self { daemon, datapath, objects: found.objects }) } else { Err(mistakes) }
     }
 }
 
@@ -274,183 +219,144 @@ fn distinct_cores(report: &mut Report<'_>, key: &str, cores: Found<Vec<Found<usi
     distinct
 }
 
-/// The networks without mistakes, and the names of all of them (a port may name a network whose other keys are wrong).
-fn read_networks(report: &mut Report<'_>, sections: Vec<Section<'_>>) -> (Vec<Network>, Vec<Name>) {
-    let mut networks = Vec::new();
-    let mut names = Unique::new("network name", "give each network a name of its own");
-    for mut section in sections {
-        let name = section.required(report, "name", "\"blue\"", value::name);
-        let age_range = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
-        let read_age = |value: &DeValue<'_>| value::duration(value, age_range, "\"300s\"");
-        let mac_age = section.optional(report, "mac_age", read_age).map_or(Duration::from_secs(300), |age| age.value);
-        if let Some(name) = name {
-            names.check(report, section.path("name"), &name);
-            networks.push(Network { name: name.value, mac_age });
-        }
-        section.finish(report);
-    }
-    (networks, names.into_values())
+/// The objects of one text, each with the section that it was read from.
+struct FoundObjects<'t> {
+    objects: Objects,
+    networks: Vec<Section<'t>>,
+    ports: Vec<Section<'t>>,
+    mirrors: Vec<Section<'t>>,
+    /// Those that could not be read.
+    unread: BTreeSet<(Kind, Name)>,
 }
 
-fn read_ports(
-    report: &mut Report<'_>,
-    sections: Vec<Section<'_>>,
-    networks: &[Name],
-    control_socket: &Path,
-) -> Vec<Port> {
-    let mut ports = Vec::new();
-    let mut names = Unique::new("port name", "give each port a name of its own");
-    let mut addresses = Unique::new("address", "give each guest of a network an address of its own");
-    let mut attachments = Attachments {
-        control_socket,
-        sockets: Unique::new("socket", "give each port a socket of its own"),
-        devices: Unique::new("device", "give each port a device of its own"),
-    };
-    for mut section in sections {
-        let name = section.required(report, "name", "\"vm-a\"", value::name);
-        if let Some(name) = &name {
-            names.check(report, section.path("name"), name);
-        }
-        let network = section.required(report, "network", "\"blue\"", |value| {
-            let name = value::name(value)?;
-            if networks.contains(&name) { Ok(name) } else { Err(no_such_network(&name, networks)) }
-        });
-        let attachment = attachments.read(report, &mut section);
-        if let (Some(network), Some((_, Some(mac)))) = (&network, &attachment) {
-            let pair = Found { value: (network.value.clone(), mac.value), span: mac.span.clone() };
-            addresses.check(report, section.path("mac"), &pair);
-        }
-        let queues = section.optional(report, "queues", |value| value::number(value, 1..=MAX_QUEUES));
-        let mtu = section.optional(report, "mtu", |value| value::number(value, MTU_RANGE));
-        let mac_limit = section.optional(report, "mac_limit", |value| value::number(value, 1..=MAX_MAC_LIMIT));
-        section.finish(report);
+impl<'t> FoundObjects<'t> {
+    /// Reads all objects; `origin` is that of an object in a line.
+    fn read(report: &mut Report<'_>, top: &mut Section<'t>, origin: fn(usize) -> Origin) -> Self {
+        let mut unread = BTreeSet::new();
+        let sections = top.tables(report, "network");
+        let networks = read_kind(report, Kind::Network, sections, origin, &mut unread, Network::read);
+        let sections = top.tables(report, "port");
+        let ports = read_kind(report, Kind::Port, sections, origin, &mut unread, Port::read);
+        let sections = top.tables(report, "mirror");
+        let mirrors = read_kind(report, Kind::Mirror, sections, origin, &mut unread, Mirror::read);
+        let objects = Objects { networks: networks.0, ports: ports.0, mirrors: mirrors.0 };
+        Self { objects, networks: networks.1, ports: ports.1, mirrors: mirrors.1, unread }
+    }
 
-        if let (Some(name), Some(network), Some((attachment, _))) = (name, network, attachment) {
-            let default_limit = match attachment {
-                Attachment::Guest { .. } => GUEST_MAC_LIMIT,
-                Attachment::Nic { .. } => NIC_MAC_LIMIT,
+    /// Reports the rules between these objects and those of clients that are broken.
+    fn report_conflicts(&self, report: &mut Report<'_>, clients: &Objects, control_socket: &Path) {
+        let all = clients.clone().with(self.objects.clone());
+        for Conflict { kind, index, key, wrong } in all.conflicts(control_socket, &self.unread) {
+            let (before, sections) = match kind {
+                Kind::Network => (clients.networks.len(), &self.networks),
+                Kind::Port => (clients.ports.len(), &self.ports),
+                Kind::Mirror => (clients.mirrors.len(), &self.mirrors),
             };
-            ports.push(Port {
-                name: name.value,
-                network: network.value,
-                attachment,
-                queues: queues.map_or(1, |found| found.value),
-                mtu: mtu.map_or(1500, |found| found.value),
-                mac_limit: mac_limit.map_or(default_limit, |found| found.value),
-            });
-        }
-    }
-    ports
-}
-
-fn no_such_network(name: &Name, networks: &[Name]) -> Wrong {
-    let names = || networks.iter().map(Name::as_str);
-    let remedy = match mistake::nearest(name.as_str(), names()) {
-        Some(near) => format!("did you mean \"{near}\"?"),
-        None => format!("add a [[network]] section with name = \"{name}\""),
-    };
-    Wrong::new("is no network of this file", remedy)
-}
-
-/// Reads the keys that say what a port leads to, and sees that no two ports lead to the same thing.
-struct Attachments<'a> {
-    control_socket: &'a Path,
-    sockets: Unique<PathBuf>,
-    devices: Unique<String>,
-}
-
-impl Attachments<'_> {
-    /// The attachment of one port, and its `mac` once more with its place. `None` when there is a mistake in `socket`
-    /// or `device`.
-    fn read(
-        &mut self,
-        report: &mut Report<'_>,
-        section: &mut Section<'_>,
-    ) -> Option<(Attachment, Option<Found<MacAddress>>)> {
-        let example = "\"/run/culvert/ports/vm-a/vhost.sock\"";
-        let socket = section.optional(report, "socket", |value| value::socket_path(value, example));
-        let device = section.optional(report, "device", value::device);
-        let roles = [("listen", Role::Listen), ("connect", Role::Connect)];
-        let role = section.optional(report, "role", |value| value::choice(value, &roles));
-        let mac = section.optional(report, "mac", value::station_address);
-
-        if let Some(socket) = &socket {
-            if socket.value == self.control_socket {
-                let wrong = Wrong::new("is the control socket", "give the port a socket of its own");
-                report.value(section.path("socket"), &socket.span, wrong);
-            }
-            self.sockets.check(report, section.path("socket"), socket);
-        }
-        if let Some(device) = &device {
-            // A device may not be opened twice, even with other arguments.
-            let device_name = device.value.split(',').next().unwrap_or_default().to_owned();
-            let named = Found { value: device_name, span: device.span.clone() };
-            self.devices.check(report, section.path("device"), &named);
-        }
-        match (section.has("socket"), section.has("device")) {
-            (true, true) => {
-                let wrong = Wrong::new("stands beside socket", "keep device for a NIC or socket for a guest, not both");
-                section.refuse(report, "device", wrong);
-                None
-            }
-            (false, false) => {
-                let remedy = format!("add socket = {example} for a guest or device = \"0000:03:00.0\" for a NIC");
-                section.missing(report, "socket or device", &remedy);
-                None
-            }
-            (true, false) => {
-                let role = role.map_or(Role::Listen, |found| found.value);
-                let address = mac.as_ref().map(|found| found.value);
-                socket.map(|socket| (Attachment::Guest { socket: socket.value, role, mac: address }, mac))
-            }
-            (false, true) => {
-                for key in ["role", "mac"] {
-                    section.refuse(report, key, Wrong::new("works only with socket", "remove it"));
-                }
-                device.map(|device| (Attachment::Nic { device: device.value }, None))
+            match index.checked_sub(before).and_then(|index| sections.get(index)) {
+                Some(section) => section.conflict(report, key, wrong),
+                None => report.whole(lost_fit(&all, kind, index, key, &wrong)),
             }
         }
     }
 }
 
-/// Values that may appear once in a file, with the line of each.
-struct Unique<T> {
-    what: &'static str,
-    remedy: &'static str,
-    lines: BTreeMap<T, usize>,
+/// What is wrong with a file that a client's object does not fit any more.
+fn lost_fit(all: &Objects, kind: Kind, index: usize, key: &str, wrong: &Wrong) -> Wrong {
+    let name = all.name(kind, index).map_or("", Name::as_str);
+    let problem = format!("leaves {kind} {name} behind, which was added at run time: its {key} {}", wrong.problem);
+    Wrong::new(problem, format!("keep what it needs, or remove it first: `culvertctl {kind} del {name}`"))
 }
 
-impl<T: Clone + Ord> Unique<T> {
-    fn new(what: &'static str, remedy: &'static str) -> Self {
-        Self { what, remedy, lines: BTreeMap::new() }
-    }
-
-    /// Remembers a value; reports it when it was there before.
-    fn check(&mut self, report: &mut Report<'_>, key: String, found: &Found<T>) {
-        if let Some(line) = self.lines.get(&found.value) {
-            let wrong = Wrong::new(format!("is the {} of line {line} as well", self.what), self.remedy);
-            report.value(key, &found.span, wrong);
+/// Reads the sections of one kind. Returns the objects that can be read, and the section of each.
+fn read_kind<'t, T>(
+    report: &mut Report<'_>,
+    kind: Kind,
+    sections: Vec<Section<'t>>,
+    origin: fn(usize) -> Origin,
+    unread: &mut BTreeSet<(Kind, Name)>,
+    read: fn(&mut Report<'_>, &mut Section<'_>) -> Option<T>,
+) -> (Vec<Object<T>>, Vec<Section<'t>>) {
+    let (mut objects, mut of_objects) = (Vec::new(), Vec::new());
+    for mut section in sections {
+        let line = report.source.line(section.offset("name"));
+        let object = read(report, &mut section);
+        section.finish(report);
+        if let Some(wanted) = object {
+            objects.push(Object { wanted, origin: origin(line) });
+            of_objects.push(section);
         } else {
-            self.lines.insert(found.value.clone(), report.source.line(found.span.start));
+            unread.extend(section.name().map(|name| (kind, name)));
         }
     }
-
-    fn into_values(self) -> Vec<T> {
-        self.lines.into_keys().collect()
-    }
+    (objects, of_objects)
 }
 
-/// Puts a value that was found in the place of a default.
-fn set<T>(place: &mut T, found: Option<Found<T>>) {
-    if let Some(found) = found {
-        *place = found.value;
-    }
+/// The keys of an object as a client or the journal gives them: each with its value as TOML.
+pub type Keys = Vec<(&'static str, String)>;
+
+/// Reads the object of a client from its keys. The rules between objects are not checked.
+///
+/// # Errors
+/// Every mistake, without a file or a line.
+pub fn read_object(kind: Kind, keys: &Keys) -> Result<Objects, Vec<Mistake>> {
+    read_objects(&section_text(kind, keys)).map_err(|mut mistakes| {
+        mistakes.iter_mut().for_each(|mistake| mistake.line = None);
+        mistakes
+    })
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_mac_limit_is_the_size_of_a_table() {
-        assert_eq!(usize::try_from(super::MAX_MAC_LIMIT).unwrap(), culvert_switch::mac_table::TABLE_ENTRIES);
+/// Reads the objects of clients from a text of sections as in the file. The rules between objects are not checked.
+///
+/// # Errors
+/// Every mistake, without a file.
+pub fn read_objects(text: &str) -> Result<Objects, Vec<Mistake>> {
+    let mut report = Report::new(Source::new("", text));
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    if !syntax_errors.is_empty() {
+        report.place("this line".to_owned(), 0, Wrong::new("is not TOML", "report this: it is a mistake in culvertd"));
+        return Err(report.into_mistakes());
     }
+    let mut top = Section::new("", document.get_ref(), 0);
+    let found = FoundObjects::read(&mut report, &mut top, |_| Origin::Client);
+    top.finish(&mut report);
+    let mistakes = report.into_mistakes();
+    if mistakes.is_empty() { Ok(found.objects) } else { Err(mistakes) }
+}
+
+/// Objects as a text of sections, which [`read_objects`] reads.
+pub fn write_objects(objects: &Objects) -> String {
+    let mut text = String::new();
+    for network in &objects.networks {
+        text.push_str(&section_text(Kind::Network, &network.wanted.keys()));
+    }
+    for port in &objects.ports {
+        text.push_str(&section_text(Kind::Port, &port.wanted.keys()));
+    }
+    for mirror in &objects.mirrors {
+        text.push_str(&section_text(Kind::Mirror, &mirror.wanted.keys()));
+    }
+    text
+}
+
+/// One object as a section of the file.
+fn section_text(kind: Kind, keys: &Keys) -> String {
+    let mut text = format!("[[{kind}]]\n");
+    for (key, value) in keys {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{key} = {value}");
+    }
+    text
+}
+
+/// The rules between objects that are broken, as mistakes without a file; `about` is the object that is blamed.
+pub fn conflicts(objects: &Objects, control_socket: &Path) -> Vec<(Kind, Name, Mistake)> {
+    let conflicts = objects.conflicts(control_socket, &BTreeSet::new()).into_iter();
+    let mistakes = conflicts.filter_map(|Conflict { kind, index, key, wrong: Wrong { problem, remedy } }| {
+        let name = objects.name(kind, index)?.clone();
+        let keys = objects.keys(kind, index)?;
+        let value = keys.into_iter().find(|(other, _)| *other == key).map(|(_, value)| value);
+        let key = format!("{kind}.{key}");
+        Some((kind, name, Mistake { file: String::new(), line: None, key, value, problem, remedy }))
+    });
+    mistakes.collect()
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::Parser;
 use culvertd::arguments::{Arguments, EXIT_CONFIG, EXIT_FAILED};
-use culvertd::config::{Config, Machine};
+use culvertd::config::{Config, Machine, Objects};
 use culvertd::control_socket::ControlSocket;
 use culvertd::node::live::LiveNode;
 use culvertd::{process, server};
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Ok(machine) => machine,
         Err(error) => return fail(&anyhow::Error::new(error).context("the kernel does not tell this machine's cores")),
     };
-    let config = match Config::load(&arguments.config, &machine) {
+    let config = match Config::load(&arguments.config, &machine, &Objects::default()) {
         Ok(config) => config,
         Err(mistakes) => {
             mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
@@ -28,8 +28,12 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check {
-        let (networks, ports) = (config.networks.len(), config.ports.len());
-        println!("{}: no mistakes; networks: {networks}, ports: {ports}", arguments.config.display());
+        let Objects { networks, ports, mirrors } = &config.objects;
+        let (networks, ports, mirrors) = (networks.len(), ports.len(), mirrors.len());
+        println!(
+            "{}: no mistakes; networks: {networks}, ports: {ports}, mirrors: {mirrors}",
+            arguments.config.display()
+        );
         return ExitCode::SUCCESS;
     }
     run(&arguments, config, &machine).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use culvert_nic::Hugepages;
 use culvert_vhost::Role;
-use culvertd::config::{Attachment, Config, GUEST_MAC_LIMIT, MAX_FILE_BYTES, Machine, NIC_MAC_LIMIT, Network, Port};
+use culvertd::config::{
+    Attachment, Config, Kind, MAX_FILE_BYTES, Machine, Mirror, Network, Objects, Port, VlanRanges, Vlans,
+};
+use culvertd::config::{conflicts, read_object, read_objects, write_objects};
 use culvertd::name::Name;
 use proptest::prelude::*;
 
@@ -15,7 +18,12 @@ fn machine() -> Machine {
 }
 
 fn parse(text: &str) -> Result<Config, Vec<String>> {
-    Config::parse(text, "f.toml", &machine())
+    parse_beside(text, &Objects::default())
+}
+
+/// Reads a file while there are objects of `clients`.
+fn parse_beside(text: &str, clients: &Objects) -> Result<Config, Vec<String>> {
+    Config::parse(text, "f.toml", &machine(), clients)
         .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())
 }
 
@@ -30,7 +38,13 @@ fn port(lines: &str) -> String {
     format!("[[network]]\nname = \"blue\"\n[[port]]\nname = \"a\"\nnetwork = \"blue\"\n{lines}\n")
 }
 
-const NO_SUCH: &str = "remove it, or write name, network, socket, device, role, mac, queues, mtu or mac_limit";
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+const NO_SUCH: &str = "remove it, or write name, network, socket, device, role, mac, addresses, offloads, follow_link, \
+                       promiscuous, queues, mtu, mac_limit, vlan, trunk, native, qinq, broadcast_limit, unknown_limit \
+                       or isolated";
 
 #[test]
 fn an_empty_file_is_all_defaults() {
@@ -42,11 +56,12 @@ fn an_empty_file_is_all_defaults() {
     assert_eq!(config.datapath.memory_mb, 256);
     assert_eq!(config.datapath.hugepages, Hugepages::Auto);
     assert_eq!(config.datapath.idle_sleep, Some(Duration::from_micros(200)));
-    assert!(!config.uses_pci());
-    assert!(config.datapath.eal_args.is_empty() && config.networks.is_empty() && config.ports.is_empty());
+    assert!(!config.objects.use_pci());
+    assert!(config.datapath.eal_args.is_empty());
+    assert_eq!(config.objects, Objects::default());
 
     let one_core = Machine { cores: [0].into(), memory_mb: 4096 };
-    assert_eq!(Config::parse("", "f.toml", &one_core).unwrap().datapath.worker_cores, [0]);
+    assert_eq!(Config::parse("", "f.toml", &one_core, &Objects::default()).unwrap().datapath.worker_cores, [0]);
 }
 
 #[test]
@@ -68,6 +83,7 @@ fn every_key_is_read() {
         [[network]]
         name = "blue"
         mac_age = "5m"
+        snooping = true
 
         [[port]]
         name = "uplink0"
@@ -76,6 +92,9 @@ fn every_key_is_read() {
         queues = 2
         mtu = 9000
         mac_limit = 7
+        trunk = [20, "30-39", 10, "35-40"]
+        native = 1
+        promiscuous = false
 
         [[port]]
         name = "nic"
@@ -88,11 +107,25 @@ fn every_key_is_read() {
         socket = "/run/culvert/ports/vm-a/vhost.sock"
         role = "connect"
         mac = "02:00:00:00:00:0A"
+        addresses = ["10.0.0.5", "fd00::/64", "FE80::1"]
+        vlan = 10
+        qinq = true
+        broadcast_limit = 100
+        unknown_limit = 1_000
+        isolated = true
+        offloads = false
+        follow_link = "uplink0"
 
         [[port]]
         name = "vm-b"
         network = "blue"
         socket = "/run/culvert/ports/vm-b/vhost.sock"
+
+        [[mirror]]
+        name = "watch"
+        from = ["vm-a", "uplink0"]
+        to = "nic"
+        direction = "rx"
         "#,
     )
     .unwrap();
@@ -104,38 +137,53 @@ fn every_key_is_read() {
     assert_eq!(config.datapath.hugepages, Hugepages::Never);
     assert_eq!(config.datapath.idle_sleep, None);
     assert_eq!(config.datapath.eal_args, ["--log-level=lib.eal:8", "--iova-mode=va"]);
-    let blue = Name::parse("blue").unwrap();
-    assert_eq!(config.networks, [Network { name: blue.clone(), mac_age: Duration::from_secs(300) }]);
-    assert!(config.uses_pci());
-    let nic = |name, device: &str, queues, mtu, mac_limit| Port {
-        name: Name::parse(name).unwrap(),
-        network: blue.clone(),
-        attachment: Attachment::Nic { device: device.into() },
-        queues,
-        mtu,
-        mac_limit,
+    let objects = config.objects;
+    assert!(objects.use_pci());
+    let networks: Vec<_> = objects.networks.into_iter().map(|network| network.wanted).collect();
+    assert_eq!(networks, [Network { mac_age: Duration::from_secs(300), snooping: true, ..Network::new(name("blue")) }]);
+
+    let nic = |of: &str, device: &str, promiscuous| {
+        Port::new(name(of), name("blue"), Attachment::Nic { device: device.to_owned(), promiscuous })
     };
-    let guest = |name, role, mac| Port {
-        name: Name::parse(name).unwrap(),
-        network: blue.clone(),
+    let guest = |of: &str| {
+        let attachment = Attachment::Guest {
+            socket: format!("/run/culvert/ports/{of}/vhost.sock").into(),
+            role: Role::Listen,
+            mac: None,
+            addresses: Vec::new(),
+            offloads: true,
+            follow_link: None,
+        };
+        Port::new(name(of), name("blue"), attachment)
+    };
+    let allowed = VlanRanges::new([(1, 1), (10, 10), (20, 20), (30, 40)]);
+    let vm_a = Port {
         attachment: Attachment::Guest {
-            socket: format!("/run/culvert/ports/{name}/vhost.sock").into(),
-            role,
-            mac: Option::map(mac, |text: &str| text.parse().unwrap()),
+            socket: "/run/culvert/ports/vm-a/vhost.sock".into(),
+            role: Role::Connect,
+            mac: Some("02:00:00:00:00:0a".parse().unwrap()),
+            addresses: ["10.0.0.5/32", "fd00::/64", "fe80::1/128"].map(|text| text.parse().unwrap()).into(),
+            offloads: false,
+            follow_link: Some(name("uplink0")),
         },
-        queues: 1,
-        mtu: 1500,
-        mac_limit: GUEST_MAC_LIMIT,
+        vlans: Vlans::Access { vlan: 10, qinq: true },
+        broadcast_limit: Some(100),
+        unknown_limit: Some(1_000),
+        isolated: true,
+        ..guest("vm-a")
     };
-    assert_eq!(
-        config.ports,
-        [
-            nic("uplink0", "net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap", 2, 9000, 7),
-            nic("nic", "0000:af:00.1,queues=4", 1, 1500, NIC_MAC_LIMIT),
-            guest("vm-a", Role::Connect, Some("02:00:00:00:00:0a")),
-            guest("vm-b", Role::Listen, None),
-        ]
-    );
+    let uplink = Port {
+        queues: 2,
+        mtu: 9000,
+        mac_limit: 7,
+        vlans: Vlans::Trunk { allowed, native: Some(1) },
+        ..nic("uplink0", "net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap", false)
+    };
+    let ports: Vec<_> = objects.ports.into_iter().map(|port| port.wanted).collect();
+    assert_eq!(ports, [uplink, nic("nic", "0000:af:00.1,queues=4", true), vm_a, guest("vm-b")]);
+    let mirrors: Vec<_> = objects.mirrors.into_iter().map(|mirror| mirror.wanted).collect();
+    let from = vec![name("vm-a"), name("uplink0")];
+    assert_eq!(mirrors, [Mirror { name: name("watch"), from, to: name("nic"), rx: true, tx: false }]);
 }
 
 /// The file that users start from has every key, and the defaults that it tells of.
@@ -145,13 +193,15 @@ fn the_example_file_shows_the_defaults() {
     let example = parse(text).unwrap();
     let defaults = parse("").unwrap();
     assert_eq!((&example.daemon, &example.datapath), (&defaults.daemon, &defaults.datapath));
-    // Without the lines that have a default, the ports and networks stay the same.
-    let keys = ["queues", "mtu", "mac_limit", "mac_age", "role"];
-    let has_default = |line: &&str| keys.iter().any(|key| line.starts_with(&format!("{key} = ")));
-    assert_eq!(text.lines().filter(has_default).count(), 8);
-    let short: Vec<_> = text.lines().filter(|line| !has_default(line)).collect();
+    // Without the lines that have a default, the objects stay the same.
+    let keys = ["queues", "mtu", "mac_limit", "mac_age", "role", "snooping", "isolated", "offloads", "promiscuous"];
+    let has_default =
+        |line: &&str| keys.iter().chain(&["qinq", "direction"]).any(|key| line.starts_with(&format!("{key} = ")));
+    assert_eq!(text.lines().filter(has_default).count(), 20);
+    // So that lines stay lines.
+    let short: Vec<_> = text.lines().map(|line| if has_default(&line) { "" } else { line }).collect();
     let short = parse(&short.join("\n")).unwrap();
-    assert_eq!((example.networks, example.ports), (short.networks, short.ports));
+    assert_eq!(example.objects, short.objects);
 }
 
 #[test]
@@ -175,17 +225,16 @@ fn all_mistakes_are_told_at_once_in_the_order_of_lines() {
 #[test]
 fn keys_of_later_versions_are_unknown() {
     mistakes(
-        &port("socket = \"/s\"\nvlan = 10\ntrunk = [10, 20]\nrate = { rx = \"1Gbit\" }"),
+        &port("socket = \"/s\"\ncolour = 10\nrate = { rx = \"1Gbit\" }"),
         &[
-            &format!("f.toml:7: port.vlan = 10: is no key that culvertd knows here; {NO_SUCH}"),
-            &format!("f.toml:8: port.trunk: is no key that culvertd knows here; {NO_SUCH}"),
-            &format!("f.toml:9: port.rate: is no key that culvertd knows here; {NO_SUCH}"),
+            &format!("f.toml:7: port.colour = 10: is no key that culvertd knows here; {NO_SUCH}"),
+            &format!("f.toml:8: port.rate: is no key that culvertd knows here; {NO_SUCH}"),
         ],
     );
     mistakes(
         "colour = 1",
         &[
-            "f.toml:1: colour = 1: is no key that culvertd knows here; remove it, or write daemon, datapath, network or port",
+            "f.toml:1: colour = 1: is no key that culvertd knows here; remove it, or write daemon, datapath, network, port or mirror",
         ],
     );
 }
@@ -506,25 +555,25 @@ fn things_that_only_one_port_may_have() {
     );
     mistakes(
         &port(&format!("socket = \"/s/t\"\n{second}socket = \"//s/./t\"")),
-        &["f.toml:10: port.socket = \"//s/./t\": is the socket of line 6 as well; give each port a socket of its own"],
+        &["f.toml:10: port.socket = \"//s/./t\": is the socket of port a as well; give each port a socket of its own"],
     );
     mistakes(
         &port(&format!("device = \"net_null0\"\n{second}device = \"net_null0,size=64\"")),
         &[
-            "f.toml:10: port.device = \"net_null0,size=64\": is the device of line 6 as well; give each port a device of its own",
+            "f.toml:10: port.device = \"net_null0,size=64\": is the device of port a as well; give each port a device of its own",
         ],
     );
     mistakes(
         &port(&format!("device = \"03:00.0\"\n{second}device = \"0000:03:00.0\"")),
         &[
-            "f.toml:10: port.device = \"0000:03:00.0\": is the device of line 6 as well; give each port a device of its own",
+            "f.toml:10: port.device = \"0000:03:00.0\": is the device of port a as well; give each port a device of its own",
         ],
     );
     let mac = "mac = \"02:00:00:00:00:01\"";
     mistakes(
         &port(&format!("socket = \"/s\"\n{mac}\n{second}socket = \"/t\"\n{mac}")),
         &[
-            "f.toml:12: port.mac = \"02:00:00:00:00:01\": is the address of line 7 as well; give each guest of a network an address of its own",
+            "f.toml:12: port.mac = \"02:00:00:00:00:01\": is the address of port a as well; give each guest of a network an address of its own",
         ],
     );
     // In another network the same address is another station.
@@ -533,10 +582,243 @@ fn things_that_only_one_port_may_have() {
 }
 
 #[test]
+fn vlan_values() {
+    let socket = |line: &str| port(&format!("socket = \"/s\"\n{line}"));
+    let range = "write a number from 1 to 4094, or a range of them like \"30-39\"";
+    for number in ["0", "4095"] {
+        mistakes(
+            &socket(&format!("vlan = {number}")),
+            &[&format!("f.toml:7: port.vlan = {number}: is out of range; write a number from 1 to 4094")],
+        );
+    }
+    mistakes(
+        &socket("trunk = [4095, \"39-30\", \"0-1\", \"1-+2\", \"1-2-3\", true]"),
+        &[
+            "f.toml:7: port.trunk = 4095: is out of range; write a number from 1 to 4094",
+            "f.toml:7: port.trunk = \"39-30\": ends before it starts; write the lower VLAN first",
+            &format!("f.toml:7: port.trunk = \"0-1\": is no range of VLANs; {range}"),
+            &format!("f.toml:7: port.trunk = \"1-+2\": is no range of VLANs; {range}"),
+            &format!("f.toml:7: port.trunk = \"1-2-3\": is no range of VLANs; {range}"),
+            &format!("f.toml:7: port.trunk = true: must be a number or a range in quotes, not true or false; {range}"),
+        ],
+    );
+    mistakes(
+        &socket("trunk = []"),
+        &["f.toml:7: port.trunk = []: names no VLAN; write at least one, like [10, \"30-39\"], or remove the key"],
+    );
+    mistakes(
+        &socket("trunk = [1]\nvlan = 2\nnative = 1"),
+        &[
+            "f.toml:7: port.trunk = [1]: stands beside vlan; keep vlan for one VLAN or trunk for several, not both",
+            "f.toml:9: port.native = 1: stands beside vlan; remove it: frames without a tag belong to vlan already",
+        ],
+    );
+    mistakes(
+        &socket("native = 1\nqinq = true"),
+        &[
+            "f.toml:7: port.native = 1: works only with trunk; remove it, or add trunk with the VLANs that have a tag",
+            "f.toml:8: port.qinq = true: works only with vlan; remove it, or add vlan: the VLAN that carries the guest's tags",
+        ],
+    );
+    mistakes(
+        &socket("vlan = 1\nqinq = \"yes\""),
+        &[
+            "f.toml:8: port.qinq = \"yes\": must be true or false, not a text in quotes; write true or false, without quotes",
+        ],
+    );
+}
+
+#[test]
+fn guard_values() {
+    let socket = |line: &str| port(&format!("socket = \"/s\"\n{line}"));
+    mistakes(
+        &socket("addresses = [\"10.0.0.5/24\", \"host\", \"ff02::1\", \"10.0.0.1\", \"10.0.0.1/32\", 7]"),
+        &[
+            "f.toml:7: port.addresses = \"10.0.0.5/24\": has bits set behind its first 24; write \"10.0.0.0/24\" for the prefix or \"10.0.0.5\" for one address",
+            "f.toml:7: port.addresses = \"host\": is no IP address or prefix; write it like \"10.0.0.5\" or \"fd00::/64\"",
+            "f.toml:7: port.addresses = \"ff02::1\": is no address of a station; write the guest's own addresses",
+            "f.toml:7: port.addresses = 7: must be a text in quotes, not a whole number; write it like \"10.0.0.5\" or \"fd00::/64\"",
+            "f.toml:7: port.addresses = \"10.0.0.1/32\": is there twice; write each address once",
+        ],
+    );
+    mistakes(
+        &socket("addresses = []"),
+        &["f.toml:7: port.addresses = []: names no address; write at least one, or remove the key to allow any"],
+    );
+    let many: Vec<_> = (0..65).map(|number| format!("\"10.0.0.{number}\"")).collect();
+    let found = parse(&socket(&format!("addresses = [{}]", many.join(",")))).unwrap_err();
+    assert!(found[0].ends_with(": has more than 64 entries; write prefixes for many addresses"), "{found:?}");
+    for key in ["broadcast_limit", "unknown_limit"] {
+        mistakes(
+            &socket(&format!("{key} = 0")),
+            &[&format!("f.toml:7: port.{key} = 0: is out of range; write a number from 1 to 100000000")],
+        );
+    }
+}
+
+#[test]
+fn keys_of_the_other_kind_of_port() {
+    mistakes(
+        &port(
+            "device = \"net_null0\"\naddresses = [\"10.0.0.1\"]\noffloads = true\nfollow_link = \"a\"\npromiscuous = 1",
+        ),
+        &[
+            "f.toml:7: port.addresses = [\"10.0.0.1\"]: works only with socket; remove it",
+            "f.toml:8: port.offloads = true: works only with socket; remove it",
+            "f.toml:9: port.follow_link = \"a\": works only with socket; remove it",
+            "f.toml:10: port.promiscuous = 1: must be true or false, not a whole number; write true or false, without quotes",
+        ],
+    );
+    mistakes(
+        &port("socket = \"/s\"\npromiscuous = true"),
+        &["f.toml:7: port.promiscuous = true: works only with device; remove it"],
+    );
+}
+
+#[test]
+fn followed_links() {
+    let second = "[[port]]\nname = \"b\"\nnetwork = \"blue\"\nsocket = \"/t\"\n";
+    for (link, problem) in [
+        ("b", "is no port with a device; name the port whose link is to be followed"),
+        ("uplink0", "is no port of this file; add a [[port]] section with name = \"uplink0\""),
+    ] {
+        mistakes(
+            &port(&format!("socket = \"/s\"\nfollow_link = \"{link}\"\n{second}")),
+            &[&format!("f.toml:7: port.follow_link = \"{link}\": {problem}")],
+        );
+    }
+    // A port that is there, but wrong, is no second mistake.
+    let broken = "[[port]]\nname = \"up\"\nnetwork = \"blue\"\ndevice = \"eth0\"\n";
+    let found = parse(&port(&format!("socket = \"/s\"\nfollow_link = \"up\"\n{broken}"))).unwrap_err();
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
+fn mirror_values() {
+    let mirror = |lines: &str| {
+        let b = "[[port]]\nname = \"b\"\nnetwork = \"blue\"\nsocket = \"/t\"";
+        port(&format!("socket = \"/s\"\n{b}\n[[mirror]]\n{lines}"))
+    };
+    parse(&mirror("name = \"m\"\nfrom = [\"a\"]\nto = \"b\"")).unwrap();
+    mistakes(
+        &mirror("direction = \"in\""),
+        &[
+            "f.toml:11: mirror.name: is missing; add a line such as name = \"mirror-a\"",
+            "f.toml:11: mirror.from: is missing; add a line such as from = [\"vm-a\"]",
+            "f.toml:11: mirror.to: is missing; add a line such as to = \"probe\"",
+            "f.toml:12: mirror.direction = \"in\": is none of the choices; write \"both\", \"rx\" or \"tx\"",
+        ],
+    );
+    mistakes(
+        &mirror("name = \"m\"\nfrom = [\"a\", \"a\", \"b\"]\nto = \"b\""),
+        &[
+            "f.toml:13: mirror.from = \"a\": names this port twice; write each port once",
+            "f.toml:13: mirror.from = \"b\": is the port in `to` as well; copy the frames to another port",
+        ],
+    );
+    mistakes(
+        &mirror("name = \"m\"\nfrom = []\nto = \"vm-c\""),
+        &[
+            "f.toml:13: mirror.from = []: names no port; write at least one, like [\"vm-a\"]",
+            "f.toml:14: mirror.to = \"vm-c\": is no port of this file; add a [[port]] section with name = \"vm-c\"",
+        ],
+    );
+    let second = "[[mirror]]\nname = \"m\"\nfrom = [\"b\"]\nto = \"a\"";
+    mistakes(
+        &mirror(&format!("name = \"m\"\nfrom = [\"a\"]\nto = \"b\"\n{second}")),
+        &[
+            "f.toml:13: mirror.from = [\"a\"]: names port a, which gets the frames of a mirror; name ports that have frames of their own",
+            "f.toml:16: mirror.name = \"m\": is the mirror name of line 12 as well; give each mirror a name of its own",
+            "f.toml:17: mirror.from = [\"b\"]: names port b, which gets the frames of a mirror; name ports that have frames of their own",
+        ],
+    );
+}
+
+/// What clients added at run time.
+fn clients(text: &str) -> Objects {
+    read_objects(text).unwrap()
+}
+
+#[test]
+fn a_file_beside_objects_of_clients() {
+    let file = port("socket = \"/s\"\nmac = \"02:00:00:00:00:01\"");
+    let green = "[[network]]\nname = \"green\"\n";
+    let vm = |name: &str, network: &str, lines: &str| {
+        format!("[[port]]\nname = \"{name}\"\nnetwork = \"{network}\"\n{lines}\n")
+    };
+    let beside = |text: &str| parse_beside(&file, &clients(text)).map(|_| ()).unwrap_err();
+    let fits = clients(&format!("{green}{}", vm("c", "blue", "socket = \"/c\"")));
+    assert_eq!(parse_beside(&file, &fits).unwrap().objects.ports.len(), 1);
+    assert_eq!(
+        beside(&format!("{green}{}", vm("a", "green", "socket = \"/c\""))),
+        [
+            "f.toml:4: port.name = \"a\": is the name of a port that was added at run time; choose another name, or remove that one: `culvertctl port del a`"
+        ]
+    );
+    assert_eq!(
+        beside(&vm("c", "blue", "socket = \"/s\"\nmac = \"02:00:00:00:00:01\"")),
+        [
+            "f.toml:6: port.socket = \"/s\": is the socket of port c as well, which was added at run time; give each port a socket of its own",
+            "f.toml:7: port.mac = \"02:00:00:00:00:01\": is the address of port c as well, which was added at run time; give each guest of a network an address of its own",
+        ]
+    );
+    assert_eq!(
+        beside(&vm("c", "red", "socket = \"/c\"")),
+        [
+            "f.toml: leaves port c behind, which was added at run time: its network is no network; keep what it needs, or remove it first: `culvertctl port del c`"
+        ]
+    );
+    // The file must be right by itself: it may not name what a client added.
+    let red = "[[port]]\nname = \"a\"\nnetwork = \"green\"\nsocket = \"/s\"\n";
+    assert_eq!(
+        parse_beside(red, &clients(green)).unwrap_err(),
+        [
+            "f.toml:3: port.network = \"green\": is no network of this file; add a [[network]] section with name = \"green\""
+        ]
+    );
+}
+
+/// A client reads about its mistakes in the words of the file.
+#[test]
+fn objects_of_clients_have_the_same_mistakes() {
+    let read = |kind, keys: &[(&'static str, &str)]| {
+        let keys = keys.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        let sentences = |mistakes: Vec<_>| mistakes.iter().map(ToString::to_string).collect::<Vec<String>>();
+        read_object(kind, &keys).map_err(sentences)
+    };
+    assert_eq!(
+        read(Kind::Port, &[("name", "\"a\""), ("network", "\"blue\""), ("socket", "\"s\""), ("vlan", "4095")]),
+        Err(vec![
+            "port.socket = \"s\": is not an absolute path; start it with /, like \"/run/culvert/ports/vm-a/vhost.sock\""
+                .to_owned(),
+            "port.vlan = 4095: is out of range; write a number from 1 to 4094".to_owned(),
+        ])
+    );
+    let port = read(Kind::Port, &[("name", "\"a\""), ("network", "\"bleu\""), ("socket", "\"/s\"")]).unwrap();
+    let all = clients("[[network]]\nname = \"blue\"\n").with(port);
+    let [(Kind::Port, name, mistake)] = &conflicts(&all, Path::new("/c.sock"))[..] else { panic!("one conflict") };
+    assert_eq!(name.as_str(), "a");
+    assert_eq!(mistake.to_string(), "port.network = \"bleu\": is no network; did you mean \"blue\"?");
+}
+
+#[test]
+fn the_number_of_ports_is_limited() {
+    let mut text = "[[network]]\nname = \"blue\"\n".to_owned();
+    for number in 0..=1024 {
+        text.push_str(&format!("[[port]]\nname = \"p{number}\"\nnetwork = \"blue\"\nsocket = \"/s{number}\"\n"));
+    }
+    mistakes(
+        &text,
+        &["f.toml:4100: port.name = \"p1024\": is one more than the 1024 ports that there can be; remove a port"],
+    );
+}
+
+#[test]
 fn files_that_cannot_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.toml");
-    let load = |path: &Path| Config::load(path, &machine()).map_err(|mistakes| mistakes[0].to_string());
+    let load =
+        |path: &Path| Config::load(path, &machine(), &Objects::default()).map_err(|mistakes| mistakes[0].to_string());
     let name = path.display();
     assert_eq!(
         load(&path),
@@ -576,6 +858,20 @@ fn line() -> impl Strategy<Value = String> {
         "control_socket",
         "state_dir",
         "metrics_address",
+        "vlan",
+        "trunk",
+        "native",
+        "qinq",
+        "addresses",
+        "broadcast_limit",
+        "isolated",
+        "offloads",
+        "promiscuous",
+        "follow_link",
+        "snooping",
+        "from",
+        "to",
+        "direction",
         "x",
         "a.b",
     ]);
@@ -592,6 +888,9 @@ fn line() -> impl Strategy<Value = String> {
             "\"5s\"",
             "[1]",
             "[]",
+            "[10, \"30-39\"]",
+            "[\"blue\"]",
+            "[\"10.0.0.0/8\", \"fd00::1\"]",
             "{}",
             "[[1], {}]",
             "true",
@@ -607,6 +906,7 @@ fn line() -> impl Strategy<Value = String> {
         "[datapath]",
         "[[network]]",
         "[[port]]",
+        "[[mirror]]",
         "[port]",
         "[[daemon]]",
         "[y.z]",
@@ -628,8 +928,8 @@ proptest! {
 }
 
 fn check_answer(text: &str) {
-    match Config::parse(text, "f.toml", &machine()) {
-        Ok(config) => assert!(config.ports.iter().all(|port| config.networks.iter().any(|n| n.name == port.network))),
+    match Config::parse(text, "f.toml", &machine(), &Objects::default()) {
+        Ok(config) => check_objects(&config.objects),
         Err(mistakes) => {
             assert!(!mistakes.is_empty());
             for mistake in mistakes {
@@ -639,6 +939,19 @@ fn check_answer(text: &str) {
             }
         }
     }
+}
+
+/// What was read is consistent, and stays the same when it is written and read again.
+fn check_objects(objects: &Objects) {
+    let Objects { networks, ports, mirrors } = objects;
+    assert!(ports.iter().all(|port| objects.network(&port.wanted.network).is_some()));
+    assert!(mirrors.iter().all(|mirror| objects.port(&mirror.wanted.to).is_some()));
+    let again = read_objects(&write_objects(objects)).unwrap();
+    assert!(again.networks.iter().zip(networks).all(|(one, other)| one.wanted == other.wanted));
+    assert!(again.ports.iter().zip(ports).all(|(one, other)| one.wanted == other.wanted));
+    assert!(again.mirrors.iter().zip(mirrors).all(|(one, other)| one.wanted == other.wanted));
+    let lengths = |objects: &Objects| (objects.networks.len(), objects.ports.len(), objects.mirrors.len());
+    assert_eq!(lengths(&again), lengths(objects));
 }
 
 #[test]

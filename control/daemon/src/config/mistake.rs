@@ -5,7 +5,7 @@ use std::fmt;
 /// One mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// The file, as it was named on the command line.
+    /// The file, as it was named on the command line; empty for a request of a client.
     pub file: String,
     /// The line in the file, from 1; `None` when the whole file is meant.
     pub line: Option<usize>,
@@ -22,16 +22,19 @@ pub struct Mistake {
 /// `FILE:LINE: KEY = VALUE: PROBLEM; REMEDY`, on one line; parts that do not exist are left out.
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
+        let mut parts = Vec::new();
+        match (self.file.as_str(), self.line) {
+            ("", _) => {}
+            (file, None) => parts.push(file.to_owned()),
+            (file, Some(line)) => parts.push(format!("{file}:{line}")),
         }
         match (self.key.as_str(), &self.value) {
             ("", _) => {}
-            (key, None) => write!(f, ": {key}")?,
-            (key, Some(value)) => write!(f, ": {key} = {value}")?,
+            (key, None) => parts.push(key.to_owned()),
+            (key, Some(value)) => parts.push(format!("{key} = {value}")),
         }
-        write!(f, ": {}; {}", self.problem, self.remedy)
+        parts.push(format!("{}; {}", self.problem, self.remedy));
+        f.write_str(&parts.join(": "))
     }
 }
 
@@ -92,5 +95,7 @@ mod tests {
         assert_eq!(mistake.to_string(), "f.toml:3: port.mtu: is too small; write 68 or more");
         (mistake.key, mistake.line) = (String::new(), None);
         assert_eq!(mistake.to_string(), "f.toml: is too small; write 68 or more");
+        (mistake.key, mistake.file) = ("port.mtu".into(), String::new());
+        assert_eq!(mistake.to_string(), "port.mtu: is too small; write 68 or more");
     }
 }

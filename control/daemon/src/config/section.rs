@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistake, either, nearest};
 use super::source::Source;
-use super::value::Wrong;
+use super::value::{self, Wrong};
+use crate::name::Name;
 
 /// All mistakes found so far in one file.
 pub(super) struct Report<'a> {
@@ -31,6 +32,11 @@ impl<'a> Report<'a> {
     /// Adds a mistake without a value: at `offset`, about `key`.
     pub(super) fn place(&mut self, key: String, offset: usize, wrong: Wrong) {
         self.add(Some(offset), key, None, wrong);
+    }
+
+    /// Adds a mistake about the whole file.
+    pub(super) fn whole(&mut self, wrong: Wrong) {
+        self.add(None, String::new(), None, wrong);
     }
 
     fn add(&mut self, offset: Option<usize>, key: String, value: Option<String>, wrong: Wrong) {
@@ -56,7 +62,7 @@ pub(super) struct Found<T> {
 /// One table while it is read.
 pub(super) struct Section<'t> {
     /// The table's name in messages: `port` for `[[port]]`, empty for the top of the file.
-    name: &'static str,
+    title: &'static str,
     table: &'t DeTable<'t>,
     /// Where the table starts in the file.
     start: usize,
@@ -64,18 +70,42 @@ pub(super) struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
-    pub(super) fn new(name: &'static str, table: &'t DeTable<'t>, start: usize) -> Self {
-        Self { name, table, start, asked: Vec::new() }
+    pub(super) fn new(title: &'static str, table: &'t DeTable<'t>, start: usize) -> Self {
+        Self { title, table, start, asked: Vec::new() }
     }
 
     /// The full name of a key, for messages.
     pub(super) fn path(&self, key: &str) -> String {
-        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+        if self.title.is_empty() { key.to_owned() } else { format!("{}.{key}", self.title) }
     }
 
     /// Whether the section has `key`; this does not make it a known one.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
+    }
+
+    /// Whether `key` holds an array without elements.
+    pub(super) fn is_empty_list(&self, key: &str) -> bool {
+        matches!(self.table.get(key).map(|value| value.get_ref()), Some(DeValue::Array(array)) if array.is_empty())
+    }
+
+    /// The object's name, if it has one that keeps the rule.
+    pub(super) fn name(&self) -> Option<Name> {
+        self.table.get("name").and_then(|value| value::name(value.get_ref()).ok())
+    }
+
+    /// The offset of `key`'s value, or of the section when it has none.
+    pub(super) fn offset(&self, key: &str) -> usize {
+        self.table.get(key).map_or(self.start, |value| value.span().start)
+    }
+
+    /// Reports `wrong` about `key`, whether the section has it or not.
+    pub(super) fn conflict(&self, report: &mut Report<'_>, key: &str, wrong: Wrong) {
+        if self.has(key) {
+            self.refuse(report, key, wrong);
+        } else {
+            report.place(self.path(key), self.start, wrong);
+        }
     }
 
     /// Reports `wrong` about `key` if the section has it.
@@ -185,8 +215,8 @@ impl<'t> Section<'t> {
     }
 
     /// Reports the keys that nobody asked for. Call it after everything was read.
-    pub(super) fn finish(self, report: &mut Report<'_>) {
-        for (key, value) in self.table {
+    pub(super) fn finish(&self, report: &mut Report<'_>) {
+        for (key, value) in self.table.iter() {
             let word: &str = key.get_ref();
             if self.asked.contains(&word) {
                 continue;

@@ -1,15 +1,18 @@
 //! Readers of single values: each takes what TOML parsed and returns a checked value, or what is wrong with it.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use culvert_frame::MacAddress;
+use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::mistake::{either, nearest};
+use super::section::Found;
+use super::vlan::VLAN_RANGE;
 use crate::name::Name;
 
 /// What is wrong with a value, and the remedy: the two halves of a [`Mistake`](super::Mistake)'s sentence.
@@ -63,6 +66,16 @@ where
     T::try_from(number).ok().filter(|number| range.contains(number)).ok_or_else(outside)
 }
 
+/// `true` or `false`.
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, Wrong> {
+    match value {
+        DeValue::Boolean(boolean) => Ok(*boolean),
+        other => {
+            Err(Wrong::new(Wrong::kind("true or false", other, "").problem, "write true or false, without quotes"))
+        }
+    }
+}
+
 /// One of a few words.
 pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&'static str, T)]) -> Result<T, Wrong> {
     let words = || choices.iter().map(|(word, _)| *word);
@@ -114,7 +127,7 @@ pub(super) fn duration(value: &DeValue<'_>, range: RangeInclusive<Duration>, exa
 }
 
 /// `duration` as [`duration`] reads it, in the largest unit that fits.
-fn with_unit(duration: Duration) -> String {
+pub(super) fn with_unit(duration: Duration) -> String {
     let microseconds = duration.as_micros();
     let units = [("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1)];
     let largest = units.into_iter().find(|(_, size)| microseconds >= *size && microseconds.is_multiple_of(*size));
@@ -132,6 +145,62 @@ pub(super) fn station_address(value: &DeValue<'_>) -> Result<MacAddress, Wrong> 
         return Err(Wrong::new("is not the address of one station", remedy));
     }
     Ok(address)
+}
+
+/// One element of `trunk`: a VLAN as a number, or a range of them in quotes; the first and the last one.
+pub(super) fn vlan_range(value: &DeValue<'_>) -> Result<(u16, u16), Wrong> {
+    let (low, high) = (*VLAN_RANGE.start(), *VLAN_RANGE.end());
+    let remedy = || format!("write a number from {low} to {high}, or a range of them like \"30-39\"");
+    match value {
+        DeValue::Integer(_) => number(value, VLAN_RANGE).map(|vlan| (vlan, vlan)),
+        DeValue::String(range) => {
+            let number = |text: &str| {
+                let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+                text.parse().ok().filter(|vlan| digits && VLAN_RANGE.contains(vlan))
+            };
+            let ends = range.split_once('-').unwrap_or((range, range));
+            match (number(ends.0), number(ends.1)) {
+                (Some(first), Some(last)) if first <= last => Ok((first, last)),
+                (Some(_), Some(_)) => Err(Wrong::new("ends before it starts", "write the lower VLAN first")),
+                _ => Err(Wrong::new("is no range of VLANs", remedy())),
+            }
+        }
+        other => Err(Wrong { remedy: remedy(), ..Wrong::kind("a number or a range in quotes", other, "") }),
+    }
+}
+
+/// One element of `addresses`: an IPv4 or IPv6 address, or a prefix.
+pub(super) fn addresses(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
+    let example = "\"10.0.0.5\" or \"fd00::/64\"";
+    let text = text(value, example)?;
+    let address = text.parse::<IpAddr>().map(IpNet::from).or_else(|_| text.parse::<IpNet>());
+    let address = address.map_err(|_| Wrong::new("is no IP address or prefix", format!("write it like {example}")))?;
+    if address.addr() != address.network() {
+        let (whole, one) = (address.trunc(), address.addr());
+        let problem = format!("has bits set behind its first {}", address.prefix_len());
+        return Err(Wrong::new(problem, format!("write \"{whole}\" for the prefix or \"{one}\" for one address")));
+    }
+    if address.addr().is_multicast() {
+        return Err(Wrong::new("is no address of a station", "write the guest's own addresses"));
+    }
+    Ok(address)
+}
+
+/// An address or prefix as [`addresses`] reads it: one address without its length.
+pub(super) fn address_text(net: &IpNet) -> String {
+    if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
+}
+
+/// `text` as a TOML string.
+pub(super) fn toml(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+/// Puts a value that was found in the place of a default.
+pub(super) fn set<T>(place: &mut T, found: Option<Found<T>>) {
+    if let Some(found) = found {
+        *place = found.value;
+    }
 }
 
 /// An address and a port number to listen on.

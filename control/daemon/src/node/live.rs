@@ -20,7 +20,7 @@ use super::capture::{self, MAX_CAPTURES};
 use super::faults;
 use super::ports::{Opened, Opener, Port, key};
 use super::{CaptureError, Node};
-use crate::config::{Config, Network};
+use crate::config::{Config, Network, Object};
 
 /// The node on the real datapath. The fields end in their order: first the sockets, so that guests are told; then the
 /// workers; then the devices, whose queues the workers had.
@@ -46,11 +46,11 @@ impl LiveNode {
             memory_mb: config.datapath.memory_mb,
             hugepages: config.datapath.hugepages,
             main_core,
-            pci: config.uses_pci(),
+            pci: config.objects.use_pci(),
             extra_args: config.datapath.eal_args.clone(),
         };
         let eal = Arc::new(Eal::start(&eal)?);
-        let largest_mtu = config.ports.iter().map(|port| port.mtu).max().unwrap_or(0).max(1500);
+        let largest_mtu = config.objects.ports.iter().map(|port| port.wanted.mtu).max().unwrap_or(0).max(1500);
         let pool = Pool::create(&eal, &PoolConfig { largest_mtu, ..PoolConfig::default() })?;
         let workers =
             DatapathConfig { cores: config.datapath.worker_cores.clone(), idle_sleep: config.datapath.idle_sleep };
@@ -60,14 +60,14 @@ impl LiveNode {
 
         let mut networks = Vec::new();
         let mut by_name = BTreeMap::new();
-        for network in config.networks {
+        for Object { wanted: network, .. } in config.objects.networks {
             let id = datapath.add_network(network.mac_age)?;
             by_name.insert(network.name.clone(), id);
             networks.push((network, id));
         }
         datapath.hold()?;
         let opener = Opener { eal: &eal, pool: &pool, datapath: &datapath, server: &server };
-        let ports = config.ports.into_iter().filter_map(|port| {
+        let ports = config.objects.ports.into_iter().map(|port| port.wanted).filter_map(|port| {
             // The configuration was checked: every port names a network that is there.
             let network = *by_name.get(&port.network)?;
             Some(opener.open(port, network))

@@ -51,7 +51,7 @@ impl Opener<'_> {
     pub fn open(&self, config: Config, network: NetworkId) -> Port {
         let opened = match &config.attachment {
             Attachment::Guest { .. } => self.open_guest(&config, network),
-            Attachment::Nic { device } => self.open_nic(&config, device, network),
+            Attachment::Nic { device, .. } => self.open_nic(&config, device, network),
         };
         let opened = opened.unwrap_or_else(|error| {
             let reason = format!("{error:#}");
@@ -62,7 +62,7 @@ impl Opener<'_> {
     }
 
     fn open_guest(&self, config: &Config, network: NetworkId) -> anyhow::Result<Opened> {
-        let Attachment::Guest { socket, role, mac } = &config.attachment else {
+        let Attachment::Guest { socket, role, mac, .. } = &config.attachment else {
             anyhow::bail!("the port has no socket; add `socket`");
         };
         let (mac, mtu) = (*mac, config.mtu);
@@ -112,7 +112,7 @@ impl Port {
     /// The port as clients see it.
     pub fn view(&self, datapath: &Datapath, server: &Server) -> v1::Port {
         let (state, reason, attachment) = match (&self.config.attachment, &self.opened) {
-            (Attachment::Guest { socket, role, mac }, opened) => {
+            (Attachment::Guest { socket, role, mac, .. }, opened) => {
                 let mut guest = v1::GuestAttachment {
                     socket: socket.display().to_string(),
                     role: role_view(*role).into(),
@@ -122,7 +122,7 @@ impl Port {
                 let (state, reason) = guest_state(opened, datapath, server, &mut guest);
                 (state, reason, v1::port::Attachment::Guest(guest))
             }
-            (Attachment::Nic { device }, opened) => {
+            (Attachment::Nic { device, .. }, opened) => {
                 let mut nic = v1::NicAttachment { device: device.clone(), ..v1::NicAttachment::default() };
                 let (state, reason) = nic_state(opened, &mut nic);
                 (state, reason, v1::port::Attachment::Nic(nic))
