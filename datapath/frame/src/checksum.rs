@@ -164,3 +164,172 @@ const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    /// Word by word, as RFC 1071 describes it.
+    fn naive(bytes: &[u8]) -> u16 {
+        let mut sum: u64 = 0;
+        for pair in bytes.chunks(2) {
+            sum += u64::from(pair[0]) * 256 + u64::from(*pair.get(1).unwrap_or(&0));
+        }
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    }
+
+    fn noise(length: usize, seed: u32) -> Vec<u8> {
+        (0..length as u32).map(|at| ((at + seed).wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    }
+
+    fn sum_of(pieces: &[&[u8]]) -> u16 {
+        let mut sum = Sum::default();
+        for piece in pieces {
+            sum.add(piece);
+        }
+        sum.partial()
+    }
+
+    #[test]
+    fn the_example_of_rfc_1071() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        let mut sum = Sum::default();
+        sum.add(&bytes);
+        assert_eq!(sum.partial(), 0xddf2);
+        assert_eq!(sum.checksum(), 0x220d);
+    }
+
+    #[test]
+    fn every_length_and_every_split_sums_alike() {
+        for length in 0..200 {
+            let bytes = noise(length, 7);
+            let expected = naive(&bytes);
+            for split in 0..=length {
+                let (left, right) = bytes.split_at(split);
+                assert_eq!(sum_of(&[left, right]), expected, "{length} bytes split at {split}");
+                let (middle, right) = right.split_at(right.len() / 3);
+                assert_eq!(sum_of(&[left, middle, right]), expected, "{length} bytes split at {split} and again");
+            }
+        }
+    }
+
+    #[test]
+    fn extremes_do_not_overflow() {
+        for length in [0, 1, 2, 65_535, 65_558, 1 << 20] {
+            assert_eq!(sum_of(&[&vec![0xff; length]]), naive(&vec![0xff; length]), "{length}");
+        }
+        for length in 0..40 {
+            assert_eq!(sum_of(&[&vec![0; length]]), 0);
+        }
+    }
+
+    #[test]
+    fn alignment_does_not_matter() {
+        let bytes = noise(1_600, 3);
+        for start in 0..64 {
+            let part = &bytes[start..start + 1_500];
+            assert_eq!(sum_of(&[part]), naive(part));
+        }
+    }
+
+    /// A frame whose checksum etherparse computed.
+    fn udp(payload: &[u8]) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, payload).unwrap();
+        frame
+    }
+
+    fn tcp6(payload: &[u8]) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [9; 16], 64).tcp(1, 2, 3, 4);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, payload).unwrap();
+        frame
+    }
+
+    /// As a sender leaves it: the sum of the pseudo header in the field.
+    fn opened(frame: &[u8]) -> (Vec<u8>, PartialChecksum) {
+        let mut frame = frame.to_vec();
+        let partial = checksum_of(&frame, frame.len() as u32).unwrap();
+        let layers = Layers::parse(&frame).unwrap();
+        let bytes = frame.len() as u32 - u32::from(layers.transport);
+        let ip = &frame[usize::from(layers.network)..];
+        let sum = Sum::of_pseudo_header(layers.version, ip, layers.protocol, bytes).unwrap();
+        put(&mut frame, partial.field(), sum.partial());
+        (frame, partial)
+    }
+
+    #[test]
+    fn a_partial_checksum_is_completed() {
+        for length in 0..100 {
+            for whole in [udp(&noise(length, 1)), tcp6(&noise(length, 2))] {
+                let (mut frame, partial) = opened(&whole);
+                complete(&mut frame, partial);
+                assert_eq!(frame, whole);
+            }
+        }
+    }
+
+    #[test]
+    fn padding_behind_the_packet_is_not_summed() {
+        let whole = udp(b"four");
+        let (mut frame, partial) = opened(&whole);
+        frame.extend_from_slice(b"padding that is not zero");
+        assert_eq!(partial.end(&frame, frame.len() as u32), whole.len() as u32);
+        complete(&mut frame, partial);
+        assert_eq!(frame[..whole.len()], whole);
+    }
+
+    #[test]
+    fn a_packet_longer_than_its_frame_is_summed_to_the_end() {
+        let (mut frame, partial) = opened(&udp(b"payload"));
+        frame.truncate(44);
+        assert_eq!(partial.end(&frame, 44), 44);
+        // Nor does a packet end before the field of its checksum.
+        frame[16..18].copy_from_slice(&21_u16.to_be_bytes());
+        assert_eq!(partial.end(&frame, 44), 44);
+    }
+
+    #[test]
+    fn no_checksum_is_stored_as_zero() {
+        // The last word makes the sum 0xffff.
+        let mut payload = vec![0; 4];
+        let checksum = u16::from_be_bytes(udp(&payload)[40..42].try_into().unwrap());
+        payload[2..].copy_from_slice(&checksum.to_be_bytes());
+        let (mut frame, partial) = opened(&udp(&payload));
+        complete(&mut frame, partial);
+        assert_eq!(frame[40..42], [0xff, 0xff]);
+    }
+
+    #[test]
+    fn what_lies_beyond_the_frame_is_left_alone() {
+        for (start, offset) in [(34, 26), (60, 0), (59, 0), (u16::MAX, u16::MAX), (0, u16::MAX)] {
+            let mut frame = udp(&[7; 18]);
+            let before = frame.clone();
+            complete(&mut frame, PartialChecksum { start, offset });
+            assert_eq!(frame, before, "{start} + {offset}");
+        }
+    }
+
+    #[test]
+    fn the_checksum_of_a_frame_is_found() {
+        let frame = udp(b"x");
+        assert_eq!(checksum_of(&frame, 43), Some(PartialChecksum { start: 34, offset: 6 }));
+        assert_eq!(checksum_of(&frame[..42], 43), Some(PartialChecksum { start: 34, offset: 6 }));
+        assert_eq!(checksum_of(&frame[..41], 43), None);
+        assert_eq!(checksum_of(&frame[..42], 41), None);
+        let frame = tcp6(b"x");
+        assert_eq!(checksum_of(&frame, 75), Some(PartialChecksum { start: 54, offset: 16 }));
+        let mut fragment = udp(b"x");
+        fragment[20] = 0x20;
+        assert_eq!(checksum_of(&fragment, 43), None);
+        let mut other = udp(b"x");
+        other[23] = 1;
+        assert_eq!(checksum_of(&other, 43), None);
+    }
+}

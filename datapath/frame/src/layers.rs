@@ -165,3 +165,137 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    fn tcp4() -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1, 2, 3, 4);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, b"payload").unwrap();
+        frame
+    }
+
+    fn udp6() -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [9; 16], 64).udp(1, 2);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, b"payload").unwrap();
+        frame
+    }
+
+    /// The frame with IPv6 extension headers: each one's protocol number and its bytes behind the first.
+    fn with_extensions(extensions: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut frame = udp6();
+        let next = |index: usize| extensions.get(index).map_or(UDP, |(protocol, _)| *protocol);
+        let mut bytes = Vec::new();
+        for (index, (_, rest)) in extensions.iter().enumerate() {
+            bytes.push(next(index + 1));
+            bytes.extend_from_slice(rest);
+        }
+        frame[20] = next(0);
+        let length = 15 + u16::try_from(bytes.len()).unwrap();
+        frame[18..20].copy_from_slice(&length.to_be_bytes());
+        frame.splice(54..54, bytes);
+        frame
+    }
+
+    #[test]
+    fn tcp_and_udp_are_found_behind_tags() {
+        let mut frame = tcp4();
+        let mut expected = Layers {
+            version: IpVersion::V4,
+            protocol: TCP,
+            network: 14,
+            transport: 34,
+            header_bytes: 54,
+            packet_end: Some(61),
+        };
+        assert_eq!(Layers::parse(&frame), Some(expected));
+        for tag in [[0x81, 0, 0, 7], [0x88, 0xa8, 0, 9]] {
+            frame.splice(12..12, tag);
+            expected.network += 4;
+            expected.transport += 4;
+            expected.header_bytes += 4;
+            expected.packet_end = expected.packet_end.map(|end| end + 4);
+            assert_eq!(Layers::parse(&frame), Some(expected));
+        }
+        frame.splice(12..12, [0x81, 0, 0, 3]);
+        assert_eq!(Layers::parse(&frame), None);
+        assert_eq!(Content::parse(&frame), Content::Other { ether_type: 0x8100, start: 22 });
+    }
+
+    #[test]
+    fn ipv6_extensions_are_passed_over() {
+        let options = [0, 1, 4, 0, 0, 0, 0];
+        let longer = [1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let done = [0, 4, 0, 0, 0, 0, 0];
+        let frame = with_extensions(&[(HOP_BY_HOP, &options), (ROUTING, &done), (DESTINATION_OPTIONS, &longer)]);
+        let layers = Layers::parse(&frame).unwrap();
+        assert_eq!((layers.protocol, layers.network, layers.transport, layers.header_bytes), (UDP, 14, 86, 94));
+        assert_eq!(layers.packet_end, Some(101));
+        for length in 14..94 - 8 {
+            assert_eq!(Layers::parse(&frame[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_packet_on_a_route_is_not_looked_into() {
+        let frame = with_extensions(&[(HOP_BY_HOP, &[0, 1, 4, 0, 0, 0, 0]), (ROUTING, &[0, 4, 1, 0, 0, 0, 0])]);
+        let layers = Layers::parse(&frame).unwrap();
+        assert_eq!((layers.protocol, layers.transport, layers.header_bytes), (ROUTING, 62, 62));
+    }
+
+    #[test]
+    fn fragments_are_not_looked_into() {
+        for (flags, offset) in [(0x20, 0), (0, 1), (0x1f, 0xff)] {
+            let mut frame = tcp4();
+            (frame[20], frame[21]) = (flags, offset);
+            assert_eq!(Layers::parse(&frame), None);
+        }
+        let mut whole = tcp4();
+        whole[20] = 0x40; // don't fragment
+        assert!(Layers::parse(&whole).is_some());
+        assert_eq!(Layers::parse(&with_extensions(&[(FRAGMENT, &[0, 0, 1, 0, 0, 0, 7])])), None);
+    }
+
+    #[test]
+    fn malformed_headers_are_refused() {
+        let at_fault: [(usize, u8); 6] = [(14, 0x65), (14, 0x44), (14, 0x40), (17, 19), (46, 0x40), (46, 0)];
+        for (at, byte) in at_fault {
+            let mut frame = tcp4();
+            frame[at] = byte;
+            assert_eq!(Layers::parse(&frame), None, "{byte:#x} at {at}");
+        }
+        let mut frame = udp6();
+        frame[14] = 0x40;
+        assert_eq!(Layers::parse(&frame), None);
+    }
+
+    #[test]
+    fn lengths_that_say_nothing_are_nothing() {
+        let mut frame = tcp4();
+        (frame[16], frame[17]) = (0, 0);
+        assert_eq!(Layers::parse(&frame).unwrap().packet_end, None);
+        let mut frame = udp6();
+        (frame[18], frame[19]) = (0, 0);
+        assert_eq!(Layers::parse(&frame).unwrap().packet_end, None);
+    }
+
+    #[test]
+    fn headers_may_end_beyond_the_bytes_at_hand() {
+        let mut frame = tcp4();
+        frame[46] = 0xf0;
+        assert_eq!(Layers::parse(&frame[..47]).unwrap().header_bytes, 94);
+        assert_eq!(Layers::parse(&frame[..46]), None);
+    }
+
+    #[test]
+    fn other_protocols_have_no_header_of_theirs() {
+        let mut frame = tcp4();
+        frame[23] = 47;
+        let layers = Layers::parse(&frame).unwrap();
+        assert_eq!((layers.protocol, layers.transport, layers.header_bytes), (47, 34, 34));
+    }
+}

@@ -393,3 +393,369 @@ const IGMP: u8 = 2;
 const ICMPV6: u8 = 58;
 /// Of ICMP (RFC 792), IGMP (RFC 9776) and ICMPv6 (RFC 4443) alike.
 const ICMP_CHECKSUM: u16 = 2;
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
+mod tests {
+    use super::*;
+    use crate::checksum::complete;
+    use etherparse::{PacketBuilder, PacketBuilderStep, VlanHeader, VlanId};
+
+    const BAD: Result<Offload, DropReason> = Err(DropReason::BadOffload);
+    const NOT_NEGOTIATED: Result<Offload, DropReason> = Err(DropReason::OffloadNotNegotiated);
+
+    fn tagged() -> PacketBuilderStep<VlanHeader> {
+        let ethernet = PacketBuilder::ethernet2([2; 6], [4; 6]);
+        ethernet.double_vlan(VlanId::try_new(7).unwrap(), VlanId::try_new(9).unwrap())
+    }
+
+    fn tcp4(payload: usize) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        let mut frame = Vec::new();
+        builder.tcp(1, 2, 3, 4).write(&mut frame, &vec![0x55; payload]).unwrap();
+        frame
+    }
+
+    fn tcp6(payload: usize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        tagged().ipv6([1; 16], [9; 16], 64).tcp(1, 2, 3, 4).write(&mut frame, &vec![0x55; payload]).unwrap();
+        frame
+    }
+
+    fn udp4(payload: usize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        tagged().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2).write(&mut frame, &vec![0x55; payload]).unwrap();
+        frame
+    }
+
+    fn udp6(payload: usize) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [9; 16], 64).udp(1, 2);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &vec![0x55; payload]).unwrap();
+        frame
+    }
+
+    /// A frame of each kind with 1000 bytes of payload, and what its sender asks for to have it cut into 300.
+    fn samples() -> [(SegmentKind, Vec<u8>, OffloadRequest); 4] {
+        let request = |gso_type, checksum_start, checksum_offset| OffloadRequest {
+            needs_checksum: true,
+            gso_type,
+            gso_size: 300,
+            checksum_start,
+            checksum_offset,
+        };
+        [
+            (SegmentKind::Tcp4, tcp4(1000), request(1, 34, 16)),
+            (SegmentKind::Tcp6, tcp6(1000), request(4, 62, 16)),
+            (SegmentKind::Udp4, udp4(1000), request(5, 42, 6)),
+            (SegmentKind::Udp6, udp6(1000), request(5, 54, 6)),
+        ]
+    }
+
+    fn head(frame: &[u8]) -> &[u8] {
+        &frame[..frame.len().min(128)]
+    }
+
+    fn check_frame(request: OffloadRequest, allowed: Offloads, frame: &[u8]) -> Result<Offload, DropReason> {
+        Offload::check(request, allowed, head(frame), frame.len() as u32)
+    }
+
+    #[test]
+    fn an_offload_is_small() {
+        assert!(size_of::<Offload>() <= 16);
+    }
+
+    #[test]
+    fn nothing_asked_for_is_nothing_whatever_else_is_said() {
+        let request =
+            OffloadRequest { gso_size: 9, checksum_start: u16::MAX, checksum_offset: 1, ..OffloadRequest::default() };
+        assert!(request.is_none());
+        assert_eq!(Offload::check(request, Offloads::NONE, &[], 0), Ok(Offload::None));
+    }
+
+    #[test]
+    fn segmentation_is_found() {
+        for (kind, frame, request) in samples() {
+            let Ok(Offload::Segment(found)) = check_frame(request, Offloads::ALL, &frame) else { panic!("{kind:?}") };
+            let partial = PartialChecksum { start: request.checksum_start, offset: request.checksum_offset };
+            assert_eq!((found.kind, found.ecn, found.size), (kind, false, 300));
+            assert_eq!(found.partial_checksum(), partial);
+            assert_eq!(usize::from(found.header_bytes), frame.len() - 1000);
+            assert_eq!(found.segment_bytes(), u32::from(found.header_bytes) + 300);
+            assert_eq!(found.segments(frame.len() as u32), 4);
+        }
+    }
+
+    #[test]
+    fn a_checksum_is_found() {
+        for (_, frame, request) in samples() {
+            let request = OffloadRequest { gso_type: 0, ..request };
+            let expected = PartialChecksum { start: request.checksum_start, offset: request.checksum_offset };
+            assert_eq!(check_frame(request, Offloads::CHECKSUM, &frame), Ok(Offload::Checksum(expected)));
+        }
+    }
+
+    #[test]
+    fn a_frame_of_one_segment_is_a_checksum() {
+        for (_, frame, request) in samples() {
+            for (gso_size, one) in [(999, false), (1000, true), (1001, true), (u16::MAX, true)] {
+                let offload = check_frame(OffloadRequest { gso_size, ..request }, Offloads::ALL, &frame).unwrap();
+                assert_eq!(matches!(offload, Offload::Checksum(_)), one, "{gso_size}");
+            }
+        }
+        // No payload at all.
+        let (_, _, request) = samples()[0];
+        assert!(matches!(check_frame(request, Offloads::ALL, &tcp4(0)), Ok(Offload::Checksum(_))));
+    }
+
+    #[test]
+    fn what_was_not_negotiated_is_refused() {
+        let bits = [Offloads::TSO4, Offloads::TSO6, Offloads::USO4, Offloads::USO6];
+        for ((_, frame, request), bit) in samples().into_iter().zip(bits) {
+            let mut others = Offloads::NONE;
+            for other in bits.into_iter().filter(|other| *other != bit) {
+                others = others | other;
+            }
+            assert_eq!(check_frame(request, others | Offloads::CHECKSUM | Offloads::ECN, &frame), NOT_NEGOTIATED);
+            assert_eq!(check_frame(request, Offloads::NONE, &frame), NOT_NEGOTIATED);
+            assert_eq!(check_frame(request, bit, &frame), NOT_NEGOTIATED);
+            assert!(check_frame(request, bit | Offloads::CHECKSUM, &frame).is_ok());
+            let checksum = OffloadRequest { gso_type: 0, ..request };
+            assert_eq!(check_frame(checksum, others | bit, &frame), NOT_NEGOTIATED);
+        }
+    }
+
+    #[test]
+    fn ecn_is_a_matter_of_tcp_and_of_negotiation() {
+        for (kind, frame, request) in samples() {
+            let request = OffloadRequest { gso_type: request.gso_type | GSO_ECN, ..request };
+            let found = check_frame(request, Offloads::ALL, &frame);
+            let without = Offloads::CHECKSUM | kind.needs();
+            if kind.protocol() == TCP {
+                assert!(matches!(found, Ok(Offload::Segment(Segmentation { ecn: true, .. }))));
+                assert_eq!(check_frame(request, without, &frame), NOT_NEGOTIATED);
+                assert!(check_frame(request, without | Offloads::ECN, &frame).is_ok());
+            } else {
+                assert_eq!(found, BAD);
+            }
+            // The bit alone.
+            assert_eq!(check_frame(OffloadRequest { gso_type: GSO_ECN, ..request }, Offloads::ALL, &frame), BAD);
+        }
+    }
+
+    #[test]
+    fn unknown_kinds_of_segmentation_and_those_of_other_protocols_are_refused() {
+        for (_, frame, request) in samples() {
+            for gso_type in 1..=255 {
+                if gso_type & !GSO_ECN != request.gso_type {
+                    let request = OffloadRequest { gso_type, ..request };
+                    assert_eq!(check_frame(request, Offloads::ALL, &frame), BAD, "{gso_type:#x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn segmentation_needs_a_checksum_and_a_size() {
+        for (_, frame, request) in samples() {
+            let no_checksum = OffloadRequest { needs_checksum: false, ..request };
+            assert_eq!(check_frame(no_checksum, Offloads::ALL, &frame), BAD);
+            assert_eq!(check_frame(OffloadRequest { gso_size: 0, ..request }, Offloads::ALL, &frame), BAD);
+        }
+    }
+
+    #[test]
+    fn a_checksum_is_only_where_one_can_be() {
+        for (kind, frame, request) in samples() {
+            for start in (0..200).chain([u16::MAX - 1, u16::MAX]) {
+                for offset in (0..200).chain([u16::MAX - 1, u16::MAX]) {
+                    let asked = OffloadRequest { checksum_start: start, checksum_offset: offset, ..request };
+                    let right = (start, offset) == (request.checksum_start, request.checksum_offset);
+                    let found = check_frame(asked, Offloads::ALL, &frame);
+                    assert_eq!(found.is_ok(), right, "{kind:?} {start} + {offset}");
+                    // In a datagram there may be a tunnel.
+                    let payload = request.checksum_start + 8;
+                    let even = start % 2 == 0 && offset % 2 == 0;
+                    let at_hand = u32::from(start) + u32::from(offset) + 2 <= 128;
+                    let in_tunnel = kind.protocol() == UDP && start >= payload && even && at_hand;
+                    let found = check_frame(OffloadRequest { gso_type: 0, ..asked }, Offloads::ALL, &frame);
+                    assert_eq!(found.is_ok(), right || in_tunnel, "{kind:?} {start} + {offset}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_field_of_a_checksum_lies_in_the_frame_and_at_hand() {
+        for (_, frame, request) in samples() {
+            let request = OffloadRequest { gso_type: 0, ..request };
+            let end = request.checksum_start + request.checksum_offset + 2;
+            for bytes in 0..128 {
+                let found = Offload::check(request, Offloads::ALL, &frame[..usize::from(bytes)], 1000);
+                assert_eq!(found.is_ok(), bytes >= end, "{bytes}");
+                let found = Offload::check(request, Offloads::ALL, head(&frame), u32::from(bytes));
+                assert_eq!(found.is_ok(), bytes >= end, "{bytes}");
+            }
+        }
+    }
+
+    /// What guards and snooping have read must not change afterwards: addresses in ARP, in neighbour discovery, groups.
+    #[test]
+    fn a_checksum_is_in_no_field_that_was_read() {
+        let request = |checksum_start, checksum_offset| OffloadRequest {
+            needs_checksum: true,
+            checksum_start,
+            checksum_offset,
+            ..OffloadRequest::default()
+        };
+        let mut other = tcp4(60);
+        let check = |frame: &[u8], start, offset| check_frame(request(start, offset), Offloads::ALL, frame).is_ok();
+        (other[12], other[13]) = (0x08, 0x06);
+        for start in (0..100).step_by(2) {
+            assert!(!check(&other, start, 0), "ARP, {start}");
+        }
+        (other[12], other[13]) = (0x88, 0x64);
+        for start in 0..100 {
+            assert_eq!(check(&other, start, 0), start >= 14 && start % 2 == 0, "PPPoE, {start}");
+        }
+        for protocol in [ICMP, IGMP, ICMPV6] {
+            let mut frame = tcp4(60);
+            frame[23] = protocol;
+            for offset in 0..60 {
+                assert_eq!(check(&frame, 34, offset), offset == 2);
+                assert!(!check(&frame, 36, offset) && !check(&frame, 32, offset));
+            }
+        }
+        let mut tunnel = tcp4(60);
+        tunnel[23] = 47;
+        assert!(check(&tunnel, 34, 4) && check(&tunnel, 58, 16) && !check(&tunnel, 32, 0));
+        let mut fragment = tcp4(60);
+        fragment[20] = 0x20;
+        assert!(check(&tcp4(60), 34, 16) && !check(&fragment, 34, 16));
+    }
+
+    #[test]
+    fn headers_that_do_not_fit_are_refused() {
+        let (_, frame, request) = samples()[0].clone();
+        // Version, header length, fragments, protocol, TCP's data offset.
+        let changes =
+            [(14, 0x65), (14, 0x46), (14, 0x44), (20, 0x20), (21, 1), (23, 17), (23, 1), (46, 0x40), (12, 0x86)];
+        for (at, byte) in changes {
+            let mut changed = frame.clone();
+            changed[at] = byte;
+            assert_eq!(check_frame(request, Offloads::ALL, &changed), BAD, "{byte:#x} at {at}");
+        }
+        // Options that end beyond the bytes at hand; all of them within.
+        let mut options = frame.clone();
+        options[46] = 0xf0;
+        assert!(Offload::check(request, Offloads::ALL, &options[..94], 1054).is_ok());
+        assert_eq!(Offload::check(request, Offloads::ALL, &options[..93], 1054), BAD);
+        assert_eq!(Offload::check(request, Offloads::ALL, &options[..94], 93), BAD);
+        for (_, frame, request) in samples() {
+            let header_bytes = frame.len() - 1000;
+            for bytes in 0..header_bytes {
+                assert_eq!(Offload::check(request, Offloads::ALL, &frame[..bytes], 1000), BAD);
+                assert_eq!(Offload::check(request, Offloads::ALL, head(&frame), bytes as u32), BAD);
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_are_those_that_ip_can_say() {
+        for ((kind, frame, request), most) in samples().into_iter().zip([65_549, 65_597, 65_557, 65_589]) {
+            let request = OffloadRequest { gso_size: 1448, ..request };
+            let check = |length| Offload::check(request, Offloads::ALL, head(&frame), length);
+            assert!(check(most).is_ok(), "{kind:?}");
+            assert_eq!(check(most + 1), BAD, "{kind:?}");
+            assert_eq!(check(u32::MAX), BAD, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_segments_is_bounded() {
+        for (_, frame, request) in samples() {
+            let request = OffloadRequest { gso_size: 1, ..request };
+            let headers = frame.len() as u32 - 1000;
+            let check = |payload| Offload::check(request, Offloads::ALL, head(&frame), headers + payload);
+            assert!(check(1024).is_ok());
+            assert_eq!(check(1025), BAD);
+        }
+    }
+
+    #[test]
+    fn offsets_move_with_a_tag() {
+        for (kind, mut frame, request) in samples() {
+            let before = check_frame(request, Offloads::ALL, &frame).unwrap();
+            if kind.version() == IpVersion::V4 && kind.protocol() == TCP {
+                frame.splice(12..12, [0x81, 0, 0, 5]);
+                let moved = OffloadRequest { checksum_start: request.checksum_start + 4, ..request };
+                assert_eq!(check_frame(moved, Offloads::ALL, &frame), Ok(before.moved(4)));
+            }
+            assert_ne!(before.moved(4), before);
+            assert_eq!(before.moved(4).moved(-4), before);
+        }
+        let partial = |start| Offload::Checksum(PartialChecksum { start, offset: 6 });
+        assert_eq!(partial(38).moved(-4), partial(34));
+        assert_eq!(Offload::None.moved(4), Offload::None);
+        assert_eq!(Offload::Valid.moved(-4), Offload::Valid);
+    }
+
+    #[test]
+    fn receivers_take_what_they_negotiated() {
+        assert!(Offload::None.receivable(Offloads::NONE));
+        assert!(Offload::Valid.receivable(Offloads::NONE));
+        let partial = Offload::Checksum(PartialChecksum { start: 34, offset: 16 });
+        assert!(partial.receivable(Offloads::CHECKSUM));
+        assert!(!partial.receivable(Offloads::NONE));
+        for (kind, frame, request) in samples() {
+            let Ok(Offload::Segment(found)) = check_frame(request, Offloads::ALL, &frame) else { panic!("{kind:?}") };
+            let with_ecn = Offload::Segment(Segmentation { ecn: true, ..found });
+            let needed = Offloads::CHECKSUM | kind.needs();
+            assert!(Offload::Segment(found).receivable(needed));
+            assert!(!Offload::Segment(found).receivable(Offloads::CHECKSUM));
+            assert!(!with_ecn.receivable(needed));
+            assert!(with_ecn.receivable(needed | Offloads::ECN));
+            for bits in 0..64 {
+                assert_eq!(Offload::Segment(found).receivable(Offloads(bits)), Offloads(bits).contains(needed));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_receiver_is_told_is_what_was_asked() {
+        assert_eq!(Offload::None.fields(), OffloadFields::default());
+        assert!(Offload::Valid.fields().data_valid && Offload::Valid.fields().request.is_none());
+        for (kind, frame, request) in samples() {
+            let mut requests = vec![request];
+            if kind.protocol() == TCP {
+                requests.push(OffloadRequest { gso_type: request.gso_type | GSO_ECN, ..request });
+            }
+            for request in requests {
+                let fields = check_frame(request, Offloads::ALL, &frame).unwrap().fields();
+                assert_eq!(fields.request, request);
+                assert!(!fields.data_valid);
+                assert_eq!(usize::from(fields.header_bytes), frame.len() - 1000);
+            }
+            let checksum = OffloadRequest { gso_type: 0, gso_size: 0, ..request };
+            let fields = check_frame(checksum, Offloads::ALL, &frame).unwrap().fields();
+            assert_eq!(fields, OffloadFields { request: checksum, ..OffloadFields::default() });
+        }
+    }
+
+    #[test]
+    fn the_pseudo_checksum_completes_to_that_of_the_whole() {
+        for (kind, frame, request) in samples() {
+            let Ok(Offload::Segment(found)) = check_frame(request, Offloads::ALL, &frame) else { panic!("{kind:?}") };
+            let mut changed = frame.clone();
+            put(&mut changed, found.partial_checksum().field(), 0x1234);
+            found.set_pseudo_checksum(&mut changed[..128], frame.len() as u32);
+            assert_ne!(changed, frame);
+            complete(&mut changed, found.partial_checksum());
+            assert_eq!(changed, frame, "{kind:?}");
+            // Nothing happens where there is no room.
+            let mut short = frame[..20].to_vec();
+            found.set_pseudo_checksum(&mut short, frame.len() as u32);
+            assert_eq!(short, frame[..20]);
+        }
+    }
+}

@@ -126,3 +126,103 @@ impl Segmenter {
 const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;
 const TCP_CWR: u8 = 0x80;
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
+mod tests {
+    use super::*;
+    use crate::offload::SegmentKind;
+    use etherparse::PacketBuilder;
+
+    fn tcp4(payload: &[u8]) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        let mut frame = Vec::new();
+        builder.tcp(1, 2, u32::MAX - 10, 4).psh().fin().ack(9).write(&mut frame, payload).unwrap();
+        frame[47] |= TCP_CWR;
+        frame
+    }
+
+    const fn tcp4_segmentation(size: u16) -> Segmentation {
+        Segmentation { kind: SegmentKind::Tcp4, ecn: true, size, network: 14, transport: 34, header_bytes: 54 }
+    }
+
+    /// All segments of `frame`.
+    fn segments(frame: &[u8], segmentation: Segmentation) -> Vec<Vec<u8>> {
+        let mut segmenter = Segmenter::new(frame, segmentation, frame.len() as u32);
+        let mut rest = &frame[usize::from(segmentation.header_bytes)..];
+        let mut segments = Vec::new();
+        let mut out = vec![0xaa; segmentation.segment_bytes() as usize];
+        while let Some(segment) = segmenter.next(&mut out, |room| {
+            let (payload, behind) = rest.split_at(room.len());
+            room.copy_from_slice(payload);
+            rest = behind;
+        }) {
+            segments.push(segment.to_vec());
+        }
+        assert!(rest.is_empty());
+        segments
+    }
+
+    #[test]
+    fn every_length_is_cut_into_every_size() {
+        for length in 1..200_u16 {
+            let payload: Vec<u8> = (0..length).map(|at| at as u8).collect();
+            let frame = tcp4(&payload);
+            for size in 1..=length + 1 {
+                let segmentation = tcp4_segmentation(size);
+                let segments = segments(&frame, segmentation);
+                assert_eq!(segments.len() as u32, segmentation.segments(frame.len() as u32));
+                assert_eq!(segments.len() as u16, length.div_ceil(size));
+                let (last, others) = segments.split_last().unwrap();
+                assert!(others.iter().all(|segment| segment.len() == 54 + usize::from(size)));
+                assert_eq!(last.len(), 54 + usize::from(length - size * (others.len() as u16)));
+                let joined: Vec<u8> = segments.iter().flat_map(|segment| &segment[54..]).copied().collect();
+                assert_eq!(joined, payload);
+            }
+        }
+    }
+
+    #[test]
+    fn tcp_flags_and_numbers_go_on() {
+        let segments = segments(&tcp4(&[5; 25]), tcp4_segmentation(10));
+        let flags: Vec<u8> = segments.iter().map(|segment| segment[47] & (TCP_CWR | TCP_PSH | TCP_FIN)).collect();
+        assert_eq!(flags, [TCP_CWR, 0, TCP_PSH | TCP_FIN]);
+        let number = |segment: &Vec<u8>| u32::from_be_bytes(segment[38..42].try_into().unwrap());
+        assert_eq!(segments.iter().map(number).collect::<Vec<_>>(), [u32::MAX - 10, u32::MAX, 9]);
+    }
+
+    #[test]
+    fn ipv4_identifications_wrap() {
+        let mut frame = tcp4(&[5; 3]);
+        (frame[18], frame[19]) = (0xff, 0xff);
+        let id = |segment: &Vec<u8>| [segment[18], segment[19]];
+        let ids: Vec<_> = segments(&frame, tcp4_segmentation(1)).iter().map(id).collect();
+        assert_eq!(ids, [[0xff, 0xff], [0, 0], [0, 1]]);
+    }
+
+    #[test]
+    fn short_room_and_what_does_not_fit_the_frame_give_no_segment() {
+        let frame = tcp4(&[5; 25]);
+        let mut segmenter = Segmenter::new(&frame, tcp4_segmentation(10), frame.len() as u32);
+        assert!(segmenter.next(&mut [0; 63], |_| panic!("nothing to read")).is_none());
+        assert!(segmenter.next(&mut [0; 64], |_| ()).is_some());
+        let wrong = [
+            Segmentation { size: 0, ..tcp4_segmentation(10) },
+            Segmentation { header_bytes: 80, ..tcp4_segmentation(10) },
+            Segmentation { header_bytes: u16::MAX, ..tcp4_segmentation(10) },
+            Segmentation { network: 50, ..tcp4_segmentation(10) },
+            Segmentation { transport: 60, ..tcp4_segmentation(10) },
+            Segmentation { transport: 12, ..tcp4_segmentation(10) },
+            Segmentation { network: u16::MAX, ..tcp4_segmentation(10) },
+            Segmentation { kind: SegmentKind::Tcp6, network: 40, ..tcp4_segmentation(10) },
+        ];
+        for segmentation in wrong {
+            let mut segmenter = Segmenter::new(&frame, segmentation, frame.len() as u32);
+            assert!(segmenter.next(&mut [0; 100], |_| ()).is_none(), "{segmentation:?}");
+        }
+        for length in 0..=54 {
+            let mut segmenter = Segmenter::new(&frame, tcp4_segmentation(10), length);
+            assert!(segmenter.next(&mut [0; 100], |_| ()).is_none());
+        }
+    }
+}
