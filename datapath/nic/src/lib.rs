@@ -28,17 +28,21 @@
 mod batch;
 mod device;
 mod eal;
+mod filter;
 mod hugepages;
 mod log;
 mod mbuf;
+mod offload;
 mod pool;
 mod port;
 mod queue;
 
 pub use batch::{BURST, Batch};
 pub use eal::{Eal, EalConfig, EalError, WorkerThread};
+pub use filter::FilterError;
 pub use hugepages::{HugepageUse, Hugepages};
 pub use mbuf::{Mbuf, Segments, SegmentsMut};
+pub use offload::{NicOffloads, RxChecksum, TxOffload};
 pub use pool::{Pool, PoolConfig};
 pub use port::{Link, Port, PortConfig, PortError, Statistics};
 pub use queue::{RxQueue, TxQueue};

@@ -50,6 +50,117 @@ impl Mbuf {
     pub fn segments_mut(&mut self) -> SegmentsMut<'_> {
         SegmentsMut { next: Some(self.0), _frame: PhantomData }
     }
+
+    /// The first segment's bytes.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        self.segments().next().unwrap_or_default()
+    }
+
+    /// The first segment's bytes, to be written.
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        self.segments_mut().next().unwrap_or_default()
+    }
+
+    /// Puts `bytes` in front of the frame. False, with nothing changed, where there is no room for them: a fresh
+    /// frame has room for 128 bytes, as DPDK is built as a rule.
+    #[must_use]
+    pub fn prepend(&mut self, bytes: &[u8]) -> bool {
+        let Ok(count) = u16::try_from(bytes.len()) else { return false };
+        let (before, here, all) = self.front();
+        let (Some(before), Some(here), Some(all)) =
+            (before.checked_sub(count), here.checked_add(count), all.checked_add(u32::from(count)))
+        else {
+            return false;
+        };
+        // SAFETY: the data begins `count` bytes earlier, which is still within the buffer.
+        unsafe { self.set_front(before, here, all) };
+        if let Some(room) = self.head_mut().get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
+        }
+        true
+    }
+
+    /// Takes away the first `count` bytes. False, with nothing changed, unless the first segment is longer than that.
+    #[must_use]
+    pub fn trim_front(&mut self, count: u16) -> bool {
+        let (before, here, all) = self.front();
+        if here <= count {
+            return false;
+        }
+        // SAFETY: the data begins `count` bytes later, before its end.
+        unsafe { self.set_front(before + count, here - count, all.saturating_sub(u32::from(count))) };
+        true
+    }
+
+    /// Puts `bytes` into the frame behind the first `at`, which move towards the front: a VLAN tag behind the
+    /// addresses is `insert(12, &tag)`. False, with nothing changed, where there is no room in front or the first
+    /// segment is not that long.
+    #[must_use]
+    pub fn insert(&mut self, at: usize, bytes: &[u8]) -> bool {
+        if at > self.head().len() || !self.prepend(bytes) {
+            return false;
+        }
+        let head = self.head_mut();
+        head.copy_within(bytes.len()..bytes.len() + at, 0);
+        if let Some(gap) = head.get_mut(at..at + bytes.len()) {
+            gap.copy_from_slice(bytes);
+        }
+        true
+    }
+
+    /// Takes `count` bytes out of the frame behind the first `at`, which move away from the front: `remove(12, 4)` of
+    /// a VLAN tag. False, with nothing changed, unless the first segment is longer than both together.
+    #[must_use]
+    pub fn remove(&mut self, at: usize, count: u16) -> bool {
+        let gap = usize::from(count);
+        match at.checked_add(gap) {
+            Some(end) if end < self.head().len() => {
+                self.head_mut().copy_within(..at, gap);
+                self.trim_front(count)
+            }
+            _ => false,
+        }
+    }
+
+    /// ol_flags.
+    pub(crate) fn flags(&self) -> u64 {
+        // SAFETY: a live mbuf; ol_flags is a u64 at this offset.
+        unsafe { member(self.0, ffi::CULVERT_MBUF_OL_FLAGS) }
+    }
+
+    pub(crate) fn raw(&mut self) -> *mut rte_mbuf {
+        self.0.as_ptr()
+    }
+
+    pub(crate) fn raw_const(&self) -> *const rte_mbuf {
+        self.0.as_ptr()
+    }
+
+    /// data_off and data_len of the first segment, pkt_len.
+    fn front(&self) -> (u16, u16, u32) {
+        // SAFETY: a live mbuf; members of these types are at these offsets.
+        unsafe {
+            (
+                member(self.0, ffi::CULVERT_MBUF_DATA_OFF),
+                member(self.0, ffi::CULVERT_MBUF_DATA_LEN),
+                member(self.0, ffi::CULVERT_MBUF_PKT_LEN),
+            )
+        }
+    }
+
+    /// Sets what [`Mbuf::front`] gives.
+    ///
+    /// # Safety
+    /// They describe bytes of this frame's buffer.
+    unsafe fn set_front(&mut self, before: u16, here: u16, all: u32) {
+        // SAFETY: a live mbuf of this value's alone; members of these types are at these offsets.
+        unsafe {
+            set_member(self.0, ffi::CULVERT_MBUF_DATA_OFF, before);
+            set_member(self.0, ffi::CULVERT_MBUF_DATA_LEN, here);
+            set_member(self.0, ffi::CULVERT_MBUF_PKT_LEN, all);
+        }
+    }
 }
 
 impl Drop for Mbuf {
@@ -105,6 +216,15 @@ impl<'a> Iterator for SegmentsMut<'a> {
 unsafe fn member<T: Copy>(mbuf: NonNull<rte_mbuf>, offset: ffi::culvert_mbuf_layout) -> T {
     // SAFETY: the caller's promise; DPDK aligns members and the mbuf itself.
     unsafe { mbuf.as_ptr().cast::<u8>().add(offset as usize).cast::<T>().read() }
+}
+
+/// Writes a member.
+///
+/// # Safety
+/// As for [`member`], and nobody else uses the mbuf.
+unsafe fn set_member<T: Copy>(mbuf: NonNull<rte_mbuf>, offset: ffi::culvert_mbuf_layout, value: T) {
+    // SAFETY: the caller's promise; DPDK aligns members and the mbuf itself.
+    unsafe { mbuf.as_ptr().cast::<u8>().add(offset as usize).cast::<T>().write(value) }
 }
 
 /// # Safety

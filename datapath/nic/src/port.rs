@@ -6,15 +6,17 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dpdk_sys::{self as ffi, rte_device, rte_eth_conf, rte_eth_dev_info};
 
 use crate::batch::Batch;
 use crate::device::{Bus, Device, Diagnosis, interface_mtu};
 use crate::eal::{Eal, control, errno, strerror, with_complaints, without_signals};
+use crate::filter::{self, Filter, FilterError};
 use crate::hugepages::HugepageUse;
 use crate::log;
+use crate::offload::{self, NicOffloads};
 use crate::pool::{FRAME_OVERHEAD, Pool};
 use crate::queue::{RxQueue, TxQueue};
 
@@ -33,6 +35,15 @@ pub struct PortConfig {
     pub mtu: u16,
     /// Descriptors per queue wanted; the driver may round or limit them.
     pub descriptors: u16,
+    /// Receive frames to any address. Otherwise only those to the device's own, to the groups, and to those of
+    /// [`Port::set_mac_filter`], as far as the driver tells them apart.
+    pub promiscuous: bool,
+    /// Let the device compute and check checksums and segment, as far as it can: what [`TxQueue::offloads`] and
+    /// [`Mbuf::rx_checksum`](crate::Mbuf::rx_checksum) tell of. Off, it does nothing of the kind.
+    pub offloads: bool,
+    /// Let the device join received TCP segments to frames of up to 64 KiB, of which
+    /// [`Mbuf::rx_segment_size`](crate::Mbuf::rx_segment_size) tells.
+    pub lro: bool,
 }
 
 impl Default for PortConfig {
@@ -44,6 +55,9 @@ impl Default for PortConfig {
             tx_queues: 1,
             mtu: 1500,
             descriptors: 1024,
+            promiscuous: true,
+            offloads: true,
+            lro: false,
         }
     }
 }
@@ -101,6 +115,9 @@ pub struct Port {
     mac: [u8; 6],
     mtu: u16,
     setup: Setup,
+    filter: Mutex<Filter>,
+    /// How many addresses the device lets in besides its own.
+    filter_room: u32,
     queues: Option<(Vec<RxQueue>, Vec<TxQueue>)>,
 }
 
@@ -158,6 +175,12 @@ impl Port {
         self.setup.tx_queues
     }
 
+    /// What the device does for frames that are sent.
+    #[must_use]
+    pub fn offloads(&self) -> NicOffloads {
+        self.setup.offloads()
+    }
+
     /// The state of the link as the driver knows it, without waiting.
     #[must_use]
     pub fn link(&self) -> Link {
@@ -186,6 +209,28 @@ impl Port {
             rx_no_buffer: counted.rx_nombuf,
             tx_errors: counted.oerrors,
         }
+    }
+
+    /// Has the device let in frames to these addresses besides its own, in place of all that were set before. For a
+    /// port that is not promiscuous.
+    ///
+    /// # Errors
+    /// The device takes fewer addresses, or the driver refuses one. Those set before stay then.
+    pub fn set_mac_filter(&self, addresses: &[[u8; 6]]) -> Result<(), FilterError> {
+        let _control = control();
+        let mut filter = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = addresses.iter().filter(|address| **address != self.mac).count();
+        if u32::try_from(others).unwrap_or(u32::MAX) > self.filter_room {
+            let (room, wanted) = (self.filter_room, others);
+            let (port, device) = (self.name.clone(), self.device.name.clone());
+            return Err(FilterError::TooMany { port, device, room, wanted });
+        }
+        filter.set(self.device.id, self.mac, addresses).map_err(|(address, reason)| FilterError::Refused {
+            port: self.name.clone(),
+            device: self.device.name.clone(),
+            address: filter::show(address),
+            reason,
+        })
     }
 
     /// All queues, the first time; none later on.
@@ -253,11 +298,18 @@ struct Setup {
     interrupts: bool,
     /// Spread over the receive queues by hash; the functions that the driver has. 0: no spreading asked for.
     hash: u64,
+    /// DPDK's masks of offloads.
+    rx_offloads: u64,
+    tx_offloads: u64,
 }
 
 impl Setup {
-    /// The next lesser wish. Drivers do not tell beforehand whether they have interrupts, can spread frames, or
-    /// must have as many queues in as out (net_tap).
+    fn offloads(self) -> NicOffloads {
+        NicOffloads::of(self.tx_offloads)
+    }
+
+    /// The next lesser wish. Drivers do not tell beforehand whether they have interrupts, can spread frames, must
+    /// have as many queues in as out (net_tap), or whether the other side agrees to an offload (net_virtio_user).
     fn lesser(self) -> Option<Setup> {
         let fewest = self.rx_queues.min(self.tx_queues);
         if self.interrupts {
@@ -266,6 +318,8 @@ impl Setup {
             Some(Setup { hash: 0, ..self })
         } else if self.rx_queues != self.tx_queues {
             Some(Setup { rx_queues: fewest, tx_queues: fewest, interrupts: true, ..self })
+        } else if self.rx_offloads != 0 {
+            Some(Setup { rx_offloads: 0, interrupts: true, ..self })
         } else {
             None
         }
@@ -317,6 +371,9 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
         mtu: config.mtu,
         interrupts: true,
         hash: if rx_queues > 1 { ffi::CULVERT_HASH_IP & info.flow_type_rss_offloads } else { 0 },
+        rx_offloads: rx_offloads(&driver, &info, pool, config),
+        tx_offloads: info.tx_offload_capa
+            & (ffi::CULVERT_TX_MULTI_SEGMENT | if config.offloads { offload::WANTED_TX } else { 0 }),
     };
     while let Err(failure) = start(open.id, pool, &device, &info, setup) {
         match setup.lesser() {
@@ -328,18 +385,16 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
         open.drain = setup.rx_queues;
     }
 
-    // SAFETY: a started device.
-    let promiscuous = unsafe { ffi::rte_eth_promiscuous_enable(open.id) };
-    if promiscuous != -libc::ENOTSUP {
-        check("being made promiscuous", promiscuous)?;
-    }
+    set_promiscuous(open.id, config.promiscuous)?;
     let mut mac = ffi::rte_ether_addr::default();
     // SAFETY: an open device; the address is written to the variable.
     check("being asked for its address", unsafe { ffi::rte_eth_macaddr_get(open.id, &raw mut mac) })?;
 
+    let chains = setup.tx_offloads & ffi::CULVERT_TX_MULTI_SEGMENT != 0;
     let device = Arc::new(open);
     let rx = (0..setup.rx_queues).map(|queue| RxQueue::new(Arc::clone(&device), queue, setup.interrupts)).collect();
-    let tx = (0..setup.tx_queues).map(|queue| TxQueue::new(Arc::clone(&device), queue)).collect();
+    let tx =
+        (0..setup.tx_queues).map(|queue| TxQueue::new(Arc::clone(&device), queue, setup.offloads(), chains)).collect();
     Ok(Port {
         device,
         name: config.name.clone(),
@@ -347,8 +402,42 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
         mac: mac.addr_bytes,
         mtu: config.mtu,
         setup,
+        filter: Mutex::default(),
+        filter_room: info.max_mac_addrs.saturating_sub(1),
         queues: Some((rx, tx)),
     })
+}
+
+/// What is asked of the device on receiving.
+fn rx_offloads(driver: &str, info: &rte_eth_dev_info, pool: &Pool, config: &PortConfig) -> u64 {
+    let mut wanted = 0;
+    // net_tap would compute checksums by software, on the worker's time: the guests can do that as well.
+    if config.offloads && driver != "net_tap" {
+        wanted |= ffi::CULVERT_RX_CHECKSUM;
+    }
+    if config.lro {
+        wanted |= ffi::CULVERT_RX_LRO;
+    }
+    wanted &= info.rx_offload_capa;
+    let longest = u32::from(config.mtu) + u32::from(FRAME_OVERHEAD);
+    if longest > u32::from(pool.frame_room()) || wanted & ffi::CULVERT_RX_LRO != 0 {
+        wanted |= ffi::CULVERT_RX_SCATTER & info.rx_offload_capa;
+    }
+    wanted
+}
+
+/// Has the device receive everything, or what is for it and all groups. Drivers that cannot choose receive everything.
+fn set_promiscuous(id: u16, promiscuous: bool) -> Result<(), Failure> {
+    let unless_unsupported = |doing, result| if result == -libc::ENOTSUP { Ok(()) } else { check(doing, result) };
+    if promiscuous {
+        // SAFETY: a started device.
+        unless_unsupported("being made promiscuous", unsafe { ffi::rte_eth_promiscuous_enable(id) })
+    } else {
+        // SAFETY: a started device.
+        unless_unsupported("being made less than promiscuous", unsafe { ffi::rte_eth_promiscuous_disable(id) })?;
+        // SAFETY: likewise.
+        unless_unsupported("being told to receive groups", unsafe { ffi::rte_eth_allmulticast_enable(id) })
+    }
 }
 
 /// Adds the device to DPDK and finds the port that it became.
@@ -427,7 +516,11 @@ fn carries(device: &Device, driver: &str, info: &rte_eth_dev_info, mtu: u16) -> 
 fn start(id: u16, pool: &Pool, device: &Device, info: &rte_eth_dev_info, setup: Setup) -> Result<(), Failure> {
     let mut conf = rte_eth_conf::default();
     conf.rxmode.mtu = setup.mtu.into();
-    conf.txmode.offloads = ffi::CULVERT_TX_MULTI_SEGMENT & info.tx_offload_capa;
+    conf.rxmode.offloads = setup.rx_offloads;
+    if setup.rx_offloads & ffi::CULVERT_RX_LRO != 0 {
+        conf.rxmode.max_lro_pkt_size = info.max_lro_pkt_size;
+    }
+    conf.txmode.offloads = setup.tx_offloads;
     conf.intr_conf.set_rxq(setup.interrupts.into());
     if setup.hash != 0 {
         conf.rxmode.mq_mode = ffi::RTE_ETH_MQ_RX_RSS;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use dpdk_sys as ffi;
 
 use crate::batch::Batch;
+use crate::offload::NicOffloads;
 use crate::port::OpenDevice;
 
 /// Frames towards us.
@@ -87,22 +88,48 @@ impl RxQueue {
 pub struct TxQueue {
     device: Arc<OpenDevice>,
     queue: u16,
+    offloads: NicOffloads,
+    /// The driver sends frames of more than one segment.
+    chains: bool,
 }
 
 impl TxQueue {
-    pub(crate) fn new(device: Arc<OpenDevice>, queue: u16) -> TxQueue {
-        TxQueue { device, queue }
+    pub(crate) fn new(device: Arc<OpenDevice>, queue: u16, offloads: NicOffloads, chains: bool) -> TxQueue {
+        TxQueue { device, queue, offloads, chains }
+    }
+
+    /// What may be asked for by [`Mbuf::request_offload`](crate::Mbuf::request_offload) of frames sent here. The same
+    /// for all queues of a port, and as long as it is open.
+    #[must_use]
+    pub fn offloads(&self) -> NicOffloads {
+        self.offloads
+    }
+
+    /// Whether frames of more than one segment can be sent.
+    #[must_use]
+    pub fn sends_chains(&self) -> bool {
+        self.chains
     }
 
     /// Hands frames to the driver, from the front, by one call. Returns how many it took; the others stay in
-    /// `frames`, in order and without gaps.
+    /// `frames` without gaps.
+    ///
+    /// Those that stay are first the ones for which there was no room, in order, then those that cannot be sent at
+    /// all: a request that the driver refuses, or a chain where it sends none. So a caller that drops what is left
+    /// loses nothing that it should keep; one that tries again does so a limited number of times. Trying again with
+    /// the same frames does no harm: the checksum fields that a driver needs prepared are computed afresh.
     pub fn send(&mut self, frames: &mut Batch) -> usize {
-        let (port, queue) = (self.device.id(), self.queue);
-        // SAFETY: a started device and a queue of its that is this value's alone; the frames are owned ones. The
-        // driver takes over as many as it says, from the front.
-        unsafe {
-            frames.drain(|places, count| if count == 0 { 0 } else { ffi::culvert_tx_burst(port, queue, places, count) })
-        }
+        let (port, queue, chains) = (self.device.id(), self.queue, self.chains);
+        let send = |places, count| {
+            if count == 0 {
+                return 0;
+            }
+            // SAFETY: a started device and a queue of its that is this value's alone; the frames are owned ones. The
+            // driver takes over as many as it says, from the front; the shim may have changed their order before.
+            unsafe { ffi::culvert_tx_burst(port, queue, places, count, chains) }
+        };
+        // SAFETY: as many frames as the shim says, from the front, are the driver's.
+        unsafe { frames.drain(send) }
     }
 }
 

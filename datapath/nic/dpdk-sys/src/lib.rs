@@ -44,6 +44,7 @@ mod tests {
             CULVERT_MBUF_DATA_LEN,
             CULVERT_MBUF_BUF_LEN,
             CULVERT_MBUF_NEXT,
+            CULVERT_MBUF_OL_FLAGS,
             CULVERT_MBUF_SIZE,
         ]
         .iter()
@@ -67,6 +68,7 @@ mod tests {
             (CULVERT_MBUF_DATA_LEN, 2),
             (CULVERT_MBUF_BUF_LEN, 2),
             (CULVERT_MBUF_NEXT, pointer),
+            (CULVERT_MBUF_OL_FLAGS, 8),
         ]
         .map(|(offset, width)| (usize::try_from(offset).unwrap(), width));
         members.sort_unstable();

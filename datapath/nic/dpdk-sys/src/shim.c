@@ -17,13 +17,14 @@ WIDTH(pkt_len, uint32_t);
 WIDTH(data_len, uint16_t);
 WIDTH(buf_len, uint16_t);
 WIDTH(next, struct rte_mbuf *);
+WIDTH(ol_flags, uint64_t);
 
 size_t culvert_mbuf_layout_of_c(size_t *values, size_t room)
 {
 	const size_t layout[] = {
 		offsetof(struct rte_mbuf, buf_addr), offsetof(struct rte_mbuf, data_off), offsetof(struct rte_mbuf, nb_segs),
 		offsetof(struct rte_mbuf, pkt_len),  offsetof(struct rte_mbuf, data_len), offsetof(struct rte_mbuf, buf_len),
-		offsetof(struct rte_mbuf, next),     sizeof(struct rte_mbuf),
+		offsetof(struct rte_mbuf, next),     offsetof(struct rte_mbuf, ol_flags), sizeof(struct rte_mbuf),
 	};
 	const size_t count = sizeof(layout) / sizeof(layout[0]);
 
@@ -41,9 +42,55 @@ uint16_t culvert_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frame
 	return rte_eth_rx_burst(port, queue, frames, count);
 }
 
-uint16_t culvert_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count)
+/* Moves frames that cannot be sent behind the others and returns the number of the others. */
+static uint16_t prepare(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count, bool chains)
 {
-	return rte_eth_tx_burst(port, queue, frames, count);
+	uint16_t good = 0;
+
+	while (good < count) {
+		struct rte_mbuf *refused;
+
+		/* Stops at the first frame that the driver refuses. */
+		good += rte_eth_tx_prepare(port, queue, frames + good, count - good);
+		for (uint16_t i = 0; !chains && i < good; i++)
+			if (frames[i]->nb_segs > 1)
+				good = i;
+		if (good < count) {
+			refused = frames[good];
+			memmove(frames + good, frames + good + 1, (count - good - 1) * sizeof(*frames));
+			frames[--count] = refused;
+		}
+	}
+	return good;
+}
+
+uint16_t culvert_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count, bool chains)
+{
+	uint64_t flags = 0;
+	uint16_t segments = 1;
+
+	for (uint16_t i = 0; i < count; i++) {
+		flags |= frames[i]->ol_flags;
+		segments |= frames[i]->nb_segs;
+	}
+	if ((flags & RTE_MBUF_F_TX_OFFLOAD_MASK) || (!chains && segments > 1))
+		count = prepare(port, queue, frames, count, chains);
+	return count == 0 ? 0 : rte_eth_tx_burst(port, queue, frames, count);
+}
+
+void culvert_request_offload(struct rte_mbuf *frame, uint64_t flags, uint16_t l2, uint16_t l3, uint16_t l4, uint16_t segment_size)
+{
+	frame->ol_flags = (frame->ol_flags & ~RTE_MBUF_F_TX_OFFLOAD_MASK) | flags;
+	frame->tx_offload = 0;
+	frame->l2_len = l2;
+	frame->l3_len = l3;
+	frame->l4_len = l4;
+	frame->tso_segsz = segment_size;
+}
+
+uint16_t culvert_rx_segment_size(const struct rte_mbuf *frame)
+{
+	return frame->tso_segsz;
 }
 
 struct rte_mempool *culvert_pool_across_pages(const char *name, unsigned int buffers, unsigned int cache, uint16_t data_room)

@@ -29,6 +29,7 @@ enum culvert_mbuf_layout {
 	CULVERT_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),   /* u16 */
 	CULVERT_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),     /* u16 */
 	CULVERT_MBUF_NEXT = offsetof(struct rte_mbuf, next),           /* struct rte_mbuf * */
+	CULVERT_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),   /* u64 */
 	CULVERT_MBUF_SIZE = sizeof(struct rte_mbuf),
 };
 
@@ -46,11 +47,53 @@ static const uint64_t CULVERT_HASH_IP = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_E
 /* Send frames of more than one segment. */
 static const uint64_t CULVERT_TX_MULTI_SEGMENT = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 
+/* Send TCP and UDP checksums, and TCP segments of IPv4 and IPv6, made by the device. */
+static const uint64_t CULVERT_TX_IPV4_CHECKSUM = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM;
+static const uint64_t CULVERT_TX_TCP_CHECKSUM = RTE_ETH_TX_OFFLOAD_TCP_CKSUM;
+static const uint64_t CULVERT_TX_UDP_CHECKSUM = RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
+static const uint64_t CULVERT_TX_TCP_SEGMENTATION = RTE_ETH_TX_OFFLOAD_TCP_TSO;
+/* Receive: checksums looked at by the device; frames of more than one buffer; TCP segments joined by the device. */
+static const uint64_t CULVERT_RX_CHECKSUM =
+	RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_TCP_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
+static const uint64_t CULVERT_RX_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
+static const uint64_t CULVERT_RX_LRO = RTE_ETH_RX_OFFLOAD_TCP_LRO;
+
+/* Flags of an mbuf. The L4 flags of receiving are a field of two bits. */
+static const uint64_t CULVERT_MBUF_RX_L4_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
+static const uint64_t CULVERT_MBUF_RX_L4_GOOD = RTE_MBUF_F_RX_L4_CKSUM_GOOD;
+static const uint64_t CULVERT_MBUF_RX_L4_BAD = RTE_MBUF_F_RX_L4_CKSUM_BAD;
+static const uint64_t CULVERT_MBUF_RX_L4_NONE = RTE_MBUF_F_RX_L4_CKSUM_NONE;
+static const uint64_t CULVERT_MBUF_RX_LRO = RTE_MBUF_F_RX_LRO;
+static const uint64_t CULVERT_MBUF_TX_IPV4 = RTE_MBUF_F_TX_IPV4;
+static const uint64_t CULVERT_MBUF_TX_IPV6 = RTE_MBUF_F_TX_IPV6;
+static const uint64_t CULVERT_MBUF_TX_IPV4_CHECKSUM = RTE_MBUF_F_TX_IP_CKSUM;
+static const uint64_t CULVERT_MBUF_TX_TCP_CHECKSUM = RTE_MBUF_F_TX_TCP_CKSUM;
+static const uint64_t CULVERT_MBUF_TX_UDP_CHECKSUM = RTE_MBUF_F_TX_UDP_CKSUM;
+static const uint64_t CULVERT_MBUF_TX_TCP_SEGMENTATION = RTE_MBUF_F_TX_TCP_SEG;
+
+/* The longest headers in bytes that an mbuf can tell of. */
+enum culvert_header_limits {
+	CULVERT_L2_MOST = (1 << RTE_MBUF_L2_LEN_BITS) - 1,
+	CULVERT_L3_MOST = (1 << RTE_MBUF_L3_LEN_BITS) - 1,
+	CULVERT_L4_MOST = (1 << RTE_MBUF_L4_LEN_BITS) - 1,
+};
+
 /* rte_errno of this thread. */
 int culvert_errno(void);
 
 uint16_t culvert_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count);
-uint16_t culvert_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count);
+
+/*
+ * Sends. Frames that the driver says it cannot send as they ask to be (tx_prepare), and chains where `chains` is false,
+ * are first moved behind the others, in order. Returns how many frames, from the front, the driver has taken.
+ */
+uint16_t culvert_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count, bool chains);
+
+/* Asks the device for what `flags` (CULVERT_MBUF_TX_*, in place of all earlier ones) say. Lengths in bytes, within the limits above. */
+void culvert_request_offload(struct rte_mbuf *frame, uint64_t flags, uint16_t l2, uint16_t l3, uint16_t l4, uint16_t segment_size);
+
+/* tso_segsz: payload bytes of each segment that a received frame was joined from. */
+uint16_t culvert_rx_segment_size(const struct rte_mbuf *frame);
 
 /*
  * Makes a pool of mbufs without regard to pages, for memory in ordinary pages that no hardware reads: DPDK's own
