@@ -18,6 +18,8 @@ pub struct Shape {
     pub event_idx: bool,
     /// Bytes of each receive buffer, header included.
     pub receive_bytes: u32,
+    /// Each receive buffer is a chain of pieces of at most so many bytes, as drivers without MRG_RXBUF lay out buffers of 64 KiB.
+    pub receive_piece_bytes: u32,
     /// Header and frame in buffers of their own, as legacy drivers do.
     pub split_header: bool,
 }
@@ -30,6 +32,7 @@ impl Default for Shape {
             mergeable: true,
             event_idx: false,
             receive_bytes: 2048,
+            receive_piece_bytes: u32::MAX,
             split_header: false,
         }
     }
@@ -126,18 +129,18 @@ impl Interface {
 
     /// Offers every free receive buffer.
     pub fn refill(&mut self) {
-        let room = if self.shape.split_header { 2 } else { 1 };
-        while self.receive.free() >= room {
+        let whole = self.shape.receive_bytes;
+        let mut edges: Vec<u32> = (0..whole).step_by(self.shape.receive_piece_bytes.min(whole) as usize).collect();
+        if self.shape.split_header {
+            edges.insert(1, self.shape.header_bytes);
+        }
+        edges.push(whole);
+        while self.receive.free() >= edges.len() - 1 {
             // The ring hands out its highest-numbered free descriptor first; buffers go by the head.
-            let head = self.receive.next_head();
-            let at = self.receive_buffer(head);
-            let whole = self.shape.receive_bytes;
-            let split = if self.shape.split_header { self.shape.header_bytes } else { 0 };
-            let buffers = [(at, split), (at + u64::from(split), whole - split)];
-            let buffers: Vec<_> = buffers
-                .into_iter()
-                .filter(|(_, length)| *length > 0)
-                .map(|(address, length)| Buffer { address, length, writable: true })
+            let at = self.receive_buffer(self.receive.next_head());
+            let buffers: Vec<_> = edges
+                .windows(2)
+                .map(|edge| Buffer { address: at + u64::from(edge[0]), length: edge[1] - edge[0], writable: true })
                 .collect();
             self.receive.offer(&buffers);
         }

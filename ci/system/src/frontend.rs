@@ -29,9 +29,17 @@ impl FrontendGuest {
     /// # Errors
     /// Nobody listens, or the backend refuses something.
     pub fn connect(socket: &Path, shape: Shape) -> Result<Self> {
-        let interface = Interface::new(shape, LARGEST_FRAME);
+        Self::connect_with(socket, shape, 0, LARGEST_FRAME)
+    }
+
+    /// As [`FrontendGuest::connect`], with further features, for frames of up to so many bytes.
+    ///
+    /// # Errors
+    /// Nobody listens, or the backend refuses something.
+    pub fn connect_with(socket: &Path, shape: Shape, features: u64, largest_frame: u32) -> Result<Self> {
+        let interface = Interface::new(shape, largest_frame);
         let mut frontend = Frontend::connect(socket, 2).with_context(|| socket.display().to_string())?;
-        let wanted = VERSION_1 | PROTOCOL_FEATURES | if shape.mergeable { MRG_RXBUF } else { 0 };
+        let wanted = VERSION_1 | PROTOCOL_FEATURES | if shape.mergeable { MRG_RXBUF } else { 0 } | features;
         frontend.set_owner()?;
         let offered = frontend.get_features()?;
         ensure!(offered & wanted == wanted, "the backend offers {offered:#x} only, not {wanted:#x}");

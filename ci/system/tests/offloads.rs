@@ -1,0 +1,101 @@
+//! Checksum and segmentation offloads: whatever the sender leaves to its device and whatever the receiver takes, what arrives is right.
+//!
+//! All combinations of the two sides' bits are tried by guests that a test plays, frame by frame; the combinations that matter by Linux
+//! guests. `CULVERT_OFFLOAD_MB` is how much each combination transfers, in megabytes, if not the little that makes the test short.
+#![allow(clippy::indexing_slicing, reason = "tests")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use culvert_driver::{Kind, OffloadBits, Shape, Side, Stream};
+use culvert_system::daemon::{Daemon, Node};
+use culvert_system::frontend::FrontendGuest;
+use culvert_system::qemu::Role;
+
+#[test]
+fn all_combinations_of_both_sides_bits() -> Result<()> {
+    let mut node = Node::new()?;
+    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ""));
+    let mut daemon = node.start()?;
+    let bytes = megabytes()?.map_or(FEW_BYTES, |megabytes| megabytes * 1_000_000);
+    let (mut combinations, mut whole, mut pieces) = (0, 0, 0);
+    let start = Instant::now();
+    for sender in OffloadBits::all(Side::Sender) {
+        let shape = Shape::default();
+        let mut a = FrontendGuest::connect_with(&sockets[0], shape, sender.features(Side::Sender), LARGEST)?;
+        for receiver in OffloadBits::all(Side::Receiver) {
+            for mergeable in [false, true] {
+                let mut b = receiving_guest(&sockets[1], receiver, mergeable)?;
+                for kind in Kind::ALL {
+                    let mut stream = Stream::new(kind, A, B, sender, receiver);
+                    transfer(&mut a, &mut b, &mut stream, bytes / 4).with_context(|| {
+                        format!("{kind:?}, from {sender:?} to {receiver:?}, mergeable: {mergeable}\n{}", shown(&daemon))
+                    })?;
+                    let seen = stream.seen();
+                    (whole, pieces) = (whole + seen.0, pieces + seen.1);
+                }
+                combinations += 1;
+                drop(b);
+                daemon.wait_for_state("vm-b", "down")?;
+            }
+        }
+        drop(a);
+        daemon.wait_for_state("vm-a", "down")?;
+    }
+    println!(
+        "{combinations} combinations, {bytes} bytes each, in {:.1?}: {whole} frames stayed whole, {pieces} segments were made",
+        start.elapsed()
+    );
+    ensure!(whole > 0 && pieces > 0, "nothing was left to the device");
+    daemon.check_counters()?;
+    daemon.stop()
+}
+
+/// A guest that takes such frames. Without mergeable buffers each buffer must hold the largest frame, in pages as Linux lays them out.
+fn receiving_guest(socket: &Path, offloads: OffloadBits, mergeable: bool) -> Result<FrontendGuest> {
+    let segments = offloads.tso4 || offloads.tso6 || offloads.uso4 || offloads.uso6;
+    let plain = Shape { mergeable, queue_size: 1024, ..Shape::default() };
+    let shape = match (mergeable, segments) {
+        (false, true) => Shape { receive_bytes: 12 + LARGEST, receive_piece_bytes: 4096, ..plain },
+        _ => plain,
+    };
+    FrontendGuest::connect_with(socket, shape, offloads.features(Side::Receiver), 2048)
+}
+
+/// Sends so many bytes of a stream and checks all that arrives.
+fn transfer(a: &mut FrontendGuest, b: &mut FrontendGuest, stream: &mut Stream, bytes: u64) -> Result<()> {
+    let mut progress = Instant::now();
+    while stream.sent() < bytes || !stream.is_complete() {
+        if stream.sent() < bytes && stream.is_complete() {
+            let (header, frame, cuts) = stream.frame(usize::try_from(bytes - stream.sent())?);
+            ensure!(a.interface.send_with(&header, &frame, &cuts), "the transmit ring is full");
+            a.kick()?;
+        }
+        while let Some((header, frame)) = b.interface.receive() {
+            stream.accept(&header, &frame).map_err(anyhow::Error::msg)?;
+            progress = Instant::now();
+        }
+        ensure!(progress.elapsed() < STALL, "no frame came for {STALL:?}");
+    }
+    Ok(())
+}
+
+fn shown(daemon: &Daemon) -> String {
+    ["port list", "stats", "drops"].map(|what| daemon.ctl(what).unwrap_or_else(|error| error.to_string())).join("\n")
+}
+
+fn megabytes() -> Result<Option<u64>> {
+    std::env::var("CULVERT_OFFLOAD_MB").ok().map(|text| text.parse().context("CULVERT_OFFLOAD_MB")).transpose()
+}
+
+const A: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const B: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// Bytes of the largest frame with a VLAN tag.
+const LARGEST: u32 = 65_535 + 18;
+
+/// What each combination transfers, in bytes.
+const FEW_BYTES: u64 = 1 << 20;
+
+const STALL: Duration = Duration::from_secs(30);
