@@ -323,6 +323,18 @@ pub fn read_objects(text: &str) -> Result<Objects, Vec<Mistake>> {
     if mistakes.is_empty() { Ok(found.objects) } else { Err(mistakes) }
 }
 
+/// Whether an object of that kind has a key of that name.
+pub fn is_key(kind: Kind, key: &str) -> bool {
+    let table = DeTable::new();
+    let (mut report, mut section) = (Report::new(Source::new("", "")), Section::new("", &table, 0));
+    match kind {
+        Kind::Network => drop(Network::read(&mut report, &mut section)),
+        Kind::Port => drop(Port::read(&mut report, &mut section)),
+        Kind::Mirror => drop(Mirror::read(&mut report, &mut section)),
+    }
+    section.knows(key)
+}
+
 /// Objects as a text of sections, which [`read_objects`] reads.
 pub fn write_objects(objects: &Objects) -> String {
     let mut text = String::new();

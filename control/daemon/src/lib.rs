@@ -1,16 +1,20 @@
 //! The parts of culvertd, the node daemon; `main.rs` puts them together.
 //!
 //! - [`arguments`], [`config`], [`name`]: what the user says, and every mistake in it;
+//! - [`change`], [`reconcile`], [`journal`]: what clients want besides, how the node gets there, and how it is kept;
 //! - [`process`]: what culvertd changes about its own process;
 //! - [`node`]: the running node: datapath, ports, vhost-user sockets;
 //! - [`control_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods.
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod change;
 pub mod config;
 pub mod control_socket;
+pub mod journal;
 pub mod name;
 pub mod node;
 pub mod process;
+pub mod reconcile;
 pub mod server;
 pub mod service;

@@ -112,8 +112,7 @@ impl Port {
                 addresses.clone_from(new_addresses);
                 follow_link.clone_from(new_link);
             }
-            (Attachment::Nic { promiscuous, .. }, Attachment::Nic { promiscuous: new, .. }) => *promiscuous = *new,
-            (Attachment::Guest { .. } | Attachment::Nic { .. }, _) => return false,
+            (Attachment::Guest { .. } | Attachment::Nic { .. }, _) => {}
         }
         changed == *other
     }

@@ -84,6 +84,11 @@ impl<'t> Section<'t> {
         self.table.contains_key(key)
     }
 
+    /// Whether somebody asked for `key`.
+    pub(super) fn knows(&self, key: &str) -> bool {
+        self.asked.contains(&key)
+    }
+
     /// Whether `key` holds an array without elements.
     pub(super) fn is_empty_list(&self, key: &str) -> bool {
         matches!(self.table.get(key).map(|value| value.get_ref()), Some(DeValue::Array(array)) if array.is_empty())

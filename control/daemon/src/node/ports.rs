@@ -51,7 +51,7 @@ impl Opener<'_> {
     pub fn open(&self, config: Config, network: NetworkId) -> Port {
         let opened = match &config.attachment {
             Attachment::Guest { .. } => self.open_guest(&config, network),
-            Attachment::Nic { device, .. } => self.open_nic(&config, device, network),
+            Attachment::Nic { device, promiscuous } => self.open_nic(&config, device, *promiscuous, network),
         };
         let opened = opened.unwrap_or_else(|error| {
             let reason = format!("{error:#}");
@@ -82,7 +82,7 @@ impl Opener<'_> {
         Ok(Opened::Guest(id))
     }
 
-    fn open_nic(&self, config: &Config, device: &str, network: NetworkId) -> anyhow::Result<Opened> {
+    fn open_nic(&self, config: &Config, device: &str, promiscuous: bool, network: NetworkId) -> anyhow::Result<Opened> {
         let wanted = PortConfig {
             name: config.name.to_string(),
             device: device.to_owned(),
@@ -90,6 +90,8 @@ impl Opener<'_> {
             tx_queues: config.queues,
             mtu: config.mtu,
             descriptors: DESCRIPTORS,
+            promiscuous,
+            ..PortConfig::default()
         };
         let mut nic = culvert_nic::Port::open(self.eal, self.pool, &wanted)
             .map_err(|error| anyhow::anyhow!("{device}: {}; {}", error.reason, error.remedy))?;
