@@ -17,6 +17,7 @@ pub mod forward;
 mod golden;
 pub mod groups;
 pub mod guard;
+mod ip;
 pub mod limits;
 pub mod mac_table;
 pub mod network;
