@@ -98,7 +98,7 @@ struct Wire {
 impl Wire {
     fn new() -> Result<Self> {
         let ends = [Namespace::new("a")?, Namespace::new("b")?];
-        Veth::between([(INTERFACE, &ends[0]), (INTERFACE, &ends[1])])?;
+        Veth::between([(INTERFACE, &ends[0]), (INTERFACE, &ends[1])], 1500)?;
         Ok(Self { ends })
     }
 }

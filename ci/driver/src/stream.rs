@@ -98,6 +98,10 @@ pub struct Stream {
     receiver: OffloadBits,
     from: [u8; 6],
     to: [u8; 6],
+    /// Bytes that an IP packet of one segment may have.
+    mtu: usize,
+    /// Whether some frames have a VLAN tag.
+    tags: bool,
     noise: Vec<u8>,
     random: u64,
     /// Segments of the frames so far, which is the next frame's IPv4 identification.
@@ -144,6 +148,8 @@ impl Stream {
             receiver,
             from,
             to,
+            mtu: 1500,
+            tags: true,
             noise,
             random,
             segments: 0,
@@ -155,9 +161,26 @@ impl Stream {
         }
     }
 
+    /// Makes the segments as long as this MTU allows, in place of 1500.
+    #[must_use]
+    pub fn with_mtu(self, mtu: usize) -> Self {
+        Self { mtu, ..self }
+    }
+
+    /// Leaves out VLAN tags, for an access port.
+    #[must_use]
+    pub fn untagged(self) -> Self {
+        Self { tags: false, ..self }
+    }
+
     /// Payload bytes sent so far.
     pub fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Frames that have not wholly arrived.
+    pub fn in_flight(&self) -> usize {
+        self.pending.len()
     }
 
     /// Whether all that was sent has arrived.
@@ -173,7 +196,7 @@ impl Stream {
     /// The next frame with at most `limit` bytes of payload: its virtio-net header, itself, and where to cut it into buffers.
     pub fn frame(&mut self, limit: usize) -> ([u8; 12], Vec<u8>, Vec<u32>) {
         let (layout, mut bytes) = self.headers();
-        let largest = MTU + layout.network - layout.payload;
+        let largest = self.mtu + layout.network - layout.payload;
         let unsegmented = self.sender.segments(self.kind);
         let segment = if unsegmented { largest - self.draw(largest / 2) } else { largest };
         let most = if unsegmented { MAX_PAYLOAD - (layout.payload - layout.network) } else { largest };
@@ -283,7 +306,7 @@ impl Stream {
     fn headers(&mut self) -> (Layout, Vec<u8>) {
         let Kind { tcp, v6 } = self.kind;
         let mut bytes = [self.to, self.from].concat();
-        if self.draw(4) == 0 {
+        if self.tags && self.draw(4) == 0 {
             bytes.extend([0x81, 0x00, 0x20, 0x2a]);
         }
         bytes.extend(if v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
@@ -437,9 +460,6 @@ const GSO_ECN: u8 = 0x80;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
-
-/// Bytes that an IP packet may have on the wire.
-const MTU: usize = 1500;
 
 /// Bytes that an IP packet may have at all, headers included.
 const MAX_PAYLOAD: usize = 65_535;

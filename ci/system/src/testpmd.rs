@@ -23,6 +23,8 @@ pub struct VirtioUser {
     pub queues: u16,
     /// Whether it asks for mergeable receive buffers.
     pub mergeable: bool,
+    /// Whether it asks for buffers to be used in order (`VIRTIO_F_IN_ORDER`).
+    pub in_order: bool,
 }
 
 impl Testpmd {
@@ -80,14 +82,16 @@ impl Testpmd {
     /// # Errors
     /// It does not start, or nobody listens.
     pub fn player(name: &str, socket: &Path, device: VirtioUser, capture: &str) -> Result<Self> {
-        let VirtioUser { queues, mergeable } = device;
-        let (socket, mergeable) = (socket.display(), u8::from(mergeable));
+        let VirtioUser { queues, mergeable, in_order } = device;
+        let (socket, mergeable, in_order) = (socket.display(), u8::from(mergeable), u8::from(in_order));
         // Several queues need a control queue; virtio-user serves that one itself.
         let control = u8::from(queues > 1);
         // net_pcap has as many queues as it is given files.
         let capture = vec![capture; usize::from(queues)].join(",");
         let devices = [
-            format!("net_virtio_user0,path={socket},queues={queues},cq={control},mrg_rxbuf={mergeable}"),
+            format!(
+                "net_virtio_user0,path={socket},queues={queues},cq={control},mrg_rxbuf={mergeable},in_order={in_order}"
+            ),
             format!("net_pcap0,{capture}"),
         ];
         let queues = [format!("--rxq={queues}"), format!("--txq={queues}")];

@@ -27,14 +27,14 @@ impl Veth {
         Ok(veth)
     }
 
-    /// Makes a pair with an end in each of two namespaces. It goes with them.
+    /// Makes a pair with an end in each of two namespaces, for frames of up to so many bytes of payload. It goes with them.
     ///
     /// # Errors
     /// The test is not root, or the names are taken.
-    pub fn between(ends: [(&str, &Namespace); 2]) -> Result<()> {
+    pub fn between(ends: [(&str, &Namespace); 2], mtu: usize) -> Result<()> {
         let [(one, here), (other, there)] = ends;
         // Each is born where it belongs, as both may have the same name.
-        here.ip(&format!("link add {one} mtu 9200 type veth peer name {other} mtu 9200 netns {}", there.name()))?;
+        here.ip(&format!("link add {one} mtu {mtu} type veth peer name {other} mtu {mtu} netns {}", there.name()))?;
         for (name, namespace) in ends {
             namespace.ip(&format!("link set {name} addrgenmode none arp off"))?;
             namespace.ip(&format!("link set {name} up"))?;

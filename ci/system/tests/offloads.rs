@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_driver::{Kind, OffloadBits, Shape, Side, Stream};
 use culvert_system::daemon::{Daemon, Node};
 use culvert_system::frontend::FrontendGuest;
-use culvert_system::qemu::Role;
+use culvert_system::qemu::{GuestOptions, Role};
 
 #[test]
 fn all_combinations_of_both_sides_bits() -> Result<()> {
@@ -52,6 +52,63 @@ fn all_combinations_of_both_sides_bits() -> Result<()> {
     daemon.stop()
 }
 
+#[test]
+fn linux_guests_with_offloads_on_and_off() -> Result<()> {
+    let mut node = Node::new()?;
+    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ""));
+    let mut daemon = node.start()?;
+    let mut sender = GuestOptions::new("vm-a", &sockets[0], 1).boot()?;
+    sender.wait_ready()?;
+    sender.add_ipv6()?;
+    let asked = megabytes()?;
+    let bytes = asked.map_or(FEW_BYTES, |megabytes| megabytes * 1_000_000);
+    for (receives, properties, takes) in RECEIVERS {
+        for mergeable in ["on", "off"] {
+            // The short test leaves out what lies between the extremes.
+            if asked.is_none() && (receives == "checksums") != (mergeable == "on") && receives != "all" {
+                continue;
+            }
+            let properties = format!("{properties}mrg_rxbuf={mergeable}");
+            let mut receiver = GuestOptions { properties, ..GuestOptions::new("vm-b", &sockets[1], 2) }.boot()?;
+            receiver.wait_ready()?;
+            let addresses = [receiver.address().to_owned(), receiver.add_ipv6()?];
+            for (sends, switches, leaves) in SENDERS {
+                sender.check(&format!("ethtool -K eth0 {switches}"))?;
+                let before = [daemon.stats("vm-a")?, daemon.stats("vm-b")?];
+                for address in &addresses {
+                    let case =
+                        || format!("from {sends} to {receives}, mergeable {mergeable}, {address}\n{}", shown(&daemon));
+                    let tcp = sender.send_tcp(&mut receiver, address, bytes).with_context(case)?;
+                    let udp = sender.send_udp(&mut receiver, address, bytes / 10, 1400).with_context(case)?;
+                    println!(
+                        "from {sends:9} to {receives:9} mergeable {mergeable:3} {address:8}: {:4.0} Mbit/s TCP, {:4.0} UDP",
+                        8.0 * bytes as f64 / tcp.as_secs_f64() / 1e6,
+                        0.8 * bytes as f64 / udp.as_secs_f64() / 1e6
+                    );
+                }
+                // What went through culvertd whole is told by the frames' length.
+                let after = [daemon.stats("vm-a")?, daemon.stats("vm-b")?];
+                let mean = |port: usize, side: &str| {
+                    let count =
+                        |of: &str| after[port][of].as_u64().unwrap_or(0) - before[port][of].as_u64().unwrap_or(0);
+                    count(&format!("{side}_bytes")) / count(&format!("{side}_frames")).max(1)
+                };
+                let lengths = [mean(0, "rx"), mean(1, "tx")];
+                ensure!((lengths[0] > 3000) == leaves, "{sends} sent frames of {} bytes on average", lengths[0]);
+                ensure!(
+                    (lengths[1] > 3000) == (leaves && takes),
+                    "from {sends} {receives} got frames of {} bytes on average",
+                    lengths[1]
+                );
+            }
+            drop(receiver);
+            daemon.wait_for_state("vm-b", "down")?;
+        }
+    }
+    daemon.check_counters()?;
+    daemon.stop()
+}
+
 /// A guest that takes such frames. Without mergeable buffers each buffer must hold the largest frame, in pages as Linux lays them out.
 fn receiving_guest(socket: &Path, offloads: OffloadBits, mergeable: bool) -> Result<FrontendGuest> {
     let segments = offloads.tso4 || offloads.tso6 || offloads.uso4 || offloads.uso6;
@@ -88,6 +145,22 @@ fn shown(daemon: &Daemon) -> String {
 fn megabytes() -> Result<Option<u64>> {
     std::env::var("CULVERT_OFFLOAD_MB").ok().map(|text| text.parse().context("CULVERT_OFFLOAD_MB")).transpose()
 }
+
+/// What a receiving guest takes, QEMU's device properties for that, and whether this includes TCP unsegmented.
+const RECEIVERS: [(&str, &str, bool); 4] = [
+    ("nothing", "guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_uso4=off,guest_uso6=off,", false),
+    ("checksums", "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_uso4=off,guest_uso6=off,", false),
+    ("TCP", "guest_ecn=off,guest_uso4=off,guest_uso6=off,", true),
+    ("all", "", true),
+];
+
+/// What the sending guest leaves to its device, how ethtool is told so, and whether this includes segmentation of TCP.
+const SENDERS: [(&str, &str, bool); 4] = [
+    ("nothing", "tx off tx-udp-segmentation off", false),
+    ("checksums", "tx on tso off tx-udp-segmentation off", false),
+    ("TCP", "tx on tso on tx-udp-segmentation off", true),
+    ("all", "tx on tso on tx-udp-segmentation on", true),
+];
 
 const A: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const B: [u8; 6] = [2, 0, 0, 0, 0, 2];

@@ -1,4 +1,6 @@
-//! DPDK's own guest, virtio-user in testpmd: mergeable buffers on and off, one and two queue pairs. Frames come out as they went in.
+//! DPDK's own guest, virtio-user in testpmd: mergeable buffers on and off, one and two queue pairs, buffers used in order or not. Frames
+//! come out as they went in.
+#![allow(clippy::indexing_slicing, reason = "tests")]
 
 use anyhow::{Result, ensure};
 use culvert_system::daemon::Node;
@@ -8,22 +10,32 @@ use culvert_system::testpmd::{Testpmd, VirtioUser};
 
 #[test]
 fn mergeable_one_queue_pair() -> Result<()> {
-    exchange(VirtioUser { queues: 1, mergeable: true })
+    exchange(VirtioUser { queues: 1, mergeable: true, in_order: false })
 }
 
 #[test]
 fn mergeable_two_queue_pairs() -> Result<()> {
-    exchange(VirtioUser { queues: 2, mergeable: true })
+    exchange(VirtioUser { queues: 2, mergeable: true, in_order: false })
 }
 
 #[test]
 fn plain_one_queue_pair() -> Result<()> {
-    exchange(VirtioUser { queues: 1, mergeable: false })
+    exchange(VirtioUser { queues: 1, mergeable: false, in_order: false })
 }
 
 #[test]
 fn plain_two_queue_pairs() -> Result<()> {
-    exchange(VirtioUser { queues: 2, mergeable: false })
+    exchange(VirtioUser { queues: 2, mergeable: false, in_order: false })
+}
+
+#[test]
+fn mergeable_in_order() -> Result<()> {
+    exchange(VirtioUser { queues: 1, mergeable: true, in_order: true })
+}
+
+#[test]
+fn plain_in_order() -> Result<()> {
+    exchange(VirtioUser { queues: 2, mergeable: false, in_order: true })
 }
 
 /// One guest plays a capture into culvertd on each of its queues; the other records what it gets.
@@ -42,6 +54,11 @@ fn exchange(device: VirtioUser) -> Result<()> {
     receiver.command("start")?;
     let mut sender = Testpmd::player("sender", &sockets[0], device, &format!("rx_pcap={}", input.display()))?;
     daemon.wait_for_state("vm-a", "up")?;
+    for name in ["vm-a", "vm-b"] {
+        let port = daemon.port(name)?;
+        let in_order = port["features"].as_array().is_some_and(|names| names.iter().any(|name| name == "in_order"));
+        ensure!(in_order == device.in_order, "{device:?}, but {port}");
+    }
     sender.command("start")?;
     let sent = u64::from(FRAMES) * u64::from(device.queues);
     daemon.wait_for_counter("vm-b", "tx_frames", sent)?;
