@@ -110,6 +110,11 @@ impl Testpmd {
         self.console.wait_for(PROMPT, LIMIT)
     }
 
+    /// All that it has printed so far: with `set verbose 1` also each frame that came.
+    pub fn transcript(&self) -> String {
+        self.console.transcript()
+    }
+
     /// A counter of a port, e.g. `RX-packets`.
     ///
     /// # Errors
