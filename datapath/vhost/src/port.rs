@@ -99,6 +99,8 @@ pub struct Port {
     reads: Rate,
     changes: Rate,
     removed: bool,
+    /// It is to have no frontend for the present.
+    suspended: bool,
     reported: Option<SocketState>,
     log: LogLimit,
 }
@@ -171,6 +173,7 @@ impl Port {
             reads: Rate::default(),
             changes: Rate::default(),
             removed: false,
+            suspended: false,
             reported: None,
             log: LogLimit::default(),
         };
@@ -194,7 +197,7 @@ impl Port {
     }
 
     fn is_looking(&self) -> bool {
-        self.config.role == Role::Connect && matches!(self.link, Link::Idle) && !self.removed
+        self.config.role == Role::Connect && matches!(self.link, Link::Idle) && !self.removed && !self.suspended
     }
 
     /// When [`Self::on_time`] has to be called.
@@ -305,6 +308,20 @@ impl Port {
         }
     }
 
+    /// Keeps frontends away, or lets them come again. Whoever connects meanwhile is closed at once, for a frontend that
+    /// nobody answers would wait in its dialogue.
+    pub fn suspend(&mut self, in_loop: &Loop, suspended: bool) {
+        if self.suspended == suspended || self.removed {
+            return;
+        }
+        self.suspended = suspended;
+        if suspended {
+            self.close(in_loop, CloseReason::Suspended);
+        } else if self.is_looking() {
+            self.next_try = Some(in_loop.now);
+        }
+    }
+
     /// Removes the port: its socket's path at once, the rest when the rings are stopped.
     pub fn remove(&mut self, in_loop: &Loop) {
         self.removed = true;
@@ -363,6 +380,7 @@ impl Port {
             let Some(listener) = &self.listener else { return false };
             match listener.accept() {
                 Ok(None) => return false,
+                Ok(Some(stream)) if self.suspended => drop(stream),
                 Ok(Some(stream)) if occupied => {
                     let peer = socket::peer(&stream);
                     drop(stream);
@@ -435,7 +453,9 @@ impl Port {
         let _ = in_loop.registry.deregister(&mut stream);
         drop(stream);
         match &reason {
-            CloseReason::HungUp | CloseReason::Removed => self.info(in_loop, &reason.to_string()),
+            CloseReason::HungUp | CloseReason::Removed | CloseReason::Suspended => {
+                self.info(in_loop, &reason.to_string())
+            }
             _ => self.warn(in_loop, &format!("connection closed: {reason}")),
         }
         if let CloseReason::Quarantined(reason) = reason {

@@ -113,6 +113,13 @@ impl Server {
         self.post(Command::Quarantine { port, reason });
     }
 
+    /// Closes a port's connection and keeps frontends away, or lets them come again: the only way to tell a guest that its
+    /// link is down, without VIRTIO_NET_F_STATUS. QEMU shows the guest no carrier until it has connected again. A port that
+    /// is added is not suspended. When this returns, the next frontend meets the new state.
+    pub fn suspend(&self, port: PortKey, suspended: bool) {
+        let _ = self.ask(|answer| Command::Suspend { port, suspended, answer });
+    }
+
     /// The state of a port's socket.
     pub fn state(&self, port: PortKey) -> Option<SocketState> {
         self.states.get(port)
@@ -164,6 +171,7 @@ enum Command {
     Add { socket: Box<PortSocket>, answer: Sender<Result<(), AddError>> },
     Remove { port: PortKey, answer: Sender<Result<(), Unresponsive>> },
     Quarantine { port: PortKey, reason: String },
+    Suspend { port: PortKey, suspended: bool, answer: Sender<()> },
     Shutdown,
 }
 
@@ -316,6 +324,14 @@ impl Serving {
                 if let Some(entry) = entry {
                     entry.port.quarantine(&in_loop, reason);
                 }
+            }
+            Command::Suspend { port, suspended, answer } => {
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
+                if let Some(entry) = entry {
+                    entry.port.suspend(&in_loop, suspended);
+                }
+                let _ = answer.send(());
             }
             Command::Shutdown => {
                 self.stop_at = now.checked_add(SHUTDOWN).or(Some(now));

@@ -204,6 +204,9 @@ pub enum CloseReason {
     /// The port was removed.
     #[error("the port was removed")]
     Removed,
+    /// The port was suspended.
+    #[error("the port was suspended")]
+    Suspended,
     /// The caller did not keep to the rules of this module.
     #[error("internal mistake: the session was used out of turn")]
     OutOfTurn,

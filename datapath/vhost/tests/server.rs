@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use culvert_frame::MacAddress;
 use culvert_guest::device::{RingChange, StoppedRing, Unresponsive};
-use culvert_vhost::{AddError, Backend, PortKey, PortSocket, Role, Server, SocketState};
+use culvert_vhost::{AddError, Backend, PortKey, PortSocket, RETRY, Role, Server, SocketState};
 use support::request::*;
 use support::*;
 use vhost::vhost_user::message::VhostUserConfigFlags;
@@ -451,6 +451,54 @@ fn a_quarantined_port_says_why_until_the_next_connection() {
 }
 
 #[test]
+fn a_suspended_port_closes_whoever_connects_and_comes_back() {
+    let setup = Setup::listening();
+    let stream = setup.running(setup.connect());
+    setup.server.suspend(PORT, true);
+    setup.server.suspend(PORT, true);
+    assert!(is_closed(&stream));
+    wait_until("rings stopped", || setup.workers.record().running.is_empty());
+    for _ in 0..10 {
+        assert!(is_closed(&setup.connect()));
+    }
+    assert_eq!(setup.server.state(PORT), Some(SocketState::Waiting));
+    setup.server.suspend(PORT, false);
+    setup.running(setup.connect());
+}
+
+#[test]
+fn a_suspended_port_connects_to_nobody() {
+    let setup = Setup::new();
+    std::fs::create_dir(setup.path(PORT).parent().unwrap()).unwrap();
+    let listener = UnixListener::bind(setup.path(PORT)).unwrap();
+    setup.server.add(setup.port(PORT, Role::Connect)).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    setup.server.suspend(PORT, true);
+    assert!(is_closed(&stream));
+    // Neither what appears in the folder nor the time that passes leads to a connection.
+    std::fs::write(setup.path(PORT).with_extension("new"), "").unwrap();
+    std::thread::sleep(RETRY * 3);
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    listener.set_nonblocking(false).unwrap();
+    setup.server.suspend(PORT, false);
+    let (stream, _) = listener.accept().unwrap();
+    assert_is_served(&stream);
+}
+
+#[test]
+fn a_suspended_port_can_be_removed_and_its_key_used_again() {
+    let setup = Setup::listening();
+    setup.server.suspend(PORT, true);
+    assert!(is_closed(&setup.connect()));
+    setup.server.remove(PORT).unwrap();
+    setup.server.suspend(PORT, false);
+    assert_eq!(setup.server.state(PORT), None);
+    setup.server.add(setup.port(PORT, Role::Listen)).unwrap();
+    setup.running(setup.connect());
+}
+
+#[test]
 fn workers_that_do_not_acknowledge_fail_the_request_and_are_asked_again() {
     let setup = Setup::listening();
     let client = setup.running(setup.connect());
@@ -659,7 +707,7 @@ fn a_frontend_that_closes_at_once_is_tried_at_intervals() {
         drop(listener.accept().unwrap());
     }
     // At least the interval between the first and the last; a slow machine only makes it longer.
-    assert!(start.elapsed() >= 2 * culvert_vhost::RETRY, "{:?}", start.elapsed());
+    assert!(start.elapsed() >= 2 * RETRY, "{:?}", start.elapsed());
     vmm(listener.accept().unwrap().0, &setup);
 }
 
