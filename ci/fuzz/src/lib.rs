@@ -2,6 +2,7 @@
 //! sequence of operations (the crate `arbitrary`), and panics when something is not as it must be.
 //!
 //! - [`frame`]: the bytes of one frame and of one virtio-net header; [`messages`]: one vhost-user message;
+//! - [`offload`]: what a sender asks for with a frame, and doing it;
 //! - [`session`]: a whole vhost-user dialogue, with workers that run the rings it sets up;
 //! - [`transmit`], [`receive`]: one ring, whose driver rewrites anything between two calls;
 //! - [`switch`]: guests that send each other frames through the forwarder.
@@ -16,6 +17,7 @@ mod guest;
 
 pub mod frame;
 pub mod messages;
+pub mod offload;
 pub mod receive;
 pub mod session;
 pub mod switch;
@@ -25,9 +27,10 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("frame", frame::run),
     ("messages", messages::run),
+    ("offload", offload::run),
     ("receive", receive::run),
     ("session", session::run),
     ("switch", switch::run),

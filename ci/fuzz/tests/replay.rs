@@ -38,6 +38,11 @@ fn messages() {
 }
 
 #[test]
+fn offload() {
+    replay("offload");
+}
+
+#[test]
 fn receive() {
     replay("receive");
 }
@@ -60,5 +65,5 @@ fn transmit() {
 #[test]
 fn every_target_is_replayed() {
     let names = culvert_fuzz::TARGETS.map(|(name, _)| name);
-    assert_eq!(names, ["frame", "messages", "receive", "session", "switch", "transmit"]);
+    assert_eq!(names, ["frame", "messages", "offload", "receive", "session", "switch", "transmit"]);
 }
