@@ -310,3 +310,298 @@ fn expire(ports: &mut BTreeMap<PortId, Duration>, now: Duration) -> bool {
     ports.retain(|_, until| *until > now);
     ports.len() != before
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snoop::build::*;
+
+    const ROUTER: PortId = PortId(1);
+    const A: PortId = PortId(2);
+    const B: PortId = PortId(3);
+    const C: PortId = PortId(4);
+    const ALL: Delivery<'_> = Delivery::FloodAll;
+
+    /// Groups at a simulated time, with the map that was made last.
+    struct Network {
+        groups: Groups,
+        map: GroupMap,
+        now: Duration,
+    }
+
+    impl Network {
+        fn new() -> Self {
+            Self { groups: Groups::default(), map: GroupMap::default(), now: Duration::from_secs(1000) }
+        }
+
+        /// A network whose querier has been answered.
+        fn queried() -> Self {
+            let mut network = Self::new();
+            network.hear(0, ROUTER, &igmp_query("224.0.0.1", 100, "0.0.0.0"));
+            network.hear(0, ROUTER, &mld_query("ff02::1", 10_000, "::"));
+            network.pass(11);
+            network
+        }
+
+        /// Tells of a frame; makes a new map only when it was said to have changed.
+        fn hear(&mut self, vlan: u16, port: PortId, frame: &[u8]) {
+            let snooped = snoop(frame).expect("a message");
+            if self.groups.apply(vlan, port, &snooped, self.now) {
+                self.map = self.groups.snapshot();
+            }
+            assert_eq!(self.map, self.groups.snapshot(), "a change that was not told");
+        }
+
+        fn pass(&mut self, seconds: u64) {
+            for _ in 0..seconds {
+                self.now += Duration::from_secs(1);
+                if self.groups.expire(self.now) {
+                    self.map = self.groups.snapshot();
+                }
+                assert_eq!(self.map, self.groups.snapshot(), "a change that was not told");
+            }
+        }
+
+        fn to(&self, vlan: u16, group: &str) -> Delivery<'_> {
+            self.map.members(vlan, group_mac(group.parse().unwrap()).unwrap())
+        }
+    }
+
+    const GROUP: &str = "239.1.2.3";
+    const OTHER: &str = "239.1.2.4";
+    const GROUP_V6: &str = "ff05::7";
+
+    #[test]
+    fn all_is_flooded_until_a_querier_was_answered() {
+        let mut network = Network::new();
+        network.hear(0, A, &igmp_report(GROUP));
+        assert_eq!(network.to(0, GROUP), ALL);
+        assert_eq!(network.map.reports(0, Family::Ipv4), ALL);
+        network.hear(0, ROUTER, &igmp_query("224.0.0.1", 100, "0.0.0.0"));
+        network.pass(10);
+        assert_eq!(network.to(0, GROUP), ALL);
+        network.pass(1);
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, A]));
+        assert_eq!(network.to(0, OTHER), Delivery::Ports(&[ROUTER]), "nobody listens");
+        assert_eq!(network.map.reports(0, Family::Ipv4), Delivery::Ports(&[ROUTER]));
+        // The other version and other VLANs have their own.
+        assert_eq!(network.to(0, GROUP_V6), ALL);
+        assert_eq!(network.map.reports(0, Family::Ipv6), ALL);
+        assert_eq!(network.to(7, GROUP), ALL);
+        // Without further queries it is over.
+        network.pass(243);
+        assert_eq!(network.to(0, OTHER), Delivery::Ports(&[ROUTER]));
+        network.pass(1);
+        assert_eq!(network.to(0, OTHER), ALL);
+    }
+
+    #[test]
+    fn groups_to_which_nobody_reports_are_always_flooded() {
+        let network = Network::queried();
+        for group in ["224.0.0.1", "224.0.0.251", "239.128.0.7", "ff02::1", "ff02::1:ff00:5"] {
+            assert_eq!(network.to(0, group), ALL, "{group}");
+        }
+        assert_eq!(network.to(0, "ff02::fb"), Delivery::Ports(&[ROUTER]));
+        for other in
+            [MacAddress::BROADCAST, MacAddress([1, 0, 0x5e, 0x80, 1, 2]), MacAddress([1, 0, 0x0c, 0xcc, 0xcc, 0xcc])]
+        {
+            assert_eq!(network.map.members(0, other), ALL, "{other}");
+        }
+    }
+
+    #[test]
+    fn listeners_stay_while_they_report() {
+        let mut network = Network::queried();
+        network.hear(0, A, &igmp_report(GROUP));
+        network.hear(0, B, &mld_report(GROUP_V6));
+        for _ in 0..5 {
+            network.pass(125);
+            network.hear(0, ROUTER, &igmp_query("224.0.0.1", 100, "0.0.0.0"));
+            network.hear(0, A, &igmp_report(GROUP));
+            assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, A]));
+        }
+        assert_eq!(network.to(0, GROUP_V6), ALL, "no querier for 625 s");
+        for _ in 0..2 {
+            network.pass(125);
+            network.hear(0, ROUTER, &igmp_query("224.0.0.1", 100, "0.0.0.0"));
+        }
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, A]));
+        network.pass(11);
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER]));
+    }
+
+    #[test]
+    fn who_leaves_stays_until_the_querier_has_asked_who_is_left() {
+        let mut network = Network::queried();
+        network.hear(0, A, &igmp_report(GROUP));
+        network.hear(0, B, &igmp_report(GROUP));
+        network.hear(0, A, &igmp_report(OTHER));
+        network.hear(0, A, &igmp("224.0.0.2", &[&[0x17, 0, 0, 0], &v4(GROUP)[..]].concat()));
+        network.pass(5);
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, A, B]));
+        network.hear(0, ROUTER, &igmp_query(GROUP, 10, GROUP));
+        network.pass(1);
+        network.hear(0, B, &igmp_report(GROUP));
+        network.pass(1);
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, A, B]));
+        network.pass(1);
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, B]));
+        assert_eq!(network.to(0, OTHER), Delivery::Ports(&[ROUTER, A]));
+    }
+
+    /// Groups that share an Ethernet address: who listens to one was thrown out when the other was asked for.
+    #[test]
+    fn a_question_for_one_group_is_none_for_its_namesake() {
+        let mut network = Network::queried();
+        network.hear(0, A, &igmp_report("239.1.2.3"));
+        network.hear(0, B, &igmp_report("225.129.2.3"));
+        assert_eq!(network.to(0, "239.1.2.3"), Delivery::Ports(&[ROUTER, A, B]));
+        network.hear(0, ROUTER, &igmp_query("225.129.2.3", 10, "225.129.2.3"));
+        network.pass(10);
+        assert_eq!(network.to(0, "239.1.2.3"), Delivery::Ports(&[ROUTER, A]));
+    }
+
+    #[test]
+    fn a_question_that_not_all_answer_throws_nobody_out() {
+        let mut network = Network::queried();
+        network.hear(0, A, &igmp_report(GROUP));
+        let query = |flags, count, sources: &[u8]| {
+            igmp(GROUP, &[&[0x11, 10, 0, 0], &v4(GROUP)[..], &[flags, 125, 0, count], sources].concat())
+        };
+        network.hear(0, ROUTER, &query(8, 0, &[]));
+        network.hear(0, ROUTER, &query(0, 1, &[10, 0, 0, 1]));
+        network.pass(10);
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, A]));
+        // Nor do they begin anything where no general query was heard.
+        network.hear(7, ROUTER, &query(8, 0, &[]));
+        network.hear(7, ROUTER, &igmp_query(GROUP, 10, GROUP));
+        network.pass(20);
+        assert_eq!(network.to(7, GROUP), ALL);
+    }
+
+    /// A guest that asks once, or grants an hour for the answer, must not cost others their groups.
+    #[test]
+    fn nobody_loses_a_group_to_a_false_querier() {
+        let slow = |code| igmp("224.0.0.1", &[0x11, code, 0, 0, 0, 0, 0, 0, 0, 125, 0, 0]);
+        for codes in [[1, 1], [1, 0xff], [0xff, 1], [0xff, 0xff], [100, 0xbf], [0x8f, 100]] {
+            for pause in [1, 100, 200, 250, 254, 255, 256] {
+                let mut network = Network::new();
+                let limit = |code: u8| match snoop(&slow(code)) {
+                    Some(Snooped::Query(query)) => query.max_response,
+                    other => panic!("{other:?}"),
+                };
+                let mut answers = Vec::new();
+                for code in codes {
+                    network.hear(0, C, &slow(code));
+                    // The host answers as late as it may; a later query that must be answered sooner replaces that.
+                    let due = network.now + limit(code);
+                    answers.retain(|&other| other < due);
+                    answers.push(due);
+                    for _ in 0..pause {
+                        if answers.iter().any(|&due| due <= network.now) {
+                            answers.clear();
+                            network.hear(0, A, &igmp_report(GROUP));
+                        }
+                        network.pass(1);
+                        let reached = match network.to(0, GROUP) {
+                            Delivery::FloodAll => true,
+                            Delivery::Ports(ports) => ports.contains(&A),
+                        };
+                        assert!(reached, "{codes:?}, {pause} s between them, at {:?}", network.now);
+                    }
+                }
+                // Nor has it other guests' groups for itself.
+                network.pass(600);
+                assert_eq!(network.to(0, GROUP), ALL);
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_that_asks_for_too_much_has_everything_and_takes_nobodys_place() {
+        let mut network = Network::queried();
+        network.hear(0, B, &igmp_report(GROUP));
+        for number in 0..=PORT_GROUPS {
+            network.hear(0, A, &igmp_report(&format!("239.7.0.{number}")));
+        }
+        assert_eq!(network.to(0, OTHER), Delivery::Ports(&[ROUTER, A]));
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, A, B]));
+        assert_eq!(network.to(0, GROUP_V6), Delivery::Ports(&[ROUTER, A]));
+        // Sixteen such ports fill the table; the next one has everything, and what is noted stays.
+        for port in 5..25 {
+            for number in 0..PORT_GROUPS {
+                network.hear(0, PortId(port), &igmp_report(&format!("239.8.{port}.{number}")));
+            }
+        }
+        assert_eq!(network.groups.listeners.len(), NETWORK_GROUPS);
+        network.hear(0, C, &igmp_report(OTHER));
+        assert!(matches!(network.to(0, OTHER), Delivery::Ports(ports) if ports.contains(&C) && ports.contains(&A)));
+        assert!(matches!(network.to(0, GROUP), Delivery::Ports(ports) if ports.contains(&B)));
+        // A group that is in the table has room for more listeners.
+        network.hear(0, C, &igmp_report(GROUP));
+        assert_eq!(network.groups.held[&C], 1);
+        // And all of it ends.
+        network.pass(300);
+        network.hear(0, ROUTER, &igmp_query("224.0.0.1", 100, "0.0.0.0"));
+        network.pass(11);
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER]));
+        assert!(
+            network.groups.listeners.is_empty()
+                && network.groups.held.is_empty()
+                && network.groups.everything.is_empty()
+        );
+    }
+
+    #[test]
+    fn a_report_that_could_not_be_read_is_one_of_everything() {
+        let mut network = Network::queried();
+        let records: Vec<u8> = (0..9).flat_map(|last| [4, 0, 0, 0, 239, 1, 3, last]).collect();
+        network.hear(0, A, &igmp("224.0.0.22", &[&[0x22, 0, 0, 0, 0, 0, 0, 9], &records[..]].concat()));
+        assert_eq!(network.to(0, OTHER), Delivery::Ports(&[ROUTER, A]));
+        assert_eq!(network.map.reports(0, Family::Ipv4), Delivery::Ports(&[ROUTER]));
+    }
+
+    #[test]
+    fn a_port_that_comes_up_has_everything_at_first() {
+        let mut network = Network::queried();
+        assert!(network.groups.welcome(A, network.now));
+        network.map = network.groups.snapshot();
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, A]));
+        network.pass(125);
+        network.hear(0, ROUTER, &igmp_query("224.0.0.1", 100, "0.0.0.0"));
+        network.pass(134);
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, A]));
+        network.pass(1);
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER]));
+    }
+
+    #[test]
+    fn a_router_that_does_not_ask_is_told_but_ends_no_flooding() {
+        let mut network = Network::new();
+        let advertisement = igmp("224.0.0.106", &[0x30, 20, 0, 0, 0, 125, 0, 2]);
+        network.hear(0, C, &advertisement);
+        network.pass(20);
+        assert_eq!(network.to(0, GROUP), ALL);
+        network.hear(0, ROUTER, &igmp_query("224.0.0.1", 100, "0.0.0.0"));
+        network.pass(11);
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, C]));
+        assert_eq!(network.map.reports(0, Family::Ipv4), Delivery::Ports(&[ROUTER, C]));
+    }
+
+    #[test]
+    fn a_port_that_is_gone_is_forgotten() {
+        let mut network = Network::queried();
+        network.hear(0, A, &igmp_report(GROUP));
+        network.hear(0, B, &igmp_report(GROUP));
+        assert!(network.groups.forget(A));
+        assert!(!network.groups.forget(A));
+        network.map = network.groups.snapshot();
+        assert_eq!(network.to(0, GROUP), Delivery::Ports(&[ROUTER, B]));
+        assert!(!network.groups.held.contains_key(&A));
+        // With the querier gone, all is flooded.
+        assert!(network.groups.forget(ROUTER));
+        network.map = network.groups.snapshot();
+        assert_eq!(network.to(0, GROUP), ALL);
+        assert!(network.groups.lanes.is_empty());
+    }
+}

@@ -202,3 +202,181 @@ fn ipv6_router_alert(mut options: &[u8]) -> bool {
         };
     }
 }
+
+#[cfg(test)]
+pub(crate) mod build {
+    //! Frames by hand, for the tests here and in `guard`, `snoop` and `groups`.
+    #![allow(clippy::cast_possible_truncation)]
+
+    use culvert_frame::checksum::Sum;
+
+    use super::*;
+
+    pub(crate) fn ethernet(destination: [u8; 6], source: [u8; 6], ether_type: u16, payload: &[u8]) -> Vec<u8> {
+        [&destination, &source, &ether_type.to_be_bytes()[..], payload].concat()
+    }
+
+    /// Puts a VLAN tag before the EtherType.
+    pub(crate) fn tagged(frame: &[u8], tag_type: u16) -> Vec<u8> {
+        [&frame[..12], &tag_type.to_be_bytes(), &[0x00, 0x07], &frame[12..]].concat()
+    }
+
+    /// `options` in multiples of 4 bytes.
+    pub(crate) fn ipv4(
+        source: &str,
+        destination: &str,
+        hops: u8,
+        protocol: u8,
+        options: &[u8],
+        body: &[u8],
+    ) -> Vec<u8> {
+        let header_bytes = 20 + options.len();
+        let total = ((header_bytes + body.len()) as u16).to_be_bytes();
+        let first = 0x40 | (header_bytes / 4) as u8;
+        let fixed = [first, 0, total[0], total[1], 0, 0, 0, 0, hops, protocol, 0, 0];
+        let [source, destination] = [source, destination].map(|text| text.parse::<Ipv4Addr>().unwrap().octets());
+        [&fixed, &source[..], &destination, options, body].concat()
+    }
+
+    pub(crate) fn ipv6(source: &str, destination: &str, hops: u8, protocol: u8, body: &[u8]) -> Vec<u8> {
+        let length = (body.len() as u16).to_be_bytes();
+        let fixed = [0x60, 0, 0, 0, length[0], length[1], protocol, hops];
+        let [source, destination] = [source, destination].map(|text| text.parse::<Ipv6Addr>().unwrap().octets());
+        [&fixed, &source[..], &destination, body].concat()
+    }
+
+    /// A hop-by-hop header with MLD's router alert (RFC 2711), before what follows.
+    pub(crate) fn alerting(next: u8, body: &[u8]) -> Vec<u8> {
+        [&[next, 0, 5, 2, 0, 0, 1, 0], body].concat()
+    }
+
+    /// IPv4's router alert option (RFC 2113).
+    pub(crate) const ROUTER_ALERT: [u8; 4] = [0x94, 4, 0, 0];
+
+    /// Fills in the checksum at bytes 2 and 3.
+    pub(crate) fn summed(mut message: Vec<u8>) -> Vec<u8> {
+        let mut sum = Sum::default();
+        sum.add(&message);
+        message[2..4].copy_from_slice(&sum.checksum().to_be_bytes());
+        message
+    }
+
+    /// The same for IPv6's protocols, with a pseudo header.
+    pub(crate) fn summed_v6(source: &str, destination: &str, protocol: u8, mut message: Vec<u8>) -> Vec<u8> {
+        let mut sum = Sum::default();
+        for address in [source, destination] {
+            sum.add(&address.parse::<Ipv6Addr>().unwrap().octets());
+        }
+        sum.add(&(message.len() as u32).to_be_bytes());
+        sum.add(&[0, 0, 0, protocol]);
+        sum.add(&message);
+        message[2..4].copy_from_slice(&sum.checksum().to_be_bytes());
+        message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::build::*;
+    use super::*;
+
+    fn content(ether_type: u16, bytes: &[u8]) -> Option<Content<'_>> {
+        Packet::parse(ether_type, bytes).map(|packet| packet.content)
+    }
+
+    #[test]
+    fn any_number_of_tags_is_skipped() {
+        let mut frame = ethernet([2; 6], [4; 6], IPV4, b"body");
+        for tag in [0x8100, 0x88a8, 0x8100] {
+            assert_eq!(behind_tags(&frame), Some((IPV4, &b"body"[..])));
+            frame = tagged(&frame, tag);
+        }
+        assert_eq!(behind_tags(&tagged(&frame, 0x9100)).map(|(ether_type, _)| ether_type), Some(0x9100));
+        for length in 0..frame.len() - 4 {
+            assert_eq!(behind_tags(&frame[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_packet_ends_where_it_says() {
+        let packet = ipv4("10.0.0.1", "10.0.0.2", 64, UDP, &[], b"body");
+        let body = |whole, bytes| Some(Content::Message { protocol: UDP, bytes, whole, fragmented: false });
+        assert_eq!(content(IPV4, &[&packet[..], b"padding"].concat()), body(true, b"body"));
+        assert_eq!(content(IPV4, &packet[..22]), body(false, b"bo"));
+        for length in 0..20 {
+            assert_eq!(content(IPV4, &packet[..length]), None);
+        }
+        let changed = |at: usize, byte| {
+            let mut packet = packet.clone();
+            packet[at] = byte;
+            packet
+        };
+        assert_eq!(content(IPV4, &changed(3, 0)), body(false, b"body"), "no length");
+        assert_eq!(content(IPV4, &changed(3, 19)), None, "shorter than its header");
+        assert_eq!(content(IPV4, &changed(0, 0x44)), None, "a header of 16 bytes");
+        assert_eq!(content(IPV4, &changed(0, 0x4f)), None, "a header beyond the end");
+        assert_eq!(content(IPV4, &changed(0, 0x65)), None, "version 6");
+        assert_eq!(content(IPV6, &packet), None);
+        assert_eq!(content(IPV4, &changed(7, 1)), Some(Content::LaterFragment));
+        assert_eq!(content(IPV4, &changed(6, 0x40)), body(true, b"body"), "don't fragment");
+        let first = Content::Message { protocol: UDP, bytes: b"body", whole: true, fragmented: true };
+        assert_eq!(content(IPV4, &changed(6, 0x20)), Some(first));
+    }
+
+    #[test]
+    fn extension_headers_are_followed_to_their_end() {
+        let body = [0_u8; 12];
+        let chain = [
+            &[ROUTING, 0, 5, 2, 0, 0, 1, 0][..], // hop by hop: router alert
+            &[AUTHENTICATION, 1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], // routing, 16 bytes
+            &[DESTINATION_OPTIONS, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], // authentication, 12 bytes
+            &[UDP, 0, 1, 4, 0, 0, 0, 0],         // destination options: padding
+        ]
+        .concat();
+        let packet = ipv6("fe80::1", "fe80::2", 64, HOP_BY_HOP, &[&chain, &body[..]].concat());
+        let parsed = Packet::parse(IPV6, &packet).unwrap();
+        assert!(parsed.router_alert);
+        assert_eq!(parsed.content, Content::Message { protocol: UDP, bytes: &body, whole: true, fragmented: false });
+        // Wherever it is cut off, what lies behind is hidden, not absent.
+        for length in 40..40 + chain.len() {
+            assert_eq!(content(IPV6, &packet[..length]), Some(Content::Hidden), "{length}");
+        }
+        for length in 0..40 {
+            assert_eq!(content(IPV6, &packet[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_chain_beyond_the_packet_is_hidden() {
+        // The payload's length covers the first header only; what lies behind it is padding to the receiver.
+        let mut packet =
+            ipv6("fe80::1", "fe80::2", 64, HOP_BY_HOP, &[ROUTING, 0, 1, 4, 0, 0, 0, 0, UDP, 0, 0, 0, 0, 0, 0, 0]);
+        packet[5] = 8;
+        assert_eq!(content(IPV6, &packet), Some(Content::Hidden));
+    }
+
+    #[test]
+    fn fragments_of_ipv6_are_told_apart() {
+        let fragment = |offset: u16, more: bool| {
+            let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
+            ipv6("fe80::1", "fe80::2", 64, FRAGMENT, &[UDP, 0, high, low, 0, 0, 0, 1, 7, 7, 7, 7])
+        };
+        let first = Content::Message { protocol: UDP, bytes: &[7; 4], whole: true, fragmented: true };
+        assert_eq!(content(IPV6, &fragment(0, true)), Some(first));
+        assert_eq!(content(IPV6, &fragment(0, false)), Some(first));
+        assert_eq!(content(IPV6, &fragment(1, true)), Some(Content::LaterFragment));
+        assert_eq!(content(IPV6, &fragment(1, false)), Some(Content::LaterFragment));
+    }
+
+    #[test]
+    fn router_alerts_are_found_among_other_options() {
+        assert!(ipv4_router_alert(&ROUTER_ALERT));
+        assert!(ipv4_router_alert(&[1, 7, 3, 4, 0x94, 4, 0, 0]));
+        assert!(!ipv4_router_alert(&[0, 0x94, 4, 0, 0]), "behind the end of the list");
+        assert!(!ipv4_router_alert(&[7, 0, 0x94, 4, 0, 0]), "an option of no length");
+        assert!(!ipv4_router_alert(&[7, 6, 0x94, 4, 0, 0]), "inside another option");
+        assert!(ipv6_router_alert(&[0, 1, 1, 9, 5, 2, 0, 0]));
+        assert!(!ipv6_router_alert(&[1, 2, 5, 2, 1, 0]), "inside another option");
+        assert!(!ipv6_router_alert(&[1, 200, 5, 2]));
+    }
+}

@@ -103,3 +103,91 @@ impl Bucket {
 }
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn limiter(per_second: u32) -> Limiter {
+        Limiter::new(&Limits { broadcast: Some(per_second), unknown: None })
+    }
+
+    fn passed(limiter: &Limiter, times: impl Iterator<Item = Duration>) -> usize {
+        times.filter(|&now| limiter.take(Flooded::Broadcast, now)).count()
+    }
+
+    #[test]
+    fn each_kind_has_its_own_limit_or_none() {
+        let limiter = Limiter::new(&Limits { broadcast: Some(100), unknown: Some(0) });
+        assert!(!limiter.take(Flooded::Unknown, SECOND));
+        assert!(limiter.take(Flooded::Broadcast, SECOND));
+        let open = Limits::default();
+        assert!(open.is_none() && !Limits { unknown: Some(0), ..open }.is_none());
+        assert!((0..1000).all(|_| Limiter::new(&open).take(Flooded::Unknown, SECOND)));
+    }
+
+    #[test]
+    fn a_burst_is_one_seconds_worth_and_32_at_least() {
+        for (per_second, burst) in [(0, 0), (1, 32), (32, 32), (33, 33), (1000, 1000)] {
+            let limiter = limiter(per_second);
+            for now in [Duration::ZERO, 100 * SECOND] {
+                assert_eq!(passed(&limiter, std::iter::repeat_n(now, 5000)), burst, "{per_second} at {now:?}");
+            }
+        }
+    }
+
+    /// A remainder that got lost at each frame would add up.
+    #[test]
+    fn long_runs_are_exact() {
+        for per_second in [1, 3, 7, 999, 1_000, 1_001, 65_537] {
+            let limiter = limiter(per_second);
+            let steps = u64::from(per_second) * 50;
+            // Five times the limit for ten seconds, in steps that do not divide a second.
+            let times = (0..=steps).map(|step| Duration::from_nanos(step * 10_000_000_000 / steps));
+            let burst = u64::from(per_second).max(LEAST_DEPTH);
+            assert_eq!(passed(&limiter, times) as u64, u64::from(per_second) * 10 + burst, "{per_second}");
+        }
+    }
+
+    #[test]
+    fn a_steady_sender_at_the_limit_loses_nothing() {
+        for per_second in [1, 7, 1000, 12_345] {
+            let limiter = limiter(per_second);
+            let frames = u64::from(per_second) * 20;
+            let times = (0..frames).map(|frame| Duration::from_nanos(frame * 1_000_000_000 / u64::from(per_second)));
+            assert_eq!(passed(&limiter, times) as u64, frames);
+        }
+    }
+
+    #[test]
+    fn time_that_stands_still_or_jumps_is_no_harm() {
+        let limiter = limiter(100);
+        let much = || std::iter::repeat_n((), 1000);
+        assert_eq!(passed(&limiter, much().map(|()| SECOND)), 100);
+        assert_eq!(passed(&limiter, much().map(|()| SECOND)), 0);
+        // Ten years later there is a full bucket, not ten years' worth.
+        let later = 315_360_000 * SECOND;
+        assert_eq!(passed(&limiter, much().map(|()| later)), 100);
+        // A worker that is behind sees what was spent, and goes on when it has caught up.
+        assert_eq!(passed(&limiter, much().map(|()| later - SECOND / 2)), 0);
+        assert_eq!(passed(&limiter, much().map(|()| later + SECOND / 2)), 50);
+        assert_eq!(
+            passed(&Limiter::new(&Limits { broadcast: Some(u32::MAX), unknown: None }), [Duration::MAX].into_iter()),
+            0
+        );
+    }
+
+    #[test]
+    fn two_workers_share_one_limit() {
+        let limiter = limiter(10_000);
+        let worker = || passed(&limiter, (0..=100_000).map(|step| Duration::from_micros(step * 20)));
+        let both = std::thread::scope(|scope| {
+            let threads = [scope.spawn(worker), scope.spawn(worker)];
+            threads.map(|thread| thread.join().unwrap()).iter().sum::<usize>()
+        });
+        // Two seconds and a full bucket, of the 200,002 that they tried.
+        assert_eq!(both, 30_000);
+    }
+}
