@@ -277,12 +277,14 @@ mod tests {
 
     #[test]
     fn padding_behind_the_packet_is_not_summed() {
-        let whole = udp(b"four");
-        let (mut frame, partial) = opened(&whole);
-        frame.extend_from_slice(b"padding that is not zero");
-        assert_eq!(partial.end(&frame, frame.len() as u32), whole.len() as u32);
-        complete(&mut frame, partial);
-        assert_eq!(frame[..whole.len()], whole);
+        for payload in [&b"four"[..], b""] {
+            let whole = udp(payload);
+            let (mut frame, partial) = opened(&whole);
+            frame.extend_from_slice(b"padding that is not zero");
+            assert_eq!(partial.end(&frame, frame.len() as u32), whole.len() as u32);
+            complete(&mut frame, partial);
+            assert_eq!(frame[..whole.len()], whole);
+        }
     }
 
     #[test]

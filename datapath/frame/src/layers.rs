@@ -241,6 +241,16 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_not_looked_for_without_end() {
+        let mut longest = [0; 79];
+        longest[0] = 9; // of 8 bytes, without the first
+        let longest = (DESTINATION_OPTIONS, &longest[..]);
+        let short = (DESTINATION_OPTIONS, &[0, 1, 4, 0, 0, 0, 0][..]);
+        assert_eq!(Layers::parse(&with_extensions(&[longest])).unwrap().transport, 134);
+        assert_eq!(Layers::parse(&with_extensions(&[longest, short])), None);
+    }
+
+    #[test]
     fn a_packet_on_a_route_is_not_looked_into() {
         let frame = with_extensions(&[(HOP_BY_HOP, &[0, 1, 4, 0, 0, 0, 0]), (ROUTING, &[0, 4, 1, 0, 0, 0, 0])]);
         let layers = Layers::parse(&frame).unwrap();
@@ -268,6 +278,10 @@ mod tests {
             frame[at] = byte;
             assert_eq!(Layers::parse(&frame), None, "{byte:#x} at {at}");
         }
+        // With a protocol that has nothing to be read, the length of IPv4's header alone.
+        let mut frame = tcp4();
+        (frame[14], frame[23]) = (0x44, 47);
+        assert_eq!(Layers::parse(&frame), None);
         let mut frame = udp6();
         frame[14] = 0x40;
         assert_eq!(Layers::parse(&frame), None);

@@ -200,6 +200,27 @@ mod tests {
         assert_eq!(ids, [[0xff, 0xff], [0, 0], [0, 1]]);
     }
 
+    /// The checksum that a first segment has when its first word of payload is `word`.
+    fn first_checksum(mut frame: Vec<u8>, segmentation: Segmentation, word: u16) -> u16 {
+        put(&mut frame, segmentation.header_bytes.into(), word);
+        let first = &segments(&frame, segmentation)[0];
+        u16::from_be_bytes(*first[segmentation.partial_checksum().field()..].first_chunk().unwrap())
+    }
+
+    #[test]
+    fn only_udp_has_no_checksum_of_zero() {
+        let (frame, segmentation) = (tcp4(&[0; 8]), tcp4_segmentation(4));
+        let missing = first_checksum(frame.clone(), segmentation, 0);
+        assert_eq!(first_checksum(frame, segmentation, missing), 0);
+
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[0; 8]).unwrap();
+        let segmentation = Segmentation { kind: SegmentKind::Udp4, ecn: false, header_bytes: 42, ..segmentation };
+        let missing = first_checksum(frame.clone(), segmentation, 0);
+        assert_eq!(first_checksum(frame, segmentation, missing), 0xffff);
+    }
+
     #[test]
     fn short_room_and_what_does_not_fit_the_frame_give_no_segment() {
         let frame = tcp4(&[5; 25]);
