@@ -22,7 +22,7 @@ pub use checksum::PartialChecksum;
 pub use drop_reason::{Direction, DropReason};
 pub use header::EthernetHeader;
 pub use layers::Layers;
-pub use offload::{Offload, OffloadRequest, Offloads, SegmentKind, Segmentation};
+pub use offload::{Offload, OffloadFields, OffloadRequest, Offloads, SegmentKind, Segmentation};
 pub use segment::Segmenter;
 
 /// Largest frame that a port may carry, in bytes: 64 KiB of payload behind an Ethernet header and two VLAN tags.
