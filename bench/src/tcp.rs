@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut report = Report::new("Gbit/s", peer);
     let mut offloads = Vec::new();
     for _ in 0..options.pairs {
-        let distance = core_to_core::nanoseconds([sender, receiver]);
+        let distance = core_to_core::nanoseconds([sender, if switch == sender { receiver } else { switch }]);
         let ours = with_culvert(options, "", &mut offloads)?;
         let theirs = match options.guest {
             Kind::Qemu => with_testpmd(options)?,
