@@ -3,6 +3,7 @@
 //!
 //! - [`frame`]: the bytes of one frame and of one virtio-net header; [`messages`]: one vhost-user message;
 //! - [`offload`]: what a sender asks for with a frame, and doing it;
+//! - [`guard`]: any frame before a port's guard, and messages about multicast groups;
 //! - [`session`]: a whole vhost-user dialogue, with workers that run the rings it sets up;
 //! - [`transmit`], [`receive`]: one ring, whose driver rewrites anything between two calls;
 //! - [`switch`]: guests that send each other frames through the forwarder.
@@ -16,6 +17,7 @@ mod descriptor;
 mod guest;
 
 pub mod frame;
+pub mod guard;
 pub mod messages;
 pub mod offload;
 pub mod receive;
@@ -27,8 +29,9 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("frame", frame::run),
+    ("guard", guard::run),
     ("messages", messages::run),
     ("offload", offload::run),
     ("receive", receive::run),

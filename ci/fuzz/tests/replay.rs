@@ -33,6 +33,11 @@ fn frame() {
 }
 
 #[test]
+fn guard() {
+    replay("guard");
+}
+
+#[test]
 fn messages() {
     replay("messages");
 }
@@ -65,5 +70,5 @@ fn transmit() {
 #[test]
 fn every_target_is_replayed() {
     let names = culvert_fuzz::TARGETS.map(|(name, _)| name);
-    assert_eq!(names, ["frame", "messages", "offload", "receive", "session", "switch", "transmit"]);
+    assert_eq!(names, ["frame", "guard", "messages", "offload", "receive", "session", "switch", "transmit"]);
 }
