@@ -390,7 +390,9 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
     // SAFETY: an open device; the address is written to the variable.
     check("being asked for its address", unsafe { ffi::rte_eth_macaddr_get(open.id, &raw mut mac) })?;
 
-    let chains = setup.tx_offloads & ffi::CULVERT_TX_MULTI_SEGMENT != 0;
+    // Two drivers send chains and do not say so.
+    let chains =
+        setup.tx_offloads & ffi::CULVERT_TX_MULTI_SEGMENT != 0 || ["net_pcap", "net_null"].contains(&driver.as_str());
     let device = Arc::new(open);
     let rx = (0..setup.rx_queues).map(|queue| RxQueue::new(Arc::clone(&device), queue, setup.interrupts)).collect();
     let tx =
