@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Shows what culvertd does on this node.
+/// Shows and changes what culvertd does on this node.
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub struct Arguments {
-    /// culvertd's control socket
-    #[arg(long, global = true, value_name = "PATH", default_value = "/run/culvert/culvertd.sock")]
-    pub socket: PathBuf,
+    /// culvertd's control socket; before the command, as ports have a socket too
+    #[arg(long = "socket", value_name = "PATH", default_value = "/run/culvert/culvertd.sock")]
+    pub control_socket: PathBuf,
 
     /// How to print: as a table for a person, or as JSON for a program
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
@@ -37,6 +37,9 @@ pub enum Command {
     /// Ports: the ways to guests and NICs
     #[command(subcommand)]
     Port(PortCommand),
+    /// Mirrors: copies of the frames of some ports
+    #[command(subcommand)]
+    Mirror(MirrorCommand),
     /// Addresses that the networks have learned
     #[command(subcommand)]
     Mac(MacCommand),
@@ -52,6 +55,10 @@ pub enum Command {
     },
     /// The frames of a port as they pass, printed or as pcapng; ends by Ctrl-C
     Capture(CaptureWish),
+    /// What the switch would do with a frame, step by step, and why; nothing is sent
+    Trace(TraceWish),
+    /// Makes culvertd read its configuration file again; a file with mistakes changes nothing
+    Reload,
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,6 +70,45 @@ pub enum NetworkCommand {
         /// Its name
         network: String,
     },
+    /// Adds a network; one that is like that already is left alone
+    Add {
+        /// Its name
+        network: String,
+        #[command(flatten)]
+        keys: NetworkKeys,
+    },
+    /// Changes a network; what is not named stays
+    Set {
+        /// Its name
+        network: String,
+        #[command(flatten)]
+        keys: NetworkKeys,
+        #[command(flatten)]
+        unset: Unset,
+    },
+    /// Removes a network without ports
+    Del {
+        /// Its name
+        network: String,
+    },
+}
+
+/// The keys of a [[network]] section.
+#[derive(Debug, Args)]
+pub struct NetworkKeys {
+    /// How long an address is remembered after its last frame, such as 300s
+    #[arg(long, value_name = "TIME")]
+    pub mac_age: Option<String>,
+    /// Multicast only to the ports that asked for its group
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub snooping: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+pub struct Unset {
+    /// The keys that get their default back, such as vlan,native
+    #[arg(long, value_name = "KEYS", value_delimiter = ',')]
+    pub unset: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -73,6 +119,119 @@ pub enum PortCommand {
     Show {
         /// Its name
         port: String,
+    },
+    /// Adds a port; one that is like that already is left alone
+    Add {
+        /// Its name
+        port: String,
+        #[command(flatten)]
+        keys: Box<PortKeys>,
+    },
+    /// Changes a port; what is not named stays
+    Set {
+        /// Its name
+        port: String,
+        #[command(flatten)]
+        keys: Box<PortKeys>,
+        #[command(flatten)]
+        unset: Unset,
+    },
+    /// Removes a port
+    Del {
+        /// Its name
+        port: String,
+    },
+}
+
+/// The keys of a [[port]] section. Those that open the port anew when they change say so.
+#[derive(Debug, Args)]
+pub struct PortKeys {
+    /// The network that it belongs to (reopens)
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
+    /// A guest's vhost-user socket (reopens)
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<String>,
+    /// Who creates the socket: listen (culvertd) or connect (QEMU) (reopens)
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// A NIC: a PCI address, or a virtual device with its arguments (reopens)
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// The only source address that the guest may use (reopens)
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<String>,
+    /// Queue pairs (reopens)
+    #[arg(long, value_name = "N")]
+    pub queues: Option<u32>,
+    /// Largest payload of a frame, in bytes (reopens)
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u32>,
+    /// How many addresses may be learned
+    #[arg(long, value_name = "N")]
+    pub mac_limit: Option<u32>,
+    /// The VLAN of its frames, which have no tag here
+    #[arg(long, value_name = "VLAN")]
+    pub vlan: Option<u32>,
+    /// Carry the guest's own tags inside of its VLAN
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub qinq: Option<bool>,
+    /// The VLANs whose frames have a tag here, such as 10,20,30-39
+    #[arg(long, value_name = "VLANS", value_delimiter = ',')]
+    pub trunk: Vec<String>,
+    /// The VLAN of frames without a tag on a trunk
+    #[arg(long, value_name = "VLAN")]
+    pub native: Option<u32>,
+    /// The only IPv4 and IPv6 sources that the guest may use, such as 10.0.0.5,fd00::/64
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    pub addresses: Vec<String>,
+    /// Group-addressed frames a second that it may send
+    #[arg(long, value_name = "N")]
+    pub broadcast_limit: Option<u32>,
+    /// Frames a second to unknown addresses that it may send
+    #[arg(long, value_name = "N")]
+    pub unknown_limit: Option<u32>,
+    /// Exchange frames only with ports that are not isolated
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub isolated: Option<bool>,
+    /// Offer checksum and segmentation offloads to the guest (reopens)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub offloads: Option<bool>,
+    /// Let the NIC take frames to any address (reopens)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub promiscuous: Option<bool>,
+    /// The device port whose link the guest's link follows
+    #[arg(long, value_name = "PORT")]
+    pub follow_link: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MirrorCommand {
+    /// All mirrors
+    List,
+    /// One mirror
+    Show {
+        /// Its name
+        mirror: String,
+    },
+    /// Adds a mirror; one that is like that already is left alone
+    Add {
+        /// Its name
+        mirror: String,
+        /// The ports whose frames are copied, such as vm-a,vm-b
+        #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+        from: Vec<String>,
+        /// The port that gets the copies, and takes no other part in its network
+        #[arg(long, value_name = "PORT")]
+        to: Option<String>,
+        /// Frames that come from those ports (rx), that go to them (tx), or both
+        #[arg(long, value_name = "DIRECTION")]
+        direction: Option<String>,
+    },
+    /// Removes a mirror
+    Del {
+        /// Its name
+        mirror: String,
     },
 }
 
@@ -105,6 +264,20 @@ pub struct CaptureWish {
     /// Keep so many bytes of each frame
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     pub snaplen: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct TraceWish {
+    /// The port that the frame comes from
+    pub port: String,
+
+    /// The frame in hexadecimal, from its destination address on; colons and spaces do not matter
+    #[arg(required_unless_present = "from_pcap")]
+    pub frame: Option<String>,
+
+    /// Trace every frame of this pcap or pcapng file
+    #[arg(long, value_name = "FILE", conflicts_with = "frame")]
+    pub from_pcap: Option<PathBuf>,
 }
 
 /// The exit code when culvertd refuses or the output cannot be written. 2 is clap's, for a wrong command line.

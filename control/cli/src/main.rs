@@ -1,21 +1,26 @@
 //! culvertctl, the command of the person at the node: a thin client of culvertd's control socket.
 //!
-//! Each file beside this one is a noun of the command line and knows its question, its table and its JSON;
-//! [`client`] connects, [`output`] draws tables, [`frame_text`] and [`pcapng`] write frames.
+//! Each file beside this one is a noun of the command line and knows its question, its table and its JSON; [`change`] is
+//! what those that change something have in common. [`client`] connects, [`output`] draws tables, [`frame_text`] and
+//! [`pcapng`] write frames, [`pcap_file`] reads them.
 #![forbid(unsafe_code)]
 
 mod arguments;
 mod capture;
+mod change;
 mod client;
 mod drops;
 mod frame_text;
 mod mac;
+mod mirror;
 mod network;
 mod output;
+mod pcap_file;
 mod pcapng;
 mod port;
 mod stats;
 mod status;
+mod trace;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -23,7 +28,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use arguments::{Arguments, Command, MacCommand, NetworkCommand, PortCommand};
+use arguments::{Arguments, Command, MacCommand};
 use client::Unreachable;
 
 #[tokio::main(flavor = "current_thread")]
@@ -33,23 +38,27 @@ async fn main() -> ExitCode {
         // Whoever read our output (`head`, say) has what it wanted.
         return ExitCode::SUCCESS;
     }
-    // There is nobody left to tell when this fails too.
-    let _ = writeln!(std::io::stderr(), "culvertctl: {error:#}");
+    // A refusal may have many lines, one for each mistake.
+    for line in format!("{error:#}").lines() {
+        // There is nobody left to tell when this fails too.
+        let _ = writeln!(std::io::stderr(), "culvertctl: {line}");
+    }
     ExitCode::from(if error.is::<Unreachable>() { arguments::EXIT_UNREACHABLE } else { arguments::EXIT_FAILED })
 }
 
-async fn run(Arguments { socket, output, command }: Arguments) -> Result<()> {
-    let mut client = client::connect(&socket).await?;
+async fn run(Arguments { control_socket, output, command }: Arguments) -> Result<()> {
+    let mut client = client::connect(&control_socket).await?;
     let text = match command {
         Command::Status => status::show(&mut client, output).await?,
-        Command::Network(NetworkCommand::List) => network::list(&mut client, output).await?,
-        Command::Network(NetworkCommand::Show { network }) => network::show(&mut client, &network, output).await?,
-        Command::Port(PortCommand::List) => port::list(&mut client, output).await?,
-        Command::Port(PortCommand::Show { port }) => port::show(&mut client, port, output).await?,
+        Command::Network(command) => network::run(&mut client, command, output).await?,
+        Command::Port(command) => port::run(&mut client, command, output).await?,
+        Command::Mirror(command) => mirror::run(&mut client, command, output).await?,
         Command::Mac(MacCommand::List { network, port }) => mac::list(&mut client, network, port, output).await?,
         Command::Stats { port } => stats::show(&mut client, port, output).await?,
         Command::Drops { port } => drops::show(&mut client, port, output).await?,
         Command::Capture(wish) => return capture::run(&mut client, wish, output).await,
+        Command::Trace(wish) => return trace::run(&mut client, wish, output).await,
+        Command::Reload => change::reload(&mut client, output).await?,
     };
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes())?;

@@ -1,13 +1,14 @@
-//! `culvertctl network list` and `culvertctl network show`.
+//! `culvertctl network list`, `show`, `add`, `set` and `del`.
 
 use anyhow::{Result, anyhow};
 use culvert_api::v1;
 use serde::Serialize;
 
-use crate::arguments::Format;
+use crate::arguments::{Format, NetworkCommand, Unset};
+use crate::change::{self, outcome};
 use crate::client::{Client, refusal};
 use crate::output::Align::{Left, Right};
-use crate::output::{json, or_dash, pairs, table};
+use crate::output::{json, or_dash, origin, pairs, table, yes_or_no};
 
 #[derive(Serialize)]
 struct Network {
@@ -15,24 +16,45 @@ struct Network {
     mac_age_seconds: u64,
     macs: u32,
     ports: Vec<String>,
+    snooping: bool,
+    origin: &'static str,
 }
 
-/// All networks.
-pub async fn list(client: &mut Client, format: Format) -> Result<String> {
+/// Does what the command says.
+pub async fn run(client: &mut Client, command: NetworkCommand, format: Format) -> Result<String> {
+    match command {
+        NetworkCommand::List => list(client, format).await,
+        NetworkCommand::Show { network } => show(client, &network, format).await,
+        NetworkCommand::Add { network, keys } => {
+            let request = v1::AddNetworkRequest { name: network.clone(), network: Some(change::network(keys)) };
+            outcome(client.add_network(request).await, &format!("network {network} added"), format)
+        }
+        NetworkCommand::Set { network, keys, unset: Unset { unset } } => {
+            let keys = Some(change::network(keys));
+            let request = v1::SetNetworkRequest { name: network.clone(), network: keys, unset };
+            outcome(client.set_network(request).await, &format!("network {network} changed"), format)
+        }
+        NetworkCommand::Del { network } => {
+            let request = v1::RemoveRequest { name: network.clone() };
+            outcome(client.remove_network(request).await, &format!("network {network} removed"), format)
+        }
+    }
+}
+
+async fn list(client: &mut Client, format: Format) -> Result<String> {
     let networks = ask(client).await?;
     if format == Format::Json {
         return json(&networks);
     }
-    let columns = [("NETWORK", Left), ("PORTS", Right), ("MACS", Right), ("MAC AGE", Right)];
+    let columns = [("NETWORK", Left), ("PORTS", Right), ("MACS", Right), ("MAC AGE", Right), ("ORIGIN", Left)];
     let rows = networks.into_iter().map(|network| {
         let age = format!("{}s", network.mac_age_seconds);
-        vec![network.name, network.ports.len().to_string(), network.macs.to_string(), age]
+        vec![network.name, network.ports.len().to_string(), network.macs.to_string(), age, network.origin.into()]
     });
     Ok(table(&columns, rows))
 }
 
-/// One network.
-pub async fn show(client: &mut Client, name: &str, format: Format) -> Result<String> {
+async fn show(client: &mut Client, name: &str, format: Format) -> Result<String> {
     let network = ask(client).await?.into_iter().find(|network| network.name == name).ok_or_else(|| {
         anyhow!("there is no network {}; `culvertctl network list` shows the networks", name.escape_debug())
     })?;
@@ -42,6 +64,8 @@ pub async fn show(client: &mut Client, name: &str, format: Format) -> Result<Str
             ("name", network.name),
             ("mac age", format!("{}s", network.mac_age_seconds)),
             ("macs", network.macs.to_string()),
+            ("snooping", yes_or_no(network.snooping)),
+            ("origin", network.origin.to_owned()),
             ("ports", or_dash(&network.ports.join(", "))),
         ])),
     }
@@ -54,7 +78,8 @@ async fn ask(client: &mut Client) -> Result<Vec<Network>> {
 
 impl From<v1::Network> for Network {
     fn from(network: v1::Network) -> Self {
-        let v1::Network { name, mac_age_seconds, ports, macs } = network;
-        Self { name, mac_age_seconds, macs, ports }
+        let origin = origin(network.origin());
+        let v1::Network { name, mac_age_seconds, ports, macs, snooping, .. } = network;
+        Self { name, mac_age_seconds, macs, ports, snooping, origin }
     }
 }

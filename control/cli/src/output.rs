@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
+use culvert_api::v1;
 use serde::Serialize;
 
 /// How a column is aligned: numbers to the right.
@@ -64,6 +65,20 @@ pub fn duration(seconds: u64) -> String {
 /// `text`, or `-` when there is none.
 pub fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+/// Who wants an object.
+pub fn origin(origin: v1::Origin) -> &'static str {
+    match origin {
+        v1::Origin::File => "file",
+        v1::Origin::Client => "client",
+        v1::Origin::Unspecified => "unknown",
+    }
+}
+
+/// `yes` or `no`.
+pub fn yes_or_no(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
 }
 
 /// `text`, or nothing in JSON when it is empty.

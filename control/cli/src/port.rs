@@ -1,4 +1,4 @@
-//! `culvertctl port list` and `culvertctl port show`.
+//! `culvertctl port list`, `show`, `add`, `set` and `del`.
 
 use std::fmt::Write;
 
@@ -7,10 +7,11 @@ use culvert_api::v1;
 use culvert_api::v1::port::Attachment;
 use serde::Serialize;
 
-use crate::arguments::Format;
+use crate::arguments::{Format, PortCommand, Unset};
+use crate::change::{self, outcome};
 use crate::client::{Client, refusal};
 use crate::output::Align::{Left, Right};
-use crate::output::{json, pairs, present, table};
+use crate::output::{json, origin, pairs, present, table, yes_or_no};
 
 #[derive(Serialize)]
 struct Port {
@@ -22,6 +23,20 @@ struct Port {
     mtu: u32,
     queues: u32,
     mac_limit: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vlan: Option<u32>,
+    #[serde(skip_serializing_if = "is_false")]
+    qinq: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    trunk: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    native: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broadcast_limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown_limit: Option<u32>,
+    isolated: bool,
+    origin: &'static str,
     #[serde(flatten)]
     end: End,
 }
@@ -37,6 +52,11 @@ enum End {
         mac: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         peer_pid: Option<u32>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        addresses: Vec<String>,
+        offloads: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        follow_link: Option<String>,
         features: Vec<String>,
         rings: u32,
     },
@@ -46,13 +66,35 @@ enum End {
         driver: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         mac: Option<String>,
+        link: &'static str,
         speed_mbps: u32,
+        promiscuous: bool,
     },
     Unknown {},
 }
 
+/// Does what the command says.
+pub async fn run(client: &mut Client, command: PortCommand, format: Format) -> Result<String> {
+    match command {
+        PortCommand::List => list(client, format).await,
+        PortCommand::Show { port } => show(client, port, format).await,
+        PortCommand::Add { port, keys } => {
+            let request = v1::AddPortRequest { name: port.clone(), port: Some(change::port(*keys)) };
+            outcome(client.add_port(request).await, &format!("port {port} added"), format)
+        }
+        PortCommand::Set { port, keys, unset: Unset { unset } } => {
+            let request = v1::SetPortRequest { name: port.clone(), port: Some(change::port(*keys)), unset };
+            outcome(client.set_port(request).await, &format!("port {port} changed"), format)
+        }
+        PortCommand::Del { port } => {
+            let request = v1::RemoveRequest { name: port.clone() };
+            outcome(client.remove_port(request).await, &format!("port {port} removed"), format)
+        }
+    }
+}
+
 /// All ports, and below them the reasons of those that were stopped.
-pub async fn list(client: &mut Client, format: Format) -> Result<String> {
+async fn list(client: &mut Client, format: Format) -> Result<String> {
     let ports = ask(client, String::new()).await?;
     if format == Format::Json {
         return json(&ports);
@@ -82,8 +124,7 @@ pub async fn list(client: &mut Client, format: Format) -> Result<String> {
     Ok(text)
 }
 
-/// One port.
-pub async fn show(client: &mut Client, name: String, format: Format) -> Result<String> {
+async fn show(client: &mut Client, name: String, format: Format) -> Result<String> {
     let port = ask(client, name).await?.pop().ok_or_else(|| anyhow!("culvertd's answer names no port; see its log"))?;
     match format {
         Format::Json => json(&port),
@@ -105,20 +146,40 @@ impl Port {
             ("queues", self.queues.to_string()),
             ("mac limit", self.mac_limit.to_string()),
         ]);
+        if let Some(vlan) = self.vlan {
+            let inner = if self.qinq { ", with the guest's tags inside" } else { "" };
+            lines.push(("vlan", format!("{vlan}{inner}")));
+        }
+        if !self.trunk.is_empty() {
+            lines.push(("trunk", self.trunk.join(", ")));
+            lines.push(("native", self.native.map_or_else(|| "none".to_owned(), |vlan| vlan.to_string())));
+        }
+        let limits = [("broadcast limit", self.broadcast_limit), ("unknown limit", self.unknown_limit)];
+        lines.extend(limits.into_iter().filter_map(|(key, limit)| Some((key, format!("{} frames/s", limit?)))));
+        if self.isolated {
+            lines.push(("isolated", yes_or_no(true)));
+        }
+        lines.push(("origin", self.origin.to_owned()));
         match self.end {
-            End::Guest { socket, role, mac, peer_pid, features, rings } => lines.extend([
-                ("socket", socket),
-                ("role", role.to_owned()),
-                ("mac", mac.unwrap_or_else(|| "any".to_owned())),
-                ("peer", peer_pid.map_or_else(|| "none".to_owned(), |pid| format!("process {pid}"))),
-                ("features", if features.is_empty() { "none".to_owned() } else { features.join(", ") }),
-                ("rings", format!("{rings} running")),
-            ]),
-            End::Nic { device, driver, mac, speed_mbps } => lines.extend([
+            End::Guest { socket, role, mac, peer_pid, addresses, offloads, follow_link, features, rings } => lines
+                .extend([
+                    ("socket", socket),
+                    ("role", role.to_owned()),
+                    ("mac", mac.unwrap_or_else(|| "any".to_owned())),
+                    ("addresses", if addresses.is_empty() { "any".to_owned() } else { addresses.join(", ") }),
+                    ("offloads", yes_or_no(offloads)),
+                    ("follows link", follow_link.unwrap_or_else(|| "none".to_owned())),
+                    ("peer", peer_pid.map_or_else(|| "none".to_owned(), |pid| format!("process {pid}"))),
+                    ("features", if features.is_empty() { "none".to_owned() } else { features.join(", ") }),
+                    ("rings", format!("{rings} running")),
+                ]),
+            End::Nic { device, driver, mac, link, speed_mbps, promiscuous } => lines.extend([
                 ("device", device),
                 ("driver", driver.unwrap_or_else(|| "none".to_owned())),
                 ("mac", mac.unwrap_or_else(|| "unknown".to_owned())),
+                ("link", link.to_owned()),
                 ("speed", if speed_mbps == 0 { "unknown".to_owned() } else { format!("{speed_mbps} Mbit/s") }),
+                ("promiscuous", yes_or_no(promiscuous)),
             ]),
             End::Unknown {} => {}
         }
@@ -146,6 +207,7 @@ impl From<v1::Port> for Port {
             v1::PortState::Failed => "failed",
             v1::PortState::Unspecified => "unknown",
         };
+        let origin = origin(port.origin());
         let end = match port.attachment {
             Some(Attachment::Guest(guest)) => End::Guest {
                 role: match guest.role() {
@@ -156,10 +218,19 @@ impl From<v1::Port> for Port {
                 socket: guest.socket,
                 mac: present(guest.mac),
                 peer_pid: (guest.peer_pid != 0).then_some(guest.peer_pid),
+                addresses: guest.addresses,
+                offloads: guest.offloads,
+                follow_link: present(guest.follow_link),
                 features: feature_names(guest.features),
                 rings: guest.rings,
             },
             Some(Attachment::Nic(nic)) => End::Nic {
+                link: match nic.link() {
+                    v1::Link::Up => "up",
+                    v1::Link::Down => "down",
+                    v1::Link::Unspecified => "unknown",
+                },
+                promiscuous: nic.promiscuous,
                 device: nic.device,
                 driver: present(nic.driver),
                 mac: present(nic.mac),
@@ -175,9 +246,22 @@ impl From<v1::Port> for Port {
             mtu: port.mtu,
             queues: port.queues,
             mac_limit: port.mac_limit,
+            vlan: port.vlan,
+            qinq: port.qinq,
+            trunk: port.trunk,
+            native: port.native,
+            broadcast_limit: port.broadcast_limit,
+            unknown_limit: port.unknown_limit,
+            isolated: port.isolated,
+            origin,
             end,
         }
     }
+}
+
+/// For what JSON leaves out.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The names of feature bits, lowest first; `bit N` for those without a name here.

@@ -21,6 +21,8 @@ struct Status {
     networks: u32,
     ports: u32,
     ports_up: u32,
+    mirrors: u32,
+    warnings: Vec<String>,
     workers: Vec<Worker>,
 }
 
@@ -52,13 +54,15 @@ impl Status {
             ("memory", format!("{} MiB in {}", self.memory_mb, self.pages)),
             ("networks", self.networks.to_string()),
             ("ports", format!("{}, {} up", self.ports, self.ports_up)),
+            ("mirrors", self.mirrors.to_string()),
         ]);
         let columns = [("WORKER", Left), ("FRAMES", Right), ("LOOPS", Right), ("BUSY LOOPS", Right), ("SLEEPS", Right)];
         let workers = self.workers.iter().map(|worker| {
             let numbers = [worker.frames, worker.loops, worker.busy_loops, worker.sleeps];
             std::iter::once(format!("core {}", worker.core)).chain(numbers.map(|number| number.to_string())).collect()
         });
-        format!("{head}\n{}", table(&columns, workers))
+        let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {warning}\n")).collect();
+        format!("{head}\n{}{warnings}", table(&columns, workers))
     }
 }
 
@@ -75,6 +79,8 @@ impl From<v1::GetStatusResponse> for Status {
             networks: status.networks,
             ports: status.ports,
             ports_up: status.ports_up,
+            mirrors: status.mirrors,
+            warnings: status.warnings,
             workers: status.workers.into_iter().map(Worker::from).collect(),
         }
     }

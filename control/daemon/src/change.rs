@@ -95,6 +95,24 @@ pub fn apply(objects: &Objects, change: &Change, control_socket: &Path, file: &s
     }
 }
 
+/// The objects of the file and those of clients that fit it, and a sentence for each of the others: after a restart the
+/// file may be another one, and it wins.
+pub fn admit(file: Objects, clients: Objects, control_socket: &Path) -> (Objects, Vec<String>) {
+    let mut all = file.with(clients);
+    let mut left_out = Vec::new();
+    // The file comes first and is right by itself: the blame falls on a client's object. What is left out may leave others
+    // without what they need.
+    while let Some((kind, name, mistake)) = conflicts(&all, control_socket).into_iter().next() {
+        if !all.remove_of_clients(kind, &name) {
+            break;
+        }
+        left_out.push(format!(
+            "{kind} {name}, which was added at run time, does not fit the configuration file and is left out: {mistake}"
+        ));
+    }
+    (all, left_out)
+}
+
 fn unchanged(objects: &Objects, note: String) -> Outcome {
     Outcome { objects: objects.clone(), changed: false, note }
 }

@@ -39,6 +39,7 @@ pub use mistake::Mistake;
 pub use network::Network;
 pub use objects::{Kind, Object, Objects, Origin};
 pub use port::{Attachment, GUEST_MAC_LIMIT, MAX_QUEUES, MTU_RANGE, NIC_MAC_LIMIT, Port};
+pub use value::{address_text, toml_text};
 pub use vlan::{VlanRanges, Vlans};
 
 use crate::name::Name;
@@ -56,6 +57,15 @@ pub struct Config {
     pub datapath: Datapath,
     /// The `[[network]]`, `[[port]]` and `[[mirror]]` sections, each kind in the order of the file.
     pub objects: Objects,
+}
+
+/// The part of a configuration that holds until culvertd ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// The `[daemon]` section.
+    pub daemon: Daemon,
+    /// The `[datapath]` section.
+    pub datapath: Datapath,
 }
 
 /// `[daemon]`: where culvertd meets its clients.
@@ -114,6 +124,23 @@ impl Config {
         let text = String::from_utf8(bytes)
             .map_err(|error| unreadable(format!("is not UTF-8: {error}"), "save it as UTF-8 text"))?;
         Self::parse(&text, &file_name, machine, clients)
+    }
+
+    /// The keys of `[daemon]` and `[datapath]` whose values are others than those that culvertd has started with.
+    pub fn waiting_keys(&self, started: &Fixed) -> Vec<String> {
+        let (daemon, before) = (&self.daemon, &started.daemon);
+        let (datapath, datapath_before) = (&self.datapath, &started.datapath);
+        let changed = [
+            ("daemon.control_socket", daemon.control_socket != before.control_socket),
+            ("daemon.state_dir", daemon.state_dir != before.state_dir),
+            ("daemon.metrics_address", daemon.metrics_address != before.metrics_address),
+            ("datapath.worker_cores", datapath.worker_cores != datapath_before.worker_cores),
+            ("datapath.memory_mb", datapath.memory_mb != datapath_before.memory_mb),
+            ("datapath.hugepages", datapath.hugepages != datapath_before.hugepages),
+            ("datapath.idle_sleep", datapath.idle_sleep != datapath_before.idle_sleep),
+            ("datapath.eal_args", datapath.eal_args != datapath_before.eal_args),
+        ];
+        changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
     }
 
     /// Checks the text of a configuration. `file_name` is only for messages.

@@ -4,7 +4,8 @@
 //! - [`change`], [`reconcile`], [`journal`]: what clients want besides, how the node gets there, and how it is kept;
 //! - [`process`]: what culvertd changes about its own process;
 //! - [`node`]: the running node: datapath, ports, vhost-user sockets;
-//! - [`control_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods.
+//! - [`control_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods;
+//!   `request`: requests in the words of the configuration.
 #![forbid(unsafe_code)]
 
 pub mod arguments;
@@ -16,5 +17,6 @@ pub mod name;
 pub mod node;
 pub mod process;
 pub mod reconcile;
+mod request;
 pub mod server;
 pub mod service;

@@ -10,9 +10,10 @@ use clap::Parser;
 use culvertd::arguments::{Arguments, EXIT_CONFIG, EXIT_FAILED};
 use culvertd::config::{Config, Machine, Objects};
 use culvertd::control_socket::ControlSocket;
-use culvertd::node::live::LiveNode;
+use culvertd::node::Node;
+use culvertd::node::live::{LiveNode, Started};
 use culvertd::{process, server};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -36,13 +37,13 @@ fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
-    run(&arguments, config, &machine).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    run(&arguments, config, machine).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
 }
 
-fn run(arguments: &Arguments, config: Config, machine: &Machine) -> Result<()> {
+fn run(arguments: &Arguments, config: Config, machine: Machine) -> Result<()> {
     process::start_log(&arguments.log_level)?;
     process::raise_file_limit();
-    let main_core = process::leave_cores_to_workers(machine, &config.datapath.worker_cores)?;
+    let main_core = process::leave_cores_to_workers(&machine, &config.datapath.worker_cores)?;
     let socket_path = config.daemon.control_socket.clone();
     let socket = ControlSocket::bind(&socket_path)?;
     let control = tokio::runtime::Builder::new_current_thread()
@@ -52,17 +53,21 @@ fn run(arguments: &Arguments, config: Config, machine: &Machine) -> Result<()> {
         .context("the control server cannot start")?;
     // From here on a signal leads to an orderly end, also while ports are still being opened.
     let stop = control.block_on(async { stop_signal() })?;
+    let reload = control.block_on(async { signal(SignalKind::hangup()) }).context("SIGHUP cannot be waited for")?;
 
-    let (node, faults) = LiveNode::start(config, &arguments.config, main_core)?;
+    let Started { node, threads } = LiveNode::start(config, &arguments.config, machine, main_core)?;
     let (ports, failed) = node.port_counts();
     tracing::info!(ports, failed, control_socket = %socket_path.display(), "culvertd is ready");
 
+    control.spawn(reload_at(reload, Arc::clone(&node)));
     let served = control.block_on(server::serve(&socket, Arc::clone(&node) as _, server::Limits::default(), stop));
     tracing::info!("culvertd stops");
     // Ends the captures, which know the node.
     drop(control);
     drop(node);
-    faults.join().map_err(|_| anyhow::anyhow!("the thread for guests' faults failed; see the log"))?;
+    for thread in threads {
+        thread.join().map_err(|_| anyhow::anyhow!("a thread of the node failed; see the log"))?;
+    }
     served.context("the control server failed")
 }
 
@@ -76,6 +81,18 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+/// Reads the configuration file again at each SIGHUP.
+async fn reload_at(mut hangup: Signal, node: Arc<LiveNode>) {
+    while hangup.recv().await.is_some() {
+        let node = Arc::clone(&node);
+        match tokio::task::spawn_blocking(move || node.reload()).await {
+            Ok(Ok(_)) => tracing::info!("the configuration file was read again"),
+            Ok(Err(error)) => error.sentences().iter().for_each(|sentence| tracing::error!("{sentence}")),
+            Err(error) => tracing::error!("the configuration file was not read again: {error}"),
+        }
+    }
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

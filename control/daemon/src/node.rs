@@ -1,8 +1,10 @@
 //! The running node: what the control server may ask of it, and its parts.
 //!
 //! - [`Node`]: the questions; tests of the server bring their own node with fixed figures;
-//! - [`live`]: the answers of the real datapath;
-//! - [`ports`]: opening the configured ports, and their states;
+//! - [`live`]: the answers of the real datapath; [`view`]: objects in the words of the schema;
+//! - [`changes`]: from what is wanted to what runs; [`upkeep`]: what is tried again;
+//! - [`ports`]: opening and closing; [`rules`]: wanted objects in the words of the datapath; [`links`]: links that guests
+//!   follow;
 //! - [`backend`]: what vhost-user sockets ask of the workers; [`faults`]: what workers tell of guests;
 //! - [`capture`]: frames from a tap to a client.
 //!
@@ -10,13 +12,20 @@
 
 pub mod backend;
 pub mod capture;
+mod changes;
 pub mod faults;
+mod links;
 pub mod live;
 pub mod ports;
+mod rules;
+mod upkeep;
+mod view;
 
 use culvert_api::v1;
 use culvert_worker::DatapathError;
 use tokio::sync::mpsc;
+
+use crate::change::{Change, Refusal};
 
 /// The running node as clients see it. The methods read counters and tables; they may wait for a worker for up to a
 /// second, so that they are called on threads that may block, within a tokio runtime.
@@ -29,6 +38,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// All ports, in the order in which they were added.
     fn ports(&self) -> Vec<v1::Port>;
+
+    /// All mirrors, in the order in which they were added.
+    fn mirrors(&self) -> Vec<v1::Mirror>;
 
     /// All learned addresses.
     fn macs(&self) -> Vec<v1::Mac>;
@@ -44,6 +56,33 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// Why this port cannot be captured now.
     fn capture(&self, request: &v1::CaptureRequest) -> Result<mpsc::Receiver<v1::CaptureResponse>, CaptureError>;
+
+    /// Changes what is wanted, and brings it about. It may take as long as a device takes to open; of several changes each
+    /// waits for the one before.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    fn change(&self, change: &Change) -> Result<v1::ChangeResponse, ChangeError>;
+
+    /// Reads the configuration file again, and brings about what it says.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    fn reload(&self) -> Result<v1::ReloadResponse, ChangeError>;
+
+    /// What the switch would do with a frame; `None` when the port is not open.
+    fn trace(&self, request: &v1::TraceRequest) -> Option<v1::TraceResponse>;
+}
+
+/// Why a change was not made.
+#[derive(Debug)]
+pub enum ChangeError {
+    /// It is against the rules; nothing has changed.
+    Refused(Refusal),
+    /// It cannot be kept on the disk; nothing has changed.
+    NotKept(String),
+    /// It is wanted now, but not everything could be brought about: one sentence each.
+    NotDone(Vec<String>),
 }
 
 /// Why a capture does not start.
@@ -71,3 +110,20 @@ impl std::fmt::Display for CaptureError {
 }
 
 impl std::error::Error for CaptureError {}
+
+impl ChangeError {
+    /// What to tell a person, one sentence for each mistake.
+    pub fn sentences(&self) -> Vec<String> {
+        match self {
+            Self::Refused(Refusal::Mistakes(mistakes)) => mistakes.iter().map(ToString::to_string).collect(),
+            Self::Refused(
+                Refusal::Exists(sentence)
+                | Refusal::Missing(sentence)
+                | Refusal::NotNow(sentence)
+                | Refusal::TooMany(sentence),
+            )
+            | Self::NotKept(sentence) => vec![sentence.clone()],
+            Self::NotDone(sentences) => sentences.clone(),
+        }
+    }
+}

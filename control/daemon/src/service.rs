@@ -1,28 +1,36 @@
 //! The methods of `culvert.v1`: each checks its request, asks the [`Node`] and answers. Nothing is kept here.
 //!
 //! The node is asked on a thread that may wait: a worker that does not answer holds up those who ask, not the server.
+//! Changes may take long. They wait for each other before they take such a thread, so that questions find one.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use culvert_api::v1;
 use culvert_api::v1::culvert_server::Culvert;
+use culvert_frame::MAX_FRAME_BYTES;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
+use crate::change::Refusal;
+use crate::config::Kind;
 use crate::name::Name;
-use crate::node::{CaptureError, Node};
+use crate::node::{CaptureError, ChangeError, Node};
+use crate::request;
 
 /// The service on one node.
 pub struct Service {
     node: Arc<dyn Node>,
+    /// Held by the change that is under way.
+    changing: Arc<Semaphore>,
 }
 
 impl Service {
     /// Serves what `node` knows.
     pub fn new(node: Arc<dyn Node>) -> Self {
-        Self { node }
+        Self { node, changing: Arc::new(Semaphore::new(1)) }
     }
 
     /// Asks the node on a thread of its own.
@@ -35,6 +43,39 @@ impl Service {
         let answer = tokio::task::spawn_blocking(move || question(node.as_ref())).await;
         answer.unwrap_or_else(|_| Err(Status::internal("culvertd failed over this question; see its log")))
     }
+
+    /// Asks the node for a change. It goes on when the client has gone.
+    async fn change<T, Q>(&self, change: Q) -> Result<Response<T>, Status>
+    where
+        T: Send + 'static,
+        Q: FnOnce(&dyn Node) -> Result<T, ChangeError> + Send + 'static,
+    {
+        let turn = Arc::clone(&self.changing).acquire_owned().await;
+        self.ask(move |node| {
+            let _turn = turn;
+            change(node).map(Response::new).map_err(|error| refusal(&error))
+        })
+        .await
+    }
+}
+
+fn refusal(error: &ChangeError) -> Status {
+    let code = match error {
+        ChangeError::Refused(Refusal::Mistakes(_)) => Code::InvalidArgument,
+        ChangeError::Refused(Refusal::Exists(_)) => Code::AlreadyExists,
+        ChangeError::Refused(Refusal::Missing(_)) => Code::NotFound,
+        ChangeError::Refused(Refusal::NotNow(_)) => Code::FailedPrecondition,
+        ChangeError::Refused(Refusal::TooMany(_)) => Code::ResourceExhausted,
+        ChangeError::NotKept(_) | ChangeError::NotDone(_) => Code::Unavailable,
+    };
+    // The message travels in an HTTP header, whose size is limited.
+    let mut sentences = error.sentences();
+    let more = sentences.len().saturating_sub(MAX_SENTENCES);
+    sentences.truncate(MAX_SENTENCES);
+    if more > 0 {
+        sentences.push(format!("and {more} more; `culvertd --check --config FILE` tells all mistakes in a file"));
+    }
+    Status::new(code, sentences.join("\n"))
 }
 
 /// Checks a request's `port`: empty, or the name of a port that exists.
@@ -149,4 +190,93 @@ impl Culvert for Service {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(frames.await?).map(Ok))))
     }
+
+    async fn list_mirrors(
+        &self,
+        _: Request<v1::ListMirrorsRequest>,
+    ) -> Result<Response<v1::ListMirrorsResponse>, Status> {
+        self.ask(|node| Ok(Response::new(v1::ListMirrorsResponse { mirrors: node.mirrors() }))).await
+    }
+
+    async fn add_network(
+        &self,
+        request: Request<v1::AddNetworkRequest>,
+    ) -> Result<Response<v1::ChangeResponse>, Status> {
+        let v1::AddNetworkRequest { name, network } = request.into_inner();
+        let change = request::add(Kind::Network, name, request::network(network));
+        self.change(move |node| node.change(&change)).await
+    }
+
+    async fn set_network(
+        &self,
+        request: Request<v1::SetNetworkRequest>,
+    ) -> Result<Response<v1::ChangeResponse>, Status> {
+        let v1::SetNetworkRequest { name, network, unset } = request.into_inner();
+        let change = request::set(Kind::Network, name, request::network(network), unset);
+        self.change(move |node| node.change(&change)).await
+    }
+
+    async fn remove_network(
+        &self,
+        request: Request<v1::RemoveRequest>,
+    ) -> Result<Response<v1::ChangeResponse>, Status> {
+        let change = request::remove(Kind::Network, request.into_inner());
+        self.change(move |node| node.change(&change)).await
+    }
+
+    async fn add_port(&self, request: Request<v1::AddPortRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        let v1::AddPortRequest { name, port } = request.into_inner();
+        let change = request::add(Kind::Port, name, request::port(port));
+        self.change(move |node| node.change(&change)).await
+    }
+
+    async fn set_port(&self, request: Request<v1::SetPortRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        let v1::SetPortRequest { name, port, unset } = request.into_inner();
+        let change = request::set(Kind::Port, name, request::port(port), unset);
+        self.change(move |node| node.change(&change)).await
+    }
+
+    async fn remove_port(&self, request: Request<v1::RemoveRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        let change = request::remove(Kind::Port, request.into_inner());
+        self.change(move |node| node.change(&change)).await
+    }
+
+    async fn add_mirror(&self, request: Request<v1::AddMirrorRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        let v1::AddMirrorRequest { name, mirror } = request.into_inner();
+        let change = request::add(Kind::Mirror, name, request::mirror(mirror));
+        self.change(move |node| node.change(&change)).await
+    }
+
+    async fn remove_mirror(&self, request: Request<v1::RemoveRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        let change = request::remove(Kind::Mirror, request.into_inner());
+        self.change(move |node| node.change(&change)).await
+    }
+
+    async fn reload(&self, _: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadResponse>, Status> {
+        self.change(|node| node.reload()).await
+    }
+
+    async fn trace(&self, request: Request<v1::TraceRequest>) -> Result<Response<v1::TraceResponse>, Status> {
+        let request = request.into_inner();
+        if request.port.is_empty() {
+            return Err(Status::invalid_argument("port is empty; name the port that the frame comes from"));
+        }
+        let most = usize::try_from(MAX_FRAME_BYTES).unwrap_or(usize::MAX);
+        if request.frame.len() > most {
+            let length = request.frame.len();
+            return Err(Status::invalid_argument(format!("the frame has {length} bytes; at most {most} can pass")));
+        }
+        self.ask(move |node| {
+            check_port(node, &request.port)?;
+            let closed = || {
+                let state = "it is not open; see the reason in `culvertctl port show`";
+                Status::unavailable(format!("port {} cannot be traced: {state}", request.port))
+            };
+            node.trace(&request).map(Response::new).ok_or_else(closed)
+        })
+        .await
+    }
 }
+
+/// Mistakes that one answer tells at most.
+const MAX_SENTENCES: usize = 32;

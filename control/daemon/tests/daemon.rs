@@ -23,9 +23,9 @@ impl Setup {
         let folder = tempfile::tempdir().unwrap();
         let core = culvertd::config::Machine::read().unwrap().cores.first().copied().unwrap();
         let config = format!(
-            "[daemon]\ncontrol_socket = \"{}/c.sock\"\n[datapath]\nworker_cores = [{core}]\nmemory_mb = 64\nhugepages = \
+            "[daemon]\ncontrol_socket = \"{path}/c.sock\"\nstate_dir = \"{path}/state\"\n[datapath]\nworker_cores = [{core}]\nmemory_mb = 64\nhugepages = \
              \"never\"\n[[network]]\nname = \"blue\"\n",
-            folder.path().display()
+            path = folder.path().display()
         );
         Self { folder, config }
     }
@@ -239,9 +239,9 @@ fn mistakes_in_the_configuration_are_exit_code_64() {
         let message = String::from_utf8_lossy(&output.stderr);
         let name = file.display();
         let expected = [
-            format!("{name}:9: port.socket or device: is missing; add "),
-            format!("{name}:10: port.name = \"A\": is not a name; use "),
-            format!("{name}:12: port.mtuu = 1: is no key that culvertd knows here; did you mean \"mtu\"?"),
+            format!("{name}:10: port.socket or device: is missing; add "),
+            format!("{name}:11: port.name = \"A\": is not a name; use "),
+            format!("{name}:13: port.mtuu = 1: is no key that culvertd knows here; did you mean \"mtu\"?"),
         ];
         assert_eq!(message.lines().count(), 3, "{message}");
         for (line, start) in message.lines().zip(expected) {
@@ -256,7 +256,7 @@ fn a_configuration_without_mistakes_is_told() {
     std::fs::write(setup.path("c.toml"), &setup.config).unwrap();
     let output = culvertd(&setup.path("c.toml")).arg("--check").output().unwrap();
     assert!(output.status.success());
-    let expected = format!("{}: no mistakes; networks: 1, ports: 1\n", setup.path("c.toml").display());
+    let expected = format!("{}: no mistakes; networks: 1, ports: 1, mirrors: 0\n", setup.path("c.toml").display());
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
 }
 

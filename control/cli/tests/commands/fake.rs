@@ -69,6 +69,8 @@ impl Culvert for Answers {
             networks: 1,
             ports: 3,
             ports_up: 2,
+            mirrors: 1,
+            warnings: vec!["daemon.state_dir changed in f.toml; restart culvertd".to_owned()],
         }))
     }
 
@@ -77,7 +79,9 @@ impl Culvert for Answers {
         _: Request<v1::ListNetworksRequest>,
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
         let ports = ["uplink0", "vm-a", "vm-b"].map(str::to_owned).into();
-        let blue = v1::Network { name: "blue".to_owned(), mac_age_seconds: 300, ports, macs: 12 };
+        let blue =
+            v1::Network { name: "blue".to_owned(), mac_age_seconds: 300, ports, macs: 12, ..v1::Network::default() };
+        let blue = v1::Network { snooping: true, origin: v1::Origin::File.into(), ..blue };
         Ok(Response::new(v1::ListNetworksResponse { networks: vec![blue] }))
     }
 
@@ -173,6 +177,94 @@ impl Culvert for Answers {
         }
         Ok(Response::new(Box::pin(frames)))
     }
+
+    async fn list_mirrors(
+        &self,
+        _: Request<v1::ListMirrorsRequest>,
+    ) -> Result<Response<v1::ListMirrorsResponse>, Status> {
+        let mirror = v1::Mirror {
+            name: "watch".to_owned(),
+            from: vec!["vm-a".to_owned(), "uplink0".to_owned()],
+            to: "vm-b".to_owned(),
+            rx: true,
+            tx: false,
+            origin: v1::Origin::Client.into(),
+            active: false,
+        };
+        Ok(Response::new(v1::ListMirrorsResponse { mirrors: vec![mirror] }))
+    }
+
+    async fn add_network(
+        &self,
+        request: Request<v1::AddNetworkRequest>,
+    ) -> Result<Response<v1::ChangeResponse>, Status> {
+        asked(&request.into_inner())
+    }
+
+    async fn set_network(
+        &self,
+        request: Request<v1::SetNetworkRequest>,
+    ) -> Result<Response<v1::ChangeResponse>, Status> {
+        asked(&request.into_inner())
+    }
+
+    async fn remove_network(
+        &self,
+        request: Request<v1::RemoveRequest>,
+    ) -> Result<Response<v1::ChangeResponse>, Status> {
+        let note = format!("there was no network {}", request.into_inner().name);
+        Ok(Response::new(v1::ChangeResponse { changed: false, note }))
+    }
+
+    async fn add_port(&self, request: Request<v1::AddPortRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        let request = request.into_inner();
+        if request.name == "bad" {
+            return Err(Status::invalid_argument(
+                "port.vlan = 0: is wrong; correct it\nport.mtu = 0: is wrong; correct it",
+            ));
+        }
+        asked(&request)
+    }
+
+    async fn set_port(&self, request: Request<v1::SetPortRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        asked(&request.into_inner())
+    }
+
+    async fn remove_port(&self, _: Request<v1::RemoveRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        Ok(Response::new(v1::ChangeResponse { changed: true, note: String::new() }))
+    }
+
+    async fn add_mirror(&self, request: Request<v1::AddMirrorRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        asked(&request.into_inner())
+    }
+
+    async fn remove_mirror(&self, _: Request<v1::RemoveRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        Ok(Response::new(v1::ChangeResponse { changed: false, note: String::new() }))
+    }
+
+    async fn reload(&self, _: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadResponse>, Status> {
+        let actions = vec!["close port vm-b".to_owned(), "open port vm-c".to_owned()];
+        Ok(Response::new(v1::ReloadResponse { actions, waiting: vec!["datapath.memory_mb".to_owned()] }))
+    }
+
+    async fn trace(&self, request: Request<v1::TraceRequest>) -> Result<Response<v1::TraceResponse>, Status> {
+        let v1::TraceRequest { port, frame } = request.into_inner();
+        check(&port)?;
+        let step = |what: &str, why: &str| v1::TraceStep { what: what.to_owned(), why: why.to_owned() };
+        let steps = vec![step("check the source", "it may be anything"), step("flood", "the destination is a group")];
+        let fate = v1::TraceFate { port: "vm-b".to_owned(), outcome: format!("{} bytes sent", frame.len()) };
+        Ok(Response::new(v1::TraceResponse { steps, fates: vec![fate] }))
+    }
+}
+
+fn access(port: v1::Port) -> v1::Port {
+    let origin = v1::Origin::Client.into();
+    v1::Port { vlan: Some(10), qinq: true, broadcast_limit: Some(1000), isolated: true, origin, ..port }
+}
+
+/// What was asked for, as the answer's note: the test sees that each flag has arrived.
+fn asked(request: &impl std::fmt::Debug) -> Result<Response<v1::ChangeResponse>, Status> {
+    Ok(Response::new(v1::ChangeResponse { changed: true, note: format!("{request:?}") }))
 }
 
 fn ports() -> Vec<v1::Port> {
@@ -185,6 +277,8 @@ fn ports() -> Vec<v1::Port> {
         queues: 2,
         mac_limit: 64,
         attachment: Some(attachment),
+        origin: v1::Origin::File.into(),
+        ..v1::Port::default()
     };
     let guest = |socket: &str, mac: &str, peer_pid, features, rings| {
         Attachment::Guest(v1::GuestAttachment {
@@ -194,6 +288,9 @@ fn ports() -> Vec<v1::Port> {
             peer_pid,
             features,
             rings,
+            addresses: if peer_pid == 0 { vec![] } else { vec!["10.0.0.5".to_owned(), "fd00::/64".to_owned()] },
+            offloads: true,
+            follow_link: if peer_pid == 0 { String::new() } else { "uplink0".to_owned() },
         })
     };
     let nic = Attachment::Nic(v1::NicAttachment {
@@ -201,11 +298,13 @@ fn ports() -> Vec<v1::Port> {
         driver: "net_ixgbe".to_owned(),
         mac: "02:00:00:00:00:01".to_owned(),
         speed_mbps: 10_000,
+        promiscuous: true,
+        link: v1::Link::Up.into(),
     });
     let features = 1 << 32 | 1 << 15;
     vec![
-        port("uplink0", v1::PortState::Up, "", nic),
-        port("vm-a", v1::PortState::Up, "", guest("/run/a/vhost.sock", "02:00:00:00:00:0a", 77, features, 4)),
+        v1::Port { trunk: vec!["10".to_owned(), "30-39".to_owned()], ..port("uplink0", v1::PortState::Up, "", nic) },
+        access(port("vm-a", v1::PortState::Up, "", guest("/run/a/vhost.sock", "02:00:00:00:00:0a", 77, features, 4))),
         port("vm-b", v1::PortState::Failed, "the folder is gone; make it", guest("/run/b/vhost.sock", "", 0, 0, 0)),
     ]
 }

@@ -51,9 +51,12 @@ config    /etc/culvert/culvertd.toml
 memory    256 MiB in ordinary pages: none are free
 networks  1
 ports     3, 2 up
+mirrors   1
 
 WORKER    FRAMES  LOOPS  BUSY LOOPS  SLEEPS
 core 1  12345678   1000          10       3
+
+warning: daemon.state_dir changed in f.toml; restart culvertd
 "
     );
     let status = printed_json(&["status"]).await;
@@ -63,11 +66,21 @@ core 1  12345678   1000          10       3
 
 #[tokio::test]
 async fn networks() {
-    let list = "NETWORK  PORTS  MACS  MAC AGE\nblue         3    12     300s\n";
+    let list = "NETWORK  PORTS  MACS  MAC AGE  ORIGIN\nblue         3    12     300s  file\n";
     assert_eq!(printed(&["network", "list"]).await, list);
-    let show = "name     blue\nmac age  300s\nmacs     12\nports    uplink0, vm-a, vm-b\n";
+    let show = "\
+name      blue
+mac age   300s
+macs      12
+snooping  yes
+origin    file
+ports     uplink0, vm-a, vm-b
+";
     assert_eq!(printed(&["network", "show", "blue"]).await, show);
-    let blue = json!({"name": "blue", "mac_age_seconds": 300, "macs": 12, "ports": ["uplink0", "vm-a", "vm-b"]});
+    let blue = json!({
+        "name": "blue", "mac_age_seconds": 300, "macs": 12, "ports": ["uplink0", "vm-a", "vm-b"], "snooping": true,
+        "origin": "file",
+    });
     assert_eq!(printed_json(&["network", "show", "blue"]).await, blue);
     assert_eq!(printed_json(&["network", "list"]).await, json!([blue]));
 }
@@ -90,36 +103,175 @@ vm-b failed: the folder is gone; make it
         ports[0],
         json!({
             "name": "uplink0", "network": "blue", "state": "up", "mtu": 1500, "queues": 2, "mac_limit": 64,
+            "trunk": ["10", "30-39"], "isolated": false, "origin": "file",
             "kind": "nic", "device": "0000:03:00.0", "driver": "net_ixgbe", "mac": "02:00:00:00:00:01",
-            "speed_mbps": 10_000,
+            "link": "up", "speed_mbps": 10_000, "promiscuous": true,
         })
     );
     assert_eq!(
         ports[2],
         json!({
             "name": "vm-b", "network": "blue", "state": "failed", "reason": "the folder is gone; make it",
-            "mtu": 1500, "queues": 2, "mac_limit": 64,
-            "kind": "guest", "socket": "/run/b/vhost.sock", "role": "listen", "features": [], "rings": 0,
+            "mtu": 1500, "queues": 2, "mac_limit": 64, "isolated": false, "origin": "file",
+            "kind": "guest", "socket": "/run/b/vhost.sock", "role": "listen", "offloads": true, "features": [],
+            "rings": 0,
         })
     );
     assert_eq!(
         printed(&["port", "show", "vm-a"]).await,
         "\
-name       vm-a
-network    blue
-state      up
-mtu        1500
-queues     2
-mac limit  64
-socket     /run/a/vhost.sock
-role       listen
-mac        02:00:00:00:00:0a
-peer       process 77
-features   mrg_rxbuf, version_1
-rings      4 running
+name             vm-a
+network          blue
+state            up
+mtu              1500
+queues           2
+mac limit        64
+vlan             10, with the guest's tags inside
+broadcast limit  1000 frames/s
+isolated         yes
+origin           client
+socket           /run/a/vhost.sock
+role             listen
+mac              02:00:00:00:00:0a
+addresses        10.0.0.5, fd00::/64
+offloads         yes
+follows link     uplink0
+peer             process 77
+features         mrg_rxbuf, version_1
+rings            4 running
 "
     );
-    assert_eq!(printed_json(&["port", "show", "vm-a"]).await["peer_pid"], 77);
+    let port = printed_json(&["port", "show", "vm-a"]).await;
+    assert_eq!((&port["peer_pid"], &port["vlan"], &port["qinq"]), (&json!(77), &json!(10), &json!(true)));
+    assert_eq!(port["addresses"], json!(["10.0.0.5", "fd00::/64"]));
+    assert_eq!(port["follow_link"], "uplink0");
+}
+
+#[tokio::test]
+async fn mirrors() {
+    assert_eq!(
+        printed(&["mirror", "list"]).await,
+        "\
+MIRROR  FROM           TO    DIRECTION  STATE             ORIGIN
+watch   vm-a, uplink0  vm-b  rx         waits for a port  client
+"
+    );
+    let show = "\
+name       watch
+from       vm-a, uplink0
+to         vm-b
+direction  rx
+state      waits for a port
+origin     client
+";
+    assert_eq!(printed(&["mirror", "show", "watch"]).await, show);
+    let watch = json!({
+        "name": "watch", "from": ["vm-a", "uplink0"], "to": "vm-b", "direction": "rx", "active": false, "origin": "client",
+    });
+    assert_eq!(printed_json(&["mirror", "show", "watch"]).await, watch);
+    let fake = Fake::start();
+    let sentence = "culvertctl: there is no mirror x; `culvertctl mirror list` shows the mirrors\n";
+    assert_eq!(failure(&fake.socket(), &["mirror", "show", "x"]).await, (Some(1), sentence.to_owned()));
+}
+
+/// What each flag becomes in the request, which the fake prints.
+#[tokio::test]
+async fn flags_are_the_keys_of_the_configuration() {
+    let add = "port add vm-c --network blue --socket /s --role connect --device d --mac m --queues 2 --mtu 9000 \
+               --mac-limit 3 --vlan 10 --qinq --trunk 10,30-39 --native 4 --addresses 10.0.0.1,fd00::/64 \
+               --broadcast-limit 5 --unknown-limit 6 --isolated=false --offloads=false --promiscuous --follow-link up";
+    let words: Vec<&str> = add.split_whitespace().collect();
+    assert_eq!(
+        printed(&words).await,
+        "port vm-c added\nAddPortRequest { name: \"vm-c\", port: Some(PortSpec { network: Some(\"blue\"), socket: \
+         Some(\"/s\"), role: Some(\"connect\"), device: Some(\"d\"), mac: Some(\"m\"), queues: Some(2), mtu: Some(9000), \
+         mac_limit: Some(3), vlan: Some(10), qinq: Some(true), trunk: [\"10\", \"30-39\"], native: Some(4), addresses: \
+         [\"10.0.0.1\", \"fd00::/64\"], broadcast_limit: Some(5), unknown_limit: Some(6), isolated: Some(false), \
+         offloads: Some(false), promiscuous: Some(true), follow_link: Some(\"up\") }) }\n"
+    );
+    let set = printed(&["port", "set", "vm-c", "--isolated", "--unset", "vlan,qinq"]).await;
+    assert!(set.starts_with("port vm-c changed\nSetPortRequest { name: \"vm-c\", "), "{set}");
+    assert!(set.contains("vlan: None") && set.contains("isolated: Some(true)"), "{set}");
+    assert!(set.ends_with(", unset: [\"vlan\", \"qinq\"] }\n"), "{set}");
+    assert_eq!(
+        printed(&["network", "add", "red", "--mac-age", "5m", "--snooping"]).await,
+        "network red added\nAddNetworkRequest { name: \"red\", network: Some(NetworkSpec { mac_age: Some(\"5m\"), \
+         snooping: Some(true) }) }\n"
+    );
+    assert_eq!(
+        printed(&["network", "set", "red", "--unset", "mac_age"]).await,
+        "network red changed\nSetNetworkRequest { name: \"red\", network: Some(NetworkSpec { mac_age: None, snooping: \
+         None }), unset: [\"mac_age\"] }\n"
+    );
+    assert_eq!(
+        printed(&["mirror", "add", "m", "--from", "a,b", "--to", "c", "--direction", "tx"]).await,
+        "mirror m added\nAddMirrorRequest { name: \"m\", mirror: Some(MirrorSpec { from: [\"a\", \"b\"], to: Some(\"c\"), \
+         direction: Some(\"tx\") }) }\n"
+    );
+}
+
+#[tokio::test]
+async fn answers_to_changes() {
+    assert_eq!(printed(&["port", "del", "vm-a"]).await, "port vm-a removed\n");
+    assert_eq!(printed(&["mirror", "del", "m"]).await, "nothing to do\n");
+    assert_eq!(printed(&["network", "del", "red"]).await, "nothing to do: there was no network red\n");
+    let note = json!({"changed": false, "note": "there was no network red"});
+    assert_eq!(printed_json(&["network", "del", "red"]).await, note);
+    assert_eq!(printed_json(&["port", "del", "vm-a"]).await, json!({"changed": true}));
+    assert_eq!(
+        printed(&["reload"]).await,
+        "close port vm-b\nopen port vm-c\ndatapath.memory_mb: waits for a restart of culvertd\n"
+    );
+    let reload = json!({"actions": ["close port vm-b", "open port vm-c"], "needs_restart": ["datapath.memory_mb"]});
+    assert_eq!(printed_json(&["reload"]).await, reload);
+    let fake = Fake::start();
+    let expected = "culvertctl: port.vlan = 0: is wrong; correct it\nculvertctl: port.mtu = 0: is wrong; correct it\n";
+    assert_eq!(failure(&fake.socket(), &["port", "add", "bad"]).await, (Some(1), expected.to_owned()));
+}
+
+#[tokio::test]
+async fn a_trace_is_told_in_words() {
+    let frame = "ff:ff:ff:ff:ff:ff 02000000000a 0806 0001";
+    assert_eq!(
+        printed(&["trace", "vm-a", frame]).await,
+        "\
+frame 1 from vm-a: 02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff 0806 len 16
+  check the source: it may be anything
+  flood: the destination is a group
+  -> vm-b: 16 bytes sent
+"
+    );
+    let trace = printed_json(&["trace", "vm-a", frame]).await;
+    assert_eq!(trace["frame"], 1);
+    assert_eq!(trace["steps"][1], json!({"what": "flood", "why": "the destination is a group"}));
+    assert_eq!(trace["fates"], json!([{"port": "vm-b", "outcome": "16 bytes sent"}]));
+}
+
+/// A capture of culvertctl's own.
+#[tokio::test]
+async fn the_frames_of_a_file_are_traced() {
+    let fake = Fake::start();
+    let file = fake.file();
+    let path = file.to_str().unwrap();
+    let arguments = ["capture", "vm-a", "--count", "2", "-w", path];
+    assert!(output(culvertctl(&fake.socket(), &arguments)).await.status.success());
+    let traced = output(culvertctl(&fake.socket(), &["trace", "vm-a", "--from-pcap", path])).await;
+    let text = String::from_utf8(traced.stdout).unwrap();
+    let block = "from vm-a: 02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff 0806 len 42
+  (its last 26 bytes are not in the file and taken as zeros)
+  check the source: it may be anything
+  flood: the destination is a group
+  -> vm-b: 42 bytes sent
+";
+    assert_eq!(text, format!("frame 1 {block}\nframe 2 {block}"));
+    let lines = output(culvertctl(&fake.socket(), &["trace", "vm-a", "--from-pcap", path, "-o", "json"])).await;
+    assert_eq!(String::from_utf8(lines.stdout).unwrap().lines().count(), 2);
+    let (code, message) = failure(&fake.socket(), &["trace", "vm-a", "--from-pcap", "/no/such/file"]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(message, "culvertctl: /no/such/file cannot be read: No such file or directory (os error 2)\n");
+    let (code, message) = failure(&fake.socket(), &["trace", "vm-a", "xy"]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(message, "culvertctl: the frame is not in hexadecimal; write two digits for each byte\n");
 }
 
 #[tokio::test]

@@ -60,14 +60,14 @@ impl Mirror {
 
     /// The keys that [`Self::read`] reads this from, with their values as TOML; those with their default are left out.
     pub fn keys(&self) -> Vec<(&'static str, String)> {
-        let from: Vec<_> = self.from.iter().map(|port| value::toml(port.as_str())).collect();
+        let from: Vec<_> = self.from.iter().map(|port| value::toml_text(port.as_str())).collect();
         let mut keys = vec![
-            ("name", value::toml(self.name.as_str())),
+            ("name", value::toml_text(self.name.as_str())),
             ("from", format!("[{}]", from.join(", "))),
-            ("to", value::toml(self.to.as_str())),
+            ("to", value::toml_text(self.to.as_str())),
         ];
         if !(self.rx && self.tx) {
-            keys.push(("direction", value::toml(self.direction())));
+            keys.push(("direction", value::toml_text(self.direction())));
         }
         keys
     }

@@ -42,9 +42,9 @@ impl Network {
     /// The keys that [`Self::read`] reads this from, with their values as TOML; those with their default are left out.
     pub fn keys(&self) -> Vec<(&'static str, String)> {
         let default = Self::new(self.name.clone());
-        let mut keys = vec![("name", value::toml(self.name.as_str()))];
+        let mut keys = vec![("name", value::toml_text(self.name.as_str()))];
         if self.mac_age != default.mac_age {
-            keys.push(("mac_age", value::toml(&with_unit(self.mac_age))));
+            keys.push(("mac_age", value::toml_text(&with_unit(self.mac_age))));
         }
         if self.snooping {
             keys.push(("snooping", "true".to_owned()));

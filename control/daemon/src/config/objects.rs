@@ -144,6 +144,15 @@ impl Objects {
         find(&self.mirrors, name)
     }
 
+    /// Leaves out the object of that name that a client wants. Whether there was one.
+    pub fn remove_of_clients(&mut self, kind: Kind, name: &Name) -> bool {
+        match kind {
+            Kind::Network => remove_of_clients(&mut self.networks, name),
+            Kind::Port => remove_of_clients(&mut self.ports, name),
+            Kind::Mirror => remove_of_clients(&mut self.mirrors, name),
+        }
+    }
+
     /// The name of an object by its place.
     pub(super) fn name(&self, kind: Kind, index: usize) -> Option<&Name> {
         match kind {
@@ -328,6 +337,12 @@ impl<'a> Check<'a> {
 
 fn of_clients<T: Clone>(objects: &[Object<T>], clients: bool) -> Vec<Object<T>> {
     objects.iter().filter(|object| (object.origin == Origin::Client) == clients).cloned().collect()
+}
+
+fn remove_of_clients<T: Named>(objects: &mut Vec<Object<T>>, name: &Name) -> bool {
+    let before = objects.len();
+    objects.retain(|object| object.origin != Origin::Client || object.wanted.name() != name);
+    objects.len() < before
 }
 
 fn find<'a, T: Named>(objects: &'a [Object<T>], name: &Name) -> Option<&'a Object<T>> {

@@ -145,7 +145,8 @@ impl Port {
     /// The keys that [`Self::read`] reads this from, with their values as TOML; those with their default are left out.
     pub fn keys(&self) -> Vec<(&'static str, String)> {
         let default = Self::new(self.name.clone(), self.network.clone(), self.attachment.clone());
-        let mut keys = vec![("name", value::toml(self.name.as_str())), ("network", value::toml(self.network.as_str()))];
+        let mut keys =
+            vec![("name", value::toml_text(self.name.as_str())), ("network", value::toml_text(self.network.as_str()))];
         keys.extend(self.attachment.keys());
         let numbers = [
             ("queues", (self.queues != default.queues).then(|| self.queues.into())),
@@ -231,22 +232,23 @@ impl Attachment {
         match self {
             Self::Guest { socket, role, mac, addresses, offloads, follow_link } => {
                 // Paths were read from text: nothing is lost.
-                keys.push(("socket", value::toml(&socket.to_string_lossy())));
+                keys.push(("socket", value::toml_text(&socket.to_string_lossy())));
                 if *role == Role::Connect {
-                    keys.push(("role", value::toml("connect")));
+                    keys.push(("role", value::toml_text("connect")));
                 }
-                keys.extend(mac.map(|mac| ("mac", value::toml(&mac.to_string()))));
+                keys.extend(mac.map(|mac| ("mac", value::toml_text(&mac.to_string()))));
                 if !addresses.is_empty() {
-                    let texts: Vec<_> = addresses.iter().map(|net| value::toml(&value::address_text(net))).collect();
+                    let texts: Vec<_> =
+                        addresses.iter().map(|net| value::toml_text(&value::address_text(net))).collect();
                     keys.push(("addresses", format!("[{}]", texts.join(", "))));
                 }
                 if !offloads {
                     keys.push(("offloads", "false".to_owned()));
                 }
-                keys.extend(follow_link.as_ref().map(|port| ("follow_link", value::toml(port.as_str()))));
+                keys.extend(follow_link.as_ref().map(|port| ("follow_link", value::toml_text(port.as_str()))));
             }
             Self::Nic { device, promiscuous } => {
-                keys.push(("device", value::toml(device)));
+                keys.push(("device", value::toml_text(device)));
                 if !promiscuous {
                     keys.push(("promiscuous", "false".to_owned()));
                 }

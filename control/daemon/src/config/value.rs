@@ -187,12 +187,12 @@ pub(super) fn addresses(value: &DeValue<'_>) -> Result<IpNet, Wrong> {
 }
 
 /// An address or prefix as [`addresses`] reads it: one address without its length.
-pub(super) fn address_text(net: &IpNet) -> String {
+pub fn address_text(net: &IpNet) -> String {
     if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
 }
 
 /// `text` as a TOML string.
-pub(super) fn toml(text: &str) -> String {
+pub fn toml_text(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 

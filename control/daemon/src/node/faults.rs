@@ -1,5 +1,6 @@
 //! What workers tell of guests: a port whose guest broke its rings is quarantined, in the datapath and at its socket.
-//! The same thread lets learned addresses age, and watches that no worker is held up by a frontend.
+//! The same thread lets learned addresses age, watches that no worker is held up by a frontend, and looks at the links that
+//! guests follow.
 
 use std::io;
 use std::sync::Weak;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use culvert_worker::Event;
 use culvert_worker::datapath::WATCH_INTERVAL;
 
+use super::links;
 use super::live::LiveNode;
 
 /// Starts the thread. It ends when the node is gone.
@@ -18,7 +20,7 @@ use super::live::LiveNode;
 /// The kernel's, when there can be no further thread.
 pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("faults".to_owned()).spawn(move || {
-        let mut swept = Instant::now();
+        let (mut swept, mut looked) = (Instant::now(), Instant::now());
         loop {
             let event = events.recv_timeout(WATCH_INTERVAL);
             if event == Err(RecvTimeoutError::Disconnected) {
@@ -29,6 +31,10 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
                 handle(&node, event);
             }
             node.watch_workers();
+            if looked.elapsed() >= LINKS {
+                links::follow(&node);
+                looked = Instant::now();
+            }
             if swept.elapsed() >= SWEEP {
                 node.sweep();
                 swept = Instant::now();
@@ -62,3 +68,5 @@ fn handle(node: &LiveNode, event: Event) {
 const REMEDY: &str = "restart the guest, and update its driver if it happens again";
 /// How often learned addresses are looked through for those that are too old.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often links are looked at.
+const LINKS: Duration = Duration::from_millis(200);

@@ -1,8 +1,11 @@
-//! The node on the real datapath: starts its parts in their order, and answers the questions of clients.
+//! The node on the real datapath: starts its parts in their order, and answers the questions of clients. Changes are in
+//! [`changes`](super::changes).
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -11,101 +14,217 @@ use culvert_api::v1;
 use culvert_nic::{Eal, EalConfig, HugepageUse, Pool, PoolConfig};
 use culvert_switch::network::NetworkId;
 use culvert_switch::{PortId, PortTotals};
-use culvert_vhost::Server;
+use culvert_vhost::{PortKey, Server};
 use culvert_worker::{Datapath, DatapathConfig};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::backend::Rings;
 use super::capture::{self, MAX_CAPTURES};
-use super::faults;
-use super::ports::{Opened, Opener, Port, key};
-use super::{CaptureError, Node};
-use crate::config::{Config, Network, Object};
+use super::ports::{Opened, Port, key};
+use super::{CaptureError, ChangeError, Node, faults, upkeep, view};
+use crate::change::{Change, admit};
+use crate::config::{Config, Fixed, Machine, Mirror, Network, Objects};
+use crate::journal::disk::{StateFolder, StateFolderError};
+use crate::journal::{Journal, Restored};
+use crate::name::Name;
 
 /// The node on the real datapath. The fields end in their order: first the sockets, so that guests are told; then the
 /// workers; then the devices, whose queues the workers had.
 #[derive(Debug)]
 pub struct LiveNode {
-    server: Server,
-    datapath: Arc<Datapath>,
-    ports: Vec<Port>,
-    networks: Vec<(Network, NetworkId)>,
-    eal: Arc<Eal>,
+    pub(super) server: Server,
+    pub(super) datapath: Arc<Datapath>,
+    running: Mutex<Running>,
+    /// Ports with a device that a worker did not give back.
+    stuck: Mutex<Vec<Port>>,
+    pub(super) pool: Pool,
+    pub(super) eal: Arc<Eal>,
+    wanted: Mutex<Arc<Objects>>,
+    journal: Mutex<Keeper>,
     captures: Arc<Semaphore>,
-    config_file: String,
+    pub(super) config_file: PathBuf,
+    pub(super) machine: Machine,
+    /// What was configured when culvertd started, and holds until it ends.
+    pub(super) fixed: Fixed,
+    warnings: Mutex<Warnings>,
     started: Instant,
+    _upkeep_ends: Sender<()>,
+}
+
+/// What runs.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    pub(super) networks: Vec<(Network, NetworkId)>,
+    pub(super) ports: Vec<Port>,
+    pub(super) mirrors: Vec<Mirror>,
+}
+
+/// What clients want besides the file, on the disk; or why it cannot be kept.
+#[derive(Debug)]
+pub(super) struct Keeper(Result<Journal<StateFolder>, String>);
+
+/// What is wrong with the node as a whole.
+#[derive(Debug, Default)]
+struct Warnings {
+    /// Found when culvertd started.
+    at_start: Vec<String>,
+    /// Keys that are different in the file.
+    waiting: Option<String>,
+}
+
+/// A node that has started.
+pub struct Started {
+    /// The node.
+    pub node: Arc<LiveNode>,
+    /// Threads that end after it.
+    pub threads: Vec<JoinHandle<()>>,
 }
 
 impl LiveNode {
-    /// Starts DPDK, the workers, and every port that can be opened. Returns the node and the thread that ends after it.
+    /// Starts DPDK, the workers, and every port that can be opened. `machine` is what the configuration was checked
+    /// against.
     ///
     /// # Errors
-    /// When DPDK, its memory or a worker cannot start. A port that cannot be opened is no error.
-    pub fn start(config: Config, config_file: &Path, main_core: usize) -> Result<(Arc<Self>, JoinHandle<()>)> {
+    /// When another daemon uses the state folder, or DPDK, its memory or a worker cannot start. A port that cannot be
+    /// opened is no error.
+    pub fn start(config: Config, config_file: &Path, machine: Machine, main_core: usize) -> Result<Started> {
+        let (fixed, file) = (Fixed { daemon: config.daemon, datapath: config.datapath }, config.objects);
+        let (keeper, restored) = Keeper::open(&fixed.daemon.state_dir)?;
+        let (wanted, dropped) = admit(file, restored.objects, &fixed.daemon.control_socket);
+        let damage = restored.damage.map(|damage| {
+            format!(
+                "what was added at run time is lost: the journal in {} is damaged: {damage}",
+                fixed.daemon.state_dir.display()
+            )
+        });
+        let unkept = keeper.0.as_ref().err().map(|reason| format!("nothing can be changed at run time: {reason}"));
+        let at_start: Vec<_> = damage.into_iter().chain(unkept).chain(dropped).collect();
+        at_start.iter().for_each(|warning| tracing::error!("{warning}"));
+
         let eal = EalConfig {
-            memory_mb: config.datapath.memory_mb,
-            hugepages: config.datapath.hugepages,
+            memory_mb: fixed.datapath.memory_mb,
+            hugepages: fixed.datapath.hugepages,
             main_core,
-            pci: config.objects.use_pci(),
-            extra_args: config.datapath.eal_args.clone(),
+            pci: wanted.use_pci(),
+            extra_args: fixed.datapath.eal_args.clone(),
         };
         let eal = Arc::new(Eal::start(&eal)?);
-        let largest_mtu = config.objects.ports.iter().map(|port| port.wanted.mtu).max().unwrap_or(0).max(1500);
+        let largest_mtu = wanted.ports.iter().map(|port| port.wanted.mtu).max().unwrap_or(0).max(1500);
         let pool = Pool::create(&eal, &PoolConfig { largest_mtu, ..PoolConfig::default() })?;
         let workers =
-            DatapathConfig { cores: config.datapath.worker_cores.clone(), idle_sleep: config.datapath.idle_sleep };
+            DatapathConfig { cores: fixed.datapath.worker_cores.clone(), idle_sleep: fixed.datapath.idle_sleep };
         let datapath = Arc::new(Datapath::start(&workers, Some(&eal))?);
+        let events = datapath.take_events().context("the workers' events are taken already")?;
         let rings = Arc::new(Rings::new(Arc::clone(&datapath)));
         let server = Server::start(rings).context("the vhost-user server cannot start")?;
 
-        let mut networks = Vec::new();
-        let mut by_name = BTreeMap::new();
-        for Object { wanted: network, .. } in config.objects.networks {
-            let id = datapath.add_network(network.mac_age)?;
-            by_name.insert(network.name.clone(), id);
-            networks.push((network, id));
-        }
-        datapath.hold()?;
-        let opener = Opener { eal: &eal, pool: &pool, datapath: &datapath, server: &server };
-        let ports = config.objects.ports.into_iter().map(|port| port.wanted).filter_map(|port| {
-            // The configuration was checked: every port names a network that is there.
-            let network = *by_name.get(&port.network)?;
-            Some(opener.open(port, network))
-        });
-        let ports = ports.collect();
-        datapath.release()?;
-
-        let events = datapath.take_events().context("the workers' events are taken already")?;
+        let (upkeep_ends, end) = std::sync::mpsc::channel();
         let node = Arc::new(Self {
             server,
             datapath,
-            ports,
-            networks,
+            running: Mutex::default(),
+            stuck: Mutex::default(),
+            pool,
             eal,
+            wanted: Mutex::new(Arc::new(wanted)),
+            journal: Mutex::new(keeper),
             captures: Arc::new(Semaphore::new(MAX_CAPTURES)),
-            config_file: config_file.display().to_string(),
+            config_file: config_file.to_owned(),
+            machine,
+            fixed,
+            warnings: Mutex::new(Warnings { at_start, waiting: None }),
             started: Instant::now(),
+            _upkeep_ends: upkeep_ends,
         });
+        // The first frames are to find all ports.
+        node.datapath.hold()?;
+        node.bring_about();
+        node.datapath.release()?;
         let faults = faults::watch(events, Arc::downgrade(&node)).context("a thread cannot start")?;
-        Ok((node, faults))
+        let upkeep = upkeep::start(end, Arc::downgrade(&node)).context("a thread cannot start")?;
+        Ok(Started { node, threads: vec![faults, upkeep] })
     }
 
     /// How many ports there are, and how many of them could not be opened.
     pub fn port_counts(&self) -> (usize, usize) {
-        (self.ports.len(), self.ports.iter().filter(|port| port.id().is_none()).count())
+        let running = self.running();
+        (running.ports.len(), running.ports.iter().filter(|port| port.failure().is_some()).count())
+    }
+
+    /// What runs. Never to be held while something is opened or closed.
+    pub(super) fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wanted.
+    pub(super) fn wanted(&self) -> Arc<Objects> {
+        Arc::clone(&self.wanted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// To be called by whoever holds the journal's lock.
+    pub(super) fn set_wanted(&self, objects: Objects) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(objects);
+    }
+
+    /// The journal; whoever holds its lock may change what is wanted and what runs.
+    pub(super) fn journal(&self) -> MutexGuard<'_, Keeper> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The journal, if nobody has it.
+    pub(super) fn try_journal(&self) -> Option<MutexGuard<'_, Keeper>> {
+        match self.journal.try_lock() {
+            Ok(journal) => Some(journal),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The configuration file's name, for messages.
+    pub(super) fn file_name(&self) -> String {
+        self.config_file.display().to_string()
+    }
+
+    /// Notes which keys take effect at the next start only.
+    pub(super) fn set_waiting(&self, keys: &[String]) {
+        let waiting = (!keys.is_empty())
+            .then(|| format!("{} changed in {}; restart culvertd", keys.join(" and "), self.file_name()));
+        if let Some(waiting) = &waiting {
+            tracing::warn!("{waiting}");
+        }
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).waiting = waiting;
+    }
+
+    /// Keeps a port whose device cannot be closed until the workers end.
+    pub(super) fn keep_stuck(&self, port: Port) {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).push(port);
+    }
+
+    /// Keeps guests away from a port, or lets them come again.
+    pub(super) fn suspend(&self, port: PortKey, suspended: bool) {
+        self.server.suspend(port, suspended);
+    }
+
+    /// The number of the port of that name, if it is open.
+    fn open_port(&self, name: &str) -> Option<PortId> {
+        self.running().ports.iter().find(|port| port.config.name.as_str() == name).and_then(Port::id)
     }
 
     /// Takes a port out of service because of its guest, until one connects anew. A NIC stays; the log has the reason.
     pub(super) fn quarantine(&self, port: PortId, attachment: u32, reason: &str) {
-        if self.ports.iter().any(|other| matches!(&other.opened, Opened::Nic(id, _) if *id == port)) {
-            tracing::error!(port = self.name(port), "{reason}");
+        let running = self.running();
+        let name = running.name(port).to_owned();
+        let is_nic = running.ports.iter().any(|other| matches!(&other.opened, Opened::Nic(id, _) if *id == port));
+        drop(running);
+        if is_nic {
+            tracing::error!(port = name, "{reason}");
             return;
         }
         match self.datapath.quarantine(port, attachment) {
             Ok(true) => {}
             // It is done already, or that guest has gone.
             Ok(false) => return,
-            Err(error) => tracing::error!(port = self.name(port), "the port cannot be quarantined: {error}"),
+            Err(error) => tracing::error!(port = name, "the port cannot be quarantined: {error}"),
         }
         self.server.quarantine(key(port), reason.to_owned());
     }
@@ -124,15 +243,57 @@ impl LiveNode {
     pub(super) fn sweep(&self) {
         self.datapath.sweep();
     }
+}
+
+impl Running {
+    /// The number of a network.
+    pub(super) fn network(&self, name: &Name) -> Option<NetworkId> {
+        self.networks.iter().find(|(network, _)| network.name == *name).map(|(_, id)| *id)
+    }
+
+    /// The port of that name.
+    pub(super) fn port(&self, name: &Name) -> Option<&Port> {
+        self.ports.iter().find(|port| port.config.name == *name)
+    }
 
     /// The name of a port by its number; `-` for one that is not there.
-    fn name(&self, id: PortId) -> &str {
+    pub(super) fn name(&self, id: PortId) -> &str {
         self.ports.iter().find(|port| port.id() == Some(id)).map_or("-", |port| port.config.name.as_str())
     }
 
     /// The counters of each port that is open.
-    fn totals(&self) -> impl Iterator<Item = (&Port, PortTotals)> {
-        self.ports.iter().filter_map(|port| Some((port, self.datapath.totals(port.id()?)?)))
+    fn totals(&self, datapath: &Datapath) -> impl Iterator<Item = (&Port, PortTotals)> {
+        self.ports.iter().filter_map(|port| Some((port, datapath.totals(port.id()?)?)))
+    }
+}
+
+impl Keeper {
+    /// Opens the state folder and what it holds. Without one culvertd runs all the same.
+    fn open(path: &Path) -> Result<(Self, Restored)> {
+        let folder = match StateFolder::open(path) {
+            Ok(folder) => folder,
+            Err(error @ StateFolderError::InUse { .. }) => return Err(error.into()),
+            Err(error @ StateFolderError::Kernel { .. }) => {
+                return Ok((Self(Err(error.to_string())), Restored::default()));
+            }
+        };
+        Ok(match Journal::open(folder) {
+            Ok((journal, restored)) => (Self(Ok(journal)), restored),
+            Err(error) => {
+                let reason = format!("the journal in {} cannot be read: {error}; correct that", path.display());
+                (Self(Err(reason)), Restored::default())
+            }
+        })
+    }
+
+    /// Keeps these objects in the place of those before.
+    ///
+    /// # Errors
+    /// Why not, as a sentence; those before are kept.
+    pub(super) fn store(&mut self, objects: &Objects) -> Result<(), String> {
+        let journal = self.0.as_mut().map_err(|reason| reason.clone())?;
+        let sentence = |error: io::Error| format!("the journal cannot be written: {error}; see daemon.state_dir");
+        journal.store(objects).map_err(sentence)
     }
 }
 
@@ -145,45 +306,76 @@ impl Node for LiveNode {
             sleeps: worker.sleeps,
             frames: worker.frames,
         });
-        let ports = self.ports();
+        let (ports, wanted) = (self.ports(), self.wanted());
+        let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        let warnings = warnings.at_start.iter().chain(&warnings.waiting).cloned().collect();
         v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            config_file: self.config_file.clone(),
+            config_file: self.file_name(),
             memory_mb: self.eal.memory_mb(),
             hugepages: matches!(self.eal.hugepages(), HugepageUse::Used { .. }),
             pages: self.eal.hugepages().to_string(),
             workers: workers.collect(),
-            networks: count(self.networks.len()),
+            networks: count(wanted.networks.len()),
             ports: count(ports.len()),
             ports_up: count(ports.iter().filter(|port| port.state() == v1::PortState::Up).count()),
+            mirrors: count(wanted.mirrors.len()),
+            warnings,
         }
     }
 
     fn networks(&self) -> Vec<v1::Network> {
-        let view = |(network, id): &(Network, NetworkId)| {
-            let members = self.ports.iter().filter(|port| port.config.network == network.name);
+        let (wanted, running) = (self.wanted(), self.running());
+        let networks = wanted.networks.iter().map(|object| {
+            let network = &object.wanted;
+            let members = wanted.ports.iter().filter(|port| port.wanted.network == network.name);
             v1::Network {
                 name: network.name.to_string(),
                 mac_age_seconds: network.mac_age.as_secs(),
-                ports: members.map(|port| port.config.name.to_string()).collect(),
-                macs: count(self.datapath.macs(*id).len()),
+                ports: members.map(|port| port.wanted.name.to_string()).collect(),
+                macs: running.network(&network.name).map_or(0, |id| count(self.datapath.macs(id).len())),
+                snooping: network.snooping,
+                origin: view::origin(object.origin).into(),
             }
-        };
-        self.networks.iter().map(view).collect()
+        });
+        networks.collect()
     }
 
     fn ports(&self) -> Vec<v1::Port> {
-        self.ports.iter().map(|port| port.view(&self.datapath, &self.server)).collect()
+        let (wanted, running) = (self.wanted(), self.running());
+        let by_name: BTreeMap<_, _> = running.ports.iter().map(|port| (&port.config.name, port)).collect();
+        let view = |object| view::port(object, by_name.get(&object.wanted.name).copied(), &self.datapath, &self.server);
+        wanted.ports.iter().map(view).collect()
+    }
+
+    fn mirrors(&self) -> Vec<v1::Mirror> {
+        let (wanted, running) = (self.wanted(), self.running());
+        let is_open = |name: &Name| running.port(name).is_some_and(|port| port.failure().is_none());
+        let mirrors = wanted.mirrors.iter().map(|object| {
+            let Mirror { name, from, to, rx, tx } = &object.wanted;
+            v1::Mirror {
+                name: name.to_string(),
+                from: from.iter().map(ToString::to_string).collect(),
+                to: to.to_string(),
+                rx: *rx,
+                tx: *tx,
+                origin: view::origin(object.origin).into(),
+                active: from.iter().chain([to]).all(is_open),
+            }
+        });
+        mirrors.collect()
     }
 
     fn macs(&self) -> Vec<v1::Mac> {
-        let macs = self.networks.iter().flat_map(|(network, id)| {
-            self.datapath.macs(*id).into_iter().map(|entry| v1::Mac {
+        let running = self.running();
+        let running = &running;
+        let macs = running.networks.iter().flat_map(|(network, id)| {
+            self.datapath.macs(*id).into_iter().map(move |entry| v1::Mac {
                 network: network.name.to_string(),
                 mac: entry.address.to_string(),
-                port: self.name(entry.port).to_owned(),
+                port: running.name(entry.port).to_owned(),
                 age_seconds: entry.age_seconds.map(u64::from),
             })
         });
@@ -191,10 +383,11 @@ impl Node for LiveNode {
     }
 
     fn stats(&self) -> Vec<v1::PortStats> {
-        let stats = self.totals().map(|(port, totals)| {
+        let running = self.running();
+        let stats = running.totals(&self.datapath).map(|(port, totals)| {
             let nic = match &port.opened {
                 Opened::Nic(_, nic) => nic.statistics(),
-                Opened::Guest(_) | Opened::Failed { .. } => culvert_nic::Statistics::default(),
+                Opened::Guest { .. } | Opened::Failed(_) => culvert_nic::Statistics::default(),
             };
             v1::PortStats {
                 port: port.config.name.to_string(),
@@ -219,7 +412,8 @@ impl Node for LiveNode {
     }
 
     fn drops(&self) -> Vec<v1::PortDrop> {
-        let drops = self.totals().flat_map(|(port, totals)| {
+        let running = self.running();
+        let drops = running.totals(&self.datapath).flat_map(|(port, totals)| {
             totals.drops.into_iter().map(|drops| v1::PortDrop {
                 port: port.config.name.to_string(),
                 direction: capture::direction(drops.reason.direction()).into(),
@@ -234,12 +428,24 @@ impl Node for LiveNode {
     }
 
     fn capture(&self, request: &v1::CaptureRequest) -> Result<mpsc::Receiver<v1::CaptureResponse>, CaptureError> {
-        let port = self.ports.iter().find(|port| port.config.name.as_str() == request.port);
-        let port = port.and_then(Port::id).ok_or(CaptureError::PortNotOpen)?;
+        let port = self.open_port(&request.port).ok_or(CaptureError::PortNotOpen)?;
         let place = Arc::clone(&self.captures)
             .try_acquire_owned()
             .map_err(|_| CaptureError::TooMany { limit: MAX_CAPTURES })?;
         capture::start(Arc::clone(&self.datapath), port, request, place).map_err(CaptureError::Datapath)
+    }
+
+    fn change(&self, change: &Change) -> Result<v1::ChangeResponse, ChangeError> {
+        self.change_objects(change)
+    }
+
+    fn reload(&self) -> Result<v1::ReloadResponse, ChangeError> {
+        self.reload_file()
+    }
+
+    fn trace(&self, request: &v1::TraceRequest) -> Option<v1::TraceResponse> {
+        self.open_port(&request.port)?;
+        None
     }
 }
 

@@ -1,17 +1,20 @@
-//! The configured ports: each is opened by itself, and one that cannot be opened is kept with the reason while the
+//! Opening and closing ports. Each is opened by itself, and one that cannot be opened is kept with the reason while the
 //! others run.
 
-use culvert_api::v1;
+use std::time::{Duration, Instant};
+
 use culvert_guest::device::DeviceConfig;
 use culvert_nic::{Eal, Pool, PortConfig};
 use culvert_switch::PortId;
 use culvert_switch::network::NetworkId;
-use culvert_vhost::{PortKey, PortSocket, Role, Server, SocketState};
-use culvert_worker::{Datapath, GuestPort, NicPort};
+use culvert_vhost::{PortKey, PortSocket, Server};
+use culvert_worker::Datapath;
 
+use super::rules;
 use crate::config::{Attachment, Port as Config};
 
 /// What ports are opened with.
+#[derive(Clone, Copy)]
 pub struct Opener<'a> {
     /// DPDK, for devices.
     pub eal: &'a Eal,
@@ -23,27 +26,40 @@ pub struct Opener<'a> {
     pub server: &'a Server,
 }
 
-/// A configured port and what became of it.
+/// A port and what became of it.
 #[derive(Debug)]
 pub struct Port {
-    /// As it stands in the file.
+    /// As it is wanted.
     pub config: Config,
     /// What became of it.
     pub opened: Opened,
 }
 
-/// What became of a configured port.
+/// What became of a port.
 #[derive(Debug)]
 pub enum Opened {
     /// Its socket is served.
-    Guest(PortId),
+    Guest {
+        /// Its number.
+        id: PortId,
+        /// Whether it is to have no guest, since the link that it follows is down.
+        suspended: bool,
+    },
     /// Its device runs.
     Nic(PortId, culvert_nic::Port),
     /// It could not be opened.
-    Failed {
-        /// Why, with the remedy.
-        reason: String,
-    },
+    Failed(Failure),
+}
+
+/// Why a port could not be opened, and when it is tried again.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why, with the remedy.
+    pub reason: String,
+    /// When the next attempt is due.
+    pub retry_at: Instant,
+    /// How long after that one the next is.
+    pub wait: Duration,
 }
 
 impl Opener<'_> {
@@ -55,31 +71,40 @@ impl Opener<'_> {
         };
         let opened = opened.unwrap_or_else(|error| {
             let reason = format!("{error:#}");
-            tracing::error!(port = config.name.as_str(), "the port cannot be opened: {reason}");
-            Opened::Failed { reason }
+            Opened::Failed(Failure { reason, retry_at: after(FIRST_RETRY), wait: FIRST_RETRY })
         });
         Port { config, opened }
+    }
+
+    /// Takes a port from its guest or device and from the workers. A device is closed when the port is dropped after that.
+    ///
+    /// # Errors
+    /// A worker does not answer: the port must be kept.
+    pub fn close(&self, port: &Port) -> anyhow::Result<()> {
+        match port.opened {
+            Opened::Failed(_) => {}
+            Opened::Guest { id, .. } => {
+                self.server.remove(key(id))?;
+                self.datapath.remove_port(id)?;
+            }
+            Opened::Nic(id, _) => self.datapath.remove_port(id)?,
+        }
+        Ok(())
     }
 
     fn open_guest(&self, config: &Config, network: NetworkId) -> anyhow::Result<Opened> {
         let Attachment::Guest { socket, role, mac, .. } = &config.attachment else {
             anyhow::bail!("the port has no socket; add `socket`");
         };
-        let (mac, mtu) = (*mac, config.mtu);
-        let port = GuestPort { network, source: mac, mtu, mac_limit: config.mac_limit };
-        let id = self.datapath.add_guest_port(&port)?;
-        let socket = PortSocket {
-            port: key(id),
-            name: config.name.to_string(),
-            path: socket.clone(),
-            role: *role,
-            device: DeviceConfig { queue_pairs: config.queues, mtu, mac },
-        };
+        let id = rules::add_guest_port(self.datapath, network, config)?;
+        let device = DeviceConfig { queue_pairs: config.queues, mtu: config.mtu, mac: *mac };
+        let socket =
+            PortSocket { port: key(id), name: config.name.to_string(), path: socket.clone(), role: *role, device };
         if let Err(error) = self.server.add(socket) {
             self.datapath.remove_port(id)?;
             return Err(error.into());
         }
-        Ok(Opened::Guest(id))
+        Ok(Opened::Guest { id, suspended: false })
     }
 
     fn open_nic(&self, config: &Config, device: &str, promiscuous: bool, network: NetworkId) -> anyhow::Result<Opened> {
@@ -95,9 +120,8 @@ impl Opener<'_> {
         };
         let mut nic = culvert_nic::Port::open(self.eal, self.pool, &wanted)
             .map_err(|error| anyhow::anyhow!("{device}: {}; {}", error.reason, error.remedy))?;
-        let (rx, tx) = nic.take_queues();
-        let (mtu, mac_limit, pool) = (nic.mtu(), config.mac_limit, self.pool.clone());
-        let id = self.datapath.add_nic_port(NicPort { network, mtu, mac_limit, rx, tx, pool })?;
+        let queues = nic.take_queues();
+        let id = rules::add_nic_port(self.datapath, network, config, nic.mtu(), queues, self.pool.clone())?;
         Ok(Opened::Nic(id, nic))
     }
 }
@@ -106,39 +130,24 @@ impl Port {
     /// Its number in the datapath; `None` when it could not be opened.
     pub fn id(&self) -> Option<PortId> {
         match self.opened {
-            Opened::Guest(id) | Opened::Nic(id, _) => Some(id),
-            Opened::Failed { .. } => None,
+            Opened::Guest { id, .. } | Opened::Nic(id, _) => Some(id),
+            Opened::Failed(_) => None,
         }
     }
 
-    /// The port as clients see it.
-    pub fn view(&self, datapath: &Datapath, server: &Server) -> v1::Port {
-        let (state, reason, attachment) = match (&self.config.attachment, &self.opened) {
-            (Attachment::Guest { socket, role, mac, .. }, opened) => {
-                let mut guest = v1::GuestAttachment {
-                    socket: socket.display().to_string(),
-                    role: role_view(*role).into(),
-                    mac: mac.map(|mac| mac.to_string()).unwrap_or_default(),
-                    ..v1::GuestAttachment::default()
-                };
-                let (state, reason) = guest_state(opened, datapath, server, &mut guest);
-                (state, reason, v1::port::Attachment::Guest(guest))
-            }
-            (Attachment::Nic { device, .. }, opened) => {
-                let mut nic = v1::NicAttachment { device: device.clone(), ..v1::NicAttachment::default() };
-                let (state, reason) = nic_state(opened, &mut nic);
-                (state, reason, v1::port::Attachment::Nic(nic))
-            }
-        };
-        v1::Port {
-            name: self.config.name.to_string(),
-            network: self.config.network.to_string(),
-            state: state.into(),
-            reason,
-            mtu: self.config.mtu.into(),
-            queues: self.config.queues.into(),
-            mac_limit: self.config.mac_limit,
-            attachment: Some(attachment),
+    /// Why it could not be opened.
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.opened {
+            Opened::Failed(failure) => Some(failure),
+            Opened::Guest { .. } | Opened::Nic(..) => None,
+        }
+    }
+
+    /// Notes that this port failed again after it had failed as `before`: the next attempt takes longer to come.
+    pub fn failed_after(&mut self, before: Duration) {
+        if let Opened::Failed(failure) = &mut self.opened {
+            failure.wait = before.saturating_mul(2).min(LAST_RETRY);
+            failure.retry_at = after(failure.wait);
         }
     }
 }
@@ -153,54 +162,13 @@ pub fn id(port: PortKey) -> Option<PortId> {
     u16::try_from(port.0).ok().map(PortId)
 }
 
-/// The state of a guest's port and its reason; fills in what only a connected guest has.
-fn guest_state(
-    opened: &Opened,
-    datapath: &Datapath,
-    server: &Server,
-    view: &mut v1::GuestAttachment,
-) -> (v1::PortState, String) {
-    let id = match opened {
-        Opened::Guest(id) => *id,
-        Opened::Failed { reason } => return (v1::PortState::Failed, reason.clone()),
-        Opened::Nic(..) => return (v1::PortState::Unspecified, String::new()),
-    };
-    match server.state(key(id)) {
-        None | Some(SocketState::Waiting) => (v1::PortState::Waiting, String::new()),
-        Some(SocketState::Failed { reason }) => (v1::PortState::Failed, reason),
-        Some(SocketState::Quarantined { reason }) => (v1::PortState::Quarantined, reason),
-        Some(SocketState::Connected(connection)) => {
-            let (receive, transmit) = datapath.running_queues(id);
-            view.peer_pid = connection.peer.pid;
-            view.features = connection.session.features;
-            view.rings = u32::try_from(receive.saturating_add(transmit)).unwrap_or(u32::MAX);
-            let runs = receive > 0 && transmit > 0;
-            (if runs { v1::PortState::Up } else { v1::PortState::Down }, String::new())
-        }
-    }
-}
-
-/// The state of a NIC's port and its reason; fills in what only an open device has.
-fn nic_state(opened: &Opened, view: &mut v1::NicAttachment) -> (v1::PortState, String) {
-    match opened {
-        Opened::Nic(_, nic) => {
-            let link = nic.link();
-            nic.driver().clone_into(&mut view.driver);
-            view.mac = culvert_frame::MacAddress(nic.mac()).to_string();
-            view.speed_mbps = link.speed_mbps.unwrap_or(0);
-            (if link.up { v1::PortState::Up } else { v1::PortState::Down }, String::new())
-        }
-        Opened::Failed { reason } => (v1::PortState::Failed, reason.clone()),
-        Opened::Guest(_) => (v1::PortState::Unspecified, String::new()),
-    }
-}
-
-fn role_view(role: Role) -> v1::Role {
-    match role {
-        Role::Listen => v1::Role::Listen,
-        Role::Connect => v1::Role::Connect,
-    }
+fn after(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or(now)
 }
 
 /// Descriptors wanted for each queue of a NIC.
 const DESCRIPTORS: u16 = 1024;
+/// How long after a failure a port is tried again, the first time and at most.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const LAST_RETRY: Duration = Duration::from_secs(60);

@@ -1,15 +1,30 @@
 //! A node with fixed figures: networks blue and red, port vm-a that captures endlessly and port vm-b that failed.
 
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use culvert_api::v1;
-use culvertd::node::{CaptureError, Node};
+use culvertd::change::{Change, Refusal};
+use culvertd::config::Mistake;
+use culvertd::node::{CaptureError, ChangeError, Node};
 use tokio::sync::{Notify, mpsc};
 
-#[derive(Default)]
 pub struct Figures {
     /// Notified when a capture's receiver is gone.
     pub capture_ended: Arc<Notify>,
+    /// The changes that were made.
+    pub changes: Mutex<Vec<Change>>,
+    /// A change of the name `slow` takes until something comes here.
+    slow: Mutex<Receiver<()>>,
+    /// Ends such a change.
+    pub end_slow: Sender<()>,
+}
+
+impl Default for Figures {
+    fn default() -> Self {
+        let (end_slow, slow) = channel();
+        Self { capture_ended: Arc::default(), changes: Mutex::default(), slow: Mutex::new(slow), end_slow }
+    }
 }
 
 impl Node for Figures {
@@ -24,6 +39,10 @@ impl Node for Figures {
 
     fn ports(&self) -> Vec<v1::Port> {
         ["vm-a", "vm-b"].map(|name| v1::Port { name: name.to_owned(), ..v1::Port::default() }).into()
+    }
+
+    fn mirrors(&self) -> Vec<v1::Mirror> {
+        vec![v1::Mirror { name: "watch".to_owned(), ..v1::Mirror::default() }]
     }
 
     fn macs(&self) -> Vec<v1::Mac> {
@@ -60,5 +79,47 @@ impl Node for Figures {
             ended.notify_one();
         });
         Ok(receiver)
+    }
+
+    /// Remembers the change; a name of its own leads to each kind of answer.
+    fn change(&self, change: &Change) -> Result<v1::ChangeResponse, ChangeError> {
+        let sentence = || "a sentence".to_owned();
+        let mistake = |key: &str| Mistake {
+            file: String::new(),
+            line: None,
+            key: key.to_owned(),
+            value: None,
+            problem: "is wrong".to_owned(),
+            remedy: "correct it".to_owned(),
+        };
+        let refused = match change.name.as_str() {
+            "mistakes" => Refusal::Mistakes(vec![mistake("port.vlan"), mistake("port.mtu")]),
+            "many" => Refusal::Mistakes(vec![mistake("port.vlan"); 40]),
+            "exists" => Refusal::Exists(sentence()),
+            "missing" => Refusal::Missing(sentence()),
+            "not-now" => Refusal::NotNow(sentence()),
+            "too-many" => Refusal::TooMany(sentence()),
+            "not-kept" => return Err(ChangeError::NotKept(sentence())),
+            "not-done" => return Err(ChangeError::NotDone(vec![sentence(), sentence()])),
+            "slow" => {
+                self.slow.lock().unwrap().recv().unwrap();
+                return Ok(v1::ChangeResponse::default());
+            }
+            _ => {
+                self.changes.lock().unwrap().push(change.clone());
+                return Ok(v1::ChangeResponse { changed: true, note: sentence() });
+            }
+        };
+        Err(ChangeError::Refused(refused))
+    }
+
+    fn reload(&self) -> Result<v1::ReloadResponse, ChangeError> {
+        let (actions, waiting) = (vec!["open port vm-c".to_owned()], vec!["daemon.state_dir".to_owned()]);
+        Ok(v1::ReloadResponse { actions, waiting })
+    }
+
+    fn trace(&self, request: &v1::TraceRequest) -> Option<v1::TraceResponse> {
+        let fate = v1::TraceFate { port: "vm-b".to_owned(), outcome: format!("{} bytes sent", request.frame.len()) };
+        (request.port == "vm-a").then(|| v1::TraceResponse { steps: Vec::new(), fates: vec![fate] })
     }
 }

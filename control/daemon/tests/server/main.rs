@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use culvert_api::v1;
 use culvert_api::v1::culvert_client::CulvertClient;
+use culvertd::change::{Change, Verb};
+use culvertd::config::Kind;
 use culvertd::control_socket::ControlSocket;
 use culvertd::server::{Limits, serve};
 use figures::Figures;
@@ -88,6 +90,7 @@ async fn every_method_answers() {
     assert_eq!(client.list_macs(v1::ListMacsRequest::default()).await.unwrap().into_inner().macs.len(), 3);
     assert_eq!(client.get_stats(v1::GetStatsRequest::default()).await.unwrap().into_inner().ports.len(), 2);
     assert_eq!(client.list_drops(v1::ListDropsRequest::default()).await.unwrap().into_inner().drops.len(), 2);
+    assert_eq!(client.list_mirrors(v1::ListMirrorsRequest {}).await.unwrap().into_inner().mirrors.len(), 1);
 }
 
 #[tokio::test]
@@ -170,6 +173,169 @@ async fn a_capture_that_cannot_start_tells_why() {
         error.message(),
         "port vm-b cannot be captured: it is not open; see the reason in `culvertctl port show`"
     );
+}
+
+/// Each field becomes the key of its name.
+#[tokio::test]
+async fn changes_reach_the_node_in_the_words_of_the_configuration() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let network = v1::NetworkSpec { mac_age: Some("5m".to_owned()), snooping: Some(true) };
+    let text = |text: &str| Some(text.to_owned());
+    let spec = v1::PortSpec {
+        network: text("blue"),
+        socket: text("/s\" \n"),
+        role: text("connect"),
+        device: text("net_null0"),
+        mac: text("02:00:00:00:00:01"),
+        queues: Some(2),
+        mtu: Some(9000),
+        mac_limit: Some(3),
+        vlan: Some(10),
+        qinq: Some(false),
+        trunk: vec!["10".to_owned(), "30-39".to_owned()],
+        native: Some(4),
+        addresses: vec!["10.0.0.1".to_owned()],
+        broadcast_limit: Some(5),
+        unknown_limit: Some(6),
+        isolated: Some(true),
+        offloads: Some(false),
+        promiscuous: Some(true),
+        follow_link: text("up"),
+    };
+    let mirror = v1::MirrorSpec { from: vec!["a".to_owned()], to: text("b"), direction: text("rx") };
+    let remove = |name: &str| v1::RemoveRequest { name: name.to_owned() };
+    let answer = client.add_network(v1::AddNetworkRequest { name: "n".to_owned(), network: Some(network.clone()) });
+    assert_eq!(answer.await.unwrap().into_inner(), v1::ChangeResponse { changed: true, note: "a sentence".to_owned() });
+    let unset = vec!["mac_age".to_owned()];
+    let set = v1::SetNetworkRequest { name: "n".to_owned(), network: None, unset: unset.clone() };
+    client.set_network(set).await.unwrap();
+    client.remove_network(remove("n")).await.unwrap();
+    client.add_port(v1::AddPortRequest { name: "p".to_owned(), port: Some(spec.clone()) }).await.unwrap();
+    let none = v1::PortSpec::default();
+    let set = v1::SetPortRequest { name: "p".to_owned(), port: Some(none), unset: unset.clone() };
+    client.set_port(set).await.unwrap();
+    client.remove_port(remove("p")).await.unwrap();
+    client.add_mirror(v1::AddMirrorRequest { name: "m".to_owned(), mirror: Some(mirror) }).await.unwrap();
+    client.remove_mirror(remove("m")).await.unwrap();
+
+    let keys = |pairs: &[(&'static str, &str)]| pairs.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+    let change = |kind, name: &str, verb| Change { kind, name: name.to_owned(), verb };
+    let port = keys(&[
+        ("network", "\"blue\""),
+        ("socket", "\"/s\\\" \\n\""),
+        ("role", "\"connect\""),
+        ("device", "\"net_null0\""),
+        ("mac", "\"02:00:00:00:00:01\""),
+        ("queues", "2"),
+        ("mtu", "9000"),
+        ("mac_limit", "3"),
+        ("vlan", "10"),
+        ("qinq", "false"),
+        ("trunk", "[\"10\", \"30-39\"]"),
+        ("native", "4"),
+        ("addresses", "[\"10.0.0.1\"]"),
+        ("broadcast_limit", "5"),
+        ("unknown_limit", "6"),
+        ("isolated", "true"),
+        ("offloads", "false"),
+        ("promiscuous", "true"),
+        ("follow_link", "\"up\""),
+    ]);
+    let mut found = std::mem::take(&mut *server.figures.changes.lock().unwrap());
+    // How TOML quotes a text is its own matter.
+    if let Verb::Add(keys) = &mut found[3].verb {
+        let value: toml::Table = format!("x = {}", keys[1].1).parse().unwrap();
+        assert_eq!(value["x"].as_str(), Some("/s\" \n"));
+        keys[1].1 = "\"/s\\\" \\n\"".to_owned();
+    }
+    assert_eq!(
+        found,
+        [
+            change(Kind::Network, "n", Verb::Add(keys(&[("mac_age", "\"5m\""), ("snooping", "true")]))),
+            change(Kind::Network, "n", Verb::Set { keys: keys(&[]), unset: unset.clone() }),
+            change(Kind::Network, "n", Verb::Remove),
+            change(Kind::Port, "p", Verb::Add(port)),
+            change(Kind::Port, "p", Verb::Set { keys: keys(&[]), unset }),
+            change(Kind::Port, "p", Verb::Remove),
+            change(
+                Kind::Mirror,
+                "m",
+                Verb::Add(keys(&[("from", "[\"a\"]"), ("to", "\"b\""), ("direction", "\"rx\"")]))
+            ),
+            change(Kind::Mirror, "m", Verb::Remove),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn refused_changes_have_codes_and_sentences() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    for (name, code, message) in [
+        ("mistakes", Code::InvalidArgument, "port.vlan: is wrong; correct it\nport.mtu: is wrong; correct it"),
+        ("exists", Code::AlreadyExists, "a sentence"),
+        ("missing", Code::NotFound, "a sentence"),
+        ("not-now", Code::FailedPrecondition, "a sentence"),
+        ("too-many", Code::ResourceExhausted, "a sentence"),
+        ("not-kept", Code::Unavailable, "a sentence"),
+        ("not-done", Code::Unavailable, "a sentence\na sentence"),
+    ] {
+        let error = client.remove_port(v1::RemoveRequest { name: name.to_owned() }).await.unwrap_err();
+        assert_eq!((error.code(), error.message()), (code, message));
+    }
+    let error = client.remove_port(v1::RemoveRequest { name: "many".to_owned() }).await.unwrap_err();
+    assert_eq!(error.message().lines().count(), 33);
+    assert!(error.message().ends_with("and 8 more; `culvertd --check --config FILE` tells all mistakes in a file"));
+}
+
+/// However many changes wait, questions are answered.
+#[tokio::test]
+async fn slow_changes_do_not_hold_up_questions() {
+    let server = Running::patient();
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let mut client = server.client().await;
+        waiting
+            .push(tokio::spawn(async move { client.remove_port(v1::RemoveRequest { name: "slow".to_owned() }).await }));
+    }
+    server.assert_serves().await;
+    for change in waiting {
+        server.figures.end_slow.send(()).unwrap();
+        change.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reload_tells_what_was_done() {
+    let server = Running::patient();
+    let answer = server.client().await.reload(v1::ReloadRequest {}).await.unwrap().into_inner();
+    assert_eq!(
+        (answer.actions, answer.waiting),
+        (vec!["open port vm-c".to_owned()], vec!["daemon.state_dir".to_owned()])
+    );
+}
+
+#[tokio::test]
+async fn a_trace_needs_an_open_port_and_a_frame_that_can_be() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let request = |port: &str, length| v1::TraceRequest { port: port.to_owned(), frame: vec![0; length] };
+    let answer = client.trace(request("vm-a", 42)).await.unwrap().into_inner();
+    assert_eq!(answer.fates[0].outcome, "42 bytes sent");
+    for (port, length, code, message) in [
+        ("", 42, Code::InvalidArgument, "port is empty; name the port that the frame comes from"),
+        ("vm-z", 42, Code::NotFound, "there is no port vm-z; `culvertctl port list` shows the ports"),
+        (
+            "vm-b",
+            42,
+            Code::Unavailable,
+            "port vm-b cannot be traced: it is not open; see the reason in `culvertctl port show`",
+        ),
+    ] {
+        let error = client.trace(request(port, length)).await.unwrap_err();
+        assert_eq!((error.code(), error.message()), (code, message));
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,266 @@
+//! Bringing about what is wanted: keeps it, compares it with what runs, and carries the differences out one by one.
+//!
+//! Changes come one at a time, under the lock of the journal. What runs has a lock of its own, which is never held while
+//! something is opened or closed: questions are answered meanwhile. What cannot be brought about stays wanted and is tried
+//! again by [`upkeep`](super::upkeep).
+
+use std::fmt;
+use std::time::Instant;
+
+use culvert_api::v1;
+
+use super::live::LiveNode;
+use super::ports::{Opened, Opener, Port};
+use super::{ChangeError, links, rules};
+use crate::change::{Change, Refusal, apply};
+use crate::config::{Attachment, Config};
+use crate::name::Name;
+use crate::reconcile::{self, Action, reconcile};
+
+impl LiveNode {
+    pub(super) fn change_objects(&self, change: &Change) -> Result<v1::ChangeResponse, ChangeError> {
+        let mut journal = self.journal();
+        let outcome = apply(&self.wanted(), change, &self.fixed.daemon.control_socket, &self.file_name())
+            .map_err(ChangeError::Refused)?;
+        if !outcome.changed {
+            return Ok(v1::ChangeResponse { changed: false, note: outcome.note });
+        }
+        journal.store(&outcome.objects.of_clients(true)).map_err(ChangeError::NotKept)?;
+        self.set_wanted(outcome.objects);
+        let done = self.bring_about();
+        if !done.failed.is_empty() {
+            return Err(ChangeError::NotDone(done.failed));
+        }
+        let notes = std::iter::once(outcome.note).filter(|note| !note.is_empty()).chain(done.notes);
+        Ok(v1::ChangeResponse { changed: true, note: notes.collect::<Vec<_>>().join("; ") })
+    }
+
+    /// Reads the configuration file again.
+    ///
+    /// # Errors
+    /// The file has mistakes: nothing has changed. Or a part of it cannot be brought about at present.
+    pub fn reload_file(&self) -> Result<v1::ReloadResponse, ChangeError> {
+        // No change of a client comes between.
+        let journal = self.journal();
+        let clients = self.wanted().of_clients(true);
+        let config = Config::load(&self.config_file, &self.machine, &clients)
+            .map_err(|mistakes| ChangeError::Refused(Refusal::Mistakes(mistakes)))?;
+        let waiting = config.waiting_keys(&self.fixed);
+        self.set_wanted(config.objects.with(clients));
+        self.set_waiting(&waiting);
+        let mut done = self.bring_about();
+        done.actions.extend(self.retry_failed_ports(None));
+        drop(journal);
+        if !done.failed.is_empty() {
+            return Err(ChangeError::NotDone(done.failed));
+        }
+        Ok(v1::ReloadResponse { actions: done.actions, waiting })
+    }
+
+    /// Carries out what leads from what runs to what is wanted. To be called by whoever holds the journal's lock.
+    pub(super) fn bring_about(&self) -> Done {
+        let mut done = Done::default();
+        for action in reconcile(&self.wanted(), &self.running_objects()) {
+            let text = action.to_string();
+            match self.carry_out(action) {
+                Ok(note) => {
+                    tracing::info!("done: {text}");
+                    done.actions.push(text);
+                    done.notes.extend(note);
+                }
+                Err(error) => {
+                    tracing::error!("cannot {text}: {error:#}; it is tried again");
+                    done.failed.push(format!("cannot {text}: {error:#}; it is tried again"));
+                }
+            }
+        }
+        if !done.actions.is_empty() {
+            links::follow(self);
+            self.set_mac_filters();
+        }
+        done
+    }
+
+    /// Opens ports that could not be opened: those whose time has come by `due`, or all. Returns what was done.
+    pub(super) fn retry_failed_ports(&self, due: Option<Instant>) -> Vec<String> {
+        let is_due = |port: &&Port| port.failure().is_some_and(|failure| due.is_none_or(|now| failure.retry_at <= now));
+        let running = self.running();
+        let failed: Vec<_> = running.ports.iter().filter(is_due).map(|port| port.config.clone()).collect();
+        drop(running);
+        let mut actions = Vec::new();
+        for config in failed {
+            let Some(network) = self.running().network(&config.network) else { continue };
+            let name = config.name.clone();
+            let mut port = self.opener().open(config, network);
+            let mut running = self.running();
+            let Some(place) = running.ports.iter_mut().find(|port| port.config.name == name) else { continue };
+            let before = place.failure().map(|failure| (failure.wait, failure.reason.clone()));
+            if let (Some((wait, reason)), Some(failure)) = (before, port.failure()) {
+                if failure.reason != reason {
+                    tracing::error!(port = name.as_str(), "the port cannot be opened: {}", failure.reason);
+                }
+                port.failed_after(wait);
+            }
+            let opened = port.failure().is_none();
+            *place = port;
+            drop(running);
+            if opened {
+                tracing::info!(port = name.as_str(), "the port is open now");
+                actions.push(format!("open port {name}"));
+                self.copy_mirrors_of(&name);
+            }
+        }
+        if !actions.is_empty() {
+            links::follow(self);
+            self.set_mac_filters();
+        }
+        actions
+    }
+
+    /// Carries out one action. Returns what the client should know.
+    fn carry_out(&self, action: Action) -> anyhow::Result<Option<String>> {
+        match action {
+            Action::RemoveMirror(name) => {
+                self.running().mirrors.retain(|mirror| mirror.name != name);
+                self.copy_mirrors()?;
+            }
+            Action::AddMirror(mirror) => {
+                self.running().mirrors.push(mirror);
+                self.copy_mirrors()?;
+            }
+            Action::AddNetwork(network) => {
+                let id = rules::add_network(&self.datapath, &network)?;
+                self.running().networks.push((network, id));
+            }
+            Action::SetNetwork(network) => {
+                let mut running = self.running();
+                if let Some((place, _)) = running.networks.iter_mut().find(|(other, _)| other.name == network.name) {
+                    *place = network;
+                }
+            }
+            Action::RemoveNetwork(name) => {
+                self.running().networks.retain(|(network, _)| network.name != name);
+            }
+            Action::AddPort(config) => return self.add_port(config),
+            Action::SetPort(config) => self.set_port(config)?,
+            Action::RemovePort(name) => self.remove_port(&name)?,
+        }
+        Ok(None)
+    }
+
+    fn add_port(&self, config: crate::config::Port) -> anyhow::Result<Option<String>> {
+        let network = self.running().network(&config.network);
+        let network = network.ok_or_else(|| anyhow::anyhow!("its network {} does not run", config.network))?;
+        let name = config.name.clone();
+        let port = self.opener().open(config, network);
+        let failure = port.failure().map(|failure| failure.reason.clone());
+        self.running().ports.push(port);
+        match failure {
+            None => {
+                self.copy_mirrors_of(&name);
+                Ok(None)
+            }
+            Some(reason) => {
+                tracing::error!(port = name.as_str(), "the port cannot be opened: {reason}");
+                Ok(Some(format!("port {name} cannot be opened, and is tried again: {reason}")))
+            }
+        }
+    }
+
+    fn set_port(&self, config: crate::config::Port) -> anyhow::Result<()> {
+        let mut running = self.running();
+        if let Some(port) = running.ports.iter_mut().find(|port| port.config.name == config.name) {
+            port.config = config;
+        }
+        Ok(())
+    }
+
+    fn remove_port(&self, name: &Name) -> anyhow::Result<()> {
+        let port = {
+            let mut running = self.running();
+            let Some(place) = running.ports.iter().position(|port| port.config.name == *name) else { return Ok(()) };
+            running.ports.remove(place)
+        };
+        self.copy_mirrors_of(name);
+        let Err(error) = self.opener().close(&port) else { return Ok(()) };
+        if let Opened::Nic(..) = port.opened {
+            // Workers may still use the device's queues: it is closed when culvertd ends.
+            tracing::error!(port = name.as_str(), "its device stays open: {error:#}");
+            self.keep_stuck(port);
+            return Ok(());
+        }
+        self.running().ports.push(port);
+        Err(error)
+    }
+
+    /// Tells the datapath which frames to copy, if some mirror has to do with this port.
+    fn copy_mirrors_of(&self, port: &Name) {
+        let concerned = self.running().mirrors.iter().any(|mirror| mirror.to == *port || mirror.from.contains(port));
+        if concerned && let Err(error) = self.copy_mirrors() {
+            tracing::error!("mirrors are not as they should be: {error:#}");
+        }
+    }
+
+    /// Tells the datapath which frames to copy: those of mirrors whose target is open.
+    fn copy_mirrors(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Tells NICs that take not all frames for whom they are: the guests of their network that have a `mac`.
+    fn set_mac_filters(&self) {
+        let running = self.running();
+        for port in &running.ports {
+            let (Opened::Nic(_, nic), Attachment::Nic { promiscuous: false, .. }) =
+                (&port.opened, &port.config.attachment)
+            else {
+                continue;
+            };
+            let neighbours = running.ports.iter().filter(|other| other.config.network == port.config.network);
+            let addresses: Vec<_> = neighbours
+                .filter_map(|other| match &other.config.attachment {
+                    Attachment::Guest { mac, .. } => mac.map(|mac| mac.0),
+                    Attachment::Nic { .. } => None,
+                })
+                .collect();
+            if let Err(error) = nic.set_mac_filter(&addresses) {
+                tracing::error!(port = port.config.name.as_str(), "guests may miss frames: {error}");
+            }
+        }
+    }
+
+    fn running_objects(&self) -> reconcile::Running {
+        let running = self.running();
+        reconcile::Running {
+            networks: running.networks.iter().map(|(network, _)| network.clone()).collect(),
+            ports: running.ports.iter().map(|port| port.config.clone()).collect(),
+            mirrors: running.mirrors.clone(),
+        }
+    }
+
+    fn opener(&self) -> Opener<'_> {
+        Opener { eal: &self.eal, pool: &self.pool, datapath: &self.datapath, server: &self.server }
+    }
+}
+
+/// What was carried out, and what was not.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    actions: Vec<String>,
+    notes: Vec<String>,
+    failed: Vec<String>,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RemoveMirror(name) => write!(f, "remove mirror {name}"),
+            Self::RemovePort(name) => write!(f, "close port {name}"),
+            Self::RemoveNetwork(name) => write!(f, "remove network {name}"),
+            Self::SetNetwork(network) => write!(f, "change network {}", network.name),
+            Self::AddNetwork(network) => write!(f, "add network {}", network.name),
+            Self::SetPort(port) => write!(f, "change port {}", port.name),
+            Self::AddPort(port) => write!(f, "open port {}", port.name),
+            Self::AddMirror(mirror) => write!(f, "add mirror {}", mirror.name),
+        }
+    }
+}

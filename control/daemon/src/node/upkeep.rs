@@ -1,0 +1,30 @@
+//! What is tried again now and then: ports that could not be opened, and changes that a worker did not take up.
+//!
+//! A thread of its own, since to open a device may take seconds.
+
+use std::io;
+use std::sync::Weak;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::live::LiveNode;
+
+/// Starts the thread. It ends when the other end of `end` is gone.
+///
+/// # Errors
+/// The kernel's, when there can be no further thread.
+pub fn start(end: Receiver<()>, node: Weak<LiveNode>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
+        while end.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            let Some(node) = node.upgrade() else { return };
+            // While a client's change is under way the next turn will do.
+            let Some(journal) = node.try_journal() else { continue };
+            node.bring_about();
+            node.retry_failed_ports(Some(Instant::now()));
+            drop(journal);
+        }
+    })
+}
+
+const INTERVAL: Duration = Duration::from_secs(1);
