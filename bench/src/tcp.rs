@@ -34,6 +34,9 @@ pub struct Options {
     /// Cores of the sending guest, the receiving guest, and the switch.
     #[arg(long, value_delimiter = ',', default_value = "0,1,1")]
     cores: Vec<usize>,
+    /// Let testpmd pass on segmentation requests as well (net_vhost's tso=1), which is not its default.
+    #[arg(long)]
+    peer_tso: bool,
     /// Further arguments of iperf3, such as "-P 4" or "-R".
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     iperf: String,
@@ -50,6 +53,7 @@ pub enum Kind {
 pub fn run(options: &Options) -> Result<()> {
     let &[sender, receiver, switch] = &options.cores[..] else { anyhow::bail!("--cores needs three cores") };
     let (peer, what) = match options.guest {
+        Kind::Qemu if options.peer_tso => ("testpmd", "testpmd with two net_vhost ports, tso=1, io mode"),
         Kind::Qemu => ("testpmd", "testpmd with two net_vhost ports, io mode"),
         Kind::Uml => ("without", "Culvert with offloads = false"),
     };
@@ -90,7 +94,7 @@ fn with_testpmd(options: &Options) -> Result<f64> {
     let folder = TempDir::new()?;
     let sockets = ["a", "b"].map(|name| folder.path().join(name));
     let place = Place { core: Some(options.cores[2]), ..Place::default() };
-    let _testpmd = Testpmd::switch_in(&place, [&sockets[0], &sockets[1]])?;
+    let _testpmd = Testpmd::switch_in(&place, [&sockets[0], &sockets[1]], options.peer_tso)?;
     measure(options, &sockets, &mut Vec::new())
 }
 

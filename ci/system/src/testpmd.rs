@@ -61,16 +61,17 @@ impl Testpmd {
     /// # Errors
     /// It does not start.
     pub fn switch(sockets: [&Path; 2]) -> Result<Self> {
-        Self::switch_in(&Place::default(), sockets)
+        Self::switch_in(&Place::default(), sockets, false)
     }
 
-    /// As [`Testpmd::switch`], in a place.
+    /// As [`Testpmd::switch`], in a place; `tso`: segmentation requests pass, too (net_vhost's `tso=1`, not its default).
     ///
     /// # Errors
     /// It does not start.
-    pub fn switch_in(place: &Place, sockets: [&Path; 2]) -> Result<Self> {
-        let devices: Vec<String> =
-            sockets.iter().enumerate().map(|(i, socket)| format!("net_vhost{i},iface={}", socket.display())).collect();
+    pub fn switch_in(place: &Place, sockets: [&Path; 2], tso: bool) -> Result<Self> {
+        let device =
+            |(i, socket): (usize, &&Path)| format!("net_vhost{i},iface={},tso={}", socket.display(), u8::from(tso));
+        let devices: Vec<String> = sockets.iter().enumerate().map(device).collect();
         let mut switch = Self::start_in(place, "switch", &devices, &["--forward-mode=io"])?;
         switch.command("start")?;
         Ok(switch)
