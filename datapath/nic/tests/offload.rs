@@ -1,6 +1,12 @@
 //! What a NIC does to frames for us, and the ends of an mbuf. The NIC is DPDK's own virtio driver, facing DPDK's own
 //! vhost device in the same process: both have checksums and TCP segmentation, and neither needs a right.
-#![allow(unsafe_code, clippy::unwrap_used, clippy::indexing_slicing, reason = "a test program")]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test program"
+)]
 
 mod process;
 
@@ -109,7 +115,7 @@ fn tcp_is_segmented_by_the_peer_of_a_virtio_nic() {
             let l3 = if ipv6 { 40 } else { 20 };
             let request = TxOffload { l2: 14, l3, l4: 20, ipv6, udp: false, checksum: true, segment_size: 1400 };
             assert!(mbuf.request_offload(&request));
-            let received = pair.to_vhost(mbuf);
+            let received = pair.send_to_vhost(mbuf);
             assert_eq!(received.length() as usize, sent.len(), "in one piece");
             assert_eq!(received.rx_checksum(), RxChecksum::Partial);
             assert_eq!(received.rx_segment_size(), Some(1400));
@@ -136,7 +142,7 @@ fn checksums_are_left_to_the_peer_of_a_virtio_nic() {
                 checksum: true,
                 ..Default::default()
             }));
-            let received = pair.to_vhost(mbuf);
+            let received = pair.send_to_vhost(mbuf);
             assert_eq!((received.rx_checksum(), received.rx_segment_size()), (RxChecksum::Partial, None));
             assert_eq!(content(&received), with_partial_sum(sent, ipv6));
         }
@@ -144,10 +150,10 @@ fn checksums_are_left_to_the_peer_of_a_virtio_nic() {
         let sent = tcp(false, 1000);
         let mut mbuf = frame(&pool, &sent);
         assert!(mbuf.request_offload(&TxOffload { l2: 14, l3: 20, l4: 20, checksum: true, ..Default::default() }));
-        let received = pair.to_virtio(mbuf);
+        let received = pair.send_to_virtio(mbuf);
         assert_eq!(received.rx_checksum(), RxChecksum::Partial);
         // Without a request nothing is told.
-        let received = pair.to_vhost(frame(&pool, &sent));
+        let received = pair.send_to_vhost(frame(&pool, &sent));
         assert_eq!(received.rx_checksum(), RxChecksum::Unknown);
         assert_eq!(content(&received), sent);
     }
@@ -163,7 +169,7 @@ fn a_nic_told_to_compute_nothing_is_handed_whole_frames() {
         let sent = tcp(false, 1000);
         let mut mbuf = frame(&pool, &sent);
         assert!(mbuf.request_offload(&TxOffload { l2: 14, l3: 20, l4: 20, checksum: true, ..Default::default() }));
-        let received = pair.to_virtio(mbuf);
+        let received = pair.send_to_virtio(mbuf);
         assert_eq!(received.rx_checksum(), RxChecksum::Unknown);
     }
 }
@@ -198,11 +204,11 @@ impl Pair {
         pair
     }
 
-    fn to_vhost(&mut self, mbuf: Mbuf) -> Mbuf {
+    fn send_to_vhost(&mut self, mbuf: Mbuf) -> Mbuf {
         pass(mbuf, &mut self.virtio_tx, &mut self.vhost_rx)
     }
 
-    fn to_virtio(&mut self, mbuf: Mbuf) -> Mbuf {
+    fn send_to_virtio(&mut self, mbuf: Mbuf) -> Mbuf {
         pass(mbuf, &mut self.vhost_tx, &mut self.virtio_rx)
     }
 }

@@ -42,9 +42,10 @@ uint16_t culvert_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frame
 	return rte_eth_rx_burst(port, queue, frames, count);
 }
 
-/* Moves frames that cannot be sent behind the others and returns the number of the others. */
+/* Moves frames that cannot be sent behind the others, in order, and returns the number of the others. */
 static uint16_t prepare(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count, bool chains)
 {
+	const uint16_t all = count;
 	uint16_t good = 0;
 
 	while (good < count) {
@@ -57,8 +58,9 @@ static uint16_t prepare(uint16_t port, uint16_t queue, struct rte_mbuf **frames,
 				good = i;
 		if (good < count) {
 			refused = frames[good];
-			memmove(frames + good, frames + good + 1, (count - good - 1) * sizeof(*frames));
-			frames[--count] = refused;
+			memmove(frames + good, frames + good + 1, (all - good - 1) * sizeof(*frames));
+			frames[all - 1] = refused;
+			count--;
 		}
 	}
 	return good;
