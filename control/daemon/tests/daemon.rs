@@ -2,106 +2,18 @@
 //! see the system tests.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "these are tests")]
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+mod process;
+
+use std::path::Path;
 
 use culvert_api::v1;
-use culvert_api::v1::culvert_client::CulvertClient;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint};
-
-/// A folder with a configuration. It starts with a network, blue, and a control socket in the folder.
-struct Setup {
-    folder: tempfile::TempDir,
-    config: String,
-}
-
-impl Setup {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let core = culvertd::config::Machine::read().unwrap().cores.first().copied().unwrap();
-        let config = format!(
-            "[daemon]\ncontrol_socket = \"{path}/c.sock\"\nstate_dir = \"{path}/state\"\n[datapath]\nworker_cores = [{core}]\nmemory_mb = 64\nhugepages = \
-             \"never\"\n[[network]]\nname = \"blue\"\n",
-            path = folder.path().display()
-        );
-        Self { folder, config }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Adds a port in blue with further `lines`.
-    fn port(mut self, name: &str, lines: &str) -> Self {
-        self.config.push_str(&format!("[[port]]\nname = \"{name}\"\nnetwork = \"blue\"\n{lines}\n"));
-        self
-    }
-
-    /// Starts culvertd and returns when it is ready, or has ended.
-    fn start(&self) -> Running {
-        let file = self.path("c.toml");
-        std::fs::write(&file, &self.config).unwrap();
-        let mut child = culvertd(&file).stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = String::new();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        while !log.contains("culvertd is ready") && stderr.read_line(&mut log).unwrap() > 0 {}
-        // Goes on reading, so that culvertd can go on writing.
-        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-        Running { child, log, socket: self.path("c.sock") }
-    }
-}
-
-fn culvertd(config: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_culvertd"));
-    command.arg("--config").arg(config).stdin(Stdio::null());
-    command
-}
-
-/// A culvertd, killed when this is dropped.
-struct Running {
-    child: Child,
-    /// What it logged until it was ready.
-    log: String,
-    socket: PathBuf,
-}
-
-impl Running {
-    async fn client(&self) -> CulvertClient<Channel> {
-        let path = self.socket.clone();
-        let connect = move |_| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        };
-        let endpoint = Endpoint::from_static("http://culvertd");
-        let channel = endpoint.connect_with_connector(tower::service_fn(connect)).await;
-        CulvertClient::new(channel.unwrap_or_else(|error| panic!("{error}; {}", self.log)))
-    }
-
-    /// Sends a signal; returns the exit code.
-    fn end(&mut self, signal: &str) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use process::{Setup, culvertd};
 
 #[tokio::test]
 async fn it_starts_answers_and_stops() {
     for signal in ["TERM", "INT"] {
-        let setup = Setup::new().port("vm-a", "socket = \"SOCKET\"");
-        let socket = setup.path("ports/vm-a/vhost.sock");
-        let setup = Setup { config: setup.config.replace("SOCKET", socket.to_str().unwrap()), ..setup };
+        let setup = Setup::new().guest("vm-a", "");
+        let socket = setup.socket("vm-a");
         let mut culvertd = setup.start();
         let status = culvertd.client().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
         assert_eq!(status.pid, culvertd.child.id());
@@ -231,8 +143,7 @@ fn after_a_kill_the_next_one_starts() {
 #[test]
 fn mistakes_in_the_configuration_are_exit_code_64() {
     let setup = Setup::new().port("A", "mtuu = 1");
-    let file = setup.path("c.toml");
-    std::fs::write(&file, &setup.config).unwrap();
+    let file = setup.write();
     for further in [&[][..], &["--check"]] {
         let output = culvertd(&file).args(further).output().unwrap();
         assert_eq!(output.status.code(), Some(64));
@@ -253,7 +164,7 @@ fn mistakes_in_the_configuration_are_exit_code_64() {
 #[test]
 fn a_configuration_without_mistakes_is_told() {
     let setup = Setup::new().port("a", "device = \"net_null0\"");
-    std::fs::write(setup.path("c.toml"), &setup.config).unwrap();
+    setup.write();
     let output = culvertd(&setup.path("c.toml")).arg("--check").output().unwrap();
     assert!(output.status.success());
     let expected = format!("{}: no mistakes; networks: 1, ports: 1, mirrors: 0\n", setup.path("c.toml").display());
@@ -263,7 +174,7 @@ fn a_configuration_without_mistakes_is_told() {
 #[test]
 fn a_wrong_log_level_is_told() {
     let setup = Setup::new();
-    std::fs::write(setup.path("c.toml"), &setup.config).unwrap();
+    setup.write();
     let output = culvertd(&setup.path("c.toml")).args(["--log-level", "culvertd=loud"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr);

@@ -500,6 +500,7 @@ impl Datapath {
             std::thread::sleep(Duration::from_micros(20));
         }
         // Nobody runs an older plan: free those, and what was stopped with them, here and not in a worker.
+        plan.free_left();
         state.plans.retain(|plan| plan.generation == generation);
         state.stuck.clear();
         Ok(())

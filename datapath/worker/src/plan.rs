@@ -32,4 +32,9 @@ impl Plan {
             inputs.clear();
         }
     }
+
+    /// Frees the inputs of earlier plans that workers have left here; to be called when all have taken up this one.
+    pub fn free_left(&self) {
+        self.inputs.iter().for_each(|inputs| inputs.lock().unwrap_or_else(PoisonError::into_inner).clear());
+    }
 }

@@ -1,0 +1,113 @@
+//! A culvertd of a test's own, in a folder of its own.
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use culvert_api::v1::culvert_client::CulvertClient;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+
+/// A folder with a configuration. It starts with a network, blue, and a control socket in the folder.
+pub struct Setup {
+    folder: tempfile::TempDir,
+    /// The text of the configuration.
+    pub config: String,
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let core = culvertd::config::Machine::read().unwrap().cores.first().copied().unwrap();
+        let config = format!(
+            "[daemon]\ncontrol_socket = \"{path}/c.sock\"\nstate_dir = \"{path}/state\"\n[datapath]\nworker_cores = [{core}]\nmemory_mb = 64\nhugepages = \
+             \"never\"\n[[network]]\nname = \"blue\"\n",
+            path = folder.path().display()
+        );
+        Self { folder, config }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Adds a port in blue with further `lines`.
+    pub fn port(mut self, name: &str, lines: &str) -> Self {
+        self.config.push_str(&format!("[[port]]\nname = \"{name}\"\nnetwork = \"blue\"\n{lines}\n"));
+        self
+    }
+
+    /// Adds a guest's port in blue, with its socket in the folder and further `lines`.
+    pub fn guest(self, name: &str, lines: &str) -> Self {
+        let socket = self.socket(name);
+        self.port(name, &format!("socket = \"{}\"\n{lines}", socket.display()))
+    }
+
+    /// The socket of a guest's port.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.path("ports").join(name).join("vhost.sock")
+    }
+
+    /// Writes the configuration file.
+    pub fn write(&self) -> PathBuf {
+        let file = self.path("c.toml");
+        std::fs::write(&file, &self.config).unwrap();
+        file
+    }
+
+    /// Starts culvertd and returns when it is ready, or has ended.
+    pub fn start(&self) -> Running {
+        let file = self.write();
+        let mut child = culvertd(&file).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        while !log.contains("culvertd is ready") && stderr.read_line(&mut log).unwrap() > 0 {}
+        // Goes on reading, so that culvertd can go on writing.
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        Running { child, log, socket: self.path("c.sock") }
+    }
+}
+
+pub fn culvertd(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_culvertd"));
+    command.arg("--config").arg(config).stdin(Stdio::null());
+    command
+}
+
+/// A culvertd, killed when this is dropped.
+pub struct Running {
+    pub child: Child,
+    /// What it logged until it was ready.
+    pub log: String,
+    pub socket: PathBuf,
+}
+
+impl Running {
+    pub async fn client(&self) -> CulvertClient<Channel> {
+        let path = self.socket.clone();
+        let connect = move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        };
+        let endpoint = Endpoint::from_static("http://culvertd");
+        let channel = endpoint.connect_with_connector(tower::service_fn(connect)).await;
+        CulvertClient::new(channel.unwrap_or_else(|error| panic!("{error}; {}", self.log)))
+    }
+
+    /// Sends a signal; returns the exit code.
+    pub fn end(&mut self, signal: &str) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
