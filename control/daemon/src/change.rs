@@ -136,7 +136,10 @@ fn add(
             Origin::File { line } => format!("change it in {file}:{line} and run `culvertctl reload`"),
             Origin::Client => format!("use `culvertctl {kind} set {name}`"),
         };
-        let differences = differences.join(" and ");
+        let differences = match differences.as_slice() {
+            [others @ .., last] if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+            one => one.concat(),
+        };
         return Err(Refusal::Exists(format!("there is a {kind} {name} with another {differences}; {remedy}")));
     }
     let (count, most) = match kind {

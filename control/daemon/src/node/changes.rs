@@ -5,9 +5,11 @@
 //! again by [`upkeep`](super::upkeep).
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use culvert_api::v1;
+use culvert_frame::MacAddress;
 
 use super::live::LiveNode;
 use super::ports::{Opened, Opener, Port};
@@ -74,11 +76,19 @@ impl LiveNode {
                 }
             }
         }
+        self.unsettled.store(!done.failed.is_empty(), Ordering::Relaxed);
         if !done.actions.is_empty() {
             links::follow(self);
             self.set_mac_filters();
         }
         done
+    }
+
+    /// Tries again what could not be brought about. To be called by whoever holds the journal's lock.
+    pub(super) fn settle(&self) {
+        if self.unsettled.load(Ordering::Relaxed) {
+            self.bring_about();
+        }
     }
 
     /// Opens ports that could not be opened: those whose time has come by `due`, or all. Returns what was done.
@@ -208,23 +218,23 @@ impl LiveNode {
 
     /// Tells NICs that take not all frames for whom they are: the guests of their network that have a `mac`.
     fn set_mac_filters(&self) {
-        let running = self.running();
-        for port in &running.ports {
+        let mut running = self.running();
+        let guests: Vec<_> = running.ports.iter().filter_map(|port| station(&port.config)).collect();
+        for port in &mut running.ports {
             let (Opened::Nic(_, nic), Attachment::Nic { promiscuous: false, .. }) =
-                (&port.opened, &port.config.attachment)
+                (&mut port.opened, &port.config.attachment)
             else {
                 continue;
             };
-            let neighbours = running.ports.iter().filter(|other| other.config.network == port.config.network);
-            let addresses: Vec<_> = neighbours
-                .filter_map(|other| match &other.config.attachment {
-                    Attachment::Guest { mac, .. } => mac.map(|mac| mac.0),
-                    Attachment::Nic { .. } => None,
-                })
-                .collect();
-            if let Err(error) = nic.set_mac_filter(&addresses) {
+            let neighbours = guests.iter().filter(|(network, _)| *network == port.config.network);
+            let addresses: Vec<_> = neighbours.map(|(_, mac)| mac.0).collect();
+            if nic.filter == addresses {
+                continue;
+            }
+            if let Err(error) = nic.device.set_mac_filter(&addresses) {
                 tracing::error!(port = port.config.name.as_str(), "guests may miss frames: {error}");
             }
+            nic.filter = addresses;
         }
     }
 
@@ -262,5 +272,13 @@ impl fmt::Display for Action {
             Self::AddPort(port) => write!(f, "open port {}", port.name),
             Self::AddMirror(mirror) => write!(f, "add mirror {}", mirror.name),
         }
+    }
+}
+
+/// The network and the address of a guest that has one address.
+fn station(port: &crate::config::Port) -> Option<(Name, MacAddress)> {
+    match &port.attachment {
+        Attachment::Guest { mac, .. } => Some((port.network.clone(), (*mac)?)),
+        Attachment::Nic { .. } => None,
     }
 }

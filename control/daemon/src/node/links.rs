@@ -17,7 +17,7 @@ pub fn follow(node: &LiveNode) {
             Opened::Nic(_, nic) => Some((port.config.name.clone(), nic)),
             Opened::Guest { .. } | Opened::Failed(_) => None,
         })
-        .map(|(name, nic)| (name, nic.link().up))
+        .map(|(name, nic)| (name, nic.device.link().up))
         .collect();
     for port in &mut running.ports {
         let Opened::Guest { id, suspended } = &mut port.opened else { continue };

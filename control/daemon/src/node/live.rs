@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
@@ -41,6 +42,8 @@ pub struct LiveNode {
     pub(super) eal: Arc<Eal>,
     wanted: Mutex<Arc<Objects>>,
     journal: Mutex<Keeper>,
+    /// Whether something that is wanted could not be brought about yet.
+    pub(super) unsettled: AtomicBool,
     captures: Arc<Semaphore>,
     pub(super) config_file: PathBuf,
     pub(super) machine: Machine,
@@ -128,6 +131,7 @@ impl LiveNode {
             eal,
             wanted: Mutex::new(Arc::new(wanted)),
             journal: Mutex::new(keeper),
+            unsettled: AtomicBool::new(false),
             captures: Arc::new(Semaphore::new(MAX_CAPTURES)),
             config_file: config_file.to_owned(),
             machine,
@@ -386,7 +390,7 @@ impl Node for LiveNode {
         let running = self.running();
         let stats = running.totals(&self.datapath).map(|(port, totals)| {
             let nic = match &port.opened {
-                Opened::Nic(_, nic) => nic.statistics(),
+                Opened::Nic(_, nic) => nic.device.statistics(),
                 Opened::Guest { .. } | Opened::Failed(_) => culvert_nic::Statistics::default(),
             };
             v1::PortStats {

@@ -46,9 +46,18 @@ pub enum Opened {
         suspended: bool,
     },
     /// Its device runs.
-    Nic(PortId, culvert_nic::Port),
+    Nic(PortId, Box<Nic>),
     /// It could not be opened.
     Failed(Failure),
+}
+
+/// An open device.
+#[derive(Debug)]
+pub struct Nic {
+    /// The device.
+    pub device: culvert_nic::Port,
+    /// The addresses that it was last told to take frames for, besides its own.
+    pub filter: Vec<[u8; 6]>,
 }
 
 /// Why a port could not be opened, and when it is tried again.
@@ -122,7 +131,7 @@ impl Opener<'_> {
             .map_err(|error| anyhow::anyhow!("{device}: {}; {}", error.reason, error.remedy))?;
         let queues = nic.take_queues();
         let id = rules::add_nic_port(self.datapath, network, config, nic.mtu(), queues, self.pool.clone())?;
-        Ok(Opened::Nic(id, nic))
+        Ok(Opened::Nic(id, Box::new(Nic { device: nic, filter: Vec::new() })))
     }
 }
 

@@ -20,7 +20,7 @@ pub fn start(end: Receiver<()>, node: Weak<LiveNode>) -> io::Result<JoinHandle<(
             let Some(node) = node.upgrade() else { return };
             // While a client's change is under way the next turn will do.
             let Some(journal) = node.try_journal() else { continue };
-            node.bring_about();
+            node.settle();
             node.retry_failed_ports(Some(Instant::now()));
             drop(journal);
         }

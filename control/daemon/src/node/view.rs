@@ -47,7 +47,7 @@ pub fn port(object: &Object<Config>, running: Option<&Port>, datapath: &Datapath
             let state = match running.map(|port| &port.opened) {
                 None | Some(Opened::Guest { .. }) => opening,
                 Some(Opened::Failed(failure)) => (v1::PortState::Failed, failure.reason.clone()),
-                Some(Opened::Nic(_, open)) => (nic_state(open, &mut nic), String::new()),
+                Some(Opened::Nic(_, open)) => (nic_state(&open.device, &mut nic), String::new()),
             };
             (state, v1::port::Attachment::Nic(nic))
         }

@@ -119,10 +119,10 @@ fn an_object_of_the_file_is_changed_in_the_file() {
     let same = [("network", "\"blue\""), ("socket", "\"/a\""), ("vlan", "10")];
     assert!(!outcome(&start(), &add(Kind::Port, "vm-a", &same)).unwrap().changed);
     assert_eq!(
-        refused(&start(), &add(Kind::Port, "vm-a", &[("network", "\"blue\""), ("socket", "\"/a\""), ("mtu", "68")])),
+        refused(&start(), &add(Kind::Port, "vm-a", &[("network", "\"blue\""), ("socket", "\"/a\""), ("mtu", "68"), ("isolated", "true")])),
         (
             "exists",
-            "there is a port vm-a with another mtu and vlan; change it in f.toml:4 and run `culvertctl reload`"
+            "there is a port vm-a with another isolated, mtu and vlan; change it in f.toml:4 and run `culvertctl reload`"
                 .to_owned()
         )
     );
