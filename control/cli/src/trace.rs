@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::arguments::{Format, TraceWish};
 use crate::client::{Client, refusal};
 use crate::frame_text::summary;
+use crate::output::present;
 use crate::pcap_file::{Frame, Frames};
 
 #[derive(Serialize)]
@@ -16,19 +17,24 @@ struct Trace {
     frame: u64,
     length: usize,
     steps: Vec<Step>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
     fates: Vec<Fate>,
 }
 
 #[derive(Serialize)]
 struct Step {
     what: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     why: String,
 }
 
 #[derive(Serialize)]
 struct Fate {
     port: String,
-    outcome: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dropped: Option<String>,
+    copy: bool,
 }
 
 /// Traces one frame, or all of a file: a block of text for each, or a line of JSON.
@@ -58,12 +64,16 @@ async fn trace(client: &mut Client, port: &str, number: u64, frame: Frame, forma
     let Frame { data, missing } = frame;
     let (length, head) = (data.len(), summary(&data, u32::try_from(data.len()).unwrap_or(u32::MAX)));
     let answer = client.trace(v1::TraceRequest { port: port.to_owned(), frame: data }).await;
-    let v1::TraceResponse { steps, fates } = answer.map_err(|status| refusal(&status))?.into_inner();
+    let v1::TraceResponse { steps, fates, refused } = answer.map_err(|status| refusal(&status))?.into_inner();
     let steps: Vec<_> = steps.into_iter().map(|step| Step { what: step.what, why: step.why }).collect();
-    let fates: Vec<_> = fates.into_iter().map(|fate| Fate { port: fate.port, outcome: fate.outcome }).collect();
+    let fates: Vec<_> = fates
+        .into_iter()
+        .map(|fate| Fate { port: fate.port, dropped: present(fate.dropped), copy: fate.copy })
+        .collect();
     let mut stdout = io::stdout().lock();
     if format == Format::Json {
-        writeln!(stdout, "{}", serde_json::to_string(&Trace { frame: number, length, steps, fates })?)?;
+        let trace = Trace { frame: number, length, steps, refused: present(refused), fates };
+        writeln!(stdout, "{}", serde_json::to_string(&trace)?)?;
         return Ok(());
     }
     if number > 1 {
@@ -73,11 +83,13 @@ async fn trace(client: &mut Client, port: &str, number: u64, frame: Frame, forma
     if missing > 0 {
         writeln!(stdout, "  (its last {missing} bytes are not in the file and taken as zeros)")?;
     }
-    for step in steps {
-        writeln!(stdout, "  {}: {}", step.what, step.why)?;
-    }
-    for fate in fates {
-        writeln!(stdout, "  -> {}: {}", fate.port, fate.outcome)?;
+    // What becomes of it is among the steps as well.
+    for Step { what, why } in steps {
+        if why.is_empty() {
+            writeln!(stdout, "  {what}")?;
+        } else {
+            writeln!(stdout, "  {what}: {why}")?;
+        }
     }
     Ok(())
 }

@@ -103,6 +103,7 @@ impl Culvert for Answers {
             mac: mac.to_owned(),
             port: port.to_owned(),
             age_seconds,
+            vlan: if port == "vm-a" { 10 } else { 0 },
         };
         let macs = vec![mac("02:00:00:00:00:0b", "uplink0", Some(75)), mac("02:00:00:00:00:0a", "vm-a", None)];
         Ok(Response::new(v1::ListMacsResponse { macs }))
@@ -251,9 +252,15 @@ impl Culvert for Answers {
         let v1::TraceRequest { port, frame } = request.into_inner();
         check(&port)?;
         let step = |what: &str, why: &str| v1::TraceStep { what: what.to_owned(), why: why.to_owned() };
-        let steps = vec![step("check the source", "it may be anything"), step("flood", "the destination is a group")];
-        let fate = v1::TraceFate { port: "vm-b".to_owned(), outcome: format!("{} bytes sent", frame.len()) };
-        Ok(Response::new(v1::TraceResponse { steps, fates: vec![fate] }))
+        let leaves = format!("leaves at vm-b, {} bytes", frame.len());
+        let steps = vec![step("goes to all ports of its VLAN", "it is for all"), step(&leaves, "")];
+        let fate = |port: &str, dropped: &str, copy| v1::TraceFate {
+            port: port.to_owned(),
+            dropped: dropped.to_owned(),
+            copy,
+        };
+        let fates = vec![fate("vm-b", "", false), fate("uplink0", "too-long", true)];
+        Ok(Response::new(v1::TraceResponse { steps, fates, refused: String::new() }))
     }
 }
 

@@ -236,15 +236,20 @@ async fn a_trace_is_told_in_words() {
         printed(&["trace", "vm-a", frame]).await,
         "\
 frame 1 from vm-a: 02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff 0806 len 16
-  check the source: it may be anything
-  flood: the destination is a group
-  -> vm-b: 16 bytes sent
+  goes to all ports of its VLAN: it is for all
+  leaves at vm-b, 16 bytes
 "
     );
     let trace = printed_json(&["trace", "vm-a", frame]).await;
     assert_eq!(trace["frame"], 1);
-    assert_eq!(trace["steps"][1], json!({"what": "flood", "why": "the destination is a group"}));
-    assert_eq!(trace["fates"], json!([{"port": "vm-b", "outcome": "16 bytes sent"}]));
+    let steps = [
+        json!({"what": "goes to all ports of its VLAN", "why": "it is for all"}),
+        json!({"what": "leaves at vm-b, 16 bytes"}),
+    ];
+    assert_eq!(trace["steps"], json!(steps));
+    let fates =
+        [json!({"port": "vm-b", "copy": false}), json!({"port": "uplink0", "dropped": "too-long", "copy": true})];
+    assert_eq!((&trace["fates"], &trace["refused"]), (&json!(fates), &Value::Null));
 }
 
 /// A capture of culvertctl's own.
@@ -259,9 +264,8 @@ async fn the_frames_of_a_file_are_traced() {
     let text = String::from_utf8(traced.stdout).unwrap();
     let block = "from vm-a: 02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff 0806 len 42
   (its last 26 bytes are not in the file and taken as zeros)
-  check the source: it may be anything
-  flood: the destination is a group
-  -> vm-b: 42 bytes sent
+  goes to all ports of its VLAN: it is for all
+  leaves at vm-b, 42 bytes
 ";
     assert_eq!(text, format!("frame 1 {block}\nframe 2 {block}"));
     let lines = output(culvertctl(&fake.socket(), &["trace", "vm-a", "--from-pcap", path, "-o", "json"])).await;
@@ -279,13 +283,13 @@ async fn macs_are_sorted() {
     assert_eq!(
         printed(&["mac", "list"]).await,
         "\
-NETWORK  MAC                PORT       AGE
-blue     02:00:00:00:00:0a  vm-a     bound
-blue     02:00:00:00:00:0b  uplink0  1m15s
+NETWORK  VLAN  MAC                PORT       AGE
+blue        -  02:00:00:00:00:0b  uplink0  1m15s
+blue       10  02:00:00:00:00:0a  vm-a     bound
 "
     );
-    let mac = json!({"network": "blue", "mac": "02:00:00:00:00:0a", "port": "vm-a", "age_seconds": null});
-    assert_eq!(printed_json(&["mac", "list", "--network", "blue"]).await[0], mac);
+    let mac = json!({"network": "blue", "vlan": 10, "mac": "02:00:00:00:00:0a", "port": "vm-a", "age_seconds": null});
+    assert_eq!(printed_json(&["mac", "list", "--network", "blue"]).await[1], mac);
 }
 
 #[tokio::test]

@@ -381,6 +381,7 @@ impl Node for LiveNode {
                 mac: entry.address.to_string(),
                 port: running.name(entry.port).to_owned(),
                 age_seconds: entry.age_seconds.map(u64::from),
+                vlan: 0,
             })
         });
         macs.collect()

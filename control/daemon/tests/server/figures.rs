@@ -119,7 +119,7 @@ impl Node for Figures {
     }
 
     fn trace(&self, request: &v1::TraceRequest) -> Option<v1::TraceResponse> {
-        let fate = v1::TraceFate { port: "vm-b".to_owned(), outcome: format!("{} bytes sent", request.frame.len()) };
-        (request.port == "vm-a").then(|| v1::TraceResponse { steps: Vec::new(), fates: vec![fate] })
+        let refused = format!("{} bytes", request.frame.len());
+        (request.port == "vm-a").then(|| v1::TraceResponse { refused, ..v1::TraceResponse::default() })
     }
 }

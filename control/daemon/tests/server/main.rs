@@ -322,7 +322,7 @@ async fn a_trace_needs_an_open_port_and_a_frame_that_can_be() {
     let mut client = server.client().await;
     let request = |port: &str, length| v1::TraceRequest { port: port.to_owned(), frame: vec![0; length] };
     let answer = client.trace(request("vm-a", 42)).await.unwrap().into_inner();
-    assert_eq!(answer.fates[0].outcome, "42 bytes sent");
+    assert_eq!(answer.refused, "42 bytes");
     for (port, length, code, message) in [
         ("", 42, Code::InvalidArgument, "port is empty; name the port that the frame comes from"),
         ("vm-z", 42, Code::NotFound, "there is no port vm-z; `culvertctl port list` shows the ports"),
