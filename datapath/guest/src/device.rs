@@ -31,6 +31,8 @@ pub struct DeviceConfig {
     pub mtu: u16,
     /// The guest's MAC address, if the port prescribes one.
     pub mac: Option<MacAddress>,
+    /// Whether frames may pass with checksums to be completed and to be segmented.
+    pub offloads: bool,
 }
 
 impl DeviceConfig {
@@ -41,9 +43,13 @@ impl DeviceConfig {
             | features::NET_MRG_RXBUF
             | features::INDIRECT_DESC
             | features::EVENT_IDX
+            | features::IN_ORDER
             | features::ANY_LAYOUT
             | features::NET_MTU
             | features::PROTOCOL_FEATURES;
+        if self.offloads {
+            bits |= features::NET_OFFLOADS;
+        }
         if self.mac.is_some() {
             bits |= features::NET_MAC;
         }
@@ -526,7 +532,7 @@ mod tests {
     use crate::memory::Region;
     use rustix::fs::MemfdFlags;
 
-    const CONFIG: DeviceConfig = DeviceConfig { queue_pairs: 1, mtu: 1500, mac: None };
+    const CONFIG: DeviceConfig = DeviceConfig { queue_pairs: 1, mtu: 1500, mac: None, offloads: true };
 
     fn memory(user_address: u64) -> Arc<Memory> {
         let size = 0x1_0000;

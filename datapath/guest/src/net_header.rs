@@ -1,5 +1,7 @@
 //! The virtio-net header before each frame in a guest's buffers (virtio 1.3, section 5.1.6).
 
+use culvert_frame::{OffloadFields, OffloadRequest};
+
 use crate::features;
 
 /// Longest form of the header: with `num_buffers`.
@@ -54,17 +56,37 @@ impl NetHeader {
         [self.flags, self.gso_type, h0, h1, g0, g1, s0, s1, o0, o1, n0, n1]
     }
 
-    /// Whether the sender asks for a checksum or for segmentation.
+    /// What the sender leaves to us, unchecked.
     #[inline]
-    pub const fn asks_for_offload(&self) -> bool {
-        self.flags & NEEDS_CSUM != 0 || self.gso_type != GSO_NONE
+    pub const fn request(&self) -> OffloadRequest {
+        OffloadRequest {
+            needs_checksum: self.flags & NEEDS_CSUM != 0,
+            gso_type: self.gso_type,
+            gso_size: self.gso_size,
+            checksum_start: self.csum_start,
+            checksum_offset: self.csum_offset,
+        }
+    }
+
+    /// The header for a receiver that takes these offloads.
+    #[inline]
+    pub const fn of(fields: &OffloadFields) -> Self {
+        let OffloadFields { request, data_valid, header_bytes } = fields;
+        Self {
+            flags: if request.needs_checksum { NEEDS_CSUM } else { 0 } | if *data_valid { DATA_VALID } else { 0 },
+            gso_type: request.gso_type,
+            hdr_len: *header_bytes,
+            gso_size: request.gso_size,
+            csum_start: request.checksum_start,
+            csum_offset: request.checksum_offset,
+        }
     }
 }
 
 /// `flags`: the checksum at `csum_start` + `csum_offset` is to be completed.
 pub const NEEDS_CSUM: u8 = 1;
-/// `gso_type`: not to be segmented.
-pub const GSO_NONE: u8 = 0;
+/// `flags`: the checksums of the frame were checked.
+pub const DATA_VALID: u8 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -89,7 +111,16 @@ mod tests {
         };
         assert_eq!(NetHeader::parse(&header.to_bytes(9)), Some(header));
         assert_eq!(NetHeader::parse(&header.to_bytes(9)[..9]), None);
-        assert!(header.asks_for_offload());
-        assert!(!NetHeader { flags: 2, ..NetHeader::default() }.asks_for_offload());
+    }
+
+    #[test]
+    fn a_request_is_what_a_receiver_is_told() {
+        let header =
+            NetHeader { flags: 1, gso_type: 0x81, hdr_len: 54, gso_size: 1448, csum_start: 34, csum_offset: 16 };
+        let fields = OffloadFields { request: header.request(), data_valid: false, header_bytes: 54 };
+        assert_eq!(NetHeader::of(&fields), header);
+        assert!(NetHeader { flags: DATA_VALID, ..NetHeader::default() }.request().is_none());
+        let valid = OffloadFields { data_valid: true, ..OffloadFields::default() };
+        assert_eq!(NetHeader::of(&valid).flags, DATA_VALID);
     }
 }

@@ -8,6 +8,8 @@
 
 use std::sync::Arc;
 
+use culvert_frame::Offloads;
+
 use crate::call::Call;
 use crate::chain::{self, Access};
 use crate::features;
@@ -23,6 +25,7 @@ pub struct ReceiveQueue {
     ring: SplitRing,
     header_bytes: usize,
     mergeable: bool,
+    takes: Offloads,
     /// Chains that were filled since the last publication.
     taken: u16,
     region: usize,
@@ -68,6 +71,7 @@ impl ReceiveQueue {
             ring,
             header_bytes: header_bytes(features),
             mergeable: features & features::NET_MRG_RXBUF != 0,
+            takes: features::taken(features),
             taken: 0,
             region: 0,
             rooms: Vec::with_capacity(size),
@@ -117,6 +121,12 @@ impl ReceiveQueue {
     pub fn publish(&mut self) {
         self.ring.publish(self.taken);
         self.taken = 0;
+    }
+
+    /// Which frames the guest takes whose checksum or segmentation was left undone.
+    #[inline]
+    pub const fn takes(&self) -> Offloads {
+        self.takes
     }
 
     /// Where the ring stands.

@@ -8,10 +8,11 @@
 
 use std::sync::Arc;
 
-use culvert_frame::{DropReason, MAX_FRAME_BYTES};
+use culvert_frame::{DropReason, MAX_FRAME_BYTES, Offloads};
 
 use crate::call::Call;
 use crate::chain::{self, Access, Buffer};
+use crate::features;
 use crate::layout::{MAX_QUEUE_SIZE, RingLayout};
 use crate::memory::Memory;
 use crate::net_header::{NET_HEADER_BYTES, NetHeader, header_bytes};
@@ -31,6 +32,7 @@ const SCRATCH_BYTES: usize = NET_HEADER_BYTES + HEAD_BYTES;
 pub struct TransmitQueue {
     ring: SplitRing,
     header_bytes: usize,
+    asks: Offloads,
     /// The memory region that the last buffer was in.
     region: usize,
 }
@@ -81,6 +83,12 @@ impl<'a> Packet<'a> {
     pub fn rest(&self) -> impl Iterator<Item = Piece<'a>> + Clone + use<'a> {
         std::iter::once(self.rest).chain(self.more.iter().copied())
     }
+
+    /// What follows the head: the first piece, and those behind it.
+    #[inline]
+    pub const fn pieces(&self) -> (Piece<'a>, &'a [Piece<'a>]) {
+        (self.rest, self.more)
+    }
 }
 
 /// A burst of frames, borrowed from the guest until dropped.
@@ -88,6 +96,7 @@ impl<'a> Packet<'a> {
 pub struct Received<'q> {
     ring: &'q mut SplitRing,
     header_bytes: usize,
+    asks: Offloads,
     burst: &'q mut TransmitBurst,
 }
 
@@ -99,7 +108,7 @@ impl TransmitQueue {
     pub fn new(memory: Arc<Memory>, layout: &RingLayout, features: u64, call: Arc<Call>) -> Result<Self, StartError> {
         let ring = SplitRing::new(memory, layout, features, call)?;
         ring.disable_kick();
-        Ok(Self { ring, header_bytes: header_bytes(features), region: 0 })
+        Ok(Self { ring, header_bytes: header_bytes(features), asks: features::asked(features), region: 0 })
     }
 
     /// Takes up to [`BURST`] chains.
@@ -120,7 +129,7 @@ impl TransmitQueue {
             slot.fill(&self.ring, head, self.header_bytes, &mut self.region, &mut burst.pieces)?;
             burst.count += 1;
         }
-        Ok(Received { ring: &mut self.ring, header_bytes: self.header_bytes, burst })
+        Ok(Received { ring: &mut self.ring, header_bytes: self.header_bytes, asks: self.asks, burst })
     }
 
     /// Asks for a kick at the next frame; `true` if there is none yet, so that sleeping is safe.
@@ -169,6 +178,12 @@ impl Received<'_> {
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What the guest may leave to us.
+    #[inline]
+    pub const fn asks(&self) -> Offloads {
+        self.asks
     }
 
     /// Frame `index`, below [`Self::len`].

@@ -31,7 +31,15 @@ fn shapes() -> Vec<Shape> {
         for event_idx in [false, true] {
             for split_header in [false, true] {
                 let receive_bytes = if mergeable { 1526 } else { 70_000 };
-                shapes.push(Shape { queue_size: 128, header_bytes, mergeable, event_idx, receive_bytes, split_header, ..Shape::default() });
+                shapes.push(Shape {
+                    queue_size: 128,
+                    header_bytes,
+                    mergeable,
+                    event_idx,
+                    receive_bytes,
+                    split_header,
+                    ..Shape::default()
+                });
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Frames that have arrived, wherever they lie: in a guest's buffers, in mbufs, or made by ourselves.
 
-use culvert_frame::DropReason;
+use culvert_frame::{DropReason, Offload, OffloadRequest, Offloads, checksum};
 use culvert_guest::receive::PutError;
 use culvert_guest::transmit::HEAD_BYTES;
 use culvert_guest::{NetHeader, Packet, Piece, ReceiveQueue, Received};
-use culvert_nic::{Batch, Mbuf};
+use culvert_nic::{Batch, Mbuf, RxChecksum};
 
 /// Up to 32 frames from one port.
 #[derive(Debug)]
@@ -14,7 +14,23 @@ pub enum Burst<'a> {
     /// From a NIC. Mbufs may be taken out and handed on.
     Nic(&'a mut Batch),
     /// Frames that Culvert made itself.
-    Local(&'a [&'a [u8]]),
+    Local(&'a [LocalFrame<'a>]),
+}
+
+/// A frame that Culvert made itself.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalFrame<'a> {
+    /// All of it.
+    pub bytes: &'a [u8],
+    /// What is left to be done to it, and what of that is allowed.
+    pub request: (OffloadRequest, Offloads),
+}
+
+impl<'a> From<&'a [u8]> for LocalFrame<'a> {
+    /// A frame to which nothing is left to be done.
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { bytes, request: (OffloadRequest::default(), Offloads::NONE) }
+    }
 }
 
 /// One frame of a burst.
@@ -29,9 +45,34 @@ pub struct Frame<'a> {
 
 #[derive(Clone, Copy, Debug)]
 enum Rest<'a> {
-    Guest(Packet<'a>),
+    Guest(Packet<'a>, Offloads),
     Nic(&'a Mbuf),
-    Local(&'a [u8]),
+    Local(LocalFrame<'a>),
+}
+
+/// What takes frames, one after the other: a guest's receive queue.
+pub(crate) trait Sink {
+    /// Takes the frame of `length` bytes that is `head` and then `rest`.
+    fn put<'p>(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        length: u32,
+        rest: impl Iterator<Item = Piece<'p>>,
+    ) -> Result<(), PutError>;
+}
+
+impl Sink for ReceiveQueue {
+    #[inline]
+    fn put<'p>(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        length: u32,
+        rest: impl Iterator<Item = Piece<'p>>,
+    ) -> Result<(), PutError> {
+        Self::put(self, header, head, length, rest)
+    }
 }
 
 impl Burst<'_> {
@@ -60,21 +101,13 @@ impl Burst<'_> {
         match self {
             Self::Guest(received) => {
                 let packet = received.packet(index)?;
-                if packet.header.asks_for_offload() {
-                    return Err(DropReason::OffloadNotNegotiated);
-                }
-                Ok(Frame { head: packet.head, length: packet.length, rest: Rest::Guest(packet) })
+                Ok(Frame { head: packet.head, length: packet.length, rest: Rest::Guest(packet, received.asks()) })
             }
             Self::Nic(batch) => {
                 let mbuf = batch.get(index).ok_or(DropReason::Runt)?;
-                let first = mbuf.segments().next().unwrap_or_default();
-                Ok(Frame { head: head_of(first), length: mbuf.length(), rest: Rest::Nic(mbuf) })
+                Ok(Frame { head: head_of(mbuf.head()), length: mbuf.length(), rest: Rest::Nic(mbuf) })
             }
-            Self::Local(frames) => {
-                let bytes = frames.get(index).copied().ok_or(DropReason::Runt)?;
-                let length = u32::try_from(bytes.len()).map_err(|_| DropReason::Oversized)?;
-                Ok(Frame { head: head_of(bytes), length, rest: Rest::Local(bytes) })
-            }
+            Self::Local(frames) => Frame::local(*frames.get(index).ok_or(DropReason::Runt)?),
         }
     }
 
@@ -88,29 +121,146 @@ impl Burst<'_> {
     }
 }
 
-impl Frame<'_> {
-    /// Copies the frame into a guest's receive buffers.
+impl<'a> Frame<'a> {
+    /// A frame that Culvert made itself.
+    ///
+    /// # Errors
+    /// [`DropReason::Oversized`].
+    pub fn local(frame: LocalFrame<'a>) -> Result<Self, DropReason> {
+        let length = u32::try_from(frame.bytes.len()).map_err(|_| DropReason::Oversized)?;
+        Ok(Frame { head: head_of(frame.bytes), length, rest: Rest::Local(frame) })
+    }
+
+    /// What is left to be done to the frame, checked.
+    ///
+    /// # Errors
+    /// [`DropReason::BadOffload`], [`DropReason::OffloadNotNegotiated`].
+    #[inline]
+    pub fn offload(&self) -> Result<Offload, DropReason> {
+        match self.rest {
+            Rest::Guest(packet, allowed) => Offload::check(packet.header.request(), allowed, self.head, self.length),
+            Rest::Nic(mbuf) => Ok(match mbuf.rx_checksum() {
+                RxChecksum::Good => Offload::Valid,
+                RxChecksum::Unknown | RxChecksum::Bad => Offload::None,
+                RxChecksum::Partial => {
+                    checksum::checksum_of(self.head, self.length).map_or(Offload::None, Offload::Checksum)
+                }
+            }),
+            Rest::Local(LocalFrame { request: (request, allowed), .. }) => {
+                Offload::check(request, allowed, self.head, self.length)
+            }
+        }
+    }
+
+    /// Hands the frame to `sink` as it is, behind `header`.
     ///
     /// # Errors
     /// [`PutError`].
     #[inline]
-    pub fn put_into(&self, queue: &mut ReceiveQueue) -> Result<(), PutError> {
-        let header = NetHeader::default();
+    pub(crate) fn put_into(&self, sink: &mut impl Sink, header: &NetHeader) -> Result<(), PutError> {
+        self.put_with_head(sink, header, self.head, self.length)
+    }
+
+    /// Hands the frame to `sink` with other first bytes in place of its head; `length` is that of the result.
+    ///
+    /// # Errors
+    /// [`PutError`].
+    #[inline]
+    pub(crate) fn put_with_head(
+        &self,
+        sink: &mut impl Sink,
+        header: &NetHeader,
+        head: &[u8],
+        length: u32,
+    ) -> Result<(), PutError> {
         match self.rest {
-            Rest::Guest(packet) => queue.put(&header, self.head, self.length, packet.rest()),
-            Rest::Nic(mbuf) => queue.put(&header, self.head, self.length, after_head(mbuf.segments(), self.head.len())),
-            Rest::Local(bytes) => {
-                queue.put(&header, self.head, self.length, after_head(std::iter::once(bytes), self.head.len()))
+            Rest::Guest(packet, _) => sink.put(header, head, length, packet.rest()),
+            Rest::Nic(mbuf) => sink.put(header, head, length, after_head(mbuf.segments(), self.head.len())),
+            Rest::Local(LocalFrame { bytes, .. }) => {
+                sink.put(header, head, length, after_head(std::iter::once(bytes), self.head.len()))
             }
         }
     }
 
     /// Copies the frame into a row of buffers; returns how many bytes were written.
     pub fn copy_into<'b>(&self, buffers: impl Iterator<Item = &'b mut [u8]>) -> usize {
+        self.copy_with_head(self.head, buffers)
+    }
+
+    /// Copies the frame with other first bytes in place of its head.
+    pub(crate) fn copy_with_head<'b>(&self, head: &[u8], buffers: impl Iterator<Item = &'b mut [u8]>) -> usize {
+        let mut reader = Reader { current: Piece::from(head), rest: self.pieces() };
+        let mut written = 0;
+        // The first buffer that cannot be filled is the last one.
+        for buffer in buffers {
+            let copied = reader.read(buffer);
+            written += copied;
+            if copied < buffer.len() {
+                break;
+            }
+        }
+        written
+    }
+
+    /// Reads the frame from `offset` on, which is within its head.
+    pub(crate) fn read_from(&self, offset: usize) -> Reader<'a> {
+        Reader { current: Piece::from(self.head.get(offset..).unwrap_or_default()), rest: self.pieces() }
+    }
+
+    fn pieces(&self) -> Pieces<'a> {
         match self.rest {
-            Rest::Guest(packet) => copy_pieces(self.head, packet.rest(), buffers),
-            Rest::Nic(mbuf) => copy_pieces(self.head, after_head(mbuf.segments(), self.head.len()), buffers),
-            Rest::Local(bytes) => copy_pieces(self.head, after_head(std::iter::once(bytes), self.head.len()), buffers),
+            Rest::Guest(packet, _) => {
+                let (first, more) = packet.pieces();
+                Pieces::Guest(Some(first), more.iter())
+            }
+            Rest::Nic(mbuf) => Pieces::Nic(mbuf.segments(), self.head.len()),
+            Rest::Local(LocalFrame { bytes, .. }) => Pieces::Local(bytes.get(self.head.len()..)),
+        }
+    }
+}
+
+/// A frame's bytes, to be read from the front.
+pub(crate) struct Reader<'a> {
+    current: Piece<'a>,
+    rest: Pieces<'a>,
+}
+
+impl Reader<'_> {
+    /// Copies the next bytes, as many as there are and as `out` holds; returns how many that was.
+    pub(crate) fn read(&mut self, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        while let Some(room) = out.get_mut(done..).filter(|room| !room.is_empty()) {
+            let copied = self.current.copy_to(0, room);
+            self.current = self.current.skip(u32::try_from(copied).unwrap_or(u32::MAX));
+            done += copied;
+            if self.current.length() == 0 {
+                let Some(next) = self.rest.next() else { break };
+                self.current = next;
+            }
+        }
+        done
+    }
+}
+
+/// What follows a frame's head, piece by piece.
+enum Pieces<'a> {
+    Guest(Option<Piece<'a>>, std::slice::Iter<'a, Piece<'a>>),
+    /// The segments, the first one with the head at its start.
+    Nic(culvert_nic::Segments<'a>, usize),
+    Local(Option<&'a [u8]>),
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Piece<'a>;
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        match self {
+            Self::Guest(first, more) => first.take().or_else(|| more.next().copied()),
+            Self::Nic(segments, head) => {
+                let segment = segments.next()?;
+                Some(Piece::from(segment.get(std::mem::take(head)..).unwrap_or_default()))
+            }
+            Self::Local(bytes) => bytes.take().map(Piece::from),
         }
     }
 }
@@ -123,29 +273,4 @@ fn head_of(bytes: &[u8]) -> &[u8] {
 fn after_head<'a>(segments: impl Iterator<Item = &'a [u8]>, head: usize) -> impl Iterator<Item = Piece<'a>> {
     let skips = std::iter::once(head).chain(std::iter::repeat(0));
     segments.zip(skips).map(|(segment, skip)| Piece::from(segment.get(skip..).unwrap_or_default()))
-}
-
-fn copy_pieces<'a, 'b>(
-    head: &[u8],
-    rest: impl Iterator<Item = Piece<'a>>,
-    mut buffers: impl Iterator<Item = &'b mut [u8]>,
-) -> usize {
-    let mut room: &mut [u8] = buffers.next().unwrap_or_default();
-    let mut written = 0;
-    let mut pour = |piece: Piece<'_>| {
-        let mut offset = 0;
-        while offset < piece.length() {
-            if room.is_empty() {
-                let Some(next) = buffers.next() else { return };
-                room = next;
-            }
-            let copied = piece.copy_to(offset, room);
-            room = std::mem::take(&mut room).get_mut(copied..).unwrap_or_default();
-            written += copied;
-            offset = offset.saturating_add(u32::try_from(copied).unwrap_or(u32::MAX));
-        }
-    };
-    pour(Piece::from(head));
-    rest.for_each(pour);
-    written
 }

@@ -1,9 +1,12 @@
 //! Frames between ports: who may receive a frame, and how it gets there.
 //!
-//! - [`port`]: what a port is to the switch: a closed enum of ways out, and the limits that hold for it;
-//! - [`network`]: a learning bridge: its ports and its [`mac_table`];
+//! - [`port`]: what a port is to the switch: a closed enum of ways out, and the rules that hold for it;
+//! - [`vlan`], [`guard`], [`limits`]: what the rules say about VLANs, sources, and floods;
+//! - [`network`]: a learning bridge: its ports, its [`mac_table`], and who listens to which multicast group ([`groups`],
+//!   learned by [`snoop`]);
 //! - [`burst`]: frames that have arrived, wherever they lie;
-//! - [`forward`]: the way of a burst: check, learn, look up, group by destination, deliver;
+//! - [`forward`]: the way of a burst: [`ingress`] decides where each frame goes, [`egress`] how it leaves;
+//! - [`trace`]: the same decisions, told instead of carried out;
 //! - [`counters`]: what happened to each frame, by port; [`tap`]: copies of frames for whoever captures.
 //!
 //! Nothing here allocates, locks (receive queues apart) or makes a system call for a frame, and nothing knows of threads
@@ -12,11 +15,13 @@
 
 pub mod burst;
 pub mod counters;
+pub mod egress;
 pub mod forward;
 #[cfg(test)]
 mod golden;
 pub mod groups;
 pub mod guard;
+pub mod ingress;
 mod ip;
 pub mod limits;
 pub mod mac_table;
@@ -24,11 +29,14 @@ pub mod network;
 pub mod port;
 pub mod snoop;
 pub mod tap;
+pub mod trace;
+pub mod vlan;
 
 pub use burst::Burst;
 pub use counters::{PortCounters, PortTotals};
 pub use forward::Forwarder;
 pub use mac_table::MacTable;
-pub use network::{Network, Topology};
-pub use port::{Egress, Port, PortId};
+pub use network::{Bridge, Network, NetworkId, Topology};
+pub use port::{Egress, Port, PortId, Rules};
 pub use tap::Tap;
+pub use vlan::{VlanSet, Vlans};

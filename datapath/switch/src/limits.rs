@@ -60,6 +60,17 @@ impl Limiter {
     }
 }
 
+impl Limiter {
+    /// Whether [`Self::take`] would let one more frame pass.
+    pub fn would_take(&self, kind: Flooded, now: Duration) -> bool {
+        let bucket = match kind {
+            Flooded::Broadcast => &self.broadcast,
+            Flooded::Unknown => &self.unknown,
+        };
+        bucket.as_ref().is_none_or(|bucket| bucket.spent(bucket.passed.load(Ordering::Relaxed), now).is_some())
+    }
+}
+
 /// Frames that a bucket of a low limit holds: what a guest sends at once when its link comes up (ARP, DHCP, router
 /// solicitations, reports of groups) does not meet the limit.
 const LEAST_DEPTH: u64 = 32;
@@ -77,20 +88,24 @@ impl Bucket {
 
     #[inline]
     fn take(&self, now: Duration) -> bool {
-        let depth = if self.per_second == 0 { 0 } else { u64::from(self.per_second).max(LEAST_DEPTH) };
-        let earned = self.earned(now);
         let mut passed = self.passed.load(Ordering::Relaxed);
         loop {
-            let spent = passed.max(earned);
-            if spent >= earned.saturating_add(depth) {
-                return false;
-            }
+            let Some(spent) = self.spent(passed, now) else { return false };
             match self.passed.compare_exchange_weak(passed, spent + 1, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return true,
                 // Another worker has taken one: that many workers are the bound of these rounds.
                 Err(current) => passed = current,
             }
         }
+    }
+
+    /// What `passed` counts as now; `None` when nothing more may pass.
+    #[inline]
+    fn spent(&self, passed: u64, now: Duration) -> Option<u64> {
+        let depth = if self.per_second == 0 { 0 } else { u64::from(self.per_second).max(LEAST_DEPTH) };
+        let earned = self.earned(now);
+        let spent = passed.max(earned);
+        (spent < earned.saturating_add(depth)).then_some(spent)
     }
 
     /// Frames that a steady sender may have sent since the start. Up to 136 years of the highest limit fit.

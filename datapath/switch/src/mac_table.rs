@@ -1,6 +1,6 @@
-//! Which address is behind which port: one fixed array of atomics per network.
+//! Which address is behind which port, in each VLAN: one fixed array of atomics per network.
 //!
-//! Theory of operation. An entry is two words: a key (address, and a bit that it is in use) and a value (port, time last
+//! Theory of operation. An entry is two words: a key (address, VLAN, and a bit that it is in use) and a value (port, time last
 //! seen, whether it is static). An address may be in either of two buckets of one cache line each; which ones is the
 //! table's secret, so that no guest can fill those of another's address. A lookup reads key,
 //! value, key again, and takes no lock. Whoever adds an entry claims a free slot by compare-and-swap of its key from 0 to
@@ -36,7 +36,7 @@ pub struct MacTable {
     buckets: Box<[Bucket]>,
     /// Learned addresses by port.
     learned: Box<[AtomicU32]>,
-    age_seconds: u32,
+    age_seconds: AtomicU32,
     secrets: [u64; 2],
 }
 
@@ -45,6 +45,8 @@ pub struct MacTable {
 pub struct MacEntry {
     /// The address.
     pub address: MacAddress,
+    /// The VLAN that it is in; 0 for ports without VLANs.
+    pub vlan: u16,
     /// The port that it is behind.
     pub port: PortId,
     /// Seconds since it was last seen as a source; `None` for a static one.
@@ -80,22 +82,27 @@ impl MacTable {
         Self {
             buckets: std::iter::repeat_with(bucket).take(BUCKETS).collect(),
             learned: std::iter::repeat_with(|| AtomicU32::new(0)).take(MAX_PORTS).collect(),
-            age_seconds,
+            age_seconds: AtomicU32::new(age_seconds),
             secrets: [0, 1].map(|number| RandomState::new().hash_one(number)),
         }
     }
 
-    /// The port that `address` is behind.
+    /// Forgets addresses from now on when not seen for more than `seconds`.
+    pub fn set_age(&self, seconds: u32) {
+        self.age_seconds.store(seconds, Ordering::Relaxed);
+    }
+
+    /// The port that `address` is behind in `vlan`.
     #[inline]
-    pub fn lookup(&self, address: MacAddress, now: u32) -> Option<PortId> {
-        let (_, value) = self.find(key(address))?;
+    pub fn lookup(&self, vlan: u16, address: MacAddress, now: u32) -> Option<PortId> {
+        let (_, value) = self.find(key(vlan, address))?;
         if self.is_expired(value, now) { None } else { Some(port(value)) }
     }
 
-    /// Notes that `address` was seen at `at`, which may have at most `limit` addresses.
+    /// Notes that `address` was seen in `vlan` at `at`, which may have at most `limit` addresses.
     #[inline]
-    pub fn learn(&self, address: MacAddress, at: PortId, limit: u32, now: u32) -> Learned {
-        let key = key(address);
+    pub fn learn(&self, vlan: u16, address: MacAddress, at: PortId, limit: u32, now: u32) -> Learned {
+        let key = key(vlan, address);
         let Some((entry, old)) = self.find(key) else { return self.add(key, at, limit, now) };
         if port(old) == at && (seen(old) >= now || old & STATIC != 0) {
             return Learned::Known;
@@ -111,9 +118,9 @@ impl MacTable {
         Learned::Known
     }
 
-    /// Binds `address` to `at`: it does not age and is not learned elsewhere. `false` when the table has no room.
-    pub fn bind(&self, address: MacAddress, at: PortId) -> bool {
-        let key = key(address);
+    /// Binds `address` in `vlan` to `at`: it does not age and is not learned elsewhere. `false` when the table has no room.
+    pub fn bind(&self, vlan: u16, address: MacAddress, at: PortId) -> bool {
+        let key = key(vlan, address);
         while let Some((entry, old)) = self.find(key) {
             if self.change(entry, old, value(at, 0) | STATIC) {
                 return true;
@@ -138,6 +145,7 @@ impl MacTable {
             let (key, value) = (entry.key.load(Ordering::Acquire), entry.value.load(Ordering::Acquire));
             (key & USED != 0 && value != NONE && !self.is_expired(value, now)).then(|| MacEntry {
                 address: MacAddress::from_u64(key),
+                vlan: vlan(key),
                 port: port(value),
                 age_seconds: (value & STATIC == 0).then_some(age(value, now)),
             })
@@ -200,7 +208,7 @@ impl MacTable {
 
     #[inline]
     fn is_expired(&self, value: u64, now: u32) -> bool {
-        value & (STATIC | NONE) == 0 && age(value, now) > self.age_seconds
+        value & (STATIC | NONE) == 0 && age(value, now) > self.age_seconds.load(Ordering::Relaxed)
     }
 
     fn remove_if(&self, which: impl Fn(u64) -> bool) {
@@ -237,8 +245,15 @@ impl MacTable {
 }
 
 #[inline]
-const fn key(address: MacAddress) -> u64 {
-    address.to_u64() | USED
+fn key(vlan: u16, address: MacAddress) -> u64 {
+    address.to_u64() | u64::from(vlan & 0xfff) << 48 | USED
+}
+
+/// The VLAN of a key.
+#[inline]
+const fn vlan(key: u64) -> u16 {
+    let [high, low, ..] = key.to_be_bytes();
+    u16::from_be_bytes([high, low]) & 0xfff
 }
 
 #[inline]
@@ -270,6 +285,7 @@ mod tests {
 
     const A: PortId = PortId(1);
     const B: PortId = PortId(2);
+    const VLAN: u16 = 7;
 
     fn mac(number: u64) -> MacAddress {
         MacAddress::from_u64(0x0200_0000_0000 | number)
@@ -278,14 +294,14 @@ mod tests {
     #[test]
     fn addresses_are_learned_move_and_age() {
         let table = MacTable::new(300);
-        assert_eq!(table.lookup(mac(1), 0), None);
-        assert_eq!(table.learn(mac(1), A, 10, 0), Learned::Known);
-        assert_eq!(table.lookup(mac(1), 300), Some(A));
-        assert_eq!(table.lookup(mac(1), 301), None);
-        assert_eq!(table.learn(mac(1), A, 10, 250), Learned::Known);
-        assert_eq!(table.lookup(mac(1), 301), Some(A));
-        assert_eq!(table.learn(mac(1), B, 10, 302), Learned::Known);
-        assert_eq!(table.lookup(mac(1), 302), Some(B));
+        assert_eq!(table.lookup(VLAN, mac(1), 0), None);
+        assert_eq!(table.learn(VLAN, mac(1), A, 10, 0), Learned::Known);
+        assert_eq!(table.lookup(VLAN, mac(1), 300), Some(A));
+        assert_eq!(table.lookup(VLAN, mac(1), 301), None);
+        assert_eq!(table.learn(VLAN, mac(1), A, 10, 250), Learned::Known);
+        assert_eq!(table.lookup(VLAN, mac(1), 301), Some(A));
+        assert_eq!(table.learn(VLAN, mac(1), B, 10, 302), Learned::Known);
+        assert_eq!(table.lookup(VLAN, mac(1), 302), Some(B));
         assert_eq!((table.count(A), table.count(B)), (0, 1));
         table.sweep(603);
         assert_eq!(table.count(B), 0);
@@ -293,46 +309,66 @@ mod tests {
     }
 
     #[test]
+    fn vlans_have_addresses_of_their_own() {
+        let table = MacTable::new(300);
+        table.learn(0, mac(1), A, 10, 0);
+        table.learn(4095, mac(1), B, 10, 0);
+        assert_eq!([0, 1, 4095].map(|vlan| table.lookup(vlan, mac(1), 0)), [Some(A), None, Some(B)]);
+        let mut vlans: Vec<_> = table.entries(0).iter().map(|entry| (entry.vlan, entry.address)).collect();
+        vlans.sort_unstable();
+        assert_eq!(vlans, [(0, mac(1)), (4095, mac(1))]);
+    }
+
+    #[test]
+    fn a_new_age_holds_at_once() {
+        let table = MacTable::new(300);
+        table.learn(VLAN, mac(1), A, 10, 0);
+        table.set_age(5);
+        assert_eq!(table.lookup(VLAN, mac(1), 6), None);
+    }
+
+    #[test]
     fn a_port_has_its_limit_and_others_keep_theirs() {
         let table = MacTable::new(300);
         for number in 0..5 {
-            assert_eq!(table.learn(mac(number), A, 5, 0), Learned::Known);
+            assert_eq!(table.learn(VLAN, mac(number), A, 5, 0), Learned::Known);
         }
-        assert_eq!(table.learn(mac(5), A, 5, 0), Learned::Refused);
-        assert_eq!(table.learn(mac(5), B, 5, 0), Learned::Known);
+        assert_eq!(table.learn(VLAN, mac(5), A, 5, 0), Learned::Refused);
+        assert_eq!(table.learn(VLAN, mac(5), B, 5, 0), Learned::Known);
         // A full port cannot take an address from another one either.
-        assert_eq!(table.learn(mac(5), A, 5, 1), Learned::Refused);
-        assert_eq!(table.lookup(mac(5), 1), Some(B));
+        assert_eq!(table.learn(VLAN, mac(5), A, 5, 1), Learned::Refused);
+        assert_eq!(table.lookup(VLAN, mac(5), 1), Some(B));
         table.forget(A);
         assert_eq!((table.count(A), table.count(B)), (0, 1));
-        assert_eq!(table.learn(mac(6), A, 5, 0), Learned::Known);
+        assert_eq!(table.learn(VLAN, mac(6), A, 5, 0), Learned::Known);
     }
 
     #[test]
     fn a_bound_address_stays() {
         let table = MacTable::new(300);
-        table.learn(mac(1), B, 10, 0);
-        assert!(table.bind(mac(1), A));
+        table.learn(VLAN, mac(1), B, 10, 0);
+        assert!(table.bind(VLAN, mac(1), A));
         assert_eq!(table.count(B), 0);
-        assert_eq!(table.learn(mac(1), B, 10, 0), Learned::Static);
-        assert_eq!(table.learn(mac(1), A, 10, 0), Learned::Known);
+        assert_eq!(table.learn(VLAN, mac(1), B, 10, 0), Learned::Static);
+        assert_eq!(table.learn(VLAN, mac(1), A, 10, 0), Learned::Known);
         table.sweep(10_000);
-        assert_eq!(table.lookup(mac(1), 10_000), Some(A));
-        assert_eq!(table.entries(10_000), [MacEntry { address: mac(1), port: A, age_seconds: None }]);
+        assert_eq!(table.lookup(VLAN, mac(1), 10_000), Some(A));
+        assert_eq!(table.entries(10_000), [MacEntry { address: mac(1), vlan: VLAN, port: A, age_seconds: None }]);
         table.forget(A);
-        assert_eq!(table.lookup(mac(1), 0), None);
+        assert_eq!(table.lookup(VLAN, mac(1), 0), None);
     }
 
     #[test]
     fn a_flood_of_addresses_ends_at_the_table_size_and_takes_nobodys_place() {
         let table = MacTable::new(300);
-        table.learn(mac(1), B, 10, 0);
-        let known = (2..1_000_000).filter(|&number| table.learn(mac(number), A, u32::MAX, 0) == Learned::Known).count();
+        table.learn(VLAN, mac(1), B, 10, 0);
+        let known =
+            (2..1_000_000).filter(|&number| table.learn(VLAN, mac(number), A, u32::MAX, 0) == Learned::Known).count();
         assert!(known > TABLE_ENTRIES / 2 && known < TABLE_ENTRIES, "{known}");
-        assert_eq!(table.lookup(mac(1), 0), Some(B));
+        assert_eq!(table.lookup(VLAN, mac(1), 0), Some(B));
         assert_eq!(table.count(A) as usize, known);
         // Once the flood has aged, its slots serve again.
-        assert_eq!(table.learn(mac(2_000_000), B, 10, 301), Learned::Known);
+        assert_eq!(table.learn(VLAN, mac(2_000_000), B, 10, 301), Learned::Known);
     }
 
     #[test]
@@ -344,8 +380,8 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..200 {
                         for number in 0..200 {
-                            table.learn(mac(number), PortId(worker), 1000, round);
-                            if let Some(PortId(at)) = table.lookup(mac(number), round) {
+                            table.learn(VLAN, mac(number), PortId(worker), 1000, round);
+                            if let Some(PortId(at)) = table.lookup(VLAN, mac(number), round) {
                                 assert!(at < 4);
                             }
                         }
@@ -353,7 +389,7 @@ mod tests {
                 });
             }
         });
-        assert!((0..200).all(|number| table.lookup(mac(number), 199).is_some()));
+        assert!((0..200).all(|number| table.lookup(VLAN, mac(number), 199).is_some()));
         table.sweep(1000);
         assert_eq!((0..4).map(|at| table.count(PortId(at))).sum::<u32>(), 0);
     }
@@ -363,29 +399,29 @@ mod tests {
     #[test]
     fn an_address_seen_by_a_worker_that_is_a_second_ahead_is_known() {
         let table = MacTable::new(300);
-        table.learn(mac(1), A, 10, 101);
-        assert_eq!(table.lookup(mac(1), 100), Some(A));
-        assert_eq!(table.entries(100), [MacEntry { address: mac(1), port: A, age_seconds: Some(0) }]);
+        table.learn(VLAN, mac(1), A, 10, 101);
+        assert_eq!(table.lookup(VLAN, mac(1), 100), Some(A));
+        assert_eq!(table.entries(100), [MacEntry { address: mac(1), vlan: VLAN, port: A, age_seconds: Some(0) }]);
         table.sweep(100);
-        assert_eq!(table.lookup(mac(1), 100), Some(A));
+        assert_eq!(table.lookup(VLAN, mac(1), 100), Some(A));
     }
 
     /// Each was counted twice: a count ran below zero, and its port could learn nothing any more.
     #[test]
     fn an_address_that_moves_while_it_is_removed_is_counted_once() {
         let table = MacTable::new(300);
-        table.learn(mac(1), A, 10, 0);
-        let (entry, old) = table.find(key(mac(1))).unwrap();
+        table.learn(VLAN, mac(1), A, 10, 0);
+        let (entry, old) = table.find(key(VLAN, mac(1))).unwrap();
         table.forget(A);
         assert!(!table.change(entry, old, value(B, 1)), "a worker that had found it moves it");
         assert_eq!((table.count(A), table.count(B)), (0, 0));
 
-        table.learn(mac(1), A, 10, 0);
-        let (entry, old) = table.find(key(mac(1))).unwrap();
-        table.learn(mac(1), B, 10, 1);
+        table.learn(VLAN, mac(1), A, 10, 0);
+        let (entry, old) = table.find(key(VLAN, mac(1))).unwrap();
+        table.learn(VLAN, mac(1), B, 10, 1);
         assert!(!table.change(entry, old, NONE), "a sweep that had found it removes it");
         assert_eq!((table.count(A), table.count(B)), (0, 1));
-        assert_eq!(table.lookup(mac(1), 1), Some(B));
+        assert_eq!(table.lookup(VLAN, mac(1), 1), Some(B));
     }
 
     #[test]
@@ -397,7 +433,7 @@ mod tests {
             for at in [A, B] {
                 scope.spawn(move || {
                     for round in 0..500_000 {
-                        table.learn(mac(round % 512), at, 1000, 1);
+                        table.learn(VLAN, mac(round % 512), at, 1000, 1);
                     }
                 });
             }
@@ -413,14 +449,14 @@ mod tests {
     fn the_buckets_of_an_address_cannot_be_computed_elsewhere() {
         let victim = mac(0xaaaa);
         let own = MacTable::new(300);
-        let slots = |address| own.candidates(key(address)).map(std::ptr::from_ref).collect::<Vec<_>>();
+        let slots = |address| own.candidates(key(VLAN, address)).map(std::ptr::from_ref).collect::<Vec<_>>();
         let wanted = slots(victim);
         let meets = |&address: &MacAddress| slots(address).iter().any(|slot| wanted.contains(slot));
         let table = MacTable::new(300);
         for address in (0x10_0000..).map(mac).filter(meets).take(64) {
-            table.learn(address, A, 64, 0);
+            table.learn(VLAN, address, A, 64, 0);
         }
-        assert_eq!(table.learn(victim, B, 64, 0), Learned::Known);
-        assert_eq!(table.lookup(victim, 0), Some(B));
+        assert_eq!(table.learn(VLAN, victim, B, 64, 0), Learned::Known);
+        assert_eq!(table.lookup(VLAN, victim, 0), Some(B));
     }
 }

@@ -2,13 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
-use culvert_frame::{MacAddress, header};
+use culvert_frame::{MacAddress, Offloads, header};
 use culvert_guest::ReceiveQueue;
-use culvert_nic::{Pool, TxQueue};
+use culvert_nic::{NicOffloads, Pool, TxQueue};
 
 use crate::counters::PortCounters;
+use crate::guard::Guard;
+use crate::limits::{Limiter, Limits};
 use crate::network::NetworkId;
 use crate::tap::Tap;
+use crate::vlan::Vlans;
 
 /// How many ports there can be at one time.
 pub const MAX_PORTS: usize = 1024;
@@ -25,6 +28,30 @@ impl PortId {
     }
 }
 
+/// What holds for a port's frames; can be changed while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Which VLANs it has.
+    pub vlans: Vlans,
+    /// Whose frames it may send.
+    pub guard: Guard,
+    /// How many flooded frames it may send.
+    pub limits: Limits,
+    /// Whether it exchanges no frames with other isolated ports.
+    pub isolated: bool,
+    /// Addresses that may be learned behind it.
+    pub mac_limit: u32,
+    /// Payload of the longest frame that it takes, in bytes.
+    pub mtu: u16,
+}
+
+impl Rules {
+    /// The address that is bound to the port, if there is one.
+    pub const fn mac(&self) -> Option<MacAddress> {
+        self.guard.mac
+    }
+}
+
 /// A port of one topology.
 #[derive(Debug)]
 pub struct Port {
@@ -34,18 +61,31 @@ pub struct Port {
     pub network: NetworkId,
     /// Which of its guests this is: counts up each time that one starts its rings.
     pub attachment: u32,
-    /// The only source address that its frames may have, if it is bound to one.
-    pub source: Option<MacAddress>,
-    /// Addresses that may be learned behind it.
-    pub mac_limit: u32,
-    /// Payload of the longest frame that it takes, in bytes.
-    pub mtu: u16,
+    /// What holds for its frames.
+    pub rules: Arc<Rules>,
+    /// What it has spent of its limits.
+    pub limiter: Arc<Limiter>,
     /// The way out.
     pub egress: Egress,
+    /// Ports that get copies of its frames.
+    pub mirrors: Box<[MirrorTo]>,
+    /// Whether it gets copies of other ports' frames: then it takes no other part in its network.
+    pub is_mirror_target: bool,
     /// Where copies of its frames go while somebody captures; mostly none.
     pub taps: Box<[Arc<Tap>]>,
     /// Counters, one set for each worker.
     pub counters: Arc<[PortCounters]>,
+}
+
+/// Where copies of a port's frames go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MirrorTo {
+    /// The port that gets them.
+    pub target: PortId,
+    /// Whether frames that arrive at the port are copied.
+    pub rx: bool,
+    /// Whether frames that are to leave it are copied.
+    pub tx: bool,
 }
 
 /// Ways out of the switch.
@@ -55,20 +95,43 @@ pub enum Egress {
     Down,
     /// The guest broke its rings.
     Quarantined,
-    /// The guest's enabled receive queues; at least one.
-    Guest(Box<[Arc<Mutex<ReceiveQueue>>]>),
-    /// The NIC's transmit queues, at least one, and where buffers come from.
-    Nic(Box<[Arc<Mutex<TxQueue>>]>, Pool),
-    /// Keeps what it is sent.
+    /// The guest's enabled receive queues, at least one, and which frames they take undone.
+    Guest(Box<[Arc<Mutex<ReceiveQueue>>]>, Offloads),
+    /// The NIC's transmit queues, at least one, what they do to frames, and where buffers come from.
+    Nic(Box<[Arc<Mutex<TxQueue>>]>, NicOffloads, Pool),
+    /// Keeps what it is sent, as a guest would that takes these frames undone.
     #[cfg(test)]
-    Test(Mutex<Vec<Vec<u8>>>),
+    Test(Mutex<Vec<crate::golden::Left>>, Offloads),
+}
+
+impl Egress {
+    /// What may be left undone on frames that leave here.
+    #[inline]
+    pub fn takes(&self) -> Offloads {
+        match self {
+            Self::Down | Self::Quarantined => Offloads::NONE,
+            Self::Guest(_, takes) => *takes,
+            Self::Nic(_, does, _) => nic_takes(*does),
+            #[cfg(test)]
+            Self::Test(_, takes) => *takes,
+        }
+    }
+}
+
+/// What is left to a NIC. Segmentation with ECN is not: DPDK has no word for it.
+fn nic_takes(does: NicOffloads) -> Offloads {
+    match (does.tcp_checksum && does.udp_checksum, does.tso) {
+        (false, _) => Offloads::NONE,
+        (true, false) => Offloads::CHECKSUM,
+        (true, true) => Offloads::CHECKSUM | Offloads::TSO4 | Offloads::TSO6,
+    }
 }
 
 impl Port {
     /// Whether a frame is too long for the port: more than the MTU behind its Ethernet header and VLAN tags.
     #[inline]
     pub fn exceeds_mtu(&self, length: u32, head: &[u8]) -> bool {
-        let without_tags = u32::from(self.mtu) + ETHERNET_HEADER_BYTES;
+        let without_tags = u32::from(self.rules.mtu) + ETHERNET_HEADER_BYTES;
         length > without_tags && length > without_tags + header::vlan_tags_bytes(head)
     }
 }

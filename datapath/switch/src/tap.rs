@@ -8,8 +8,10 @@ use std::time::SystemTime;
 
 use crossbeam::queue::ArrayQueue;
 use culvert_frame::Direction;
+use culvert_guest::transmit::HEAD_BYTES;
 
 use crate::burst::Frame;
+use crate::vlan::{TAG_BYTES, TagEdit};
 
 /// A bounded store of captured frames between workers and one reader.
 #[derive(Debug)]
@@ -65,21 +67,24 @@ impl Tap {
         self.missed.load(Ordering::Relaxed)
     }
 
-    /// Takes a copy of a frame.
+    /// Takes a copy of a frame, with its tag edited.
     #[cold]
     #[inline(never)]
-    pub(crate) fn take(&self, direction: Direction, frame: &Frame<'_>) {
+    pub(crate) fn take(&self, direction: Direction, frame: &Frame<'_>, edit: TagEdit) {
         let Some(mut captured) = self.free.pop() else {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return;
         };
         captured.time = SystemTime::now();
         captured.direction = direction;
-        captured.length = frame.length;
-        let length = captured.snap_bytes.min(frame.length as usize);
+        captured.length = edit.length(frame.length);
+        let length = usize::try_from(captured.length).unwrap_or(usize::MAX).min(captured.snap_bytes);
+        let mut head = [0; HEAD_BYTES + TAG_BYTES];
+        let head_bytes = edit.apply(frame.head, &mut head);
         // Within the capacity: nothing is allocated.
         captured.bytes.resize(length, 0);
-        frame.copy_into(std::iter::once(captured.bytes.as_mut_slice()));
+        let bytes = captured.bytes.as_mut_slice();
+        frame.copy_with_head(head.get(..head_bytes).unwrap_or_default(), std::iter::once(bytes));
         let _ = self.filled.push(captured);
     }
 }

@@ -20,17 +20,20 @@ use culvert_guest::device::{RingChange, RingSetup, StoppedRing, Unresponsive};
 use culvert_guest::unblock::Unblocker;
 use culvert_guest::{ReceiveQueue, TransmitQueue};
 use culvert_nic::{Eal, Pool, RxQueue, TxQueue, WorkerThread};
+use culvert_switch::burst::LocalFrame;
+use culvert_switch::groups::Groups;
+use culvert_switch::limits::Limiter;
 use culvert_switch::mac_table::MacEntry;
-use culvert_switch::network::NetworkId;
 use culvert_switch::port::MAX_PORTS;
-use culvert_switch::{MacTable, PortCounters, PortId, PortTotals, Tap};
+use culvert_switch::trace::{self, Trace};
+use culvert_switch::{MacTable, NetworkId, PortCounters, PortId, PortTotals, Rules, Tap};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry, Token, Waker};
 
 use crate::announce;
 use crate::input;
 use crate::poll_loop::{Event, Shared, WAKER, Worker, WorkerCounters, WorkerTotals};
-use crate::state::{Device, NicQueue, PortState, Queue, Ring, State};
+use crate::state::{Device, Mirror, NetworkState, NicQueue, PortState, Queue, Ring, State};
 
 /// How often [`Datapath::watch_workers`] is to be called.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -75,28 +78,18 @@ pub enum DatapathError {
     Unresponsive,
 }
 
-/// A port for a guest.
-#[derive(Clone, Debug)]
-pub struct GuestPort {
-    /// Its network.
-    pub network: NetworkId,
-    /// The only source address that it may use.
-    pub source: Option<MacAddress>,
-    /// Payload of the longest frame for it, in bytes.
-    pub mtu: u16,
-    /// Addresses that may be learned behind it.
-    pub mac_limit: u32,
+/// What holds for a network; can be changed while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkSettings {
+    /// How long an address is known after it was last seen.
+    pub mac_age: Duration,
+    /// Whether multicast frames go to those only who listen, as IGMP and MLD tell.
+    pub snooping: bool,
 }
 
-/// A port for a NIC.
+/// The queues of a NIC.
 #[derive(Debug)]
-pub struct NicPort {
-    /// Its network.
-    pub network: NetworkId,
-    /// Payload of the longest frame for it, in bytes.
-    pub mtu: u16,
-    /// Addresses that may be learned behind it.
-    pub mac_limit: u32,
+pub struct NicQueues {
     /// Queues to poll; shared out among the workers.
     pub rx: Vec<RxQueue>,
     /// Queues to send by.
@@ -151,16 +144,48 @@ impl Datapath {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Makes a network whose addresses are forgotten when not seen for `mac_age`.
+    /// Makes a network.
     ///
     /// # Errors
-    /// [`DatapathError::TooManyNetworks`].
-    pub fn add_network(&self, mac_age: Duration) -> Result<NetworkId, DatapathError> {
+    /// [`DatapathError::TooManyNetworks`], [`DatapathError::Unresponsive`].
+    pub fn add_network(&self, settings: NetworkSettings) -> Result<NetworkId, DatapathError> {
         let mut state = self.state();
-        let id = u16::try_from(state.tables.len()).map_err(|_| DatapathError::TooManyNetworks)?;
-        let age = u32::try_from(mac_age.as_secs()).unwrap_or(u32::MAX);
-        state.tables.push(Some(Arc::new(MacTable::new(age))));
+        let free = state.networks.iter().position(Option::is_none).unwrap_or(state.networks.len());
+        let id = u16::try_from(free).map_err(|_| DatapathError::TooManyNetworks)?;
+        let table = Arc::new(MacTable::new(seconds(settings.mac_age)));
+        let network = Some(NetworkState { table, groups: groups(settings) });
+        match state.networks.get_mut(free) {
+            Some(place) => *place = network,
+            None => state.networks.push(network),
+        }
+        self.publish(&mut state)?;
         Ok(NetworkId(id))
+    }
+
+    /// Changes what holds for a network; what it has learned stays.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn set_network(&self, network: NetworkId, settings: NetworkSettings) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        let Some(network) = state.network_mut(network) else { return Ok(()) };
+        network.table.set_age(seconds(settings.mac_age));
+        if network.groups.is_some() != settings.snooping {
+            network.groups = groups(settings);
+        }
+        self.publish(&mut state)
+    }
+
+    /// Takes a network away. Its ports must be gone.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn remove_network(&self, network: NetworkId) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        if let Some(place) = state.networks.get_mut(usize::from(network.0)) {
+            *place = None;
+        }
+        self.publish(&mut state)
     }
 
     /// Leaves frames where they arrive until [`Self::release`], so that the first ones find all ports that are added
@@ -183,19 +208,18 @@ impl Datapath {
     /// Makes a guest port, which is down until its rings start.
     ///
     /// # Errors
-    /// [`DatapathError::TooManyPorts`], [`DatapathError::Unresponsive`].
-    pub fn add_guest_port(&self, port: &GuestPort) -> Result<PortId, DatapathError> {
-        let GuestPort { network, source, mtu, mac_limit } = *port;
-        self.add_port(network, source, mtu, mac_limit, |_, _| Device::Guest(BTreeMap::new()))
+    /// [`DatapathError::TooManyPorts`], [`DatapathError::TableFull`], [`DatapathError::Unresponsive`].
+    pub fn add_guest_port(&self, network: NetworkId, rules: Rules) -> Result<PortId, DatapathError> {
+        self.add_port(network, rules, |_, _| Device::Guest(BTreeMap::new()))
     }
 
     /// Makes a NIC port.
     ///
     /// # Errors
-    /// [`DatapathError::TooManyPorts`], [`DatapathError::Unresponsive`].
-    pub fn add_nic_port(&self, port: NicPort) -> Result<PortId, DatapathError> {
-        let NicPort { network, mtu, mac_limit, rx, tx, pool } = port;
-        self.add_port(network, None, mtu, mac_limit, |datapath, state| {
+    /// [`DatapathError::TooManyPorts`], [`DatapathError::TableFull`], [`DatapathError::Unresponsive`].
+    pub fn add_nic_port(&self, network: NetworkId, rules: Rules, queues: NicQueues) -> Result<PortId, DatapathError> {
+        let NicQueues { rx, tx, pool } = queues;
+        self.add_port(network, rules, |datapath, state| {
             let queues = rx.into_iter().map(|queue| {
                 let (worker, token) = (datapath.least_loaded(state), state.token());
                 // The queue keeps the descriptor open, and the slot keeps the queue.
@@ -204,8 +228,63 @@ impl Datapath {
                 NicQueue { slot: input::slot(queue), worker, token, wakes }
             });
             let rx = queues.collect();
-            Device::Nic { rx, tx: tx.into_iter().map(|queue| Arc::new(Mutex::new(queue))).collect(), pool }
+            let offloads = tx.first().map(TxQueue::offloads).unwrap_or_default();
+            Device::Nic { rx, tx: tx.into_iter().map(|queue| Arc::new(Mutex::new(queue))).collect(), offloads, pool }
         })
+    }
+
+    /// Changes what holds for a port's frames; none is lost over it. Addresses learned at the port are forgotten when its
+    /// VLANs or its own address change.
+    ///
+    /// # Errors
+    /// [`DatapathError::TableFull`]: nothing is changed then. [`DatapathError::Unresponsive`].
+    pub fn set_port(&self, id: PortId, rules: Rules) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        let Some(port) = state.port_mut(id) else { return Ok(()) };
+        let before = std::mem::replace(&mut port.rules, Arc::new(rules));
+        let (after, network) = (port.rules.clone(), port.network);
+        if before.limits != after.limits {
+            port.limiter = Arc::new(Limiter::new(&after.limits));
+        }
+        let moves = before.vlans != after.vlans || before.mac() != after.mac();
+        let table = state.table(network).filter(|_| moves);
+        if let Some(table) = &table
+            && !bind(table, &after, id)
+        {
+            if let Some(port) = state.port_mut(id) {
+                port.rules = before.clone();
+            }
+            table.forget(id);
+            bind(table, &before, id);
+            return Err(DatapathError::TableFull);
+        }
+        self.publish(&mut state)?;
+        if let Some(table) = table {
+            // No worker learns by the old rules any more.
+            table.forget(id);
+            bind(&table, &after, id);
+            if let Some(network) = state.network_mut(network) {
+                network.forget(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which ports get copies of which others' frames, in place of what was said before.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn set_mirrors(&self, mirrors: Vec<Mirror>) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        state.mirrors = mirrors;
+        self.publish(&mut state)
+    }
+
+    /// What the workers would do with a frame that arrived at `port` now; `name` gives names to ports. `None` when there is
+    /// no such port.
+    pub fn trace(&self, port: PortId, frame: &[u8], name: &dyn Fn(PortId) -> String) -> Option<Trace> {
+        let plan = self.state().plans.last().cloned()?;
+        trace::trace(&plan.topology, port, LocalFrame::from(frame), self.start.elapsed(), name)
     }
 
     /// Takes a port away. Its queues are free when this returns.
@@ -214,10 +293,12 @@ impl Datapath {
     /// [`DatapathError::Unresponsive`].
     pub fn remove_port(&self, port: PortId) -> Result<(), DatapathError> {
         let mut state = self.state();
+        state.mirrors.retain(|mirror| mirror.target != port);
         let Some(mut gone) = state.ports.get_mut(port.index()).and_then(Option::take) else { return Ok(()) };
         let published = self.publish(&mut state);
-        if let Some(table) = state.table(gone.network) {
-            table.forget(port);
+        if let Some(network) = state.network_mut(gone.network) {
+            network.table.forget(port);
+            network.forget(port);
         }
         if let Device::Guest(rings) = &mut gone.device {
             rings.values().for_each(|ring| self.unwatch(ring));
@@ -262,11 +343,16 @@ impl Datapath {
         }
         // A device that starts anew: what its guest broke before is forgotten.
         if !started.is_empty()
-            && let Some(Some(port)) = state.ports.get_mut(port.index())
-            && matches!(&port.device, Device::Guest(rings) if rings.is_empty())
+            && let Some(guest) = state.port_mut(port)
+            && matches!(&guest.device, Device::Guest(rings) if rings.is_empty())
         {
-            port.quarantined = false;
-            port.attachment = port.attachment.wrapping_add(1);
+            guest.quarantined = false;
+            guest.attachment = guest.attachment.wrapping_add(1);
+            let network = guest.network;
+            // It may be another guest: it gets all groups until it has said which it wants.
+            if let Some((groups, _)) = state.network_mut(network).and_then(|network| network.groups.as_mut()) {
+                groups.welcome(port, self.start.elapsed());
+            }
         }
         for (number, setup) in started {
             match self.start_ring(&mut state, number, &setup) {
@@ -352,8 +438,40 @@ impl Datapath {
 
     /// Forgets addresses that were not seen for too long; to be called now and then.
     pub fn sweep(&self) {
-        let tables: Vec<_> = self.state().tables.iter().flatten().cloned().collect();
+        let state = self.state();
+        let tables: Vec<_> = state.networks.iter().flatten().map(|network| network.table.clone()).collect();
+        drop(state);
         tables.iter().for_each(|table| table.sweep(self.now()));
+    }
+
+    /// Takes note of what guests said about multicast groups, and lets memberships expire; to be called every
+    /// [`WATCH_INTERVAL`].
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn update_groups(&self) -> Result<(), DatapathError> {
+        let now = self.start.elapsed();
+        let mut state = self.state();
+        for worker in &self.workers {
+            // A bounded number: workers add to them meanwhile.
+            for (port, vlan, snooped) in (0..worker.shared.snooped.len()).map_while(|_| worker.shared.snooped.pop()) {
+                let network = state.port(port).map(|port| port.network);
+                let groups = network.and_then(|network| state.network_mut(network)?.groups.as_mut());
+                if let Some((groups, _)) = groups {
+                    groups.apply(vlan, port, &snooped, now);
+                }
+            }
+        }
+        let mut changed = false;
+        for (groups, map) in state.networks.iter_mut().flatten().filter_map(|network| network.groups.as_mut()) {
+            groups.expire(now);
+            let new = groups.snapshot();
+            if new != **map {
+                *map = Arc::new(new);
+                changed = true;
+            }
+        }
+        if changed { self.publish(&mut state) } else { Ok(()) }
     }
 
     /// Starts to copy a port's frames into a tap.
@@ -394,26 +512,24 @@ impl Datapath {
     fn add_port(
         &self,
         network: NetworkId,
-        source: Option<MacAddress>,
-        mtu: u16,
-        mac_limit: u32,
+        rules: Rules,
         device: impl FnOnce(&Self, &mut State) -> Device,
     ) -> Result<PortId, DatapathError> {
         let mut state = self.state();
         let free = state.ports.iter().position(Option::is_none).unwrap_or(state.ports.len());
         let id = u16::try_from(free).ok().filter(|_| free < MAX_PORTS).ok_or(DatapathError::TooManyPorts)?;
-        if let (Some(address), Some(table)) = (source, state.table(network))
-            && !table.bind(address, PortId(id))
+        if let Some(table) = state.table(network)
+            && !bind(&table, &rules, PortId(id))
         {
+            table.forget(PortId(id));
             return Err(DatapathError::TableFull);
         }
         let device = device(self, &mut state);
         let counters = self.workers.iter().map(|_| PortCounters::default()).collect();
         let port = PortState {
             network,
-            source,
-            mtu,
-            mac_limit,
+            limiter: Arc::new(Limiter::new(&rules.limits)),
+            rules: Arc::new(rules),
             counters,
             taps: Vec::new(),
             quarantined: false,
@@ -538,6 +654,7 @@ impl WorkerHandle {
             asleep: AtomicBool::new(false),
             waker: Waker::new(&registry, WAKER)?,
             announcements: ArrayQueue::new(64),
+            snooped: ArrayQueue::new(256),
             counters: WorkerCounters::default(),
         });
         let worker = Worker::new(index, shared.clone(), poll, events, idle_sleep, start);
@@ -563,6 +680,24 @@ impl WorkerHandle {
         let unblocker = is_ready.recv().map_err(std::io::Error::other)??;
         Ok(Self { core, shared, registry, unblocker, seen_rounds: AtomicU64::new(0), thread: Some(thread) })
     }
+}
+
+/// What is kept of a network's groups, if that is wanted.
+fn groups(settings: NetworkSettings) -> Option<(Groups, Arc<culvert_switch::groups::GroupMap>)> {
+    settings.snooping.then(|| {
+        let groups = Groups::default();
+        let map = Arc::new(groups.snapshot());
+        (groups, map)
+    })
+}
+
+/// Binds a port's own address, if it has one, in its VLANs. `false` when the table has no room for it.
+fn bind(table: &MacTable, rules: &Rules, port: PortId) -> bool {
+    rules.mac().is_none_or(|mac| rules.vlans.bound().into_iter().all(|vlan| table.bind(vlan, mac, port)))
+}
+
+fn seconds(age: Duration) -> u32 {
+    u32::try_from(age.as_secs()).unwrap_or(u32::MAX)
 }
 
 fn bind_to_core(core: usize) -> std::io::Result<()> {

@@ -17,5 +17,6 @@ pub mod plan;
 pub mod poll_loop;
 mod state;
 
-pub use datapath::{Datapath, DatapathConfig, DatapathError, GuestPort, NicPort};
+pub use datapath::{Datapath, DatapathConfig, DatapathError, NetworkSettings, NicQueues};
 pub use poll_loop::{Event, WorkerTotals};
+pub use state::Mirror;

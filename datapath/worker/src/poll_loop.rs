@@ -19,7 +19,9 @@ use crossbeam::queue::ArrayQueue;
 use culvert_frame::DropReason;
 use culvert_guest::split::StartError;
 use culvert_guest::{RingFault, TransmitBurst, bus_fault};
+use culvert_switch::burst::LocalFrame;
 use culvert_switch::port::MAX_PORTS;
+use culvert_switch::snoop::Snooped;
 use culvert_switch::{Burst, Forwarder, PortId, Topology};
 use mio::{Events, Poll, Token, Waker};
 
@@ -86,6 +88,9 @@ pub(crate) struct Shared {
     pub(crate) waker: Waker,
     /// Frames to send in a guest's name.
     pub(crate) announcements: ArrayQueue<(PortId, [u8; 60])>,
+    /// What guests said about multicast groups: at which port, in which VLAN. What finds no room is lost, as it may be on
+    /// any wire: hosts say it again.
+    pub(crate) snooped: ArrayQueue<(PortId, u16, Snooped)>,
     pub(crate) counters: WorkerCounters,
 }
 
@@ -241,7 +246,7 @@ impl Worker {
     #[inline]
     fn round(&mut self) -> usize {
         let Some(plan) = &self.plan else { return 0 };
-        let now = u32::try_from((self.now - self.start).as_secs()).unwrap_or(u32::MAX);
+        let now = self.now - self.start;
         let mut frames = 0;
         for input in &mut self.inputs {
             if input.state() != State::Polled {
@@ -269,8 +274,11 @@ impl Worker {
         }
         if !self.shared.announcements.is_empty() {
             while let Some((port, frame)) = self.shared.announcements.pop() {
-                self.forwarder.forward(&plan.topology, port, &mut Burst::Local(&[&frame]), now);
+                self.forwarder.forward(&plan.topology, port, &mut Burst::Local(&[LocalFrame::from(&frame[..])]), now);
             }
+        }
+        for snooped in self.forwarder.take_snooped() {
+            let _ = self.shared.snooped.push(snooped);
         }
         for (port, fault) in self.forwarder.take_faults() {
             self.reports.fault(plan, port, fault);
@@ -387,7 +395,7 @@ fn turn(
     topology: &Topology,
     input: &mut Input,
     storage: &mut TransmitBurst,
-    now: u32,
+    now: Duration,
 ) -> Result<usize, RingFault> {
     let port = input.port;
     match input.receive(storage) {

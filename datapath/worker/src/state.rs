@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use culvert_frame::MacAddress;
+use culvert_frame::Offloads;
 use culvert_guest::{Memory, ReceiveQueue, TransmitQueue};
-use culvert_nic::{Pool, RxQueue, TxQueue};
-use culvert_switch::network::NetworkId;
-use culvert_switch::{Egress, MacTable, Port, PortCounters, PortId, Tap, Topology};
+use culvert_nic::{NicOffloads, Pool, RxQueue, TxQueue};
+use culvert_switch::groups::{GroupMap, Groups};
+use culvert_switch::limits::Limiter;
+use culvert_switch::port::MirrorTo;
+use culvert_switch::{Bridge, Egress, MacTable, NetworkId, Port, PortCounters, PortId, Rules, Tap, Topology};
 
 use crate::input::{Input, Slot};
 use crate::plan::Plan;
@@ -19,7 +21,8 @@ use crate::plan::Plan;
 pub(crate) struct State {
     pub(crate) generation: u64,
     pub(crate) ports: Vec<Option<PortState>>,
-    pub(crate) tables: Vec<Option<Arc<MacTable>>>,
+    pub(crate) networks: Vec<Option<NetworkState>>,
+    pub(crate) mirrors: Vec<Mirror>,
     pub(crate) next_token: usize,
     /// Plans that some worker may still run.
     pub(crate) plans: Vec<Arc<Plan>>,
@@ -30,11 +33,30 @@ pub(crate) struct State {
 }
 
 #[derive(Debug)]
+pub(crate) struct NetworkState {
+    pub(crate) table: Arc<MacTable>,
+    /// Who listens to which multicast group, where that is looked at; and what workers know of it.
+    pub(crate) groups: Option<(Groups, Arc<GroupMap>)>,
+}
+
+/// Copies of ports' frames for another port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// The ports whose frames are copied.
+    pub sources: Vec<PortId>,
+    /// Whether frames that arrive at them are.
+    pub rx: bool,
+    /// Whether frames that are to leave them are.
+    pub tx: bool,
+    /// The port that gets the copies, and takes no other part in its network.
+    pub target: PortId,
+}
+
+#[derive(Debug)]
 pub(crate) struct PortState {
     pub(crate) network: NetworkId,
-    pub(crate) source: Option<MacAddress>,
-    pub(crate) mtu: u16,
-    pub(crate) mac_limit: u32,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) limiter: Arc<Limiter>,
     pub(crate) counters: Arc<[PortCounters]>,
     pub(crate) taps: Vec<Arc<Tap>>,
     pub(crate) quarantined: bool,
@@ -50,6 +72,7 @@ pub(crate) enum Device {
     Nic {
         rx: Vec<NicQueue>,
         tx: Box<[Arc<Mutex<TxQueue>>]>,
+        offloads: NicOffloads,
         pool: Pool,
     },
 }
@@ -77,7 +100,23 @@ pub(crate) enum Queue {
 
 impl State {
     pub(crate) fn table(&self, network: NetworkId) -> Option<Arc<MacTable>> {
-        self.tables.get(usize::from(network.0))?.clone()
+        Some(self.network(network)?.table.clone())
+    }
+
+    pub(crate) fn network(&self, network: NetworkId) -> Option<&NetworkState> {
+        self.networks.get(usize::from(network.0))?.as_ref()
+    }
+
+    pub(crate) fn network_mut(&mut self, network: NetworkId) -> Option<&mut NetworkState> {
+        self.networks.get_mut(usize::from(network.0))?.as_mut()
+    }
+
+    pub(crate) fn port(&self, port: PortId) -> Option<&PortState> {
+        self.ports.get(port.index())?.as_ref()
+    }
+
+    pub(crate) fn port_mut(&mut self, port: PortId) -> Option<&mut PortState> {
+        self.ports.get_mut(port.index())?.as_mut()
     }
 
     pub(crate) fn token(&mut self) -> usize {
@@ -104,14 +143,40 @@ impl State {
                 inputs.push(input);
             }
         }
-        let ports = self.ports.iter().zip(0..).map(|(port, id)| port.as_ref().map(|port| port.for_switch(PortId(id))));
-        Plan::new(generation, Topology::new(ports.collect(), self.tables.clone()), inputs)
+        Plan::new(generation, self.topology(), inputs)
+    }
+
+    fn topology(&self) -> Topology {
+        let port = |(port, id): (&Option<PortState>, u16)| {
+            let (port, id) = (port.as_ref()?, PortId(id));
+            let is_target = self.mirrors.iter().any(|mirror| mirror.target == id);
+            Some(port.for_switch(id, self.mirrors_of(id), is_target))
+        };
+        let bridge = |network: &Option<NetworkState>| {
+            let NetworkState { table, groups } = network.as_ref()?;
+            Some(Bridge { table: table.clone(), groups: groups.as_ref().map(|(_, map)| map.clone()) })
+        };
+        Topology::new(self.ports.iter().zip(0..).map(port).collect(), self.networks.iter().map(bridge).collect())
+    }
+
+    fn mirrors_of(&self, port: PortId) -> Box<[MirrorTo]> {
+        let mirrors = self.mirrors.iter().filter(|mirror| mirror.sources.contains(&port));
+        mirrors.map(|&Mirror { rx, tx, target, .. }| MirrorTo { target, rx, tx }).collect()
     }
 
     /// Every queue that is polled, with its worker.
     pub(crate) fn inputs(&self) -> impl Iterator<Item = (usize, Input)> + '_ {
         let ports = self.ports.iter().zip(0..).filter_map(|(port, id)| Some((port.as_ref()?, PortId(id))));
         ports.filter(|(port, _)| !port.quarantined).flat_map(|(port, id)| port.inputs(id))
+    }
+}
+
+impl NetworkState {
+    /// Forgets which groups a port listens to.
+    pub(crate) fn forget(&mut self, port: PortId) {
+        if let Some((groups, _)) = &mut self.groups {
+            groups.forget(port);
+        }
     }
 }
 
@@ -126,20 +191,25 @@ impl PortState {
         }
     }
 
-    pub(crate) fn for_switch(&self, id: PortId) -> Port {
-        let Self { network, attachment, source, mac_limit, mtu, .. } = *self;
+    fn for_switch(&self, id: PortId, mirrors: Box<[MirrorTo]>, is_mirror_target: bool) -> Port {
+        let Self { network, attachment, .. } = *self;
+        let (rules, limiter) = (self.rules.clone(), self.limiter.clone());
         let (taps, counters) = (self.taps.as_slice().into(), self.counters.clone());
-        Port { id, network, attachment, source, mac_limit, mtu, egress: self.egress(), taps, counters }
+        let egress = self.egress();
+        Port { id, network, attachment, rules, limiter, egress, mirrors, is_mirror_target, taps, counters }
     }
 
     pub(crate) fn egress(&self) -> Egress {
         match &self.device {
             _ if self.quarantined => Egress::Quarantined,
-            Device::Nic { tx, pool, .. } if !tx.is_empty() => Egress::Nic(tx.clone(), pool.clone()),
+            Device::Nic { tx, offloads, pool, .. } if !tx.is_empty() => {
+                Egress::Nic(tx.clone(), *offloads, pool.clone())
+            }
             Device::Nic { .. } => Egress::Down,
             Device::Guest(rings) => {
                 let queues: Box<[_]> = rings.values().filter_map(Ring::receive_queue).collect();
-                if queues.is_empty() { Egress::Down } else { Egress::Guest(queues) }
+                let takes = rings.values().filter_map(Ring::takes).next();
+                takes.map_or(Egress::Down, |takes| Egress::Guest(queues, takes))
             }
         }
     }
@@ -150,6 +220,14 @@ impl Ring {
     pub(crate) fn receive_queue(&self) -> Option<Arc<Mutex<ReceiveQueue>>> {
         match &self.queue {
             Queue::Receive(queue) if self.enabled => Some(queue.clone()),
+            Queue::Receive(_) | Queue::Transmit { .. } => None,
+        }
+    }
+
+    /// Which frames the guest takes undone, if this is an enabled receive queue.
+    fn takes(&self) -> Option<Offloads> {
+        match &self.queue {
+            Queue::Receive(queue) if self.enabled => Some(queue.lock().unwrap_or_else(PoisonError::into_inner).takes()),
             Queue::Receive(_) | Queue::Transmit { .. } => None,
         }
     }
