@@ -1,7 +1,7 @@
 //! The running node: what the control server may ask of it, and its parts.
 //!
 //! - [`Node`]: the questions; tests of the server bring their own node with fixed figures;
-//! - [`live`]: the answers of the real datapath; [`view`]: objects in the words of the schema;
+//! - [`live`]: the answers of the real datapath; [`view`]: objects, [`trace`]: traces in the words of the schema;
 //! - [`changes`]: from what is wanted to what runs; [`upkeep`]: what is tried again;
 //! - [`ports`]: opening and closing; [`rules`]: wanted objects in the words of the datapath; [`links`]: links that guests
 //!   follow;
@@ -18,6 +18,7 @@ mod links;
 pub mod live;
 pub mod ports;
 mod rules;
+mod trace;
 mod upkeep;
 mod view;
 

@@ -10,10 +10,13 @@ use std::time::Instant;
 
 use culvert_api::v1;
 use culvert_frame::MacAddress;
+use culvert_switch::Rules;
+use culvert_worker::Mirror as Copying;
 
 use super::live::LiveNode;
 use super::ports::{Opened, Opener, Port};
-use super::{ChangeError, links, rules};
+use super::rules::{rules, settings};
+use super::{ChangeError, links};
 use crate::change::{Change, Refusal, apply};
 use crate::config::{Attachment, Config};
 use crate::name::Name;
@@ -139,16 +142,21 @@ impl LiveNode {
                 self.copy_mirrors()?;
             }
             Action::AddNetwork(network) => {
-                let id = rules::add_network(&self.datapath, &network)?;
+                let id = self.datapath.add_network(settings(&network))?;
                 self.running().networks.push((network, id));
             }
             Action::SetNetwork(network) => {
+                let id = self.running().network(&network.name);
+                let id = id.ok_or_else(|| anyhow::anyhow!("it does not run"))?;
+                self.datapath.set_network(id, settings(&network))?;
                 let mut running = self.running();
                 if let Some((place, _)) = running.networks.iter_mut().find(|(other, _)| other.name == network.name) {
                     *place = network;
                 }
             }
             Action::RemoveNetwork(name) => {
+                let Some(id) = self.running().network(&name) else { return Ok(None) };
+                self.datapath.remove_network(id)?;
                 self.running().networks.retain(|(network, _)| network.name != name);
             }
             Action::AddPort(config) => return self.add_port(config),
@@ -178,6 +186,19 @@ impl LiveNode {
     }
 
     fn set_port(&self, config: crate::config::Port) -> anyhow::Result<()> {
+        let (id, mtu) = {
+            let running = self.running();
+            let port = running.port(&config.name);
+            let mtu = port.and_then(|port| match &port.opened {
+                Opened::Nic(_, nic) => Some(nic.device.mtu()),
+                Opened::Guest { .. } | Opened::Failed(_) => None,
+            });
+            (port.and_then(Port::id), mtu)
+        };
+        if let Some(id) = id {
+            let wanted = rules(&config);
+            self.datapath.set_port(id, Rules { mtu: mtu.unwrap_or(wanted.mtu), ..wanted })?;
+        }
         let mut running = self.running();
         if let Some(port) = running.ports.iter_mut().find(|port| port.config.name == config.name) {
             port.config = config;
@@ -213,7 +234,15 @@ impl LiveNode {
 
     /// Tells the datapath which frames to copy: those of mirrors whose target is open.
     fn copy_mirrors(&self) -> anyhow::Result<()> {
-        Ok(())
+        let running = self.running();
+        let id = |name: &Name| running.port(name).and_then(Port::id);
+        let mirrors = running.mirrors.iter().filter_map(|mirror| {
+            let sources = mirror.from.iter().filter_map(id).collect();
+            Some(Copying { sources, rx: mirror.rx, tx: mirror.tx, target: id(&mirror.to)? })
+        });
+        let mirrors = mirrors.collect();
+        drop(running);
+        Ok(self.datapath.set_mirrors(mirrors)?)
     }
 
     /// Tells NICs that take not all frames for whom they are: the guests of their network that have a `mac`.

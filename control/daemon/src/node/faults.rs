@@ -1,6 +1,6 @@
 //! What workers tell of guests: a port whose guest broke its rings is quarantined, in the datapath and at its socket.
-//! The same thread lets learned addresses age, watches that no worker is held up by a frontend, and looks at the links that
-//! guests follow.
+//! The same thread lets learned addresses age, watches that no worker is held up by a frontend, takes note of multicast
+//! groups, and looks at the links that guests follow.
 
 use std::io;
 use std::sync::Weak;
@@ -31,6 +31,7 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
                 handle(&node, event);
             }
             node.watch_workers();
+            node.update_groups();
             if looked.elapsed() >= LINKS {
                 links::follow(&node);
                 looked = Instant::now();

@@ -13,8 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use culvert_api::v1;
 use culvert_nic::{Eal, EalConfig, HugepageUse, Pool, PoolConfig};
-use culvert_switch::network::NetworkId;
-use culvert_switch::{PortId, PortTotals};
+use culvert_switch::{NetworkId, PortId, PortTotals};
 use culvert_vhost::{PortKey, Server};
 use culvert_worker::{Datapath, DatapathConfig};
 use tokio::sync::{Semaphore, mpsc};
@@ -22,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::backend::Rings;
 use super::capture::{self, MAX_CAPTURES};
 use super::ports::{Opened, Port, key};
-use super::{CaptureError, ChangeError, Node, faults, upkeep, view};
+use super::{CaptureError, ChangeError, Node, faults, trace, upkeep, view};
 use crate::change::{Change, admit};
 use crate::config::{Config, Fixed, Machine, Mirror, Network, Objects};
 use crate::journal::disk::{StateFolder, StateFolderError};
@@ -243,6 +242,13 @@ impl LiveNode {
         self.datapath.watch_workers();
     }
 
+    /// Takes note of what guests said about multicast groups.
+    pub(super) fn update_groups(&self) {
+        if let Err(error) = self.datapath.update_groups() {
+            tracing::error!("multicast groups are not up to date: {error}");
+        }
+    }
+
     /// Forgets the addresses that were not seen for too long.
     pub(super) fn sweep(&self) {
         self.datapath.sweep();
@@ -381,7 +387,7 @@ impl Node for LiveNode {
                 mac: entry.address.to_string(),
                 port: running.name(entry.port).to_owned(),
                 age_seconds: entry.age_seconds.map(u64::from),
-                vlan: 0,
+                vlan: entry.vlan.into(),
             })
         });
         macs.collect()
@@ -449,8 +455,10 @@ impl Node for LiveNode {
     }
 
     fn trace(&self, request: &v1::TraceRequest) -> Option<v1::TraceResponse> {
-        self.open_port(&request.port)?;
-        None
+        let port = self.open_port(&request.port)?;
+        let running = self.running();
+        let name = |port: PortId| running.name(port).to_owned();
+        Some(trace::view(self.datapath.trace(port, &request.frame, &name)?, &name))
     }
 }
 

@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use culvert_guest::device::DeviceConfig;
 use culvert_nic::{Eal, Pool, PortConfig};
-use culvert_switch::PortId;
-use culvert_switch::network::NetworkId;
+use culvert_switch::{NetworkId, PortId, Rules};
 use culvert_vhost::{PortKey, PortSocket, Server};
-use culvert_worker::Datapath;
+use culvert_worker::{Datapath, NicQueues};
 
-use super::rules;
+use super::rules::rules;
 use crate::config::{Attachment, Port as Config};
 
 /// What ports are opened with.
@@ -102,11 +101,11 @@ impl Opener<'_> {
     }
 
     fn open_guest(&self, config: &Config, network: NetworkId) -> anyhow::Result<Opened> {
-        let Attachment::Guest { socket, role, mac, .. } = &config.attachment else {
+        let Attachment::Guest { socket, role, mac, offloads, .. } = &config.attachment else {
             anyhow::bail!("the port has no socket; add `socket`");
         };
-        let id = rules::add_guest_port(self.datapath, network, config)?;
-        let device = DeviceConfig { queue_pairs: config.queues, mtu: config.mtu, mac: *mac };
+        let id = self.datapath.add_guest_port(network, rules(config))?;
+        let device = DeviceConfig { queue_pairs: config.queues, mtu: config.mtu, mac: *mac, offloads: *offloads };
         let socket =
             PortSocket { port: key(id), name: config.name.to_string(), path: socket.clone(), role: *role, device };
         if let Err(error) = self.server.add(socket) {
@@ -129,8 +128,9 @@ impl Opener<'_> {
         };
         let mut nic = culvert_nic::Port::open(self.eal, self.pool, &wanted)
             .map_err(|error| anyhow::anyhow!("{device}: {}; {}", error.reason, error.remedy))?;
-        let queues = nic.take_queues();
-        let id = rules::add_nic_port(self.datapath, network, config, nic.mtu(), queues, self.pool.clone())?;
+        let (rx, tx) = nic.take_queues();
+        let rules = Rules { mtu: nic.mtu(), ..rules(config) };
+        let id = self.datapath.add_nic_port(network, rules, NicQueues { rx, tx, pool: self.pool.clone() })?;
         Ok(Opened::Nic(id, Box::new(Nic { device: nic, filter: Vec::new() })))
     }
 }

@@ -1,34 +1,45 @@
 //! Wanted networks and ports in the words of the datapath: the only place that translates.
 
-use culvert_nic::{Pool, RxQueue, TxQueue};
-use culvert_switch::PortId;
-use culvert_switch::network::NetworkId;
-use culvert_worker::{Datapath, DatapathError, GuestPort, NicPort};
+use std::sync::Arc;
 
-use crate::config::{Attachment, Network, Port};
+use culvert_switch::guard::Guard;
+use culvert_switch::limits::Limits;
+use culvert_switch::port::Rules;
+use culvert_switch::vlan::VlanSet;
+use culvert_worker::NetworkSettings;
 
-/// Makes a network.
-pub fn add_network(datapath: &Datapath, network: &Network) -> Result<NetworkId, DatapathError> {
-    datapath.add_network(network.mac_age)
+use crate::config::{Attachment, Network, Port, Vlans};
+
+/// What may change while a network runs.
+pub fn settings(network: &Network) -> NetworkSettings {
+    NetworkSettings { mac_age: network.mac_age, snooping: network.snooping }
 }
 
-/// Makes a port for a guest.
-pub fn add_guest_port(datapath: &Datapath, network: NetworkId, port: &Port) -> Result<PortId, DatapathError> {
-    let source = match &port.attachment {
-        Attachment::Guest { mac, .. } => *mac,
-        Attachment::Nic { .. } => None,
+/// What may change while a port runs.
+pub fn rules(port: &Port) -> Rules {
+    let guard = match &port.attachment {
+        Attachment::Guest { mac, addresses, .. } => {
+            Guard { mac: *mac, addresses: addresses.clone().into_boxed_slice() }
+        }
+        Attachment::Nic { .. } => Guard::default(),
     };
-    datapath.add_guest_port(&GuestPort { network, source, mtu: port.mtu, mac_limit: port.mac_limit })
+    Rules {
+        vlans: vlans(&port.vlans),
+        guard,
+        limits: Limits { broadcast: port.broadcast_limit, unknown: port.unknown_limit },
+        isolated: port.isolated,
+        mac_limit: port.mac_limit,
+        mtu: port.mtu,
+    }
 }
 
-/// Makes a port for a NIC that takes payloads of `mtu` bytes.
-pub fn add_nic_port(
-    datapath: &Datapath,
-    network: NetworkId,
-    port: &Port,
-    mtu: u16,
-    (rx, tx): (Vec<RxQueue>, Vec<TxQueue>),
-    pool: Pool,
-) -> Result<PortId, DatapathError> {
-    datapath.add_nic_port(NicPort { network, mtu, mac_limit: port.mac_limit, rx, tx, pool })
+fn vlans(vlans: &Vlans) -> culvert_switch::vlan::Vlans {
+    match vlans {
+        Vlans::Transparent => culvert_switch::vlan::Vlans::Transparent,
+        Vlans::Access { vlan, qinq } => culvert_switch::vlan::Vlans::Access { vlan: *vlan, qinq: *qinq },
+        Vlans::Trunk { allowed, native } => {
+            let allowed = Arc::new(allowed.iter().collect::<VlanSet>());
+            culvert_switch::vlan::Vlans::Trunk { allowed, native: *native }
+        }
+    }
 }
