@@ -7,7 +7,7 @@ mod process;
 use std::path::Path;
 
 use culvert_api::v1;
-use process::{Setup, culvertd};
+use process::{Setup, culvertd, write_pcap};
 
 #[tokio::test]
 async fn it_starts_answers_and_stops() {
@@ -79,13 +79,8 @@ async fn frames_are_counted_learned_and_captured() {
 async fn the_first_frames_find_all_ports() {
     let setup = Setup::new();
     let (input, output) = (setup.path("in.pcap"), setup.path("out.pcap"));
-    let frame = [[0xff; 10]; 6].concat();
-    // The head of a pcap file (draft-ietf-opsawg-pcap), then one frame of 60 bytes at time 0.
-    let head: [u32; 6] = [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 65_535, 1];
-    let numbers = head.into_iter().chain([0, 0, 60, 60]).flat_map(u32::to_ne_bytes);
-    let source = [2, 0, 0, 0, 0, 1];
-    let sent = [&frame[..6], &source, &frame[12..]].concat();
-    std::fs::write(&input, numbers.chain(sent.iter().copied()).collect::<Vec<_>>()).unwrap();
+    let sent = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0xff; 48]].concat();
+    write_pcap(&input, &[&sent]);
     let device = |line: &str, path: &Path| format!("device = \"{line}={}\"", path.display());
     let setup =
         setup.port("in", &device("net_pcap0,rx_pcap", &input)).port("out", &device("net_pcap1,tx_pcap", &output));

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use culvert_api::v1;
 use culvert_api::v1::culvert_client::CulvertClient;
-use process::{Setup, culvertd};
+use process::{Setup, culvertd, write_pcap};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -271,9 +271,7 @@ async fn failed_ports_are_opened_later_and_links_are_followed() {
     assert_eq!((guest.state(), guest.reason.as_str()), (v1::PortState::Down, "the link of up0 is down"));
     assert!(is_closed(&socket));
 
-    // The head of a pcap file (draft-ietf-opsawg-pcap).
-    let head: [u32; 6] = [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 65_535, 1];
-    std::fs::write(&input, head.map(u32::to_ne_bytes).concat()).unwrap();
+    write_pcap(&input, &[]);
     while port(&mut client, "up0").await.state() == v1::PortState::Failed {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
@@ -323,4 +321,43 @@ async fn after_a_restart_the_file_wins() {
     let status = client.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
     assert!(status.warnings[0].starts_with("port vm-a, which was added at run time, does not fit"), "{status:?}");
     assert!(setup.socket("vm-a").exists() && !setup.path("a").exists());
+}
+
+/// The keys reach the datapath: a frame of an access port gets its tag at a trunk, a mirror has a copy, and a trace of the
+/// same frame says so.
+#[tokio::test]
+async fn vlans_and_mirrors_are_at_work_and_a_trace_tells_so() {
+    let setup = Setup::new();
+    let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], &[7; 46]].concat();
+    write_pcap(&setup.path("in.pcap"), &[&frame]);
+    let device = |number: u8, direction: &str, name: &str| {
+        format!("device = \"net_pcap{number},{direction}_pcap={}\"\n", setup.path(name).display())
+    };
+    let (access, trunk) = (device(0, "rx", "in.pcap") + "vlan = 10", device(1, "tx", "trunk.pcap") + "trunk = [10]");
+    let (other, probe) = (device(2, "tx", "other.pcap") + "vlan = 11", device(3, "tx", "probe.pcap"));
+    let mut setup = setup.port("in", &access).port("trunk", &trunk).port("other", &other).port("probe", &probe);
+    setup.config.push_str("[[mirror]]\nname = \"watch\"\nfrom = [\"in\"]\nto = \"probe\"\n");
+    let mut culvertd = setup.start();
+    let mut client = culvertd.client().await;
+    for port in ["trunk", "probe"] {
+        let request = v1::GetStatsRequest { port: port.to_owned() };
+        while client.get_stats(request.clone()).await.unwrap().into_inner().ports[0].tx_frames == 0 {}
+    }
+    let macs = client.list_macs(v1::ListMacsRequest::default()).await.unwrap().into_inner().macs;
+    assert_eq!(macs.iter().map(|mac| (mac.mac.as_str(), mac.vlan)).collect::<Vec<_>>(), [("02:00:00:00:00:01", 10)]);
+    let request = v1::TraceRequest { port: "in".to_owned(), frame: frame.clone() };
+    let trace = client.trace(request).await.unwrap().into_inner();
+    let fate = |port: &str, copy| v1::TraceFate { port: port.to_owned(), dropped: String::new(), copy };
+    assert_eq!((trace.fates, trace.refused.as_str()), (vec![fate("trunk", false), fate("probe", true)], ""));
+    let told: Vec<_> = trace.steps.iter().map(|step| step.what.as_str()).collect();
+    assert!(told.contains(&"leaves at trunk, tagged with VLAN 10"), "{told:?}");
+    let traced = [&frame[..6], &[2, 0, 0, 0, 0, 1, 0x81, 0, 0, 10], &frame[12..]].concat();
+    let refused = v1::TraceRequest { port: "in".to_owned(), frame: traced.clone() };
+    assert_eq!(client.trace(refused).await.unwrap().into_inner().refused, "vlan-not-allowed");
+    assert_eq!(culvertd.end("TERM"), Some(0));
+
+    let held = |name: &str| std::fs::read(setup.path(name)).unwrap()[24..].to_vec();
+    assert!(held("trunk.pcap").ends_with(&traced) && held("trunk.pcap").len() == 16 + traced.len());
+    assert!(held("probe.pcap").ends_with(&frame) && held("probe.pcap").len() == 16 + frame.len());
+    assert!(held("other.pcap").is_empty());
 }

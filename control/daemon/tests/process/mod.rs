@@ -111,3 +111,15 @@ impl Drop for Running {
         let _ = self.child.wait();
     }
 }
+
+/// Writes a pcap file (draft-ietf-opsawg-pcap) of Ethernet frames, all at time 0.
+pub fn write_pcap(path: &Path, frames: &[&[u8]]) {
+    let head: [u32; 6] = [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 65_535, 1];
+    let mut bytes = head.map(u32::to_ne_bytes).concat();
+    for frame in frames {
+        let length = u32::try_from(frame.len()).unwrap();
+        bytes.extend([0, 0, length, length].map(u32::to_ne_bytes).concat());
+        bytes.extend_from_slice(frame);
+    }
+    std::fs::write(path, bytes).unwrap();
+}
