@@ -5,7 +5,6 @@
 //! again by [`upkeep`](super::upkeep).
 
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use culvert_api::v1;
@@ -73,13 +72,10 @@ impl LiveNode {
                     done.actions.push(text);
                     done.notes.extend(note);
                 }
-                Err(error) => {
-                    tracing::error!("cannot {text}: {error:#}; it is tried again");
-                    done.failed.push(format!("cannot {text}: {error:#}; it is tried again"));
-                }
+                Err(error) => done.failed.push(format!("cannot {text}: {error:#}; it is tried again")),
             }
         }
-        self.unsettled.store(!done.failed.is_empty(), Ordering::Relaxed);
+        self.set_failed(&done.failed);
         if !done.actions.is_empty() {
             links::follow(self);
             self.set_mac_filters();
@@ -89,7 +85,7 @@ impl LiveNode {
 
     /// Tries again what could not be brought about. To be called by whoever holds the journal's lock.
     pub(super) fn settle(&self) {
-        if self.unsettled.load(Ordering::Relaxed) {
+        if self.has_failed() {
             self.bring_about();
         }
     }

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
@@ -41,8 +40,6 @@ pub struct LiveNode {
     pub(super) eal: Arc<Eal>,
     wanted: Mutex<Arc<Objects>>,
     journal: Mutex<Keeper>,
-    /// Whether something that is wanted could not be brought about yet.
-    pub(super) unsettled: AtomicBool,
     captures: Arc<Semaphore>,
     pub(super) config_file: PathBuf,
     pub(super) machine: Machine,
@@ -72,6 +69,8 @@ struct Warnings {
     at_start: Vec<String>,
     /// Keys that are different in the file.
     waiting: Option<String>,
+    /// What is wanted and could not be brought about yet.
+    failed: Vec<String>,
 }
 
 /// A node that has started.
@@ -130,12 +129,11 @@ impl LiveNode {
             eal,
             wanted: Mutex::new(Arc::new(wanted)),
             journal: Mutex::new(keeper),
-            unsettled: AtomicBool::new(false),
             captures: Arc::new(Semaphore::new(MAX_CAPTURES)),
             config_file: config_file.to_owned(),
             machine,
             fixed,
-            warnings: Mutex::new(Warnings { at_start, waiting: None }),
+            warnings: Mutex::new(Warnings { at_start, ..Warnings::default() }),
             started: Instant::now(),
             _upkeep_ends: upkeep_ends,
         });
@@ -195,7 +193,25 @@ impl LiveNode {
         if let Some(waiting) = &waiting {
             tracing::warn!("{waiting}");
         }
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).waiting = waiting;
+        self.warnings().waiting = waiting;
+    }
+
+    /// Notes what could not be brought about.
+    pub(super) fn set_failed(&self, failed: &[String]) {
+        let mut warnings = self.warnings();
+        // It is tried again every second: the log has each of them once.
+        let new = failed.iter().filter(|sentence| !warnings.failed.contains(sentence));
+        new.for_each(|sentence| tracing::error!("{sentence}"));
+        warnings.failed = failed.to_vec();
+    }
+
+    /// Whether something that is wanted could not be brought about yet.
+    pub(super) fn has_failed(&self) -> bool {
+        !self.warnings().failed.is_empty()
+    }
+
+    fn warnings(&self) -> MutexGuard<'_, Warnings> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a port whose device cannot be closed until the workers end.
@@ -317,8 +333,8 @@ impl Node for LiveNode {
             frames: worker.frames,
         });
         let (ports, wanted) = (self.ports(), self.wanted());
-        let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        let warnings = warnings.at_start.iter().chain(&warnings.waiting).cloned().collect();
+        let warnings = self.warnings();
+        let warnings = warnings.at_start.iter().chain(&warnings.waiting).chain(&warnings.failed).cloned().collect();
         v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
