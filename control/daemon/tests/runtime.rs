@@ -323,6 +323,36 @@ async fn after_a_restart_the_file_wins() {
     assert!(setup.socket("vm-a").exists() && !setup.path("a").exists());
 }
 
+/// Many clients at once, some of them at the same objects: nobody waits for ever, and nothing is left.
+#[tokio::test]
+async fn clients_may_meet() {
+    let setup = Setup::new().port("source", "device = \"net_null0\"");
+    let culvertd = setup.start();
+    let mut tasks = Vec::new();
+    for client_number in 0..8 {
+        let mut client = culvertd.client().await;
+        let folder = setup.path("");
+        tasks.push(tokio::spawn(async move {
+            for round in 0..10 {
+                let name = format!("p{}", (client_number + round) % 4);
+                let own = format!("own{client_number}");
+                add_port(&mut client, &name, &folder.join(&name)).await.unwrap();
+                add_port(&mut client, &own, &folder.join(&own)).await.unwrap();
+                let limits = v1::PortSpec { broadcast_limit: Some(1 + round), ..v1::PortSpec::default() };
+                assert!(set_port(&mut client, &own, limits).await.unwrap().changed);
+                assert!(names(&mut client).await.contains(&own));
+                client.get_stats(v1::GetStatsRequest::default()).await.unwrap();
+                client.remove_port(remove(&name)).await.unwrap();
+                assert!(client.remove_port(remove(&own)).await.unwrap().into_inner().changed);
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(names(&mut culvertd.client().await).await, ["source"]);
+}
+
 /// The keys reach the datapath: a frame of an access port gets its tag at a trunk, a mirror has a copy, and a trace of the
 /// same frame says so.
 #[tokio::test]

@@ -540,7 +540,16 @@ impl Datapath {
             Some(place) => *place = Some(port),
             None => state.ports.push(Some(port)),
         }
-        self.publish(&mut state)?;
+        if let Err(error) = self.publish(&mut state) {
+            // Nobody learns its number: it may not stay.
+            if let Some(place) = state.ports.get_mut(free) {
+                *place = None;
+            }
+            if let Some(table) = state.table(network) {
+                table.forget(PortId(id));
+            }
+            return Err(error);
+        }
         Ok(PortId(id))
     }
 

@@ -17,7 +17,7 @@ use super::ports::{Opened, Opener, Port};
 use super::rules::{rules, settings};
 use super::{ChangeError, links};
 use crate::change::{Change, Refusal, apply};
-use crate::config::{Attachment, Config};
+use crate::config::{self, Attachment, Config};
 use crate::name::Name;
 use crate::reconcile::{self, Action, reconcile};
 
@@ -47,10 +47,10 @@ impl LiveNode {
         // No change of a client comes between.
         let journal = self.journal();
         let clients = self.wanted().of_clients(true);
-        let config = Config::load(&self.config_file, &self.machine, &clients)
+        let file = Config::load(&self.config_file, &self.machine, &clients)
             .map_err(|mistakes| ChangeError::Refused(Refusal::Mistakes(mistakes)))?;
-        let waiting = config.waiting_keys(&self.fixed);
-        self.set_wanted(config.objects.with(clients));
+        let waiting = file.waiting_keys(&self.fixed);
+        self.set_wanted(file.objects.with(clients));
         self.set_waiting(&waiting);
         let mut done = self.bring_about();
         done.actions.extend(self.retry_failed_ports(None));
@@ -66,13 +66,20 @@ impl LiveNode {
         let mut done = Done::default();
         for action in reconcile(&self.wanted(), &self.running_objects()) {
             let text = action.to_string();
+            let makes_room = matches!(action, Action::RemovePort(_));
             match self.carry_out(action) {
                 Ok(note) => {
                     tracing::info!("done: {text}");
                     done.actions.push(text);
                     done.notes.extend(note);
                 }
-                Err(error) => done.failed.push(format!("cannot {text}: {error:#}; it is tried again")),
+                Err(error) => {
+                    done.failed.push(format!("cannot {text}: {error:#}; it is tried again"));
+                    if makes_room {
+                        // What comes after it may need its name, its network or its socket.
+                        break;
+                    }
+                }
             }
         }
         self.set_failed(&done.failed);
@@ -152,8 +159,8 @@ impl LiveNode {
             }
             Action::RemoveNetwork(name) => {
                 let Some(id) = self.running().network(&name) else { return Ok(None) };
-                self.datapath.remove_network(id)?;
                 self.running().networks.retain(|(network, _)| network.name != name);
+                self.datapath.remove_network(id)?;
             }
             Action::AddPort(config) => return self.add_port(config),
             Action::SetPort(config) => self.set_port(config)?,
@@ -162,7 +169,7 @@ impl LiveNode {
         Ok(None)
     }
 
-    fn add_port(&self, config: crate::config::Port) -> anyhow::Result<Option<String>> {
+    fn add_port(&self, config: config::Port) -> anyhow::Result<Option<String>> {
         let network = self.running().network(&config.network);
         let network = network.ok_or_else(|| anyhow::anyhow!("its network {} does not run", config.network))?;
         let name = config.name.clone();
@@ -181,7 +188,7 @@ impl LiveNode {
         }
     }
 
-    fn set_port(&self, config: crate::config::Port) -> anyhow::Result<()> {
+    fn set_port(&self, config: config::Port) -> anyhow::Result<()> {
         let (id, mtu) = {
             let running = self.running();
             let port = running.port(&config.name);
@@ -209,15 +216,11 @@ impl LiveNode {
             running.ports.remove(place)
         };
         self.copy_mirrors_of(name);
-        let Err(error) = self.opener().close(&port) else { return Ok(()) };
-        if let Opened::Nic(..) = port.opened {
-            // Workers may still use the device's queues: it is closed when culvertd ends.
-            tracing::error!(port = name.as_str(), "its device stays open: {error:#}");
-            self.keep_stuck(port);
-            return Ok(());
+        if let Err(error) = self.opener().close(&port) {
+            self.running().ports.push(port);
+            return Err(error);
         }
-        self.running().ports.push(port);
-        Err(error)
+        Ok(())
     }
 
     /// Tells the datapath which frames to copy, if some mirror has to do with this port.
@@ -301,7 +304,7 @@ impl fmt::Display for Action {
 }
 
 /// The network and the address of a guest that has one address.
-fn station(port: &crate::config::Port) -> Option<(Name, MacAddress)> {
+fn station(port: &config::Port) -> Option<(Name, MacAddress)> {
     match &port.attachment {
         Attachment::Guest { mac, .. } => Some((port.network.clone(), (*mac)?)),
         Attachment::Nic { .. } => None,

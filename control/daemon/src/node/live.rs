@@ -34,8 +34,6 @@ pub struct LiveNode {
     pub(super) server: Server,
     pub(super) datapath: Arc<Datapath>,
     running: Mutex<Running>,
-    /// Ports with a device that a worker did not give back.
-    stuck: Mutex<Vec<Port>>,
     pub(super) pool: Pool,
     pub(super) eal: Arc<Eal>,
     wanted: Mutex<Arc<Objects>>,
@@ -124,7 +122,6 @@ impl LiveNode {
             server,
             datapath,
             running: Mutex::default(),
-            stuck: Mutex::default(),
             pool,
             eal,
             wanted: Mutex::new(Arc::new(wanted)),
@@ -212,11 +209,6 @@ impl LiveNode {
 
     fn warnings(&self) -> MutexGuard<'_, Warnings> {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps a port whose device cannot be closed until the workers end.
-    pub(super) fn keep_stuck(&self, port: Port) {
-        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).push(port);
     }
 
     /// Keeps guests away from a port, or lets them come again.

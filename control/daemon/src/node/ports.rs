@@ -84,18 +84,20 @@ impl Opener<'_> {
         Port { config, opened }
     }
 
-    /// Takes a port from its guest or device and from the workers. A device is closed when the port is dropped after that.
+    /// Takes a port from its guest or device and from the workers. A device is closed when the port and the last queue of it
+    /// are dropped after that.
     ///
     /// # Errors
-    /// A worker does not answer: the port must be kept.
+    /// The guest's rings are not stopped: the port must be kept.
     pub fn close(&self, port: &Port) -> anyhow::Result<()> {
-        match port.opened {
-            Opened::Failed(_) => {}
-            Opened::Guest { id, .. } => {
-                self.server.remove(key(id))?;
-                self.datapath.remove_port(id)?;
-            }
-            Opened::Nic(id, _) => self.datapath.remove_port(id)?,
+        if let Opened::Guest { id, .. } = port.opened {
+            self.server.remove(key(id))?;
+        }
+        // When a worker does not answer, the port is gone all the same with the next plan.
+        if let Some(id) = port.id()
+            && let Err(error) = self.datapath.remove_port(id)
+        {
+            tracing::error!(port = port.config.name.as_str(), "the port is closed late: {error}");
         }
         Ok(())
     }
