@@ -97,7 +97,8 @@ const GUEST: u64 = 0x4000_0000;
 const MEMORY_BYTES: u64 = 0x1_0000;
 const RING_ENTRIES: u32 = 64;
 
-const CONFIG: DeviceConfig = DeviceConfig { queue_pairs: 2, mtu: 1500, mac: Some(MacAddress([2, 0, 0, 0, 0, 10])) };
+const CONFIG: DeviceConfig =
+    DeviceConfig { queue_pairs: 2, mtu: 1500, mac: Some(MacAddress([2, 0, 0, 0, 0, 10])), offloads: true };
 
 /// Runs one input.
 pub fn run(data: &[u8]) {

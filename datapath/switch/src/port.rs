@@ -9,6 +9,7 @@ use culvert_nic::{NicOffloads, Pool, TxQueue};
 use crate::counters::PortCounters;
 use crate::guard::Guard;
 use crate::limits::{Limiter, Limits};
+use crate::mac_table::TABLE_ENTRIES;
 use crate::network::NetworkId;
 use crate::tap::Tap;
 use crate::vlan::Vlans;
@@ -43,6 +44,20 @@ pub struct Rules {
     pub mac_limit: u32,
     /// Payload of the longest frame that it takes, in bytes.
     pub mtu: u16,
+}
+
+impl Default for Rules {
+    /// No VLANs, no guard, no limits but the size of the address table; an MTU of 1500.
+    fn default() -> Self {
+        Self {
+            vlans: Vlans::default(),
+            guard: Guard::default(),
+            limits: Limits::default(),
+            isolated: false,
+            mac_limit: u32::try_from(TABLE_ENTRIES).unwrap_or(u32::MAX),
+            mtu: 1500,
+        }
+    }
 }
 
 impl Rules {
@@ -101,7 +116,7 @@ pub enum Egress {
     Nic(Box<[Arc<Mutex<TxQueue>>]>, NicOffloads, Pool),
     /// Keeps what it is sent, as a guest would that takes these frames undone.
     #[cfg(test)]
-    Test(Mutex<Vec<crate::golden::Left>>, Offloads),
+    Test(Mutex<Vec<crate::golden::Packet>>, Offloads),
 }
 
 impl Egress {

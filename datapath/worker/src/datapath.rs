@@ -265,6 +265,7 @@ impl Datapath {
             bind(&table, &after, id);
             if let Some(network) = state.network_mut(network) {
                 network.forget(id);
+                network.welcome(id, self.start.elapsed());
             }
         }
         Ok(())
@@ -350,8 +351,8 @@ impl Datapath {
             guest.attachment = guest.attachment.wrapping_add(1);
             let network = guest.network;
             // It may be another guest: it gets all groups until it has said which it wants.
-            if let Some((groups, _)) = state.network_mut(network).and_then(|network| network.groups.as_mut()) {
-                groups.welcome(port, self.start.elapsed());
+            if let Some(network) = state.network_mut(network) {
+                network.welcome(port, self.start.elapsed());
             }
         }
         for (number, setup) in started {

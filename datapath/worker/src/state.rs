@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use culvert_frame::Offloads;
 use culvert_guest::{Memory, ReceiveQueue, TransmitQueue};
@@ -176,6 +177,13 @@ impl NetworkState {
     pub(crate) fn forget(&mut self, port: PortId) {
         if let Some((groups, _)) = &mut self.groups {
             groups.forget(port);
+        }
+    }
+
+    /// Gives a port all groups until it had time to say which it wants.
+    pub(crate) fn welcome(&mut self, port: PortId, now: Duration) {
+        if let Some((groups, _)) = &mut self.groups {
+            groups.welcome(port, now);
         }
     }
 }

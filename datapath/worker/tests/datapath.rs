@@ -11,12 +11,13 @@ use culvert_frame::{Direction, DropReason, MacAddress};
 use culvert_guest::device::{RingChange, RingSetup};
 use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
 use culvert_guest::{Call, Memory, Region, RingLayout};
-use culvert_switch::network::NetworkId;
-use culvert_switch::{PortId, Tap};
+use culvert_switch::guard::Guard;
+use culvert_switch::{NetworkId, PortId, Rules, Tap, Vlans};
 use culvert_worker::datapath::DatapathConfig;
-use culvert_worker::{Datapath, Event, GuestPort};
+use culvert_worker::{Datapath, Event, Mirror, NetworkSettings};
 use rustix::event::{EventfdFlags, eventfd};
 
+const SETTINGS: NetworkSettings = NetworkSettings { mac_age: Duration::from_secs(300), snooping: false };
 const FEATURES: u64 = VERSION_1 | NET_MRG_RXBUF | INDIRECT_DESC;
 
 /// A guest of one queue pair and the port that it is attached to.
@@ -33,14 +34,13 @@ fn datapath(workers: usize, idle_sleep: Option<Duration>) -> (Datapath, NetworkI
     let cores = std::thread::available_parallelism().unwrap().get();
     let cores = (0..workers).map(|index| index % cores).collect();
     let datapath = Datapath::start(&DatapathConfig { cores, idle_sleep }, None).unwrap();
-    let network = datapath.add_network(Duration::from_secs(300)).unwrap();
+    let network = datapath.add_network(SETTINGS).unwrap();
     (datapath, network)
 }
 
 impl Guest {
     fn new(datapath: &Datapath, network: NetworkId, number: u8, shape: Shape) -> Self {
-        let port = GuestPort { network, source: None, mtu: 1500, mac_limit: 1000 };
-        let port = datapath.add_guest_port(&port).unwrap();
+        let port = datapath.add_guest_port(network, Rules::default()).unwrap();
         let driver = Interface::new(shape, 9200);
         let ram = driver.ram();
         let region = Region {
@@ -402,4 +402,150 @@ fn changes_reach_a_worker_that_is_about_to_sleep() {
         datapath.remove_tap(a.port, &tap).unwrap();
         std::thread::sleep(Duration::from_micros(round % 200));
     }
+}
+
+fn access(vlan: u16) -> Rules {
+    Rules { vlans: Vlans::Access { vlan, qinq: false }, ..Rules::default() }
+}
+
+#[test]
+fn rules_change_while_frames_pass_and_lose_none() {
+    let (datapath, network) = datapath(2, Some(Duration::ZERO));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    let mut other = Guest::new(&datapath, network, 3, Shape::default());
+    start_all(&datapath, &[&a, &b, &other]);
+    for number in 0..100_u32 {
+        // Rules of another port, the limits of one of these, another network.
+        let vlan = 1 + u16::try_from(number).unwrap() % 4;
+        datapath.set_port(other.port, access(vlan)).unwrap();
+        datapath.set_port(a.port, Rules { mac_limit: 100 + number, ..Rules::default() }).unwrap();
+        let more = datapath.add_network(SETTINGS).unwrap();
+        let frame = a.frame(b.mac, number);
+        a.send(&frame);
+        datapath.set_network(network, NetworkSettings { snooping: number % 2 == 0, ..SETTINGS }).unwrap();
+        assert_eq!(b.receive(), frame);
+        datapath.remove_network(more).unwrap();
+    }
+    assert_eq!(datapath.totals(a.port).unwrap().drops, []);
+    // The first frame was flooded and the other port is in a VLAN of its own: nothing has come there.
+    assert_eq!(datapath.totals(other.port).unwrap().offered, 0);
+    assert!(other.driver.receive().is_none());
+}
+
+#[test]
+fn a_port_that_changes_its_vlan_leaves_its_addresses_behind() {
+    let (datapath, network) = datapath(1, Some(Duration::ZERO));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    start_all(&datapath, &[&a, &b]);
+    datapath.set_port(a.port, access(10)).unwrap();
+    let guard = Guard { mac: Some(b.mac), ..Guard::default() };
+    datapath.set_port(b.port, Rules { guard: guard.clone(), ..access(10) }).unwrap();
+    let frame = a.frame(b.mac, 1);
+    a.send(&frame);
+    assert_eq!(b.receive(), frame);
+    let known = |datapath: &Datapath| {
+        let mut macs: Vec<_> = datapath.macs(network).iter().map(|mac| (mac.vlan, mac.address, mac.port)).collect();
+        macs.sort_unstable();
+        macs
+    };
+    assert_eq!(known(&datapath), [(10, a.mac, a.port), (10, b.mac, b.port)]);
+    datapath.set_port(b.port, Rules { guard, ..access(11) }).unwrap();
+    assert_eq!(known(&datapath), [(10, a.mac, a.port), (11, b.mac, b.port)]);
+    a.send(&frame);
+    wait(|| datapath.totals(a.port).unwrap().drops.iter().any(|drops| drops.reason == DropReason::NoOtherPort));
+    assert!(b.driver.receive().is_none());
+}
+
+#[test]
+fn a_mirror_begins_and_ends_while_frames_pass() {
+    let (datapath, network) = datapath(1, Some(Duration::ZERO));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    let mut probe = Guest::new(&datapath, network, 3, Shape::default());
+    start_all(&datapath, &[&a, &b, &probe]);
+    let mirror = Mirror { sources: vec![a.port], rx: true, tx: true, target: probe.port };
+    datapath.set_mirrors(vec![mirror]).unwrap();
+    for number in 0..10 {
+        let there = a.frame(b.mac, number);
+        a.send(&there);
+        assert_eq!((b.receive(), probe.receive()), (there.clone(), there));
+        let back = b.frame(a.mac, number);
+        b.send(&back);
+        assert_eq!((a.receive(), probe.receive()), (back.clone(), back));
+    }
+    let frame = probe.frame(b.mac, 1);
+    probe.send(&frame);
+    wait(|| datapath.totals(probe.port).unwrap().drops.iter().any(|drops| drops.reason == DropReason::MirrorTarget));
+    datapath.set_mirrors(vec![]).unwrap();
+    let frame = a.frame(b.mac, 1);
+    a.send(&frame);
+    assert_eq!(b.receive(), frame);
+    assert!(probe.driver.receive().is_none());
+}
+
+#[test]
+fn a_trace_tells_of_running_ports() {
+    let (datapath, network) = datapath(1, Some(Duration::ZERO));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let b = Guest::new(&datapath, network, 2, Shape::default());
+    start_all(&datapath, &[&a, &b]);
+    let frame = b.frame(a.mac, 1);
+    let name = |port: PortId| format!("port {}", port.0);
+    let ports = |trace: culvert_switch::trace::Trace| trace.fates.iter().map(|fate| fate.port).collect::<Vec<_>>();
+    assert_eq!(ports(datapath.trace(b.port, &frame, &name).unwrap()), [a.port]);
+    let announce = a.frame(b.mac, 2);
+    a.send(&announce);
+    wait(|| !datapath.macs(network).is_empty());
+    let trace = datapath.trace(b.port, &frame, &name).unwrap();
+    assert!(trace.steps.iter().any(|step| step.why.contains("was learned there")), "{trace:?}");
+    assert_eq!(datapath.totals(b.port).unwrap().rx_frames, 0, "nothing was sent");
+    assert_eq!(datapath.trace(PortId(77), &frame, &name), None);
+}
+
+/// RFC 3376, 4: an IGMPv2 message in IPv4 with the router alert option.
+fn igmp(source: MacAddress, group: [u8; 4], kind: u8) -> Vec<u8> {
+    let (all, destination) = ([224, 0, 0, 1], if kind == 0x11 { [224, 0, 0, 1] } else { group });
+    let mut message =
+        [&[kind, if kind == 0x11 { 10 } else { 0 }, 0, 0][..], if kind == 0x11 { &[0; 4] } else { &group }].concat();
+    let mut packet = vec![0x46, 0xc0, 0, 32, 0, 0, 0, 0, 1, 2, 0, 0, 10, 0, 0, 1];
+    packet.extend(if kind == 0x11 { all } else { destination });
+    packet.extend([0x94, 4, 0, 0]);
+    for (bytes, at) in [(&mut packet, 10), (&mut message, 2)] {
+        let sum = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    let [_, b, c, d] = destination;
+    let mut frame = [&[0x01, 0x00, 0x5e, b & 0x7f, c, d][..], &source.0, &[0x08, 0x00], &packet, &message].concat();
+    frame.resize(60, 0);
+    frame
+}
+
+#[test]
+fn multicast_goes_to_listeners_once_a_querier_asked() {
+    let (datapath, network) = datapath(1, Some(Duration::ZERO));
+    let mut router = Guest::new(&datapath, network, 1, Shape::default());
+    let mut listener = Guest::new(&datapath, network, 2, Shape::default());
+    let mut deaf = Guest::new(&datapath, network, 3, Shape::default());
+    start_all(&datapath, &[&router, &listener, &deaf]);
+    // A guest that comes later has all groups for a while.
+    datapath.set_network(network, NetworkSettings { snooping: true, ..SETTINGS }).unwrap();
+    let group = [239, 1, 2, 3];
+    router.send(&igmp(router.mac, group, 0x11));
+    assert_eq!((listener.receive().len(), deaf.receive().len()), (60, 60), "queries reach everybody");
+    listener.send(&igmp(listener.mac, group, 0x16));
+    assert_eq!(router.receive().len(), 60);
+    let to_group = [&[0x01, 0x00, 0x5e, 1, 2, 3][..], &router.mac.0, &[0x88, 0xb5], &[7; 46]].concat();
+    // All have had time to answer the query after a little more than the second that it grants.
+    wait(|| {
+        datapath.update_groups().unwrap();
+        let trace = datapath.trace(router.port, &to_group, &|port| port.0.to_string()).unwrap();
+        trace.fates.iter().map(|fate| fate.port).eq([listener.port])
+    });
+    while deaf.driver.receive().is_some() {}
+    router.send(&to_group);
+    assert_eq!(listener.receive(), to_group);
+    assert!(deaf.driver.receive().is_none());
 }

@@ -53,7 +53,8 @@ pub const USER: u64 = 0x7f00_0000_0000;
 pub const GUEST: u64 = 0x4000_0000;
 pub const SIZE: u64 = 0x10_0000;
 
-pub const CONFIG: DeviceConfig = DeviceConfig { queue_pairs: 2, mtu: 1500, mac: Some(MacAddress([2, 0, 0, 0, 0, 10])) };
+pub const CONFIG: DeviceConfig =
+    DeviceConfig { queue_pairs: 2, mtu: 1500, mac: Some(MacAddress([2, 0, 0, 0, 0, 10])), offloads: true };
 
 /// A message as it is on the wire, and its descriptors.
 #[derive(Debug)]
