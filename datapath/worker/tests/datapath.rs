@@ -1,6 +1,6 @@
 //! Workers, plans and rings together: guests played in this process, frames through real polling threads.
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test")]
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
