@@ -37,11 +37,11 @@ fn all_combinations_of_both_sides_bits() -> Result<()> {
                 }
                 combinations += 1;
                 drop(b);
-                daemon.wait_for_state("vm-b", "down")?;
+                daemon.wait_for_state("vm-b", "waiting")?;
             }
         }
         drop(a);
-        daemon.wait_for_state("vm-a", "down")?;
+        daemon.wait_for_state("vm-a", "waiting")?;
     }
     println!(
         "{combinations} combinations, {bytes} bytes each, in {:.1?}: {whole} frames stayed whole, {pieces} segments were made",
@@ -102,19 +102,20 @@ fn linux_guests_with_offloads_on_and_off() -> Result<()> {
                 );
             }
             drop(receiver);
-            daemon.wait_for_state("vm-b", "down")?;
+            daemon.wait_for_state("vm-b", "waiting")?;
         }
     }
     daemon.check_counters()?;
     daemon.stop()
 }
 
-/// A guest that takes such frames. Without mergeable buffers each buffer must hold the largest frame, in pages as Linux lays them out.
+/// A guest that takes such frames. Without mergeable buffers each buffer must hold the largest frame, in a chain of pieces.
 fn receiving_guest(socket: &Path, offloads: OffloadBits, mergeable: bool) -> Result<FrontendGuest> {
     let segments = offloads.tso4 || offloads.tso6 || offloads.uso4 || offloads.uso6;
     let plain = Shape { mergeable, queue_size: 1024, ..Shape::default() };
     let shape = match (mergeable, segments) {
-        (false, true) => Shape { receive_bytes: 12 + LARGEST, receive_piece_bytes: 4096, ..plain },
+        // So that there are enough for a frame that must be cut into its most segments.
+        (false, true) => Shape { receive_bytes: 12 + LARGEST, receive_piece_bytes: 8192, ..plain },
         _ => plain,
     };
     FrontendGuest::connect_with(socket, shape, offloads.features(Side::Receiver), 2048)
