@@ -93,6 +93,17 @@ impl Guest {
         Ok(on.map(str::to_owned).collect())
     }
 
+    /// How many frames its network interface has received so far, and their bytes.
+    ///
+    /// # Errors
+    /// The guest does not answer the console.
+    pub fn received(&mut self) -> Result<(u64, u64)> {
+        let printed = self.check("cd /sys/class/net/eth0/statistics && cat rx_packets rx_bytes")?;
+        let mut numbers = printed.split_whitespace().map(str::parse);
+        let mut next = || numbers.next().with_context(|| format!("the statistics are:\n{printed}"));
+        Ok((next()??, next()??))
+    }
+
     /// Its console, for what the other functions do not offer.
     pub fn console(&mut self) -> &mut Console {
         &mut self.console

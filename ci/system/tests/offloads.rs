@@ -74,7 +74,7 @@ fn linux_guests_with_offloads_on_and_off() -> Result<()> {
             let addresses = [receiver.address().to_owned(), receiver.add_ipv6()?];
             for (sends, switches, leaves) in SENDERS {
                 sender.check(&format!("ethtool -K eth0 {switches}"))?;
-                let before = [daemon.stats("vm-a")?, daemon.stats("vm-b")?];
+                let before = [sent(&daemon)?, receiver.received()?];
                 for address in &addresses {
                     let case =
                         || format!("from {sends} to {receives}, mergeable {mergeable}, {address}\n{}", shown(&daemon));
@@ -86,14 +86,10 @@ fn linux_guests_with_offloads_on_and_off() -> Result<()> {
                         0.8 * bytes as f64 / udp.as_secs_f64() / 1e6
                     );
                 }
-                // What went through culvertd whole is told by the frames' length.
-                let after = [daemon.stats("vm-a")?, daemon.stats("vm-b")?];
-                let mean = |port: usize, side: &str| {
-                    let count =
-                        |of: &str| after[port][of].as_u64().unwrap_or(0) - before[port][of].as_u64().unwrap_or(0);
-                    count(&format!("{side}_bytes")) / count(&format!("{side}_frames")).max(1)
-                };
-                let lengths = [mean(0, "rx"), mean(1, "tx")];
+                // What left the one guest whole, and what came whole to the other, is told by the frames' length.
+                let after = [sent(&daemon)?, receiver.received()?];
+                let lengths =
+                    [0, 1].map(|side| (after[side].1 - before[side].1) / (after[side].0 - before[side].0).max(1));
                 ensure!((lengths[0] > 3000) == leaves, "{sends} sent frames of {} bytes on average", lengths[0]);
                 ensure!(
                     (lengths[1] > 3000) == (leaves && takes),
@@ -139,6 +135,13 @@ fn transfer(a: &mut FrontendGuest, b: &mut FrontendGuest, stream: &mut Stream, b
     Ok(())
 }
 
+/// How many frames the sending guest has sent, and their bytes.
+fn sent(daemon: &Daemon) -> Result<(u64, u64)> {
+    let stats = daemon.stats("vm-a")?;
+    let number = |key: &str| stats[key].as_u64().with_context(|| format!("no {key} in {stats}"));
+    Ok((number("rx_frames")?, number("rx_bytes")?))
+}
+
 fn shown(daemon: &Daemon) -> String {
     ["port list", "stats", "drops"].map(|what| daemon.ctl(what).unwrap_or_else(|error| error.to_string())).join("\n")
 }
@@ -155,12 +158,13 @@ const RECEIVERS: [(&str, &str, bool); 4] = [
     ("all", "", true),
 ];
 
-/// What the sending guest leaves to its device, how ethtool is told so, and whether this includes segmentation of TCP.
+/// What the sending guest leaves to its device, how ethtool is told so, and whether this includes segmentation of TCP. QEMU 10 keeps
+/// segmentation of UDP from guests with vhost-user, so their kernel does it.
 const SENDERS: [(&str, &str, bool); 4] = [
-    ("nothing", "tx off tx-udp-segmentation off", false),
-    ("checksums", "tx on tso off tx-udp-segmentation off", false),
-    ("TCP", "tx on tso on tx-udp-segmentation off", true),
-    ("all", "tx on tso on tx-udp-segmentation on", true),
+    ("nothing", "tx off", false),
+    ("checksums", "tx on tso off", false),
+    ("TCP", "tx on tso on tx-tcp-ecn-segmentation off", true),
+    ("all", "tx on tso on", true),
 ];
 
 const A: [u8; 6] = [2, 0, 0, 0, 0, 1];
