@@ -34,13 +34,13 @@ pub trait Node: Send + Sync + 'static {
     /// The daemon and its workers.
     fn status(&self) -> v1::GetStatusResponse;
 
-    /// All networks, in the order in which they were added.
+    /// All networks: those of the file in its order, then those of clients in the order in which they were added.
     fn networks(&self) -> Vec<v1::Network>;
 
-    /// All ports, in the order in which they were added.
+    /// All ports, in the same order.
     fn ports(&self) -> Vec<v1::Port>;
 
-    /// All mirrors, in the order in which they were added.
+    /// All mirrors, in the same order.
     fn mirrors(&self) -> Vec<v1::Mirror>;
 
     /// All learned addresses.
