@@ -32,7 +32,9 @@ use crate::guard::Guard;
 use crate::limits::{Limiter, Limits};
 use crate::network::NetworkId;
 use crate::port::MirrorTo;
-use crate::{Burst, Egress, Forwarder, MacTable, Port, PortCounters, PortId, PortTotals, Rules, Topology, Vlans, network};
+use crate::{
+    Burst, Egress, Forwarder, MacTable, Port, PortCounters, PortId, PortTotals, Rules, Topology, Vlans, network,
+};
 
 pub use packet::Packet;
 
@@ -262,14 +264,8 @@ struct Case {
     heard: Vec<&'static [u16]>,
 }
 
-const CASE: Case = Case {
-    name: "",
-    ports: Vec::new(),
-    arrivals: Vec::new(),
-    counted: Vec::new(),
-    snooping: false,
-    heard: Vec::new(),
-};
+const CASE: Case =
+    Case { name: "", ports: Vec::new(), arrivals: Vec::new(), counted: Vec::new(), snooping: false, heard: Vec::new() };
 
 /// What a port must have counted at the end.
 #[derive(Debug, PartialEq, Eq, Default)]

@@ -149,7 +149,8 @@ fn jumbo() {
 #[test]
 fn runts() {
     // All lengths below an Ethernet header are refused, and teach nothing; the header alone passes.
-    let mut burst: Vec<_> = (0..=14).map(|length| Packet::from(short(ALL, at(1), 1).frame[..length].to_vec())).collect();
+    let mut burst: Vec<_> =
+        (0..=14).map(|length| Packet::from(short(ALL, at(1), 1).frame[..length].to_vec())).collect();
     burst.push(short(ALL, at(1), 2));
     Case {
         name: "runts",

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use culvert_frame::{MacAddress, Offloads};
 use culvert_guest::NetHeader;
+use culvert_guest::Piece;
 use culvert_guest::net_header::{DATA_VALID, NEEDS_CSUM};
 use culvert_guest::receive::PutError;
-use culvert_guest::Piece;
 
 use super::at;
 use crate::burst::Sink;
@@ -47,7 +47,8 @@ impl Packet {
     /// Whether the frame is of several segments.
     pub(super) fn is_unsegmented(&self) -> bool {
         self.header.gso_type != 0
-            && Layout::of(&self.frame).is_some_and(|it| self.frame.len() > it.payload + usize::from(self.header.gso_size))
+            && Layout::of(&self.frame)
+                .is_some_and(|it| self.frame.len() > it.payload + usize::from(self.header.gso_size))
     }
 
     /// The longest frame that becomes of it.
@@ -72,7 +73,8 @@ impl Packet {
             (true, _) if ipv6 => Offloads::USO6,
             (true, _) => Offloads::USO4,
         };
-        let ecn = if self.is_unsegmented() && self.header.gso_type & 0x80 != 0 { Offloads::ECN } else { Offloads::NONE };
+        let ecn =
+            if self.is_unsegmented() && self.header.gso_type & 0x80 != 0 { Offloads::ECN } else { Offloads::NONE };
         Offloads::CHECKSUM | kind | ecn
     }
 
@@ -80,7 +82,7 @@ impl Packet {
     pub(super) fn asks(&self) -> Offloads {
         let mut unsegmented = self.clone();
         // Also a request for one segment is one.
-        unsegmented.header.gso_size = self.header.gso_size.min(1);
+        unsegmented.header.gso_size = 0;
         unsegmented.needs()
     }
 
@@ -185,7 +187,7 @@ impl Layout {
 }
 
 /// RFC 1071, not complemented.
-fn ones_complement(bytes: &[u8]) -> u16 {
+pub(super) fn ones_complement(bytes: &[u8]) -> u16 {
     bytes.chunks(2).fold(0, |sum, word| add(sum, u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)])))
 }
 
@@ -259,12 +261,14 @@ impl Stream {
 
     /// All but the transport's checksum.
     fn bytes(&self) -> Vec<u8> {
-        let payload: Vec<u8> = (usize::from(self.mark)..).map(|n| (n * 7 % 251).to_le_bytes()[0]).take(self.payload).collect();
+        let payload: Vec<u8> =
+            (usize::from(self.mark)..).map(|n| (n * 7 % 251).to_le_bytes()[0]).take(self.payload).collect();
         let transport = if self.is_udp {
             let length = u16::try_from(8 + self.payload).unwrap().to_be_bytes();
             [&[0x13, 0x88, 0x13, 0x89], &length[..], &[0, 0], &payload].concat()
         } else {
-            [&[0x13, 0x88, 0x13, 0x89, 0, 0, 1, 0, 0, 0, 2, 0, 0x50, self.flags, 1, 0, 0, 0, 0, 0], &payload[..]].concat()
+            [&[0x13, 0x88, 0x13, 0x89, 0, 0, 1, 0, 0, 0, 2, 0, 0x50, self.flags, 1, 0, 0, 0, 0, 0], &payload[..]]
+                .concat()
         };
         let (source, destination) = if self.is_ipv6 { ("fd00::1", "fd00::2") } else { ("10.0.0.1", "10.0.0.2") };
         ip(self.to, self.from, source, destination, if self.is_udp { 17 } else { 6 }, &transport)
@@ -272,7 +276,14 @@ impl Stream {
 }
 
 /// An IP frame of the version of its addresses.
-pub(super) fn ip(to: MacAddress, from: MacAddress, source: &str, destination: &str, protocol: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn ip(
+    to: MacAddress,
+    from: MacAddress,
+    source: &str,
+    destination: &str,
+    protocol: u8,
+    body: &[u8],
+) -> Vec<u8> {
     let length = |headers: usize| u16::try_from(headers + body.len()).unwrap().to_be_bytes();
     let [source, destination] = [source, destination].map(|text| match text.parse().unwrap() {
         IpAddr::V4(address) => address.octets().to_vec(),
