@@ -187,7 +187,7 @@ impl Model {
 }
 
 /// What of a frame does not count towards the MTU: the addresses, up to two VLAN tags, and the EtherType.
-fn headers(frame: &[u8]) -> usize {
+pub(super) fn headers(frame: &[u8]) -> usize {
     let tags =
         frame[12..].chunks(4).take(2).take_while(|tag| tag.starts_with(&[0x81, 0]) || tag.starts_with(&[0x88, 0xa8]));
     14 + 4 * tags.count()
