@@ -189,7 +189,10 @@ impl Bridge {
     }
 
     fn expire_groups(&mut self, now: Duration) {
-        let changed = self.groups.iter_mut().flatten().fold(false, |changed, groups| groups.expire(now) || changed);
+        let mut changed = false;
+        for groups in self.groups.iter_mut().flatten() {
+            changed |= groups.expire(now);
+        }
         if changed {
             self.plug();
         }

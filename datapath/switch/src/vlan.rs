@@ -307,7 +307,7 @@ mod tests {
             let mut out = vec![0; came.len() + TAG_BYTES];
             let length = edit.apply(&came, &mut out);
             out.truncate(length);
-            assert_eq!(edit.length(came.len() as u32) as usize, length);
+            assert_eq!(edit.length(u32::try_from(came.len()).unwrap()), u32::try_from(length).unwrap());
             out
         };
         let tagged = trunk(&[10], None);

@@ -315,7 +315,7 @@ pub(super) fn any_port(networks: u16, ports: u16) -> impl Strategy<Value = PortS
         .prop_map(|(target, (rx, tx))| Some(MirrorTo { target: PortId(target), rx, tx }));
     let mirror = prop_oneof![12 => Just(None), 1 => mirror];
     let some =
-        (limit(), limit(), prop::bool::weighted(0.3), mac_limit, any_offloads(true), any_offloads(false), mirror);
+        (limit(), limit(), prop::bool::weighted(0.4), mac_limit, any_offloads(true), any_offloads(false), mirror);
     (0..networks, mtu, way, any_vlans(), mac, some).prop_map(
         |(
             network,
@@ -384,7 +384,7 @@ pub(super) fn any_addresses() -> impl Strategy<Value = (MacAddress, MacAddress)>
 /// None, or some that few or no ports have.
 pub(super) fn any_tags() -> impl Strategy<Value = Vec<[u8; 4]>> {
     let kind = prop_oneof![4 => Just([0x81, 0x00]), 1 => Just([0x88, 0xa8])];
-    let control = select(&[1_u16, 2, 2, 0, 0xe000, 0x2001, 3, 4094, 4095][..]);
+    let control = select(&[1_u16, 2, 2, 2, 2, 2, 2, 0x4002, 0x4002, 0, 0xe000, 0x2001, 3, 4094, 4095][..]);
     let tag = (kind, control).prop_map(|(kind, control)| {
         let [high, low] = control.to_be_bytes();
         [kind[0], kind[1], high, low]
@@ -398,7 +398,7 @@ pub(super) fn any_tags() -> impl Strategy<Value = Vec<[u8; 4]>> {
 
 /// A frame of TCP or UDP, to which something or nothing is left to be done.
 pub(super) fn any_stream() -> impl Strategy<Value = Packet> {
-    let payload = prop_oneof![4 => 1..300_usize, 1 => 1200..3000_usize];
+    let payload = prop_oneof![3 => 1..300_usize, 2 => 400..900_usize, 1 => 1200..3000_usize];
     let size = prop_oneof![3 => 50..400_u16, 1 => 1000..1500_u16];
     let kind = (any::<(bool, bool)>(), prop::bool::weighted(0.2), 0..3_u8);
     (any_addresses(), any_tags(), kind, payload, size, any::<u8>()).prop_map(

@@ -330,7 +330,6 @@ fn snooping_igmp() {
             Counted::rx(7, 7, 18).tx(2, 2),
             Counted::rx(1, 1, 1).tx(7, 7),
         ],
-        ..CASE
     }
     .check();
 }
@@ -361,7 +360,6 @@ fn snooping_mld() {
             Counted::rx(6, 6, 14).tx(2, 2),
             Counted::rx(1, 1, 1).tx(6, 6),
         ],
-        ..CASE
     }
     .check();
 }
@@ -382,7 +380,6 @@ fn snooping_behind_isolated_ports() {
         ],
         heard: vec![&[2], &[0, 1], &[2]],
         counted: vec![Counted::rx(1, 1, 1).tx(1, 1), Counted::rx(1, 1, 1).tx(1, 1), Counted::rx(1, 1, 2).tx(2, 2)],
-        ..CASE
     }
     .check();
 }
