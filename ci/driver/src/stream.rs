@@ -5,6 +5,7 @@
 //! options, IPv6 extension headers, TCP options, flags, sizes of frames and of segments.
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
 /// What one side negotiated. For the sender these are CSUM and HOST_*, for the receiver GUEST_*.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,7 +103,7 @@ pub struct Stream {
     mtu: usize,
     /// Whether some frames have a VLAN tag.
     tags: bool,
-    noise: Vec<u8>,
+    noise: &'static [u8],
     random: u64,
     /// Segments of the frames so far, which is the next frame's IPv4 identification.
     segments: u16,
@@ -139,9 +140,6 @@ struct Layout {
 impl Stream {
     /// From the guest with the MAC address `from` to the one with `to`. Both sides' bits are kept to.
     pub fn new(kind: Kind, from: [u8; 6], to: [u8; 6], sender: OffloadBits, receiver: OffloadBits) -> Self {
-        let mut random = 0x9876_5432_1fed_cba1;
-        let mut noise: Vec<u8> = (0..PERIOD / 8).flat_map(|_| next(&mut random).to_le_bytes()).collect();
-        noise.extend_from_within(..MAX_PAYLOAD);
         Self {
             kind,
             sender,
@@ -150,8 +148,8 @@ impl Stream {
             to,
             mtu: 1500,
             tags: true,
-            noise,
-            random,
+            noise: noise(),
+            random: 0x1234_5678_9abc_def1,
             segments: 0,
             sent: 0,
             received: 0,
@@ -419,13 +417,14 @@ fn set_checksum(frame: &mut [u8], kind: Kind, layout: Layout, partial: bool) {
 /// The Internet checksum's sum (RFC 1071), folded, not complemented.
 fn sum(start: u64, bytes: &[u8]) -> u16 {
     let mut sum = start;
-    let (words, rest) = bytes.as_chunks::<2>();
+    // Two words at once: 2^16 is 1 in this sum. Zeros behind the end change nothing.
+    let (words, rest) = bytes.as_chunks::<4>();
     for word in words {
-        sum += u64::from(u16::from_be_bytes(*word));
+        sum += u64::from(u32::from_be_bytes(*word));
     }
-    if let [last] = rest {
-        sum += u64::from(*last) << 8;
-    }
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    sum += u64::from(u32::from_be_bytes(last));
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -442,6 +441,17 @@ fn gso_type(kind: Kind) -> u8 {
         Kind { tcp: true, v6: true } => 4,
         Kind { tcp: false, .. } => 5,
     }
+}
+
+/// The payload of all streams.
+fn noise() -> &'static [u8] {
+    static NOISE: OnceLock<Vec<u8>> = OnceLock::new();
+    NOISE.get_or_init(|| {
+        let mut random = 0x9876_5432_1fed_cba1;
+        let mut noise: Vec<u8> = (0..PERIOD / 8).flat_map(|_| next(&mut random).to_le_bytes()).collect();
+        noise.extend_from_within(..MAX_PAYLOAD);
+        noise
+    })
 }
 
 /// Marsaglia's xorshift64.
