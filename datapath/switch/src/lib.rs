@@ -5,7 +5,8 @@
 //! - [`network`]: a learning bridge: its ports, its [`mac_table`], and who listens to which multicast group ([`groups`],
 //!   learned by [`snoop`]);
 //! - [`burst`]: frames that have arrived, wherever they lie;
-//! - [`forward`]: the way of a burst: [`ingress`] decides where each frame goes, [`egress`] how it leaves;
+//! - [`forward`]: the way of a burst: [`ingress`] decides where each frame goes, [`egress`] how it leaves, and `outlet`
+//!   hands it to guests and NICs;
 //! - [`trace`]: the same decisions, told instead of carried out;
 //! - [`counters`]: what happened to each frame, by port; [`tap`]: copies of frames for whoever captures.
 //!
@@ -26,6 +27,7 @@ mod ip;
 pub mod limits;
 pub mod mac_table;
 pub mod network;
+mod outlet;
 pub mod port;
 pub mod snoop;
 pub mod tap;

@@ -343,12 +343,13 @@ impl Datapath {
             drop(stopped);
         }
         // A device that starts anew: what its guest broke before is forgotten.
+        let attachment = state.next_attachment();
         if !started.is_empty()
             && let Some(guest) = state.port_mut(port)
             && matches!(&guest.device, Device::Guest(rings) if rings.is_empty())
         {
             guest.quarantined = false;
-            guest.attachment = guest.attachment.wrapping_add(1);
+            guest.attachment = attachment;
             let network = guest.network;
             // It may be another guest: it gets all groups until it has said which it wants.
             if let Some(network) = state.network_mut(network) {

@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(crate) networks: Vec<Option<NetworkState>>,
     pub(crate) mirrors: Vec<Mirror>,
     pub(crate) next_token: usize,
+    /// Counts the guests that started rings at any port.
+    pub(crate) attachments: u32,
     /// Plans that some worker may still run.
     pub(crate) plans: Vec<Arc<Plan>>,
     /// Rings whose stop was not acknowledged: kept until a later plan is.
@@ -61,7 +63,7 @@ pub(crate) struct PortState {
     pub(crate) counters: Arc<[PortCounters]>,
     pub(crate) taps: Vec<Arc<Tap>>,
     pub(crate) quarantined: bool,
-    /// Counts the guests that started rings here.
+    /// Which guest last started rings here; no two have had the same number, at whatever port.
     pub(crate) attachment: u32,
     pub(crate) device: Device,
 }
@@ -118,6 +120,11 @@ impl State {
 
     pub(crate) fn port_mut(&mut self, port: PortId) -> Option<&mut PortState> {
         self.ports.get_mut(port.index())?.as_mut()
+    }
+
+    pub(crate) fn next_attachment(&mut self) -> u32 {
+        self.attachments = self.attachments.wrapping_add(1);
+        self.attachments
     }
 
     pub(crate) fn token(&mut self) -> usize {

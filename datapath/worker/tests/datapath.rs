@@ -549,3 +549,21 @@ fn multicast_goes_to_listeners_once_a_querier_asked() {
     assert_eq!(listener.receive(), to_group);
     assert!(deaf.driver.receive().is_none());
 }
+
+/// A worker's late word about the guest of a removed port hit the port that got its number.
+#[test]
+fn a_fault_is_not_held_against_the_next_port_of_that_number() {
+    let (datapath, network) = datapath(1, Some(Duration::ZERO));
+    let before = Guest::new(&datapath, network, 1, Shape::default());
+    before.start(&datapath);
+    let events = datapath.take_events().unwrap();
+    before.driver.transmit.set_available_index(9999);
+    rustix::io::write(before.kick.as_fd(), &1_u64.to_ne_bytes()).unwrap();
+    let event = events.recv_timeout(Duration::from_secs(20)).unwrap();
+    let Event::Fault { port, attachment, .. } = event else { panic!("another event") };
+    datapath.remove_port(before.port).unwrap();
+    let next = Guest::new(&datapath, network, 2, Shape::default());
+    next.start(&datapath);
+    assert_eq!(next.port, port);
+    assert!(!datapath.quarantine(port, attachment).unwrap());
+}

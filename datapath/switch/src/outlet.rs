@@ -1,0 +1,253 @@
+//! The way of a burst out of the switch: each port takes its frames, in the order in which they came.
+//!
+//! Towards guests this is here: one lock, one publication and at most one interrupt for a queue and burst. Towards NICs it
+//! is in [`nic`]. How a frame leaves (tag, checksum, segments) is [`egress`]'s matter.
+
+mod nic;
+
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::{Duration, Instant};
+
+use culvert_frame::{Direction, DropReason, header};
+use culvert_guest::receive::PutError;
+use culvert_guest::transmit::BURST;
+use culvert_guest::{ReceiveQueue, RingFault};
+use culvert_nic::Batch;
+
+use crate::burst::{Burst, Frame, Sink};
+use crate::counters::PortCounters;
+use crate::egress::{self, Workspace};
+use crate::ingress::Ingress;
+use crate::network::Topology;
+use crate::port::{Egress, MAX_PORTS, Port, PortId};
+
+/// How long frames wait for a queue that another worker holds.
+pub const MAX_WAIT: Duration = Duration::from_millis(1);
+
+/// A set of the frames of one burst, one bit each.
+pub(crate) type Frames = u32;
+const _: () = assert!(BURST == Frames::BITS as usize);
+
+/// Storage for delivering.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    worker: usize,
+    /// Queues that another worker held at the first try.
+    waiting: Vec<(PortId, usize, Frames)>,
+    hashes: [u32; BURST],
+    outgoing: Batch,
+    pub(crate) workspace: Workspace,
+    pub(crate) faults: Vec<(PortId, RingFault)>,
+}
+
+/// A burst that was admitted, and what was found out about each of its frames.
+pub(crate) struct Admitted<'a, 'b> {
+    pub(crate) burst: &'a mut Burst<'b>,
+    pub(crate) arrived: &'a [Ingress; BURST],
+}
+
+impl Admitted<'_, '_> {
+    #[inline]
+    fn get(&self, index: usize) -> Option<(Frame<'_>, &Ingress)> {
+        Some((self.burst.frame(index).ok()?, self.arrived.get(index)?))
+    }
+}
+
+impl Outlet {
+    pub(crate) fn new(worker: usize) -> Self {
+        Self {
+            worker,
+            waiting: Vec::with_capacity(MAX_PORTS),
+            hashes: [0; BURST],
+            outgoing: Batch::default(),
+            workspace: Workspace::default(),
+            faults: Vec::with_capacity(BURST),
+        }
+    }
+
+    /// Gives a port its frames. `last` are those that go nowhere else.
+    #[inline]
+    pub(crate) fn deliver(
+        &mut self,
+        topology: &Topology,
+        id: PortId,
+        burst: &mut Admitted<'_, '_>,
+        frames: Frames,
+        last: Frames,
+    ) {
+        let Some(port) = topology.port(id) else { return };
+        let Some(counters) = port.counters.get(self.worker) else { return };
+        counters.offered.add(u64::from(frames.count_ones()));
+        match &port.egress {
+            Egress::Down => refuse_all(counters, DropReason::PortDown, burst.burst, frames),
+            Egress::Quarantined => refuse_all(counters, DropReason::Quarantined, burst.burst, frames),
+            Egress::Guest(queues, _) => self.put_into_guest(port, counters, queues, burst, frames),
+            Egress::Nic(queues, _, pool) => self.send(port, counters, queues, pool, burst, frames, frames & last),
+            #[cfg(test)]
+            Egress::Test(left, _) => {
+                let mut sink = left.lock().unwrap();
+                self.put(port, counters, &mut *sink, burst, frames);
+            }
+        }
+    }
+
+    #[inline]
+    fn put_into_guest(
+        &mut self,
+        port: &Port,
+        counters: &PortCounters,
+        queues: &[Arc<Mutex<ReceiveQueue>>],
+        burst: &Admitted<'_, '_>,
+        mut frames: Frames,
+    ) {
+        if queues.len() > 1 {
+            each(frames, |index| {
+                if let (Some(hash), Some((frame, _))) = (self.hashes.get_mut(index), burst.get(index)) {
+                    *hash = header::flow_hash(frame.head);
+                }
+            });
+        }
+        while frames != 0 {
+            let (index, mine) = if queues.len() == 1 { (0, frames) } else { self.same_queue(frames, queues.len()) };
+            frames &= !mine;
+            let Some(queue) = queues.get(index) else { return };
+            match queue.try_lock() {
+                Ok(mut queue) => self.put_and_publish(port, counters, &mut queue, burst, mine),
+                Err(TryLockError::WouldBlock) => self.waiting.push((port.id, index, mine)),
+                Err(TryLockError::Poisoned(_)) => self.abandoned(port, counters, burst, mine),
+            }
+        }
+    }
+
+    /// A worker panicked while it held this queue.
+    #[cold]
+    fn abandoned(&mut self, port: &Port, counters: &PortCounters, burst: &Admitted<'_, '_>, frames: Frames) {
+        note(&mut self.faults, port.id, RingFault::Abandoned);
+        refuse_all(counters, DropReason::Quarantined, burst.burst, frames);
+    }
+
+    /// The queue of the first of `frames`, and all of `frames` that go to that queue.
+    fn same_queue(&self, frames: Frames, queues: usize) -> (usize, Frames) {
+        let queue = |index: usize| self.hashes.get(index).map_or(0, |&hash| hash as usize % queues);
+        let first = queue(frames.trailing_zeros() as usize);
+        let mut mine = 0;
+        each(frames, |index| mine |= Frames::from(queue(index) == first) << index);
+        (first, mine)
+    }
+
+    /// Delivers what could not be delivered at the first try, or drops it.
+    #[inline]
+    pub(crate) fn finish(&mut self, topology: &Topology, burst: &Admitted<'_, '_>) {
+        if !self.waiting.is_empty() {
+            self.wait_for_queues(topology, burst);
+        }
+    }
+
+    /// Tries the queues that were taken elsewhere again, for at most [`MAX_WAIT`].
+    #[cold]
+    #[inline(never)]
+    fn wait_for_queues(&mut self, topology: &Topology, burst: &Admitted<'_, '_>) {
+        let start = Instant::now();
+        while let Some(&(id, index, frames)) = self.waiting.last() {
+            let Some(port) = topology.port(id) else { break };
+            let (Some(counters), Egress::Guest(queues, _)) = (port.counters.get(self.worker), &port.egress) else {
+                break;
+            };
+            let Some(queue) = queues.get(index) else { break };
+            match queue.try_lock() {
+                Ok(mut queue) => self.put_and_publish(port, counters, &mut queue, burst, frames),
+                Err(TryLockError::Poisoned(_)) => self.abandoned(port, counters, burst, frames),
+                Err(TryLockError::WouldBlock) if start.elapsed() < MAX_WAIT => {
+                    std::hint::spin_loop();
+                    continue;
+                }
+                Err(TryLockError::WouldBlock) => refuse_all(counters, DropReason::RxBusy, burst.burst, frames),
+            }
+            self.waiting.pop();
+        }
+        self.waiting.clear();
+    }
+
+    #[inline]
+    fn put_and_publish(
+        &mut self,
+        port: &Port,
+        counters: &PortCounters,
+        queue: &mut ReceiveQueue,
+        burst: &Admitted<'_, '_>,
+        frames: Frames,
+    ) {
+        self.put(port, counters, queue, burst, frames);
+        queue.publish();
+    }
+
+    /// Puts frames into one receive queue, whose lock is held.
+    #[inline]
+    fn put(
+        &mut self,
+        port: &Port,
+        counters: &PortCounters,
+        sink: &mut impl Sink,
+        burst: &Admitted<'_, '_>,
+        frames: Frames,
+    ) {
+        let takes = port.egress.takes();
+        let (mut count, mut bytes) = (0, 0);
+        let mut left = frames;
+        while left != 0 {
+            let index = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let Some((frame, ingress)) = burst.get(index) else { continue };
+            let reason = match egress::treat(port, ingress, frame.length, frame.head) {
+                Err(reason) => reason,
+                Ok(treatment) => match egress::deliver(sink, takes, &frame, treatment, &mut self.workspace) {
+                    Ok(()) => {
+                        port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame, treatment.edit));
+                        count += 1;
+                        bytes += u64::from(treatment.edit.length(frame.length));
+                        continue;
+                    }
+                    Err(PutError::NoBuffer) => DropReason::NoBuffer,
+                    Err(PutError::SmallBuffer) => DropReason::SmallBuffer,
+                    Err(PutError::Fault(fault)) => {
+                        note(&mut self.faults, port.id, fault);
+                        refuse_all(counters, DropReason::Quarantined, burst.burst, left);
+                        left = 0;
+                        DropReason::Quarantined
+                    }
+                },
+            };
+            counters.drop_frame(reason, frame.length, frame.head);
+        }
+        counters.tx_frames.add(count);
+        counters.tx_bytes.add(bytes);
+    }
+}
+
+/// Notes a port's fault, once, for the worker to tell of.
+fn note(faults: &mut Vec<(PortId, RingFault)>, port: PortId, fault: RingFault) {
+    if faults.len() < faults.capacity() && faults.iter().all(|(noted, _)| *noted != port) {
+        faults.push((port, fault));
+    }
+}
+
+/// Calls `with` with the number of each frame, in order.
+#[inline]
+fn each(frames: Frames, mut with: impl FnMut(usize)) {
+    let mut left = frames;
+    while left != 0 {
+        with(left.trailing_zeros() as usize);
+        left &= left - 1;
+    }
+}
+
+pub(crate) fn refuse(counters: &PortCounters, reason: DropReason, burst: &Burst<'_>, index: usize) {
+    let (length, head) = burst.first_bytes(index);
+    counters.drop_frame(reason, length, head);
+}
+
+#[cold]
+#[inline(never)]
+fn refuse_all(counters: &PortCounters, reason: DropReason, burst: &Burst<'_>, frames: Frames) {
+    each(frames, |index| refuse(counters, reason, burst, index));
+}

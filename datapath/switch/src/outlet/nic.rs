@@ -1,0 +1,219 @@
+//! The way out to a NIC: mbufs are handed over, everything else is copied into fresh ones.
+//!
+//! What the NIC can do (checksums, segmentation of TCP) is left to it; the rest is done in the worker's workspace.
+
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::Instant;
+
+use culvert_frame::checksum::Sum;
+use culvert_frame::{Direction, DropReason, Layers, Offload, PartialChecksum, Segmentation, layers};
+use culvert_nic::{Batch, Mbuf, Pool, TxOffload, TxQueue};
+
+use super::{Admitted, Frames, MAX_WAIT, Outlet, each, refuse, refuse_all};
+use crate::burst::{Burst, Frame};
+use crate::counters::PortCounters;
+use crate::egress::{self, Treatment, Work};
+use crate::port::Port;
+use crate::vlan::TagEdit;
+
+impl Outlet {
+    /// Sends `frames` out of a NIC. Those in `last` go nowhere else: where they are mbufs already, they are handed over.
+    #[expect(clippy::too_many_arguments, reason = "one port and one burst, taken apart by the only caller")]
+    pub(super) fn send(
+        &mut self,
+        port: &Port,
+        counters: &PortCounters,
+        queues: &[Arc<Mutex<TxQueue>>],
+        pool: &Pool,
+        burst: &mut Admitted<'_, '_>,
+        frames: Frames,
+        last: Frames,
+    ) {
+        let Some(queue) = queues.get(self.worker % queues.len().max(1)) else { return };
+        let start = Instant::now();
+        let mut queue = loop {
+            match queue.try_lock() {
+                Ok(queue) => break queue,
+                Err(TryLockError::WouldBlock) if start.elapsed() < MAX_WAIT => std::hint::spin_loop(),
+                Err(_) => return refuse_all(counters, DropReason::RxBusy, burst.burst, frames),
+            }
+        };
+        each(frames, |index| {
+            let Some((frame, ingress)) = burst.get(index) else { return };
+            let length = frame.length;
+            let treatment = match egress::treat(port, ingress, length, frame.head) {
+                Ok(treatment) => treatment,
+                Err(reason) => return counters.drop_frame(reason, length, frame.head),
+            };
+            port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame, treatment.edit));
+            if let Work::Segment(segmentation) = treatment.work {
+                // What comes before it leaves before it; its segments are a frame of their own in the counters.
+                self.flush(counters, &mut queue);
+                let Some((frame, _)) = burst.get(index) else { return };
+                match self.send_segments(pool, &mut queue, &frame, treatment.edit, segmentation) {
+                    Ok(()) => {
+                        counters.tx_frames.add(1);
+                        counters.tx_bytes.add(u64::from(treatment.edit.length(length)));
+                    }
+                    Err(reason) => counters.drop_frame(reason, length, frame.head),
+                }
+                return;
+            }
+            let handed_over = if last & (1 << index) == 0 { None } else { take_mbuf(burst.burst, index) };
+            let mbuf = match handed_over {
+                Some(mbuf) => change_mbuf(mbuf, treatment),
+                None => burst.get(index).and_then(|(frame, _)| self.copy_to_mbuf(pool, &frame, treatment)),
+            };
+            let Some(mbuf) = mbuf else { return refuse(counters, DropReason::PoolEmpty, burst.burst, index) };
+            if self.outgoing.push(mbuf).is_err() {
+                refuse(counters, DropReason::NicFull, burst.burst, index);
+            }
+        });
+        self.flush(counters, &mut queue);
+    }
+
+    /// Sends the outgoing batch, each mbuf of which is a frame; what cannot be sent is dropped.
+    fn flush(&mut self, counters: &PortCounters, queue: &mut TxQueue) {
+        let bytes = |batch: &Batch| batch.iter().map(|mbuf| u64::from(mbuf.length())).sum::<u64>();
+        let (offered, all) = (self.outgoing.len(), bytes(&self.outgoing));
+        if offered == 0 {
+            return;
+        }
+        queue.send(&mut self.outgoing);
+        counters.tx_frames.add((offered - self.outgoing.len()) as u64);
+        counters.tx_bytes.add(all.saturating_sub(bytes(&self.outgoing)));
+        for mbuf in self.outgoing.iter() {
+            counters.drop_frame(DropReason::NicFull, mbuf.length(), mbuf.head());
+        }
+        self.outgoing.clear();
+    }
+
+    /// Cuts a frame and sends the segments. The outgoing batch is empty before and after.
+    fn send_segments(
+        &mut self,
+        pool: &Pool,
+        queue: &mut TxQueue,
+        frame: &Frame<'_>,
+        edit: TagEdit,
+        segmentation: Segmentation,
+    ) -> Result<(), DropReason> {
+        let outgoing = &mut self.outgoing;
+        let mut send = |outgoing: &mut Batch| {
+            queue.send(outgoing);
+            if outgoing.is_empty() { Ok(()) } else { Err(DropReason::NicFull) }
+        };
+        let sent = self.workspace.segment(frame, edit, segmentation, |segment| {
+            if outgoing.is_full() {
+                send(outgoing)?;
+            }
+            let mbuf = mbuf_of(pool, segment).ok_or(DropReason::PoolEmpty)?;
+            outgoing.push(mbuf).map_err(|_| DropReason::NicFull)
+        });
+        let sent = sent.and_then(|()| if outgoing.is_empty() { Ok(()) } else { send(outgoing) });
+        outgoing.clear();
+        sent
+    }
+
+    /// A copy of a frame as it leaves.
+    fn copy_to_mbuf(&mut self, pool: &Pool, frame: &Frame<'_>, treatment: Treatment) -> Option<Mbuf> {
+        let edit = treatment.edit;
+        if let Work::Complete(partial) = treatment.work {
+            return mbuf_of(pool, self.workspace.complete(frame, edit, partial));
+        }
+        let length = edit.length(frame.length);
+        let mut mbuf = pool.allocate(length)?;
+        let head = self.workspace.edited_head(frame, edit);
+        let copied = frame.copy_with_head(head, mbuf.segments_mut());
+        // A buffer that is not full would send bytes of an earlier frame.
+        let whole = copied == usize::try_from(length).ok()?;
+        (whole && ask(&mut mbuf, treatment)).then_some(mbuf)
+    }
+}
+
+/// An mbuf with these bytes.
+fn mbuf_of(pool: &Pool, bytes: &[u8]) -> Option<Mbuf> {
+    let mut mbuf = pool.allocate(u32::try_from(bytes.len()).ok()?)?;
+    let mut left = bytes;
+    for room in mbuf.segments_mut() {
+        let (now, later) = left.split_at_checked(room.len())?;
+        room.copy_from_slice(now);
+        left = later;
+    }
+    Some(mbuf)
+}
+
+/// Changes an mbuf that came from a NIC into the frame that leaves; `None` where it has no room for a tag.
+fn change_mbuf(mut mbuf: Mbuf, treatment: Treatment) -> Option<Mbuf> {
+    const TAG_OFFSET: usize = 12;
+    let changed = match treatment.edit {
+        TagEdit::Keep => true,
+        TagEdit::Pop => mbuf.remove(TAG_OFFSET, 4),
+        TagEdit::Push(_) => mbuf.insert(TAG_OFFSET, &[0x81, 0x00, 0, 0]),
+        TagEdit::Rewrite(_) => true,
+    };
+    if let TagEdit::Push(control) | TagEdit::Rewrite(control) = treatment.edit
+        && let Some(place) = mbuf.head_mut().get_mut(TAG_OFFSET + 2..TAG_OFFSET + 4)
+    {
+        place.copy_from_slice(&control.to_be_bytes());
+    }
+    if let Work::Complete(partial) = treatment.work
+        && let Offload::Checksum(partial) = Offload::Checksum(partial).moved(treatment.edit.growth())
+    {
+        complete(&mut mbuf, partial);
+    }
+    (changed && ask(&mut mbuf, treatment)).then_some(mbuf)
+}
+
+/// Completes a checksum in an mbuf.
+fn complete(mbuf: &mut Mbuf, partial: PartialChecksum) {
+    let end = usize::try_from(partial.end(mbuf.head(), mbuf.length())).unwrap_or(usize::MAX);
+    let mut sum = Sum::default();
+    let (mut at, start) = (0, usize::from(partial.start));
+    for segment in mbuf.segments() {
+        let (from, to) = (start.saturating_sub(at), end.saturating_sub(at).min(segment.len()));
+        sum.add(segment.get(from..to).unwrap_or_default());
+        at += segment.len();
+    }
+    partial.store(mbuf.head_mut(), sum);
+}
+
+/// Leaves to the NIC what the frame's sender has left to us. `false` when the NIC cannot be told.
+fn ask(mbuf: &mut Mbuf, treatment: Treatment) -> bool {
+    let Work::Pass(offload) = treatment.work else { return true };
+    let segment_size = match offload {
+        Offload::None | Offload::Valid => return true,
+        Offload::Checksum(_) => 0,
+        Offload::Segment(segmentation) => segmentation.size,
+    };
+    let partial = match offload.moved(treatment.edit.growth()) {
+        Offload::Checksum(partial) => partial,
+        Offload::Segment(segmentation) => segmentation.partial_checksum(),
+        Offload::None | Offload::Valid => return true,
+    };
+    if let Some(parsed) = Layers::parse(mbuf.head())
+        && parsed.transport == partial.start
+    {
+        let asked = mbuf.request_offload(&TxOffload {
+            l2: parsed.network,
+            l3: parsed.transport - parsed.network,
+            l4: parsed.header_bytes - parsed.transport,
+            ipv6: parsed.version == layers::IpVersion::V6,
+            udp: parsed.protocol == layers::UDP,
+            checksum: true,
+            segment_size,
+        });
+        if asked && matches!(parsed.protocol, layers::TCP | layers::UDP) {
+            return true;
+        }
+    }
+    // A checksum that the NIC does not know: of a tunnel, or of another protocol.
+    let can = segment_size == 0;
+    if can {
+        complete(mbuf, partial);
+    }
+    can
+}
+
+fn take_mbuf(burst: &mut Burst<'_>, index: usize) -> Option<Mbuf> {
+    if let Burst::Nic(batch) = burst { batch.take(index) } else { None }
+}
