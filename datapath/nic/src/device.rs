@@ -5,9 +5,12 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use rustix::fs::{Access, access};
+
+use crate::bond;
 
 /// A parsed device string.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub(crate) struct Device {
     pub(crate) name: String,
     /// The driver's arguments: `key=value`, separated by commas.
     pub(crate) arguments: String,
+    /// The devices that it bonds, to be opened before it.
+    pub(crate) members: Vec<Device>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +73,12 @@ impl Device {
         if name.is_empty() || name.len() >= NAME_ROOM {
             return wrong("its name is empty or too long");
         }
-        Ok(Device { bus, name, arguments: arguments.to_owned() })
+        let (members, arguments) = if bus == Bus::Virtual && name.starts_with("net_bonding") {
+            bond::split(arguments)?
+        } else {
+            (Vec::new(), arguments.to_owned())
+        };
+        Ok(Device { bus, name, arguments, members })
     }
 
     /// The value of the first argument of that name.
@@ -79,6 +89,13 @@ impl Device {
     /// Whether it is one of this driver's, as `net_pcap`.
     pub(crate) fn is(&self, driver: &str) -> bool {
         self.bus == Bus::Virtual && self.name.starts_with(driver)
+    }
+
+    /// The existing kernel interface whose link is the device's, where the driver does not look at it.
+    pub(crate) fn interface(&self) -> Option<&str> {
+        let drivers = ["net_af_packet", "net_af_xdp", "net_pcap"];
+        let keys = ["iface", "rx_iface", "rx_iface_in"];
+        drivers.iter().any(|driver| self.is(driver)).then(|| keys.iter().find_map(|key| self.argument(key)))?
     }
 
     /// What makes it hopeless or harmful to open it. A PCI device that the kernel drives is left alone: some of
@@ -96,6 +113,7 @@ impl Device {
             .or_else(|| self.diagnose_files())
             .or_else(|| self.diagnose_interfaces())
             .or_else(|| self.diagnose_rights())
+            .or_else(|| self.members.iter().find_map(Device::diagnose))
     }
 
     fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -228,11 +246,12 @@ fn capabilities() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(u64::MAX)
 }
 
-/// What to ask of an interface.
+/// What to ask of an interface, or to set.
 #[derive(Clone, Copy, Debug)]
 enum Question {
     Flags,
     Mtu,
+    SetMtu(u16),
 }
 
 /// MTU of a kernel interface of this network namespace, None where there is no such interface.
@@ -240,15 +259,33 @@ pub(crate) fn interface_mtu(name: &str) -> Option<u32> {
     u32::try_from(interface(name, Question::Mtu)?).ok()
 }
 
-/// By ioctl: what sysfs shows is of the namespace that it was mounted in.
+/// Whether a kernel interface is up and has a link; false where there is no such interface.
+pub(crate) fn interface_is_running(name: &str) -> bool {
+    let both = libc::IFF_UP | libc::IFF_RUNNING;
+    interface(name, Question::Flags).is_some_and(|flags| flags & both == both)
+}
+
+/// Gives a kernel interface this MTU, in bytes, unless it has a larger one. Needs CAP_NET_ADMIN.
+pub(crate) fn raise_interface_mtu(name: &str, mtu: u16) -> io::Result<()> {
+    match interface_mtu(name) {
+        Some(has) if has >= u32::from(mtu) => Ok(()),
+        _ => ask(name, Question::SetMtu(mtu)).map(|_| ()),
+    }
+}
+
 fn interface(name: &str, question: Question) -> Option<i32> {
-    let name = CString::new(name).ok()?;
+    ask(name, question).ok()
+}
+
+/// By ioctl: what sysfs shows is of the namespace that it was mounted in.
+fn ask(name: &str, question: Question) -> io::Result<i32> {
+    let name = CString::new(name)?;
     let name = name.as_bytes_with_nul();
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).ok()?;
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
     // SAFETY: all-zero bytes are a valid ifreq: integers, addresses and null pointers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() > request.ifr_name.len() {
-        return None;
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name) {
         *to = from.cast_signed();
@@ -256,16 +293,20 @@ fn interface(name: &str, question: Question) -> Option<i32> {
     let number = match question {
         Question::Flags => libc::SIOCGIFFLAGS,
         Question::Mtu => libc::SIOCGIFMTU,
+        Question::SetMtu(mtu) => {
+            request.ifr_ifru.ifru_mtu = i32::from(mtu);
+            libc::SIOCSIFMTU
+        }
     };
-    // SAFETY: a live socket; these requests read the name from an ifreq and write their answer into it.
+    // SAFETY: a live socket; these requests read the name, and the MTU, from an ifreq and write their answer into it.
     if unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), number, &raw mut request) } != 0 {
-        return None;
+        return Err(io::Error::last_os_error());
     }
     match question {
         // SAFETY: the member that SIOCGIFFLAGS has written.
-        Question::Flags => Some(i32::from(unsafe { request.ifr_ifru.ifru_flags })),
-        // SAFETY: the member that SIOCGIFMTU has written.
-        Question::Mtu => Some(unsafe { request.ifr_ifru.ifru_mtu }),
+        Question::Flags => Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags })),
+        // SAFETY: the member that SIOCGIFMTU has written, or that was set above.
+        Question::Mtu | Question::SetMtu(_) => Ok(unsafe { request.ifr_ifru.ifru_mtu }),
     }
 }
 

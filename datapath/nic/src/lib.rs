@@ -26,12 +26,15 @@
 #![expect(unsafe_code, reason = "the safe side of DPDK's C interface")]
 
 mod batch;
+mod bond;
 mod device;
 mod eal;
+mod failure;
 mod filter;
 mod hugepages;
 mod log;
 mod mbuf;
+mod mtu;
 mod offload;
 mod pool;
 mod port;

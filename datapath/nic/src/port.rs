@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dpdk_sys::{self as ffi, rte_device, rte_eth_conf, rte_eth_dev_info};
 
 use crate::batch::Batch;
-use crate::device::{Bus, Device, Diagnosis, interface_mtu};
+use crate::device::{Bus, Device, Diagnosis, interface_is_running};
 use crate::eal::{Eal, control, errno, strerror, with_complaints, without_signals};
+use crate::failure::{Failure, check, check_unless_unsupported};
 use crate::filter::{self, Filter, FilterError};
 use crate::hugepages::HugepageUse;
 use crate::log;
+use crate::mtu::{self, Mtu};
 use crate::offload::{self, NicOffloads};
 use crate::pool::{FRAME_OVERHEAD, Pool};
 use crate::queue::{RxQueue, TxQueue};
@@ -112,6 +114,8 @@ pub struct Port {
     device: Arc<OpenDevice>,
     name: String,
     driver: String,
+    /// The kernel interface that stands for the cable.
+    interface: Option<String>,
     mac: [u8; 6],
     mtu: u16,
     setup: Setup,
@@ -181,12 +185,15 @@ impl Port {
         self.setup.offloads()
     }
 
-    /// The state of the link as the driver knows it, without waiting.
+    /// The state of the link as the driver knows it, without waiting; that of the kernel interface where the driver
+    /// does not look at the interface that it is for (net_af_packet, net_af_xdp, net_pcap). To be asked now and then:
+    /// nothing tells of changes.
     #[must_use]
     pub fn link(&self) -> Link {
         let (mut up, mut speed) = (false, 0);
         // SAFETY: an open device; the results are written to the two variables.
         let result = unsafe { ffi::culvert_link(self.device.id, &raw mut up, &raw mut speed) };
+        let up = up && self.interface.as_deref().is_none_or(interface_is_running);
         let known = result == 0 && speed != ffi::RTE_ETH_SPEED_NUM_NONE && speed != ffi::RTE_ETH_SPEED_NUM_UNKNOWN;
         Link { up: result == 0 && up, speed_mbps: known.then_some(speed) }
     }
@@ -247,6 +254,8 @@ pub(crate) struct OpenDevice {
     name: String,
     /// Receive queues whose frames would be lost to the pool on closing: net_ring's, which frees its rings only.
     drain: u16,
+    /// What it bonds: closed after it.
+    members: Vec<OpenDevice>,
 }
 
 // SAFETY: DPDK's control functions may be called by any thread, by one at a time, which `control` sees to.
@@ -258,6 +267,16 @@ impl OpenDevice {
     /// DPDK's number of the port.
     pub(crate) fn id(&self) -> u16 {
         self.id
+    }
+
+    /// Notes that it, or its members, have frames in rings, of this many queues.
+    fn drain_rings(&mut self, queues: u16) {
+        if self.name.starts_with("net_ring") {
+            self.drain = queues;
+        }
+        for member in &mut self.members {
+            member.drain_rings(queues);
+        }
     }
 }
 
@@ -293,7 +312,7 @@ struct Setup {
     rx_queues: u16,
     tx_queues: u16,
     descriptors: u16,
-    mtu: u16,
+    mtu: Mtu,
     /// Interrupts of the receive queues.
     interrupts: bool,
     may_interrupt: bool,
@@ -327,49 +346,28 @@ impl Setup {
     }
 }
 
-/// What stopped an opening.
-enum Failure {
-    /// DPDK gave an error number (positive) while `doing` this.
-    Driver { doing: &'static str, code: i32 },
-    /// The cause is known.
-    Explained(Diagnosis),
-}
-
-/// For DPDK's results: negative error numbers.
-fn check(doing: &'static str, result: i32) -> Result<(), Failure> {
-    if result < 0 { Err(Failure::Driver { doing, code: result.saturating_neg() }) } else { Ok(()) }
-}
-
 fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
-    let device = Device::parse(&config.device).map_err(Failure::Explained)?;
-    if device.bus == Bus::Pci && !eal.pci() {
-        let remedy = "restart the daemon with the port in its configuration";
-        return Err(Failure::Explained(Diagnosis::new("DPDK was started without PCI devices", remedy)));
-    }
-    if let Some(diagnosis) = device.refuse() {
-        return Err(Failure::Explained(diagnosis));
-    }
-    let room = pool.frame_room();
-    if u32::from(room) < u32::from(config.mtu) + u32::from(FRAME_OVERHEAD) {
-        let reason = format!("frames of MTU {} do not fit the pool's buffers of {room} bytes", config.mtu);
-        return Err(Failure::Explained(Diagnosis::new(
-            reason,
-            "choose a smaller MTU, or restart with a pool for this one",
-        )));
+    let device = Device::parse(&config.device)?;
+    refuse(eal, &device)?;
+    for member in &device.members {
+        refuse(eal, member)?;
     }
 
     let mut open = probe(&device)?;
+    if !open.members.is_empty() {
+        take_up_members(open.id)?;
+    }
     let info = info(open.id)?;
     // SAFETY: the driver's name, a static string of the driver's.
     let driver = unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned();
-    carries(&device, &driver, &info, config.mtu).map_err(Failure::Explained)?;
+    let mtu = mtu::decide(&device, &driver, &info, pool, config.mtu)?;
 
     let rx_queues = config.rx_queues.clamp(1, info.max_rx_queues.max(1));
     let mut setup = Setup {
         rx_queues,
         tx_queues: config.tx_queues.clamp(1, info.max_tx_queues.max(1)),
         descriptors: config.descriptors,
-        mtu: config.mtu,
+        mtu,
         interrupts: !without_interrupts(&driver),
         may_interrupt: !without_interrupts(&driver),
         hash: if rx_queues > 1 { ffi::CULVERT_HASH_IP & info.flow_type_rss_offloads } else { 0 },
@@ -383,9 +381,7 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
             None => return Err(failure),
         }
     }
-    if driver == "net_ring" {
-        open.drain = setup.rx_queues;
-    }
+    open.drain_rings(setup.rx_queues);
 
     set_promiscuous(open.id, config.promiscuous)?;
     let mut mac = ffi::rte_ether_addr::default();
@@ -395,14 +391,15 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
     // Two drivers send chains and do not say so.
     let chains =
         setup.tx_offloads & ffi::CULVERT_TX_MULTI_SEGMENT != 0 || ["net_pcap", "net_null"].contains(&driver.as_str());
-    let device = Arc::new(open);
-    let rx = (0..setup.rx_queues).map(|queue| RxQueue::new(Arc::clone(&device), queue, setup.interrupts)).collect();
+    let open = Arc::new(open);
+    let rx = (0..setup.rx_queues).map(|queue| RxQueue::new(Arc::clone(&open), queue, setup.interrupts)).collect();
     let tx =
-        (0..setup.tx_queues).map(|queue| TxQueue::new(Arc::clone(&device), queue, setup.offloads(), chains)).collect();
+        (0..setup.tx_queues).map(|queue| TxQueue::new(Arc::clone(&open), queue, setup.offloads(), chains)).collect();
     Ok(Port {
-        device,
+        device: open,
         name: config.name.clone(),
         driver,
+        interface: device.interface().map(str::to_owned),
         mac: mac.addr_bytes,
         mtu: config.mtu,
         setup,
@@ -438,20 +435,36 @@ fn rx_offloads(driver: &str, info: &rte_eth_dev_info, pool: &Pool, config: &Port
 
 /// Has the device receive everything, or what is for it and all groups. Drivers that cannot choose receive everything.
 fn set_promiscuous(id: u16, promiscuous: bool) -> Result<(), Failure> {
-    let unless_unsupported = |doing, result| if result == -libc::ENOTSUP { Ok(()) } else { check(doing, result) };
     if promiscuous {
         // SAFETY: a started device.
-        unless_unsupported("being made promiscuous", unsafe { ffi::rte_eth_promiscuous_enable(id) })
+        check_unless_unsupported("being made promiscuous", unsafe { ffi::rte_eth_promiscuous_enable(id) })
     } else {
         // SAFETY: a started device.
-        unless_unsupported("being made less than promiscuous", unsafe { ffi::rte_eth_promiscuous_disable(id) })?;
+        check_unless_unsupported("being made less than promiscuous", unsafe { ffi::rte_eth_promiscuous_disable(id) })?;
         // SAFETY: likewise.
-        unless_unsupported("being told to receive groups", unsafe { ffi::rte_eth_allmulticast_enable(id) })
+        check_unless_unsupported("being told to receive groups", unsafe { ffi::rte_eth_allmulticast_enable(id) })
     }
 }
 
-/// Adds the device to DPDK and finds the port that it became.
+/// Refuses what is hopeless or harmful to open.
+fn refuse(eal: &Eal, device: &Device) -> Result<(), Diagnosis> {
+    if device.bus == Bus::Pci && !eal.pci() {
+        let remedy = "restart the daemon with the port in its configuration";
+        return Err(Diagnosis::new("DPDK was started without PCI devices", remedy));
+    }
+    device.refuse().map_or(Ok(()), Err)
+}
+
+/// A bond looks for its members when it is first configured, and tells what they can do from then on.
+fn take_up_members(id: u16) -> Result<(), Failure> {
+    let conf = rte_eth_conf::default();
+    // SAFETY: an open device that is not running; the configuration is copied.
+    check("taking up its members", unsafe { ffi::rte_eth_dev_configure(id, 1, 1, &raw const conf) })
+}
+
+/// Adds the device to DPDK, its members before it, and finds the port that it became.
 fn probe(device: &Device) -> Result<OpenDevice, Failure> {
+    let members = device.members.iter().map(probe).collect::<Result<Vec<OpenDevice>, Failure>>()?;
     let text =
         |text: &str| CString::new(text).map_err(|_| Failure::Driver { doing: "being named", code: libc::EINVAL });
     let (name, arguments) = (text(&device.name)?, text(&device.arguments)?);
@@ -465,7 +478,7 @@ fn probe(device: &Device) -> Result<OpenDevice, Failure> {
     // SAFETY: EAL is started; the strings are terminated and are copied.
     check(ADDING, unsafe { ffi::rte_eal_hotplug_add(device.bus.name().as_ptr(), name.as_ptr(), arguments.as_ptr()) })?;
     match find(&name) {
-        Some((id, found)) => Ok(OpenDevice { id, device: found, name: device.name.clone(), drain: 0 }),
+        Some((id, found)) => Ok(OpenDevice { id, device: found, name: device.name.clone(), drain: 0, members }),
         None => {
             let reason = format!("DPDK has added {} but it is no Ethernet device", device.name);
             Err(Failure::Explained(Diagnosis::new(reason, "name a device of DPDK's net class")))
@@ -499,33 +512,10 @@ fn info(id: u16) -> Result<rte_eth_dev_info, Failure> {
     Ok(info)
 }
 
-/// Refuses an MTU that the driver, or the kernel interface below it, cannot carry.
-fn carries(device: &Device, driver: &str, info: &rte_eth_dev_info, mtu: u16) -> Result<(), Diagnosis> {
-    // Where max_mtu is not told, 18 bytes of a frame are header and check sequence.
-    let by_length = info.max_rx_pktlen.saturating_sub(18);
-    let most = if info.max_mtu == u16::MAX { by_length.min(u32::from(u16::MAX)) } else { u32::from(info.max_mtu) };
-    if u32::from(mtu) > most || mtu < info.min_mtu {
-        let reason = format!("the driver {driver} carries an MTU of {} to {most}, not {mtu}", info.min_mtu);
-        return Err(Diagnosis::new(reason, "set the port's mtu accordingly"));
-    }
-    // net_pcap cannot change the interface that it sends to.
-    let sends_to = device.argument("iface").or_else(|| device.argument("tx_iface")).filter(|_| device.is("net_pcap"));
-    if let Some((interface, has)) = sends_to.and_then(|name| Some((name, interface_mtu(name)?)))
-        && has < u32::from(mtu)
-    {
-        let reason = format!("the network interface {interface} has an MTU of {has}, less than the port's {mtu}");
-        return Err(Diagnosis::new(
-            reason,
-            format!("raise it (`ip link set {interface} mtu {mtu}`) or lower the port's mtu"),
-        ));
-    }
-    Ok(())
-}
-
 /// Configures and starts the device. May be tried again with another setup.
 fn start(id: u16, pool: &Pool, device: &Device, info: &rte_eth_dev_info, setup: Setup) -> Result<(), Failure> {
     let mut conf = rte_eth_conf::default();
-    conf.rxmode.mtu = setup.mtu.into();
+    conf.rxmode.mtu = setup.mtu.told.into();
     conf.rxmode.offloads = setup.rx_offloads;
     if setup.rx_offloads & ffi::CULVERT_RX_LRO != 0 {
         conf.rxmode.max_lro_pkt_size = info.max_lro_pkt_size;
@@ -539,7 +529,7 @@ fn start(id: u16, pool: &Pool, device: &Device, info: &rte_eth_dev_info, setup: 
     // SAFETY: an open device that is not running; the configuration is copied.
     let result = unsafe { ffi::rte_eth_dev_configure(id, setup.rx_queues, setup.tx_queues, &raw const conf) };
     check("being configured", result)?;
-    set_mtu(id, device, setup.mtu)?;
+    mtu::set(id, device, setup.mtu)?;
 
     let (mut rx_descriptors, mut tx_descriptors) = (setup.descriptors, setup.descriptors);
     // SAFETY: an open device; the function changes the two numbers.
@@ -552,7 +542,7 @@ fn start(id: u16, pool: &Pool, device: &Device, info: &rte_eth_dev_info, setup: 
         // for ever.
         let result =
             unsafe { ffi::rte_eth_rx_queue_setup(id, queue, rx_descriptors, node, std::ptr::null(), pool.raw()) };
-        check("getting its receive queues", result)?;
+        check(QUEUES, result)?;
     }
     for queue in 0..setup.tx_queues {
         // SAFETY: likewise.
@@ -561,20 +551,6 @@ fn start(id: u16, pool: &Pool, device: &Device, info: &rte_eth_dev_info, setup: 
     }
     // SAFETY: a device that is configured and has its queues.
     check("being started", unsafe { ffi::rte_eth_dev_start(id) })
-}
-
-/// Sets the MTU where the driver can; [`carries`] has looked at the others.
-fn set_mtu(id: u16, device: &Device, mtu: u16) -> Result<(), Failure> {
-    // net_af_packet would change the kernel interface for everybody: only to raise it.
-    let below = device.argument("iface").filter(|_| device.is("net_af_packet")).and_then(interface_mtu);
-    if below.is_some_and(|has| has >= u32::from(mtu)) {
-        return Ok(());
-    }
-    // SAFETY: a configured device.
-    match unsafe { ffi::rte_eth_dev_set_mtu(id, mtu) } {
-        result if result == -libc::ENOTSUP => Ok(()),
-        result => check("getting its MTU", result),
-    }
 }
 
 /// The cause of a driver's error, found by looking at what the device needs; failing that, in DPDK's own words.
@@ -599,6 +575,11 @@ fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32, compl
         0 | libc::EPERM => format!("its driver failed while {doing}"),
         code => format!("its driver failed while {doing}: {}", strerror(code)),
     };
+    if device.is("net_af_xdp") && doing == QUEUES {
+        let remedy = "look whether another program has its XDP program there (`ip link` shows it); an interface that net_af_xdp \
+                      has closed can be opened by it again only after a restart of the daemon";
+        return Diagnosis::new(with_complaints(reason, complaints), remedy);
+    }
     let remedy = match (device.bus, eal.hugepages()) {
         (Bus::Pci, HugepageUse::NotUsed { .. }) => {
             "most PCI devices need hugepages: reserve some and restart the daemon"
@@ -607,6 +588,9 @@ fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32, compl
     };
     Diagnosis::new(with_complaints(reason, complaints), remedy)
 }
+
+/// The step in which net_af_xdp makes its sockets.
+const QUEUES: &str = "getting its receive queues";
 
 /// The step in which DPDK looks for a driver.
 const ADDING: &str = "being added";

@@ -262,10 +262,12 @@ fn an_mtu_that_does_not_fit_is_refused() {
     if own("an_mtu_that_does_not_fit_is_refused", Kind::OrdinaryUser) {
         let eal = start();
         let pool = pool(&eal);
-        let mut jumbo = config("net_ring0");
+        let mut jumbo = config("net_null0");
         jumbo.mtu = 9000;
         let error = Port::open(&eal, &pool, &jumbo).unwrap_err().to_string();
         assert!(error.contains("frames of MTU 9000 do not fit the pool's buffers of 2048 bytes"), "{error}");
+        jumbo.device = "net_ring0".to_owned();
+        assert_eq!(Port::open(&eal, &pool, &jumbo).unwrap().mtu(), 9000, "in several buffers");
         jumbo.mtu = 40;
         let error = Port::open(&eal, &pool, &jumbo).unwrap_err().to_string();
         assert!(error.contains("carries an MTU of 46 to 65535, not 40"), "{error}");
