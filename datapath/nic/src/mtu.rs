@@ -1,7 +1,7 @@
 //! What MTU a device carries, and giving it that MTU.
 //!
-//! DPDK and its drivers know part of it only. Some say "1518 bytes" and pass on whatever comes (net_af_packet and
-//! net_tap of 22.11); then DPDK is told the most that it accepts and the kernel interface gets the MTU from us.
+//! DPDK and its drivers know part of it only. net_af_packet of 22.11 says "1518 bytes" and passes on whatever fits its
+//! slots; then DPDK is told the most that it accepts and the kernel interface gets the MTU from us.
 
 use std::io;
 
@@ -34,7 +34,6 @@ pub(crate) fn decide(
     let slots = af_packet_slot(device, pool)?;
     let most = match slots {
         Some(slot) => told.max(slot.saturating_sub(SLOT_HEADER + HEADER_AND_TAGS)),
-        None if device.is("net_tap") => u16::MAX,
         None => told,
     };
     if mtu > most || mtu < info.min_mtu {
@@ -76,11 +75,7 @@ pub(crate) fn set(id: u16, device: &Device, mtu: Mtu) -> Result<(), Failure> {
     if below.is_some_and(|has| has >= u32::from(mtu.port)) {
         return Ok(());
     }
-    if mtu.told < mtu.port {
-        let Some(interface) = interface else {
-            let reason = format!("DPDK sets an MTU of {} at most and the device's interface has no name", mtu.told);
-            return Err(Diagnosis::new(reason, "name it with iface=NAME, or lower the port's mtu").into());
-        };
+    if let Some(interface) = interface.filter(|_| mtu.told < mtu.port) {
         return raise_interface_mtu(interface, mtu.port).map_err(|error: io::Error| {
             let reason = format!("the network interface {interface} does not take an MTU of {}: {error}", mtu.port);
             Diagnosis::new(reason, "lower the port's mtu").into()

@@ -409,10 +409,11 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
     })
 }
 
-/// Drivers that must be polled although they have interrupts. Closing a net_virtio_user with interrupts races with DPDK's
-/// interrupt thread, which now and then uses the closed device or ends the process (seen with 22.11).
+/// Drivers that must be polled. Closing a net_virtio_user with interrupts races with DPDK's interrupt thread, which now
+/// and then uses the closed device or ends the process (seen with 22.11). A bond has none, and finds that out when its
+/// members have been started.
 fn without_interrupts(driver: &str) -> bool {
-    driver.starts_with("net_virtio_user")
+    ["net_virtio_user", "net_bonding"].contains(&driver)
 }
 
 /// What is asked of the device on receiving.
@@ -462,9 +463,19 @@ fn take_up_members(id: u16) -> Result<(), Failure> {
     check("taking up its members", unsafe { ffi::rte_eth_dev_configure(id, 1, 1, &raw const conf) })
 }
 
+/// As [`probe`], for a member of a bond. net_tap promises to tell of its link and does not: the bond is to look for it.
+fn probe_member(device: &Device) -> Result<OpenDevice, Failure> {
+    let member = probe(device)?;
+    if device.is("net_tap") {
+        // SAFETY: an open device, by its number, which the function checks.
+        check("being asked for its abilities", unsafe { ffi::culvert_poll_link(member.id) })?;
+    }
+    Ok(member)
+}
+
 /// Adds the device to DPDK, its members before it, and finds the port that it became.
 fn probe(device: &Device) -> Result<OpenDevice, Failure> {
-    let members = device.members.iter().map(probe).collect::<Result<Vec<OpenDevice>, Failure>>()?;
+    let members = device.members.iter().map(probe_member).collect::<Result<Vec<OpenDevice>, Failure>>()?;
     let text =
         |text: &str| CString::new(text).map_err(|_| Failure::Driver { doing: "being named", code: libc::EINVAL });
     let (name, arguments) = (text(&device.name)?, text(&device.arguments)?);
@@ -550,7 +561,7 @@ fn start(id: u16, pool: &Pool, device: &Device, info: &rte_eth_dev_info, setup: 
         check("getting its transmit queues", result)?;
     }
     // SAFETY: a device that is configured and has its queues.
-    check("being started", unsafe { ffi::rte_eth_dev_start(id) })
+    check(STARTING, unsafe { ffi::rte_eth_dev_start(id) })
 }
 
 /// The cause of a driver's error, found by looking at what the device needs; failing that, in DPDK's own words.
@@ -580,6 +591,12 @@ fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32, compl
                       has closed can be opened by it again only after a restart of the daemon";
         return Diagnosis::new(with_complaints(reason, complaints), remedy);
     }
+    if !device.members.is_empty() && doing == STARTING && code == libc::ENOTSUP {
+        return Diagnosis::new(
+            "a member cannot be given the address of the bond",
+            "bond devices whose driver can change it: not net_ring, net_memif, net_virtio_user or net_vhost",
+        );
+    }
     let remedy = match (device.bus, eal.hugepages()) {
         (Bus::Pci, HugepageUse::NotUsed { .. }) => {
             "most PCI devices need hugepages: reserve some and restart the daemon"
@@ -588,6 +605,9 @@ fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32, compl
     };
     Diagnosis::new(with_complaints(reason, complaints), remedy)
 }
+
+/// The step in which a bond gives its address to its members.
+const STARTING: &str = "being started";
 
 /// The step in which net_af_xdp makes its sockets.
 const QUEUES: &str = "getting its receive queues";

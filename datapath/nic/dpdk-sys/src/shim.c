@@ -156,6 +156,17 @@ int culvert_link(uint16_t port, bool *up, uint32_t *speed)
 	return result;
 }
 
+int culvert_poll_link(uint16_t port)
+{
+	struct rte_eth_dev_info info;
+	int result = rte_eth_dev_info_get(port, &info);
+
+	/* The flags are the port's own; DPDK gives no other way to write to them. */
+	if (result == 0)
+		*(uint32_t *)(uintptr_t)info.dev_flags &= ~RTE_ETH_DEV_INTR_LSC;
+	return result;
+}
+
 static culvert_log_sink log_sink;
 
 static ssize_t log_write(void *cookie, const char *text, size_t length)

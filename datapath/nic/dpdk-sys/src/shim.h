@@ -110,6 +110,12 @@ uint16_t culvert_allocate(struct rte_mempool *pool, const uint32_t *lengths, uin
 /* Speed in Mbit/s (RTE_ETH_SPEED_NUM_UNKNOWN where the driver does not know). Returns 0 or a negative errno. */
 int culvert_link(uint16_t port, bool *up, uint32_t *speed);
 
+/*
+ * Has users of the port, a bond for one, look for its link instead of waiting for an interrupt: takes back the driver's
+ * word that there is one. Returns 0 or a negative errno.
+ */
+int culvert_poll_link(uint16_t port);
+
 /* Hands DPDK's log, a write at a time, to `sink`. Returns 0 or a negative errno. */
 typedef void (*culvert_log_sink)(const char *text, size_t length);
 int culvert_log_to(culvert_log_sink sink);
