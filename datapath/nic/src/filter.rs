@@ -48,22 +48,28 @@ impl Filter {
     /// Makes the device let in `wanted` and no others; the device's own, `own`, may be among them. On failure undoes
     /// what it did and gives the address and the driver's words.
     pub(crate) fn set(&mut self, port: u16, own: [u8; 6], wanted: &[[u8; 6]]) -> Result<(), ([u8; 6], String)> {
+        self.change(own, wanted, |address| add(port, address), |address| remove(port, address))
+    }
+
+    fn change(
+        &mut self,
+        own: [u8; 6],
+        wanted: &[[u8; 6]],
+        add: impl Fn([u8; 6]) -> Result<(), String>,
+        remove: impl Fn([u8; 6]),
+    ) -> Result<(), ([u8; 6], String)> {
         let mut next: Vec<[u8; 6]> = wanted.iter().copied().filter(|address| *address != own).collect();
         next.sort_unstable();
         next.dedup();
         let new: Vec<[u8; 6]> = next.iter().copied().filter(|address| !self.addresses.contains(address)).collect();
         let old: Vec<[u8; 6]> = self.addresses.iter().copied().filter(|address| !next.contains(address)).collect();
         // Those that go make room for those that come.
-        for address in &old {
-            remove(port, *address);
-        }
+        old.iter().for_each(|address| remove(*address));
         for (done, address) in new.iter().enumerate() {
-            if let Err(reason) = add(port, *address) {
-                for undo in new.iter().take(done) {
-                    remove(port, *undo);
-                }
+            if let Err(reason) = add(*address) {
+                new.iter().take(done).for_each(|undo| remove(*undo));
                 // They were there a moment ago.
-                let lost: Vec<[u8; 6]> = old.into_iter().filter(|address| add(port, *address).is_err()).collect();
+                let lost: Vec<[u8; 6]> = old.into_iter().filter(|address| add(*address).is_err()).collect();
                 self.addresses.retain(|address| !lost.contains(address));
                 return Err((*address, reason));
             }
@@ -79,6 +85,8 @@ fn add(port: u16, address: [u8; 6]) -> Result<(), String> {
     // that there is without virtualisation.
     match unsafe { ffi::rte_eth_dev_mac_addr_add(port, &raw mut address, 0) } {
         0 => Ok(()),
+        // Not a matter of rights: what drivers return for any refusal.
+        -1 => Err("its driver cannot".to_owned()),
         error => Err(strerror(error.saturating_neg())),
     }
 }
@@ -95,4 +103,72 @@ fn remove(port: u16, address: [u8; 6]) {
 /// An address in the usual notation.
 pub(crate) fn show(address: [u8; 6]) -> String {
     address.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A device with room for three addresses that counts what it is asked.
+    #[derive(Default)]
+    struct Device {
+        addresses: RefCell<BTreeSet<u8>>,
+        requests: RefCell<usize>,
+    }
+
+    const OWN: u8 = 99;
+
+    fn address(number: u8) -> [u8; 6] {
+        [2, 0, 0, 0, 0, number]
+    }
+
+    fn set(filter: &mut Filter, device: &Device, wanted: &[u8]) -> Result<(), ([u8; 6], String)> {
+        let wanted: Vec<[u8; 6]> = wanted.iter().copied().map(address).collect();
+        let add = |address: [u8; 6]| {
+            *device.requests.borrow_mut() += 1;
+            let mut addresses = device.addresses.borrow_mut();
+            if addresses.len() == 3 || address[5] == 66 {
+                return Err("no".to_owned());
+            }
+            assert!(addresses.insert(address[5]), "twice");
+            Ok(())
+        };
+        let remove = |address: [u8; 6]| {
+            *device.requests.borrow_mut() += 1;
+            assert!(device.addresses.borrow_mut().remove(&address[5]), "what is not there");
+        };
+        filter.change(address(OWN), &wanted, add, remove)
+    }
+
+    #[test]
+    fn a_new_list_costs_the_difference() {
+        let (mut filter, device) = (Filter::default(), Device::default());
+        let has = |expected: &[u8]| assert_eq!(*device.addresses.borrow(), expected.iter().copied().collect());
+        set(&mut filter, &device, &[1, 2, OWN, 2]).unwrap();
+        has(&[1, 2]);
+        assert_eq!(*device.requests.borrow(), 2);
+        set(&mut filter, &device, &[2, 1]).unwrap();
+        assert_eq!(*device.requests.borrow(), 2);
+        set(&mut filter, &device, &[2, 3, 4]).unwrap();
+        has(&[2, 3, 4]);
+        assert_eq!(*device.requests.borrow(), 5);
+        set(&mut filter, &device, &[]).unwrap();
+        has(&[]);
+    }
+
+    #[test]
+    fn a_refused_list_leaves_the_one_before() {
+        let (mut filter, device) = (Filter::default(), Device::default());
+        let has = |expected: &[u8]| assert_eq!(*device.addresses.borrow(), expected.iter().copied().collect());
+        set(&mut filter, &device, &[1, 2]).unwrap();
+        assert_eq!(set(&mut filter, &device, &[2, 3, 66]), Err((address(66), "no".to_owned())));
+        has(&[1, 2]);
+        assert_eq!(set(&mut filter, &device, &[1, 2, 3, 4]), Err((address(4), "no".to_owned())));
+        has(&[1, 2]);
+        set(&mut filter, &device, &[2, 3, 4]).unwrap();
+        has(&[2, 3, 4]);
+    }
 }

@@ -286,6 +286,24 @@ fn addresses_beyond_the_room_of_a_nic_are_refused() {
 }
 
 #[test]
+fn an_address_that_a_driver_refuses_is_named() {
+    if own("an_address_that_a_driver_refuses_is_named", Kind::OrdinaryUser) {
+        let eal = start();
+        let pool = pool(&eal);
+        let _vhost = open(&eal, &pool, "net_vhost0,iface=vhost.sock");
+        let device = "net_virtio_user0,path=vhost.sock".to_owned();
+        let few = PortConfig { promiscuous: false, device, ..config("") };
+        let port = Port::open(&eal, &pool, &few).unwrap();
+        for _ in 0..2 {
+            let error = port.set_mac_filter(&[[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]]).unwrap_err();
+            assert!(matches!(error, FilterError::Refused { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("does not let in the address 02:00:00:00:01:01: its driver cannot"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn ports_of_every_kind_come_and_go_without_a_trace() {
     if own("ports_of_every_kind_come_and_go_without_a_trace", Kind::OwnNetwork) {
         let (eal, pool) = veth_pair(1500);

@@ -160,6 +160,23 @@ fn checksums_are_left_to_the_peer_of_a_virtio_nic() {
 }
 
 #[test]
+fn joined_tcp_segments_are_taken_where_asked_for() {
+    if own("joined_tcp_segments_are_taken_where_asked_for", Kind::OrdinaryUser) {
+        let eal = start();
+        let pool = pool(&eal);
+        let mut pair = Pair::open(&eal, &pool, |virtio| virtio.lro = true);
+        let sent = tcp(false, 32 * 1024);
+        let mut mbuf = frame(&pool, &sent);
+        let request = TxOffload { l2: 14, l3: 20, l4: 20, checksum: true, segment_size: 1400, ..Default::default() };
+        assert!(mbuf.request_offload(&request));
+        let received = pair.send_to_virtio(mbuf);
+        assert_eq!(received.length() as usize, sent.len());
+        assert_eq!((received.rx_checksum(), received.rx_segment_size()), (RxChecksum::Partial, Some(1400)));
+        assert_eq!(content(&received)[54..], sent[54..]);
+    }
+}
+
+#[test]
 fn a_nic_told_to_compute_nothing_is_handed_whole_frames() {
     if own("a_nic_told_to_compute_nothing_is_handed_whole_frames", Kind::OrdinaryUser) {
         let eal = start();
