@@ -230,7 +230,12 @@ fn mirror_both() {
     let tag = [0x81, 0x00, 0x00, 10];
     Case {
         name: "mirror-both",
-        ports: vec![both, PortSpec { vlans: trunk, ..mirrored(3, true, false) }, both, PortSpec { network: 1, ..PORT }],
+        ports: vec![
+            both,
+            PortSpec { vlans: trunk, ..mirrored(3, true, false) },
+            both,
+            PortSpec { network: 1, vlans, ..PORT },
+        ],
         arrivals: vec![
             (1, 0, vec![short(ALL, at(1), 1)]),
             (1, 1, vec![short(at(1), at(2), 2).tagged(&[tag]), short(ALL, at(2), 3).tagged(&[tag])]),
@@ -279,6 +284,24 @@ fn a_mirror_to_a_port_that_is_gone_copies_nothing() {
     bridge.forward(0, &[short(ALL, at(1), 1)], 0);
     bridge.forward(1, &[short(at(1), at(2), 2)], 0);
     bridge.assert_balance();
+}
+
+/// Stations stay in the table until they age out, also those of a port that gets copies from now on, or other VLANs.
+#[test]
+fn a_station_behind_a_port_that_left_its_vlan_is_unknown() {
+    for now in [PortSpec { vlans: VlanSpec::Access(20), ..PORT }, PortSpec { network: 1, ..PORT }, PORT] {
+        let is_target = now.network == 0 && now.vlans == PORT.vlans;
+        let first = if is_target { mirrored(2, false, true) } else { PORT };
+        let mut bridge = Bridge::new(&[first, PORT, now], AGE_SECONDS, false);
+        bridge.tables[0].learn(0, at(9), PortId(2), 1000, 0);
+        let left = bridge.forward(1, &[short(at(9), at(1), 1)], 0);
+        // It is flooded, and the mirror has one copy of what the first port got.
+        assert_eq!([left[0].len(), left[2].len()], [1, usize::from(is_target)], "{now:?}");
+        let drops = bridge.drops();
+        assert!(drops.is_empty(), "{drops:?}");
+        bridge.assert_balance();
+        assert_eq!(bridge.totals()[1].copies, 1 + u64::from(is_target));
+    }
 }
 
 /// With the checksum of the IPv4 header.
