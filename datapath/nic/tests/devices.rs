@@ -171,6 +171,60 @@ fn queues_of_a_virtio_nic_are_pairs() {
 }
 
 #[test]
+fn flows_are_spread_over_queues() {
+    if own("flows_are_spread_over_queues", Kind::OwnNetwork) {
+        let (eal, pool) = veth_pair(1500);
+        let with_two = |device: &str| {
+            let wanted = PortConfig { rx_queues: 2, tx_queues: 2, ..config(device) };
+            Port::open(&eal, &pool, &wanted).unwrap()
+        };
+        let mut tap = with_two("net_tap0,iface=culvert-tap");
+        let mut kernel = open(&eal, &pool, "net_af_packet0,iface=culvert-tap");
+        spread(&pool, &mut kernel, &mut tap);
+        // A socket for each queue, among which the kernel spreads (PACKET_FANOUT_HASH).
+        let mut a = open(&eal, &pool, "net_af_packet1,iface=veth-a");
+        let mut b = with_two("net_af_packet2,iface=veth-b,qpairs=2");
+        spread(&pool, &mut a, &mut b);
+    }
+}
+
+/// Sends some frames of each of 64 UDP flows, and expects all of a flow in one queue, and some flows in each.
+fn spread(pool: &Pool, from: &mut Port, to: &mut Port) {
+    let (_rx, mut tx) = from.take_queues();
+    let (mut rx, _tx) = to.take_queues();
+    assert_eq!(rx.len(), 2, "{to:?}");
+    let mut queue_of = [None; 64];
+    for _ in 0..3 {
+        for flow in 0..64 {
+            let mut frames = Batch::new();
+            frames.push(frame(pool, &udp(flow))).unwrap();
+            while !frames.is_empty() {
+                tx[0].send(&mut frames);
+            }
+            let queue = (0..).map(|turn| turn % 2).find(|queue| {
+                std::thread::yield_now();
+                rx[*queue].receive(&mut frames);
+                contents(&mut frames).iter().any(|bytes| *bytes == udp(flow))
+            });
+            let before = queue_of[usize::from(flow)].replace(queue);
+            assert!(before.is_none_or(|before| before == queue), "flow {flow}");
+        }
+    }
+    assert!((0..2).all(|queue| queue_of.contains(&Some(Some(queue)))), "{queue_of:?}");
+}
+
+/// A UDP datagram of that flow, without payload and checksum.
+fn udp(flow: u8) -> Vec<u8> {
+    let mut bytes = vec![0xff; 6];
+    bytes.extend([2, 0, 0, 0, 0, 1, 0x08, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]);
+    bytes.extend([10, 0, 0, 1, 10, 0, 0, 2, 0x30, flow, 0, 9, 0, 8, 0, 0]);
+    let sum: u32 = bytes[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+#[test]
 fn a_bond_goes_on_with_its_other_member() {
     if own("a_bond_goes_on_with_its_other_member", Kind::OwnNetwork) {
         quiet();
