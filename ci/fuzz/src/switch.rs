@@ -290,7 +290,10 @@ impl Node {
     fn note_groups(&mut self, now: Duration) {
         let snooped: Vec<_> = self.forwarder.take_snooped().collect();
         let Some(groups) = &mut self.groups else { return };
-        let mut changed = groups.iter_mut().fold(false, |changed, groups| groups.expire(now) || changed);
+        let mut changed = false;
+        for groups in groups.iter_mut() {
+            changed |= groups.expire(now);
+        }
         for (port, vlan, message) in snooped {
             let network = usize::from(self.specs[port.index()].second_network);
             changed |= groups[network].apply(vlan, port, &message, now);

@@ -1,9 +1,15 @@
 //! Cases of offloads: what is passed on undone to a receiver that takes it, and done in software for one that does not.
 
-use culvert_guest::NetHeader;
+use culvert_frame::Offload;
+use culvert_guest::net_header::DATA_VALID;
+use culvert_guest::receive::PutError;
+use culvert_guest::{NetHeader, Piece};
 
 use super::packet::{ACK, CWR, PSH, Stream, TCP4, TCP6, UDP4, UDP6};
 use super::*;
+use crate::burst::{Frame, Sink};
+use crate::egress::{self, Workspace};
+use crate::ingress::{self, Ingress};
 
 use DropReason::{BadOffload, ExceedsMtu, OffloadNotNegotiated};
 
@@ -283,4 +289,49 @@ fn offload_not_negotiated() {
         ..CASE
     }
     .check();
+}
+
+#[test]
+fn what_a_nic_has_checked_is_told_to_those_who_take_partial_checksums() {
+    let bridge = Bridge::new(&[MODERN, PLAIN], AGE_SECONDS, false);
+    let ingress = Ingress { offload: Offload::Valid, ..Ingress::default() };
+    let packet = TCP4.whole();
+    let frame = Frame::local(local(&packet, Offloads::NONE)).unwrap();
+    for (port, flags) in [(0, DATA_VALID), (1, 0)] {
+        let port = bridge.topology.port(PortId(port)).unwrap();
+        let treatment = egress::treat(port, &ingress, frame.length, frame.head).unwrap();
+        let mut left: Vec<Packet> = Vec::new();
+        egress::deliver(&mut left, port.egress.takes(), &frame, treatment, &mut Workspace::default()).unwrap();
+        assert_eq!(left, [Packet { header: NetHeader { flags, ..NetHeader::default() }, ..packet.clone() }]);
+    }
+}
+
+/// A guest without mergeable buffers, whose buffers hold 400 bytes.
+struct SmallBuffers(Vec<Packet>);
+
+impl Sink for SmallBuffers {
+    fn put<'p>(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        length: u32,
+        rest: impl Iterator<Item = Piece<'p>>,
+    ) -> Result<(), PutError> {
+        if length > 400 { Err(PutError::SmallBuffer) } else { self.0.put(header, head, length, rest) }
+    }
+}
+
+#[test]
+fn a_guest_that_takes_unsegmented_frames_and_has_no_buffers_for_them_gets_segments() {
+    let bridge = Bridge::new(&[access(PORT), trunk(MODERN)], AGE_SECONDS, false);
+    let (from, to) = (bridge.topology.port(PortId(0)).unwrap(), bridge.topology.port(PortId(1)).unwrap());
+    let packet = Stream { payload: 700, ..TCP4 }.unsegmented(300);
+    let frame = Frame::local(local(&packet, Offloads::ALL)).unwrap();
+    let (_, ingress) = ingress::admit(from, &frame).unwrap();
+    let treatment = egress::treat(to, &ingress, frame.length, frame.head).unwrap();
+    let mut sink = SmallBuffers(Vec::new());
+    egress::deliver(&mut sink, Offloads::ALL, &frame, treatment, &mut Workspace::default()).unwrap();
+    // 54 bytes of headers and the tag; 300, 300 and 100 of payload.
+    assert_eq!(sink.0.iter().map(|packet| packet.frame.len()).collect::<Vec<_>>(), [358, 358, 158]);
+    assert!(sink.0.iter().all(|packet| packet.is_valid() && packet.checksum_is_right()));
 }
