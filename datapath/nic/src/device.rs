@@ -218,6 +218,14 @@ impl Device {
     }
 }
 
+/// Whether a device, written as in [`crate::PortConfig::device`], or a member of it if it is a bond, is a PCI device, for
+/// which [`crate::EalConfig::pci`] has to be set.
+#[must_use]
+pub fn needs_pci(device: &str) -> bool {
+    let is_pci = |device: &Device| device.bus == Bus::Pci;
+    Device::parse(device).is_ok_and(|device| is_pci(&device) || device.members.iter().any(is_pci))
+}
+
 /// Room for a device's name with its final zero, RTE_DEV_NAME_MAX_LEN.
 const NAME_ROOM: usize = 64;
 
@@ -337,6 +345,16 @@ mod tests {
             assert_eq!((device.bus, device.name.as_str()), (Bus::Pci, name));
         }
         assert_eq!(device("3b:00.0,representor=[0-3]").arguments, "representor=[0-3]");
+    }
+
+    #[test]
+    fn a_bond_of_pci_devices_needs_pci() {
+        for text in ["3b:00.0", "net_bonding0,mode=1,member=net_null0,member=(0000:3b:00.0,x=1)"] {
+            assert!(needs_pci(text), "{text}");
+        }
+        for text in ["net_null0", "net_bonding0,mode=1,member=net_null0", "eth 0"] {
+            assert!(!needs_pci(text), "{text}");
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod port;
 mod queue;
 
 pub use batch::{BURST, Batch};
+pub use device::needs_pci;
 pub use eal::{Eal, EalConfig, EalError, WorkerThread};
 pub use filter::FilterError;
 pub use hugepages::{HugepageUse, Hugepages};

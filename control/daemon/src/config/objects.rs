@@ -15,7 +15,7 @@ use super::mirror::Mirror;
 use super::mistake::nearest;
 use super::network::Network;
 use super::port::{Attachment, Port};
-use super::value::{self, Wrong};
+use super::value::Wrong;
 use crate::name::Name;
 
 /// Who wants an object. Only its origin may change or remove it.
@@ -173,9 +173,9 @@ impl Objects {
 
     /// Whether a port needs the PCI bus.
     pub fn use_pci(&self) -> bool {
-        let is_pci = |device: &str| value::pci_address(device.split(',').next().unwrap_or_default()).is_some();
         let mut attachments = self.ports.iter().map(|port| &port.wanted.attachment);
-        attachments.any(|attachment| matches!(attachment, Attachment::Nic { device, .. } if is_pci(device)))
+        attachments
+            .any(|attachment| matches!(attachment, Attachment::Nic { device, .. } if culvert_nic::needs_pci(device)))
     }
 
     /// Every rule that is broken. `unread` are objects that exist but could not be read: to name them is no mistake.
