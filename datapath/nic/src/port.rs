@@ -372,8 +372,7 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
         may_interrupt: !without_interrupts(&driver),
         hash: if rx_queues > 1 { ffi::CULVERT_HASH_IP & info.flow_type_rss_offloads } else { 0 },
         rx_offloads: rx_offloads(&driver, &info, pool, config),
-        tx_offloads: info.tx_offload_capa
-            & (ffi::CULVERT_TX_MULTI_SEGMENT | if config.offloads { offload::WANTED_TX } else { 0 }),
+        tx_offloads: tx_offloads(&device, &info, config),
     };
     while let Err(failure) = start(open.id, pool, &device, &info, setup) {
         match setup.lesser() {
@@ -432,6 +431,19 @@ fn rx_offloads(driver: &str, info: &rte_eth_dev_info, pool: &Pool, config: &Port
         wanted |= ffi::CULVERT_RX_SCATTER & info.rx_offload_capa;
     }
     wanted
+}
+
+/// What the device may be asked for on sending.
+fn tx_offloads(device: &Device, info: &rte_eth_dev_info, config: &PortConfig) -> u64 {
+    let mut wanted = ffi::CULVERT_TX_MULTI_SEGMENT;
+    if config.offloads {
+        wanted |= offload::WANTED_TX;
+    }
+    // net_tap segments by software, TCP over IPv4 only, and sends that over IPv6 in one piece.
+    if device.is("net_tap") || device.members.iter().any(|member| member.is("net_tap")) {
+        wanted &= !ffi::CULVERT_TX_TCP_SEGMENTATION;
+    }
+    wanted & info.tx_offload_capa
 }
 
 /// Has the device receive everything, or what is for it and all groups. Drivers that cannot choose receive everything.

@@ -8,10 +8,12 @@
     reason = "a test program"
 )]
 
+mod kernel;
 mod process;
 
 use culvert_nic::{Batch, Eal, Mbuf, NicOffloads, Pool, Port, PortConfig, RxChecksum, RxQueue, TxOffload, TxQueue};
-use process::{Kind, broadcast, config, content, frame, open, own, pool, start};
+use kernel::quiet;
+use process::{Kind, broadcast, config, content, contents, frame, open, own, pool, start};
 
 #[test]
 fn the_front_of_a_frame_can_be_moved() {
@@ -188,6 +190,64 @@ fn a_nic_told_to_compute_nothing_is_handed_whole_frames() {
         assert!(mbuf.request_offload(&TxOffload { l2: 14, l3: 20, l4: 20, checksum: true, ..Default::default() }));
         let received = pair.send_to_virtio(mbuf);
         assert_eq!(received.rx_checksum(), RxChecksum::Unknown);
+    }
+}
+
+#[test]
+fn a_tap_computes_checksums() {
+    if own("a_tap_computes_checksums", Kind::OwnNetwork) {
+        quiet();
+        let eal = start();
+        let pool = pool(&eal);
+        let mut tap = open(&eal, &pool, "net_tap0,iface=culvert-tap");
+        let sums = NicOffloads { ipv4_checksum: true, tcp_checksum: true, udp_checksum: true, tso: false };
+        assert_eq!(tap.offloads(), sums);
+        let mut kernel = open(&eal, &pool, "net_af_packet0,iface=culvert-tap");
+        assert_eq!(kernel.offloads(), NicOffloads::default());
+        let (_rx, mut tx) = tap.take_queues();
+        let (mut rx, _tx) = kernel.take_queues();
+        for ipv6 in [false, true] {
+            let sent = tcp(ipv6, 1000);
+            let mut mbuf = frame(&pool, &sent);
+            let l3 = if ipv6 { 40 } else { 20 };
+            assert!(mbuf.request_offload(&TxOffload {
+                l2: 14,
+                l3,
+                l4: 20,
+                ipv6,
+                checksum: true,
+                ..Default::default()
+            }));
+            let mut frames = Batch::new();
+            frames.push(mbuf).unwrap();
+            while tx[0].send(&mut frames) == 0 {
+                std::thread::yield_now();
+            }
+            while rx[0].receive(&mut frames) == 0 {
+                std::thread::yield_now();
+            }
+            let received = contents(&mut frames).remove(0);
+            let (tcp, field) = (14 + usize::from(l3), 14 + usize::from(l3) + 16);
+            let pseudo = with_partial_sum(sent.clone(), ipv6);
+            // The sum over the pseudo-header and all the rest comes to all ones (RFC 1071).
+            assert_eq!(sum(&[&pseudo[field..field + 2], &received[tcp..]].concat()), 0xffff);
+            assert_eq!((&received[..field], &received[field + 2..]), (&sent[..field], &sent[field + 2..]));
+        }
+    }
+}
+
+#[test]
+fn a_bond_does_what_all_its_members_do() {
+    if own("a_bond_does_what_all_its_members_do", Kind::OwnNetwork) {
+        quiet();
+        let eal = start();
+        let pool = pool(&eal);
+        let taps = open(&eal, &pool, "net_bonding0,mode=1,member=(net_tap0,iface=a),member=(net_tap1,iface=b)");
+        let sums = NicOffloads { ipv4_checksum: true, tcp_checksum: true, udp_checksum: true, tso: false };
+        assert_eq!(taps.offloads(), sums);
+        drop(taps);
+        let mixed = open(&eal, &pool, "net_bonding0,mode=1,member=(net_tap0,iface=a),member=net_null0");
+        assert_eq!(mixed.offloads(), NicOffloads::default());
     }
 }
 
