@@ -75,7 +75,7 @@ fn others_lose_no_frame_while_200_ports_come_and_go() -> Result<()> {
     daemon.stop()
 }
 
-/// Adds and removes ports, some of them with guests, one network of their own for every second.
+/// Adds, changes and removes ports, some of them with guests, every second in a network of its own; mirrors and reloads in between.
 fn come_and_go(node: &Node, daemon: &Daemon) -> Result<()> {
     daemon.ctl("network add green")?;
     let mut guests = Vec::new();
@@ -85,6 +85,12 @@ fn come_and_go(node: &Node, daemon: &Daemon) -> Result<()> {
         daemon.ctl(&format!("port add p{number} --network {network} --socket {}", socket.display()))?;
         if number % 5 == 0 {
             guests.push(FrontendGuest::connect(&socket, Shape::default())?);
+        }
+        daemon.ctl(&format!("port set p{number} --vlan {} --broadcast-limit 100 --isolated", 1 + number))?;
+        if number % 10 == 3 {
+            daemon.ctl(&format!("mirror add m{number} --from p{} --to p{number}", number - 2))?;
+            daemon.ctl("reload")?;
+            daemon.ctl(&format!("mirror del m{number}"))?;
         }
         // At most 50 at a time: some go with their guest still there, some after it.
         if number >= 50 {
