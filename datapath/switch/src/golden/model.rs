@@ -227,7 +227,10 @@ fn retagged(frame: &[u8], tagging: Tagging, vlans: VlanSpec) -> Vec<u8> {
     let has_tag = match vlans {
         VlanSpec::Transparent => return frame.to_vec(),
         VlanSpec::Access(_) | VlanSpec::Qinq(_) => false,
-        VlanSpec::Trunk(_, native) => native != Some(tagging.vlan),
+        // A native frame without a tag, unless it would leave with one of its sender's as if that were ours.
+        VlanSpec::Trunk(_, native) => {
+            native != Some(tagging.vlan) || headers(frame) > 14 + 4 * usize::from(tagging.tag.is_some())
+        }
     };
     let mut frame = frame.to_vec();
     match tagging.tag {

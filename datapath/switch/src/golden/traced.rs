@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::model::{any_packet, any_port, any_stream, headers};
 use super::packet::{Layout, Packet};
-use super::{Bridge, PortSpec, VlanSpec, Way, local, short};
+use super::{Bridge, PORT, PortSpec, VlanSpec, Way, local, short};
 use crate::PortId;
 use crate::egress::{Treatment, Work};
 use crate::snoop::build::{igmp_query, igmp_report};
@@ -85,6 +85,19 @@ fn a_trace_tells_what_the_switch_does() {
     let wanted = drops.map(|reason| reason.to_string()).chain(MUST_SEE.map(str::to_owned));
     let missing: Vec<_> = wanted.filter(|what| !tally.contains_key(what)).collect();
     assert!(missing.is_empty(), "never seen: {missing:?}; seen: {tally:?}");
+}
+
+#[test]
+fn traces_use_up_no_limit() {
+    let port = PortSpec { broadcast_limit: Some(1), ..PORT };
+    let mut bridge = Bridge::new(&[port, PORT], super::AGE_SECONDS, false);
+    let packet = short(MacAddress::BROADCAST, super::at(1), 1);
+    for _ in 0..100 {
+        let frame = local(&packet, Offloads::NONE);
+        let told = trace(&bridge.topology, PortId(0), frame, Duration::ZERO, &|_| String::new()).unwrap();
+        assert_eq!(told.refused, None);
+    }
+    assert_eq!(bridge.forward(0, &vec![packet; 32], 0)[1].len(), 32);
 }
 
 /// Traces a frame, forwards it, and compares.
