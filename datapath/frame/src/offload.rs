@@ -296,6 +296,9 @@ const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 const ARP: u16 = 0x0806;
+const RARP: u16 = 0x8035;
+const VLAN_TAG: u16 = 0x8100;
+const SERVICE_TAG: u16 = 0x88a8;
 
 /// [`Offload::check`] for a request of something.
 fn check(request: OffloadRequest, allowed: Offloads, head: &[u8], length: u32) -> Result<Offload, DropReason> {
@@ -363,10 +366,14 @@ fn partial_checksum(request: OffloadRequest, content: Content, head: &[u8], leng
                 TCP => at_transport && offset == TCP_CHECKSUM,
                 // Or within a tunnel.
                 UDP => (at_transport && offset == UDP_CHECKSUM) || start >= layers.header_bytes,
+                // Extension headers that are not looked behind here, but elsewhere.
+                AUTHENTICATION | MOBILITY | HIP | SHIM6 => false,
                 _ => start >= layers.transport,
             }
         }
-        Content::Other { ether_type, start: content } => ether_type != ARP && start >= content,
+        // Behind more than two tags there may be anything.
+        Content::Other { ether_type: ARP | RARP | VLAN_TAG | SERVICE_TAG, .. } => false,
+        Content::Other { start: content, .. } => start >= content,
         Content::Unreadable => false,
     };
     (at_hand && even && place).then_some(partial)
@@ -391,6 +398,11 @@ fn fits(segmentation: &Segmentation, head: &[u8], length: u32) -> bool {
 const ICMP: u8 = 1;
 const IGMP: u8 = 2;
 const ICMPV6: u8 = 58;
+// IPv6's extension headers (IANA) that senders complete themselves.
+const AUTHENTICATION: u8 = 51;
+const MOBILITY: u8 = 135;
+const HIP: u8 = 139;
+const SHIM6: u8 = 140;
 /// Of ICMP (RFC 792), IGMP (RFC 9776) and ICMPv6 (RFC 4443) alike.
 const ICMP_CHECKSUM: u16 = 2;
 
@@ -614,6 +626,16 @@ mod tests {
         for start in (0..100).step_by(2) {
             assert!(!check(&other, start, 0), "ARP, {start}");
         }
+        // A guard looks behind all tags, and Linux takes off any number of priority tags.
+        for tag in [[0x81, 0, 0, 0], [0x88, 0xa8, 0, 0], [0x81, 0, 0, 0]] {
+            other.splice(12..12, tag);
+            for start in (0..100).step_by(2) {
+                assert!(!check(&other, start, 0), "ARP behind tags, {start}");
+            }
+        }
+        let mut other = tcp4(60);
+        (other[12], other[13]) = (0x80, 0x35);
+        assert!(!check(&other, 14, 14), "RARP");
         (other[12], other[13]) = (0x88, 0x64);
         for start in 0..100 {
             assert_eq!(check(&other, start, 0), start >= 14 && start % 2 == 0, "PPPoE, {start}");
@@ -625,6 +647,11 @@ mod tests {
                 assert_eq!(check(&frame, 34, offset), offset == 2);
                 assert!(!check(&frame, 36, offset) && !check(&frame, 32, offset));
             }
+        }
+        for extension in [AUTHENTICATION, MOBILITY, HIP, SHIM6] {
+            let mut frame = udp6(60);
+            frame[20] = extension;
+            assert!(!check(&frame, 54, 0) && !check(&frame, 62, 6), "{extension}");
         }
         let mut tunnel = tcp4(60);
         tunnel[23] = 47;
