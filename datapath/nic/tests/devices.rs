@@ -84,6 +84,13 @@ fn jumbo_frames_pass_through_kernel_interfaces() {
         both_ways(&pool, &mut a, &mut b, 9014);
         drop((a, b));
 
+        // Slots of the usual size have a little room to spare.
+        let longer = |device: &str| Port::open(&eal, &pool, &PortConfig { mtu: 1960, ..config(device) }).unwrap();
+        let mut a = longer("net_af_packet0,iface=veth-a");
+        let mut b = longer("net_af_packet1,iface=veth-b");
+        both_ways(&pool, &mut a, &mut b, 1974 + 8);
+        drop((a, b));
+
         // What would not fit is refused before it can overrun anything.
         let mut wanted = config("net_af_packet0,iface=veth-a");
         wanted.mtu = 9000;
@@ -289,6 +296,21 @@ fn a_bond_spreads_flows_over_its_members() {
             std::array::from_fn(|rest| (0..32).filter(|number| number % 2 == rest as u8).collect());
         seen.sort();
         assert_eq!(seen, [even, odd], "by the source address");
+    }
+}
+
+#[test]
+fn a_bond_of_kernel_interfaces_passes_frames() {
+    if own("a_bond_of_kernel_interfaces_passes_frames", Kind::OwnNetwork) {
+        let (eal, pool) = veth_pair(1500);
+        ip("link add veth-c type veth peer name veth-d");
+        ip("link set veth-c up");
+        ip("link set veth-d up");
+        let members = "member=(net_af_packet0,iface=veth-a),member=(net_af_packet1,iface=veth-c)";
+        let mut bond = open(&eal, &pool, &format!("net_bonding0,mode=1,{members},primary=net_af_packet0"));
+        wait_for_link(&bond, true);
+        let mut other = open(&eal, &pool, "net_af_packet2,iface=veth-b");
+        both_ways(&pool, &mut bond, &mut other, 1514);
     }
 }
 
