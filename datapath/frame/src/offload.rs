@@ -122,6 +122,15 @@ impl Offload {
         }
     }
 
+    /// How many frames one of `length` bytes makes on the wire.
+    #[inline]
+    pub fn segments(self, length: u32) -> u32 {
+        match self {
+            Self::None | Self::Valid | Self::Checksum(_) => 1,
+            Self::Segment(segmentation) => segmentation.segments(length),
+        }
+    }
+
     /// Whether a receiver that negotiated `by` can take the frame as it is.
     #[inline]
     pub fn receivable(self, by: Offloads) -> bool {

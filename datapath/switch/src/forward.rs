@@ -163,7 +163,7 @@ impl Forwarder {
         let route = ingress::route(topology, network, source, header, ingress, snooped.as_ref(), seconds)?;
         if let Some(limit) = route.limit
             && !source.rules.limits.is_none()
-            && !source.limiter.take(limit, now)
+            && !source.limiter.take(limit, ingress.offload.segments(frame.length), now)
         {
             return Err(ingress::limit_reason(limit));
         }

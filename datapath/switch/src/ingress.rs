@@ -24,7 +24,7 @@ pub struct Ingress {
 
 impl Default for Ingress {
     fn default() -> Self {
-        Self { membership: Membership { vlan: 0, tag: Tag::None }, offload: Offload::None }
+        Self { membership: Membership { vlan: 0, tag: Tag::None, has_inner: false }, offload: Offload::None }
     }
 }
 

@@ -48,15 +48,16 @@ impl Limiter {
         Self { broadcast: limits.broadcast.map(Bucket::new), unknown: limits.unknown.map(Bucket::new) }
     }
 
-    /// Whether one more frame may pass; if so, it is counted. `now` is the time since any fixed moment. Workers' clocks may
+    /// Whether one more frame may pass; if so, it is counted as the `frames` that it makes on the wire. One that makes more
+    /// than are left passes, and what follows waits for it. `now` is the time since any fixed moment. Workers' clocks may
     /// differ: the one that is behind is refused where the other has spent already what it does not see yet.
     #[inline]
-    pub fn take(&self, kind: Flooded, now: Duration) -> bool {
+    pub fn take(&self, kind: Flooded, frames: u32, now: Duration) -> bool {
         let bucket = match kind {
             Flooded::Broadcast => &self.broadcast,
             Flooded::Unknown => &self.unknown,
         };
-        bucket.as_ref().is_none_or(|bucket| bucket.take(now))
+        bucket.as_ref().is_none_or(|bucket| bucket.take(frames, now))
     }
 }
 
@@ -87,11 +88,12 @@ impl Bucket {
     }
 
     #[inline]
-    fn take(&self, now: Duration) -> bool {
+    fn take(&self, frames: u32, now: Duration) -> bool {
         let mut passed = self.passed.load(Ordering::Relaxed);
         loop {
             let Some(spent) = self.spent(passed, now) else { return false };
-            match self.passed.compare_exchange_weak(passed, spent + 1, Ordering::Relaxed, Ordering::Relaxed) {
+            let after = spent.saturating_add(frames.into());
+            match self.passed.compare_exchange_weak(passed, after, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return true,
                 // Another worker has taken one: that many workers are the bound of these rounds.
                 Err(current) => passed = current,
@@ -130,17 +132,17 @@ mod tests {
     }
 
     fn passed(limiter: &Limiter, times: impl Iterator<Item = Duration>) -> usize {
-        times.filter(|&now| limiter.take(Flooded::Broadcast, now)).count()
+        times.filter(|&now| limiter.take(Flooded::Broadcast, 1, now)).count()
     }
 
     #[test]
     fn each_kind_has_its_own_limit_or_none() {
         let limiter = Limiter::new(&Limits { broadcast: Some(100), unknown: Some(0) });
-        assert!(!limiter.take(Flooded::Unknown, SECOND));
-        assert!(limiter.take(Flooded::Broadcast, SECOND));
+        assert!(!limiter.take(Flooded::Unknown, 1, SECOND));
+        assert!(limiter.take(Flooded::Broadcast, 1, SECOND));
         let open = Limits::default();
         assert!(open.is_none() && !Limits { unknown: Some(0), ..open }.is_none());
-        assert!((0..1000).all(|_| Limiter::new(&open).take(Flooded::Unknown, SECOND)));
+        assert!((0..1000).all(|_| Limiter::new(&open).take(Flooded::Unknown, 1, SECOND)));
     }
 
     #[test]
@@ -192,6 +194,15 @@ mod tests {
             passed(&Limiter::new(&Limits { broadcast: Some(u32::MAX), unknown: None }), [Duration::MAX].into_iter()),
             0
         );
+    }
+
+    #[test]
+    fn a_frame_counts_as_what_it_makes() {
+        let limiter = limiter(100);
+        let take = |frames, now| limiter.take(Flooded::Broadcast, frames, now);
+        assert!(take(60, SECOND) && take(60, SECOND) && !take(1, SECOND));
+        assert!(!take(1, SECOND + SECOND / 5) && take(1, SECOND + SECOND / 4));
+        assert!(take(1000, 3 * SECOND) && !take(1, 11 * SECOND) && take(1, 13 * SECOND));
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl Tracer<'_> {
 }
 
 fn describe_membership(vlans: &Vlans, membership: Membership) -> (String, String) {
-    let Membership { vlan, tag } = membership;
+    let Membership { vlan, tag, has_inner: _ } = membership;
     if vlan == TRANSPARENT {
         return (
             "is in no VLAN".to_owned(),

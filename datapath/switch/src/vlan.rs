@@ -6,7 +6,8 @@
 //! outer tag, and one *native* VLAN for frames without.
 //!
 //! Priority tags (VLAN 0 in the tag, 802.1Q 6.13) are kept: on their way out of a trunk they get the VLAN's number. Inner
-//! tags are never looked at.
+//! tags are the sender's own: nothing but that there is one matters, since a frame of the native VLAN that left with it as
+//! its outer tag would be in another VLAN at the other end. Such a frame leaves with the native VLAN's tag before it.
 
 use std::sync::Arc;
 
@@ -83,6 +84,20 @@ pub struct Membership {
     pub vlan: u16,
     /// The frame's tag, as far as it concerns us.
     pub tag: Tag,
+    /// Whether a tag follows that is the sender's own.
+    pub has_inner: bool,
+}
+
+impl Membership {
+    /// That of a frame with these first bytes, in `vlan` by `tag`.
+    #[inline]
+    fn new(vlan: u16, tag: Tag, head: &[u8]) -> Self {
+        let inner = match tag {
+            Tag::None => TAG_OFFSET,
+            Tag::Priority(_) | Tag::Vlan => TAG_OFFSET + TAG_BYTES,
+        };
+        Self { vlan, tag, has_inner: matches!(head.get(inner..), Some([0x81, 0x00, ..] | [0x88, 0xa8, ..])) }
+    }
 }
 
 /// What a frame has of a tag that is ours to change.
@@ -117,24 +132,22 @@ impl Vlans {
     #[inline]
     pub fn ingress(&self, head: &[u8]) -> Result<Membership, DropReason> {
         match self {
-            Self::Transparent => Ok(Membership { vlan: TRANSPARENT, tag: Tag::None }),
-            Self::Access { vlan, qinq: true } => Ok(Membership { vlan: *vlan, tag: Tag::None }),
+            Self::Transparent => Ok(Membership { vlan: TRANSPARENT, tag: Tag::None, has_inner: false }),
+            Self::Access { vlan, qinq: true } => Ok(Membership::new(*vlan, Tag::None, head)),
             Self::Access { vlan, qinq: false } => match outer_tag(head)? {
-                None => Ok(Membership { vlan: *vlan, tag: Tag::None }),
-                Some(control) if control & VLAN_BITS == 0 => {
-                    Ok(Membership { vlan: *vlan, tag: Tag::Priority(control) })
-                }
+                None => Ok(Membership::new(*vlan, Tag::None, head)),
+                Some(control) if control & VLAN_BITS == 0 => Ok(Membership::new(*vlan, Tag::Priority(control), head)),
                 Some(_) => Err(DropReason::VlanNotAllowed),
             },
             Self::Trunk { allowed, native } => {
                 let native = native.ok_or(DropReason::VlanNotAllowed);
                 match outer_tag(head)? {
-                    None => Ok(Membership { vlan: native?, tag: Tag::None }),
+                    None => Ok(Membership::new(native?, Tag::None, head)),
                     Some(control) if control & VLAN_BITS == 0 => {
-                        Ok(Membership { vlan: native?, tag: Tag::Priority(control) })
+                        Ok(Membership::new(native?, Tag::Priority(control), head))
                     }
                     Some(control) if allowed.contains(control & VLAN_BITS) => {
-                        Ok(Membership { vlan: control & VLAN_BITS, tag: Tag::Vlan })
+                        Ok(Membership::new(control & VLAN_BITS, Tag::Vlan, head))
                     }
                     Some(_) => Err(DropReason::VlanNotAllowed),
                 }
@@ -158,7 +171,7 @@ impl Vlans {
         let tagged = match self {
             Self::Transparent => return TagEdit::Keep,
             Self::Access { .. } => false,
-            Self::Trunk { native, .. } => *native != Some(frame.vlan),
+            Self::Trunk { native, .. } => *native != Some(frame.vlan) || frame.has_inner,
         };
         match (frame.tag, tagged) {
             (Tag::None, true) => TagEdit::Push(frame.vlan),
@@ -324,6 +337,11 @@ mod tests {
         assert_eq!(after(&tagged, &[SERVICE_10, TAG_11], &QINQ), frame(&[TAG_11]));
         assert_eq!(after(&QINQ, &[TAG_11], &tagged), frame(&[control(0), TAG_11]));
         assert_eq!(after(&native, &[[0x88, 0xa8, 0x20, 0]], &tagged), frame(&[[0x88, 0xa8, 0x20, 10]]));
+        // A tag of the sender's does not become that of a VLAN which the sender has not.
+        assert_eq!(after(&QINQ, &[TAG_11], &native), frame(&[control(0), TAG_11]));
+        assert_eq!(after(&ACCESS, &[PRIORITY, TAG_11], &native), frame(&[control(0xe0), TAG_11]));
+        assert_eq!(after(&tagged, &[TAG_10, SERVICE_10], &native), frame(&[TAG_10, SERVICE_10]));
+        assert_eq!(after(&tagged, &[TAG_10], &native), frame(&[]));
     }
 
     #[test]

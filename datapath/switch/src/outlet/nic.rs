@@ -190,8 +190,10 @@ fn ask(mbuf: &mut Mbuf, treatment: Treatment) -> bool {
         Offload::Segment(segmentation) => segmentation.partial_checksum(),
         Offload::None | Offload::Valid => return true,
     };
+    // Of another protocol, or of a tunnel, it is none that the NIC knows.
     if let Some(parsed) = Layers::parse(mbuf.head())
         && parsed.transport == partial.start
+        && matches!(parsed.protocol, layers::TCP | layers::UDP)
     {
         let asked = mbuf.request_offload(&TxOffload {
             l2: parsed.network,
@@ -202,11 +204,10 @@ fn ask(mbuf: &mut Mbuf, treatment: Treatment) -> bool {
             checksum: true,
             segment_size,
         });
-        if asked && matches!(parsed.protocol, layers::TCP | layers::UDP) {
+        if asked {
             return true;
         }
     }
-    // A checksum that the NIC does not know: of a tunnel, or of another protocol.
     let can = segment_size == 0;
     if can {
         complete(mbuf, partial);
