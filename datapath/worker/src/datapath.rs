@@ -295,8 +295,11 @@ impl Datapath {
     pub fn remove_port(&self, port: PortId) -> Result<(), DatapathError> {
         let mut state = self.state();
         state.mirrors.retain(|mirror| mirror.target != port);
+        state.mirrors.iter_mut().for_each(|mirror| mirror.sources.retain(|source| *source != port));
         let Some(mut gone) = state.ports.get_mut(port.index()).and_then(Option::take) else { return Ok(()) };
         let published = self.publish(&mut state);
+        // What it said last is not to be taken for the next port's of its number.
+        self.take_snooped(&mut state);
         if let Some(network) = state.network_mut(gone.network) {
             network.table.forget(port);
             network.forget(port);
@@ -454,16 +457,7 @@ impl Datapath {
     pub fn update_groups(&self) -> Result<(), DatapathError> {
         let now = self.start.elapsed();
         let mut state = self.state();
-        for worker in &self.workers {
-            // A bounded number: workers add to them meanwhile.
-            for (port, vlan, snooped) in (0..worker.shared.snooped.len()).map_while(|_| worker.shared.snooped.pop()) {
-                let network = state.port(port).map(|port| port.network);
-                let groups = network.and_then(|network| state.network_mut(network)?.groups.as_mut());
-                if let Some((groups, _)) = groups {
-                    groups.apply(vlan, port, &snooped, now);
-                }
-            }
-        }
+        self.take_snooped(&mut state);
         let mut changed = false;
         for (groups, map) in state.networks.iter_mut().flatten().filter_map(|network| network.groups.as_mut()) {
             groups.expire(now);
@@ -474,6 +468,21 @@ impl Datapath {
             }
         }
         if changed { self.publish(&mut state) } else { Ok(()) }
+    }
+
+    /// Takes note of what workers have heard about multicast groups from ports that are there.
+    fn take_snooped(&self, state: &mut State) {
+        let now = self.start.elapsed();
+        for worker in &self.workers {
+            // A bounded number: workers add to them meanwhile.
+            for (port, vlan, snooped) in (0..worker.shared.snooped.len()).map_while(|_| worker.shared.snooped.pop()) {
+                let network = state.port(port).map(|port| port.network);
+                let groups = network.and_then(|network| state.network_mut(network)?.groups.as_mut());
+                if let Some((groups, _)) = groups {
+                    groups.apply(vlan, port, &snooped, now);
+                }
+            }
+        }
     }
 
     /// Starts to copy a port's frames into a tap.

@@ -567,3 +567,34 @@ fn a_fault_is_not_held_against_the_next_port_of_that_number() {
     assert_eq!(next.port, port);
     assert!(!datapath.quarantine(port, attachment).unwrap());
 }
+
+/// What a removed port had said about groups, and mirrors of it, were the next port's of its number.
+#[test]
+fn a_port_inherits_nothing_by_its_number() {
+    let (datapath, network) = datapath(1, Some(Duration::ZERO));
+    let mut router = Guest::new(&datapath, network, 1, Shape::default());
+    let mut before = Guest::new(&datapath, network, 2, Shape::default());
+    let mut probe = Guest::new(&datapath, network, 3, Shape::default());
+    start_all(&datapath, &[&router, &before, &probe]);
+    datapath.set_network(network, NetworkSettings { snooping: true, ..SETTINGS }).unwrap();
+    let mirror = Mirror { sources: vec![before.port], rx: true, tx: false, target: probe.port };
+    datapath.set_mirrors(vec![mirror]).unwrap();
+    let group = [239, 1, 2, 3];
+    router.send(&igmp(router.mac, group, 0x11));
+    before.receive();
+    before.send(&igmp(before.mac, group, 0x16));
+    assert_eq!((router.receive().len(), probe.receive().len()), (60, 60));
+    datapath.remove_port(before.port).unwrap();
+    let mut next = Guest::new(&datapath, network, 4, Shape::default());
+    assert_eq!(next.port, before.port);
+    let to_group = [&[0x01, 0x00, 0x5e, 1, 2, 3][..], &router.mac.0, &[0x88, 0xb5], &[7; 46]].concat();
+    wait(|| {
+        datapath.update_groups().unwrap();
+        datapath.trace(router.port, &to_group, &|port| port.0.to_string()).unwrap().fates.is_empty()
+    });
+    next.start(&datapath);
+    let frame = next.frame(router.mac, 1);
+    next.send(&frame);
+    assert_eq!(router.receive(), frame);
+    assert!(probe.driver.receive().is_none());
+}
