@@ -141,8 +141,12 @@ impl Console {
         Ok(())
     }
 
-    /// Ends it at once, as `kill -9` does, and waits until it has gone.
+    /// Ends it at once, as `kill -9` does, and waits until it has gone. Helpers of its own, which user-mode Linux has in its
+    /// process group, end with it.
     pub fn kill(&mut self) {
+        let group = format!("-{}", self.child.id());
+        // Fails when it leads no group.
+        let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).stderr(Stdio::null()).status();
         // Both fail only when it has gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
