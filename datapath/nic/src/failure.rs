@@ -25,3 +25,12 @@ pub(crate) fn check(doing: &'static str, result: i32) -> Result<(), Failure> {
 pub(crate) fn check_unless_unsupported(doing: &'static str, result: i32) -> Result<(), Failure> {
     if result == -libc::ENOTSUP { Ok(()) } else { check(doing, result) }
 }
+
+/// The step in which DPDK looks for a driver.
+pub(crate) const ADDING: &str = "being added";
+
+/// The step in which net_af_xdp makes its sockets.
+pub(crate) const QUEUES: &str = "getting its receive queues";
+
+/// The step in which a bond gives its address to its members.
+pub(crate) const STARTING: &str = "being started";

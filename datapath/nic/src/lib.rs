@@ -25,6 +25,7 @@
 //! an mbuf goes. The daemon opens ports, the workers own the queues. rx is towards us, tx is away from us.
 #![expect(unsafe_code, reason = "the safe side of DPDK's C interface")]
 
+mod attach;
 mod batch;
 mod bond;
 mod device;
@@ -39,6 +40,7 @@ mod offload;
 mod pool;
 mod port;
 mod queue;
+mod setup;
 
 pub use batch::{BURST, Batch};
 pub use device::needs_pci;

@@ -3,24 +3,23 @@
 //! Opening adds the device to DPDK, sets its MTU and queues and starts it; any failure undoes that and is this
 //! port's alone. The daemon opens and closes ports; workers get the queues.
 
-use std::ffi::{CStr, CString};
-use std::fmt;
-use std::ptr::NonNull;
+use std::ffi::CStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dpdk_sys::{self as ffi, rte_device, rte_eth_conf, rte_eth_dev_info};
+use dpdk_sys as ffi;
 
-use crate::batch::Batch;
+use crate::attach::{OpenDevice, info, probe, refuse, take_up_members};
 use crate::device::{Bus, Device, Diagnosis, interface_is_running};
 use crate::eal::{Eal, control, errno, strerror, with_complaints, without_signals};
-use crate::failure::{Failure, check, check_unless_unsupported};
+use crate::failure::{ADDING, Failure, QUEUES, STARTING, check};
 use crate::filter::{self, Filter, FilterError};
 use crate::hugepages::HugepageUse;
 use crate::log;
-use crate::mtu::{self, Mtu};
-use crate::offload::{self, NicOffloads};
-use crate::pool::{FRAME_OVERHEAD, Pool};
+use crate::mtu;
+use crate::offload::NicOffloads;
+use crate::pool::Pool;
 use crate::queue::{RxQueue, TxQueue};
+use crate::setup::{Setup, set_promiscuous};
 
 /// What to open, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,7 +191,7 @@ impl Port {
     pub fn link(&self) -> Link {
         let (mut up, mut speed) = (false, 0);
         // SAFETY: an open device; the results are written to the two variables.
-        let result = unsafe { ffi::culvert_link(self.device.id, &raw mut up, &raw mut speed) };
+        let result = unsafe { ffi::culvert_link(self.device.id(), &raw mut up, &raw mut speed) };
         let up = up && self.interface.as_deref().is_none_or(interface_is_running);
         let known = result == 0 && speed != ffi::RTE_ETH_SPEED_NUM_NONE && speed != ffi::RTE_ETH_SPEED_NUM_UNKNOWN;
         Link { up: result == 0 && up, speed_mbps: known.then_some(speed) }
@@ -203,7 +202,7 @@ impl Port {
     pub fn statistics(&self) -> Statistics {
         let mut counted = ffi::rte_eth_stats::default();
         // SAFETY: an open device; the counters are written to the structure.
-        if unsafe { ffi::rte_eth_stats_get(self.device.id, &raw mut counted) } != 0 {
+        if unsafe { ffi::rte_eth_stats_get(self.device.id(), &raw mut counted) } != 0 {
             return Statistics::default();
         }
         Statistics {
@@ -229,12 +228,12 @@ impl Port {
         let others = addresses.iter().filter(|address| **address != self.mac).count();
         if u32::try_from(others).unwrap_or(u32::MAX) > self.filter_room {
             let (room, wanted) = (self.filter_room, others);
-            let (port, device) = (self.name.clone(), self.device.name.clone());
+            let (port, device) = (self.name.clone(), self.device.name().to_owned());
             return Err(FilterError::TooMany { port, device, room, wanted });
         }
-        filter.set(self.device.id, self.mac, addresses).map_err(|(address, reason)| FilterError::Refused {
+        filter.set(self.device.id(), self.mac, addresses).map_err(|(address, reason)| FilterError::Refused {
             port: self.name.clone(),
-            device: self.device.name.clone(),
+            device: self.device.name().to_owned(),
             address: filter::show(address),
             reason,
         })
@@ -247,105 +246,6 @@ impl Port {
     }
 }
 
-/// A device that DPDK has probed, closed when this is dropped. Ports and their queues share it.
-pub(crate) struct OpenDevice {
-    id: u16,
-    device: NonNull<rte_device>,
-    name: String,
-    /// Receive queues whose frames would be lost to the pool on closing: net_ring's, which frees its rings only.
-    drain: u16,
-    /// What it bonds: closed after it.
-    members: Vec<OpenDevice>,
-}
-
-// SAFETY: DPDK's control functions may be called by any thread, by one at a time, which `control` sees to.
-unsafe impl Send for OpenDevice {}
-// SAFETY: likewise; the hot functions are called through the queues, each by its owner.
-unsafe impl Sync for OpenDevice {}
-
-impl OpenDevice {
-    /// DPDK's number of the port.
-    pub(crate) fn id(&self) -> u16 {
-        self.id
-    }
-
-    /// Notes that it, or its members, have frames in rings, of this many queues.
-    fn drain_rings(&mut self, queues: u16) {
-        if self.name.starts_with("net_ring") {
-            self.drain = queues;
-        }
-        for member in &mut self.members {
-            member.drain_rings(queues);
-        }
-    }
-}
-
-impl fmt::Debug for OpenDevice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OpenDevice({}, {})", self.id, self.name)
-    }
-}
-
-impl Drop for OpenDevice {
-    fn drop(&mut self) {
-        for queue in 0..self.drain {
-            let mut frames = Batch::new();
-            let id = self.id;
-            // SAFETY: as in RxQueue::receive; all queues are gone, this is the only user.
-            while unsafe { frames.fill(|places, room| ffi::culvert_rx_burst(id, queue, places, room)) } > 0 {
-                frames.clear();
-            }
-        }
-        let device = self.device.as_ptr();
-        // SAFETY: an open device that nobody else refers to. It is stopped, closed and removed, in DPDK's order.
-        let results =
-            unsafe { [ffi::rte_eth_dev_stop(self.id), ffi::rte_eth_dev_close(self.id), ffi::rte_dev_remove(device)] };
-        if results.iter().any(|result| *result < 0) {
-            tracing::warn!(device = self.name, ?results, "DPDK could not stop, close and remove a device");
-        }
-    }
-}
-
-/// How much of what was wished for is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Setup {
-    rx_queues: u16,
-    tx_queues: u16,
-    descriptors: u16,
-    mtu: Mtu,
-    /// Interrupts of the receive queues.
-    interrupts: bool,
-    may_interrupt: bool,
-    /// Spread over the receive queues by hash; the functions that the driver has. 0: no spreading asked for.
-    hash: u64,
-    /// DPDK's masks of offloads.
-    rx_offloads: u64,
-    tx_offloads: u64,
-}
-
-impl Setup {
-    fn offloads(self) -> NicOffloads {
-        NicOffloads::of(self.tx_offloads)
-    }
-
-    /// The next lesser wish. Drivers do not tell beforehand whether they have interrupts, can spread frames, must
-    /// have as many queues in as out (net_tap), or whether the other side agrees to an offload (net_virtio_user).
-    fn lesser(self) -> Option<Setup> {
-        let fewest = self.rx_queues.min(self.tx_queues);
-        if self.interrupts {
-            Some(Setup { interrupts: false, ..self })
-        } else if self.hash != 0 {
-            Some(Setup { hash: 0, ..self })
-        } else if self.rx_queues != self.tx_queues {
-            Some(Setup { rx_queues: fewest, tx_queues: fewest, interrupts: self.may_interrupt, ..self })
-        } else if self.rx_offloads != 0 {
-            Some(Setup { rx_offloads: 0, interrupts: self.may_interrupt, ..self })
-        } else {
-            None
-        }
-    }
-}
-
 fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
     let device = Device::parse(&config.device)?;
     refuse(eal, &device)?;
@@ -354,46 +254,27 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
     }
 
     let mut open = probe(&device)?;
-    if !open.members.is_empty() {
-        take_up_members(open.id)?;
+    if open.has_members() {
+        take_up_members(open.id())?;
     }
-    let info = info(open.id)?;
+    let info = info(open.id())?;
     // SAFETY: the driver's name, a static string of the driver's.
     let driver = unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned();
     let mtu = mtu::decide(&device, &driver, &info, pool, config.mtu)?;
 
-    let rx_queues = config.rx_queues.clamp(1, info.max_rx_queues.max(1));
-    let mut setup = Setup {
-        rx_queues,
-        tx_queues: config.tx_queues.clamp(1, info.max_tx_queues.max(1)),
-        descriptors: config.descriptors,
-        mtu,
-        interrupts: !without_interrupts(&driver),
-        may_interrupt: !without_interrupts(&driver),
-        hash: if rx_queues > 1 { ffi::CULVERT_HASH_IP & info.flow_type_rss_offloads } else { 0 },
-        rx_offloads: rx_offloads(&driver, &info, pool, config),
-        tx_offloads: tx_offloads(&device, &info, config),
-    };
-    while let Err(failure) = start(open.id, pool, &device, &info, setup) {
-        match setup.lesser() {
-            Some(lesser) => setup = lesser,
-            None => return Err(failure),
-        }
-    }
+    let setup = Setup::wanted(&device, &driver, &info, pool, config, mtu).start(open.id(), pool, &device, &info)?;
     open.drain_rings(setup.rx_queues);
 
-    set_promiscuous(open.id, config.promiscuous)?;
+    set_promiscuous(open.id(), config.promiscuous)?;
     let mut mac = ffi::rte_ether_addr::default();
     // SAFETY: an open device; the address is written to the variable.
-    check("being asked for its address", unsafe { ffi::rte_eth_macaddr_get(open.id, &raw mut mac) })?;
+    check("being asked for its address", unsafe { ffi::rte_eth_macaddr_get(open.id(), &raw mut mac) })?;
 
-    // Two drivers send chains and do not say so.
-    let chains =
-        setup.tx_offloads & ffi::CULVERT_TX_MULTI_SEGMENT != 0 || ["net_pcap", "net_null"].contains(&driver.as_str());
     let open = Arc::new(open);
     let rx = (0..setup.rx_queues).map(|queue| RxQueue::new(Arc::clone(&open), queue, setup.interrupts)).collect();
-    let tx =
-        (0..setup.tx_queues).map(|queue| TxQueue::new(Arc::clone(&open), queue, setup.offloads(), chains)).collect();
+    let tx = (0..setup.tx_queues)
+        .map(|queue| TxQueue::new(Arc::clone(&open), queue, setup.offloads(), setup.chains))
+        .collect();
     Ok(Port {
         device: open,
         name: config.name.clone(),
@@ -406,174 +287,6 @@ fn open(eal: &Eal, pool: &Pool, config: &PortConfig) -> Result<Port, Failure> {
         filter_room: info.max_mac_addrs.saturating_sub(1),
         queues: Some((rx, tx)),
     })
-}
-
-/// Drivers that must be polled. Closing a net_virtio_user with interrupts races with DPDK's interrupt thread, which now
-/// and then uses the closed device or ends the process (seen with 22.11). A bond has none, and finds that out when its
-/// members have been started.
-fn without_interrupts(driver: &str) -> bool {
-    ["net_virtio_user", "net_bonding"].contains(&driver)
-}
-
-/// What is asked of the device on receiving.
-fn rx_offloads(driver: &str, info: &rte_eth_dev_info, pool: &Pool, config: &PortConfig) -> u64 {
-    let mut wanted = 0;
-    // net_tap would compute checksums by software, on the worker's time: the guests can do that as well.
-    if config.offloads && driver != "net_tap" {
-        wanted |= ffi::CULVERT_RX_CHECKSUM;
-    }
-    if config.lro {
-        wanted |= ffi::CULVERT_RX_LRO;
-    }
-    wanted &= info.rx_offload_capa;
-    let longest = u32::from(config.mtu) + u32::from(FRAME_OVERHEAD);
-    if longest > u32::from(pool.frame_room()) || wanted & ffi::CULVERT_RX_LRO != 0 {
-        wanted |= ffi::CULVERT_RX_SCATTER & info.rx_offload_capa;
-    }
-    wanted
-}
-
-/// What the device may be asked for on sending.
-fn tx_offloads(device: &Device, info: &rte_eth_dev_info, config: &PortConfig) -> u64 {
-    let mut wanted = ffi::CULVERT_TX_MULTI_SEGMENT;
-    if config.offloads {
-        wanted |= offload::WANTED_TX;
-    }
-    // net_tap segments by software, TCP over IPv4 only, and sends that over IPv6 in one piece.
-    if device.is("net_tap") || device.members.iter().any(|member| member.is("net_tap")) {
-        wanted &= !ffi::CULVERT_TX_TCP_SEGMENTATION;
-    }
-    wanted & info.tx_offload_capa
-}
-
-/// Has the device receive everything, or what is for it and all groups. Drivers that cannot choose receive everything.
-fn set_promiscuous(id: u16, promiscuous: bool) -> Result<(), Failure> {
-    if promiscuous {
-        // SAFETY: a started device.
-        check_unless_unsupported("being made promiscuous", unsafe { ffi::rte_eth_promiscuous_enable(id) })
-    } else {
-        // SAFETY: a started device.
-        check_unless_unsupported("being made less than promiscuous", unsafe { ffi::rte_eth_promiscuous_disable(id) })?;
-        // SAFETY: likewise.
-        check_unless_unsupported("being told to receive groups", unsafe { ffi::rte_eth_allmulticast_enable(id) })
-    }
-}
-
-/// Refuses what is hopeless or harmful to open.
-fn refuse(eal: &Eal, device: &Device) -> Result<(), Diagnosis> {
-    if device.bus == Bus::Pci && !eal.pci() {
-        let remedy = "restart the daemon with the port in its configuration";
-        return Err(Diagnosis::new("DPDK was started without PCI devices", remedy));
-    }
-    device.refuse().map_or(Ok(()), Err)
-}
-
-/// A bond looks for its members when it is first configured, and tells what they can do from then on.
-fn take_up_members(id: u16) -> Result<(), Failure> {
-    let conf = rte_eth_conf::default();
-    // SAFETY: an open device that is not running; the configuration is copied.
-    check("taking up its members", unsafe { ffi::rte_eth_dev_configure(id, 1, 1, &raw const conf) })
-}
-
-/// As [`probe`], for a member of a bond. net_tap promises to tell of its link and does not: the bond is to look for it.
-fn probe_member(device: &Device) -> Result<OpenDevice, Failure> {
-    let member = probe(device)?;
-    if device.is("net_tap") {
-        // SAFETY: an open device, by its number, which the function checks.
-        check("being asked for its abilities", unsafe { ffi::culvert_poll_link(member.id) })?;
-    }
-    Ok(member)
-}
-
-/// Adds the device to DPDK, its members before it, and finds the port that it became.
-fn probe(device: &Device) -> Result<OpenDevice, Failure> {
-    let members = device.members.iter().map(probe_member).collect::<Result<Vec<OpenDevice>, Failure>>()?;
-    let text =
-        |text: &str| CString::new(text).map_err(|_| Failure::Driver { doing: "being named", code: libc::EINVAL });
-    let (name, arguments) = (text(&device.name)?, text(&device.arguments)?);
-    if find(&name).is_some() {
-        let reason = format!("{} is in use by another port", device.name);
-        return Err(Failure::Explained(Diagnosis::new(
-            reason,
-            "give each port a device, or a device number, of its own",
-        )));
-    }
-    // SAFETY: EAL is started; the strings are terminated and are copied.
-    check(ADDING, unsafe { ffi::rte_eal_hotplug_add(device.bus.name().as_ptr(), name.as_ptr(), arguments.as_ptr()) })?;
-    match find(&name) {
-        Some((id, found)) => Ok(OpenDevice { id, device: found, name: device.name.clone(), drain: 0, members }),
-        None => {
-            let reason = format!("DPDK has added {} but it is no Ethernet device", device.name);
-            Err(Failure::Explained(Diagnosis::new(reason, "name a device of DPDK's net class")))
-        }
-    }
-}
-
-/// The port of a device, by the device's name.
-fn find(name: &CStr) -> Option<(u16, NonNull<rte_device>)> {
-    let mut id = 0;
-    loop {
-        // SAFETY: EAL is started. Gives RTE_MAX_ETHPORTS after the last port.
-        id = unsafe { ffi::rte_eth_find_next(id) };
-        if u32::from(id) >= ffi::RTE_MAX_ETHPORTS {
-            return None;
-        }
-        if let Some(device) = info(id).ok().and_then(|info| NonNull::new(info.device)) {
-            // SAFETY: a device that DPDK lists, whose name is a terminated string.
-            if unsafe { CStr::from_ptr(ffi::rte_dev_name(device.as_ptr())) } == name {
-                return Some((id, device));
-            }
-        }
-        id = id.checked_add(1)?;
-    }
-}
-
-fn info(id: u16) -> Result<rte_eth_dev_info, Failure> {
-    let mut info = rte_eth_dev_info::default();
-    // SAFETY: the function checks the number and fills the structure.
-    check("being asked for its abilities", unsafe { ffi::rte_eth_dev_info_get(id, &raw mut info) })?;
-    Ok(info)
-}
-
-/// Configures and starts the device. May be tried again with another setup.
-fn start(id: u16, pool: &Pool, device: &Device, info: &rte_eth_dev_info, setup: Setup) -> Result<(), Failure> {
-    let mut conf = rte_eth_conf::default();
-    conf.rxmode.mtu = setup.mtu.told.into();
-    conf.rxmode.offloads = setup.rx_offloads;
-    if setup.rx_offloads & ffi::CULVERT_RX_LRO != 0 {
-        conf.rxmode.max_lro_pkt_size = info.max_lro_pkt_size;
-    }
-    conf.txmode.offloads = setup.tx_offloads;
-    conf.intr_conf.set_rxq(setup.interrupts.into());
-    if setup.hash != 0 {
-        conf.rxmode.mq_mode = ffi::RTE_ETH_MQ_RX_RSS;
-        conf.rx_adv_conf.rss_conf.rss_hf = setup.hash;
-    }
-    // SAFETY: an open device that is not running; the configuration is copied.
-    let result = unsafe { ffi::rte_eth_dev_configure(id, setup.rx_queues, setup.tx_queues, &raw const conf) };
-    check("being configured", result)?;
-    mtu::set(id, device, setup.mtu)?;
-
-    let (mut rx_descriptors, mut tx_descriptors) = (setup.descriptors, setup.descriptors);
-    // SAFETY: an open device; the function changes the two numbers.
-    let result = unsafe { ffi::rte_eth_dev_adjust_nb_rx_tx_desc(id, &raw mut rx_descriptors, &raw mut tx_descriptors) };
-    check("being asked for its queue lengths", result)?;
-    // SAFETY: an open device. A negative node (SOCKET_ID_ANY) is a valid argument below, as the unsigned number.
-    let node = unsafe { ffi::rte_eth_dev_socket_id(id) }.cast_unsigned();
-    for queue in 0..setup.rx_queues {
-        // SAFETY: a configured device and a queue of its; no configuration means the driver's own; the pool lives
-        // for ever.
-        let result =
-            unsafe { ffi::rte_eth_rx_queue_setup(id, queue, rx_descriptors, node, std::ptr::null(), pool.raw()) };
-        check(QUEUES, result)?;
-    }
-    for queue in 0..setup.tx_queues {
-        // SAFETY: likewise.
-        let result = unsafe { ffi::rte_eth_tx_queue_setup(id, queue, tx_descriptors, node, std::ptr::null()) };
-        check("getting its transmit queues", result)?;
-    }
-    // SAFETY: a device that is configured and has its queues.
-    check(STARTING, unsafe { ffi::rte_eth_dev_start(id) })
 }
 
 /// The cause of a driver's error, found by looking at what the device needs; failing that, in DPDK's own words.
@@ -617,12 +330,3 @@ fn explain(eal: &Eal, config: &PortConfig, doing: &'static str, code: i32, compl
     };
     Diagnosis::new(with_complaints(reason, complaints), remedy)
 }
-
-/// The step in which a bond gives its address to its members.
-const STARTING: &str = "being started";
-
-/// The step in which net_af_xdp makes its sockets.
-const QUEUES: &str = "getting its receive queues";
-
-/// The step in which DPDK looks for a driver.
-const ADDING: &str = "being added";

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use dpdk_sys as ffi;
 
+use crate::attach::OpenDevice;
 use crate::batch::Batch;
 use crate::offload::NicOffloads;
-use crate::port::OpenDevice;
 
 /// Frames towards us.
 #[derive(Debug)]
