@@ -40,6 +40,8 @@ pub enum Next {
         head: u16,
         /// Its buffers, those of length 0 left out.
         buffers: Vec<Buffer>,
+        /// How many descriptors it has, those of length 0 included.
+        walked: u16,
     },
     /// A malformed one, or a malformed index, and why.
     Malformed(&'static str),
@@ -152,7 +154,7 @@ impl Reference {
         if count > self.queue.size() {
             return Next::Malformed("the chain is longer than the ring");
         }
-        Next::Chain { head, buffers }
+        Next::Chain { head, buffers, walked: count }
     }
 
     /// Gives the next chain back, `length` bytes written.
@@ -186,12 +188,12 @@ impl Reference {
     /// Never, if the memory is as this value found it.
     pub fn put(&mut self, header_bytes: usize, mergeable: bool, frame: &[u8]) -> Put {
         let needed = header_bytes + frame.len();
-        let (mut chains, mut buffers, mut room) = (Vec::new(), Vec::new(), 0);
+        let (mut chains, mut buffers, mut room, mut walked) = (Vec::new(), Vec::new(), 0, 0);
         while room < needed {
-            let (head, of_chain) = match self.look(chains.len() as u16, true) {
+            let (head, of_chain, count) = match self.look(chains.len() as u16, true) {
                 Next::Nothing => return Put::NoBuffer,
                 Next::Malformed(_) => return Put::Malformed,
-                Next::Chain { head, buffers } => (head, buffers),
+                Next::Chain { head, buffers, walked } => (head, buffers, walked),
             };
             let length: usize = of_chain.iter().map(|buffer| buffer.length as usize).sum();
             if chains.is_empty() && length < header_bytes {
@@ -199,7 +201,8 @@ impl Reference {
                 return Put::SmallBuffer;
             }
             buffers.extend(of_chain);
-            if buffers.len() > usize::from(self.queue.size()) || (!mergeable && length < needed) {
+            walked += u32::from(count);
+            if walked > u32::from(self.queue.size()) || (!mergeable && length < needed) {
                 return Put::SmallBuffer;
             }
             chains.push((head, length));

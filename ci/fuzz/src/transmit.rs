@@ -119,7 +119,7 @@ impl Device {
             match self.reference.look(expected.len() as u16, false) {
                 Next::Nothing => break went_back,
                 Next::Malformed(_) => break true,
-                Next::Chain { head, buffers } => {
+                Next::Chain { head, buffers, .. } => {
                     pieces += buffers.len();
                     expected.push((head, self.reference.read(&buffers)));
                 }

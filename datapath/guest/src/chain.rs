@@ -26,7 +26,8 @@ pub(crate) struct Buffer {
     pub(crate) length: u32,
 }
 
-/// Calls `each` with every buffer of the chain at `head`, in order, those of length 0 left out.
+/// Calls `each` with every buffer of the chain at `head`, in order, those of length 0 left out; returns how many there
+/// are with those.
 ///
 /// # Errors
 /// The first fault; `each` has seen what came before it.
@@ -36,7 +37,7 @@ pub(crate) fn walk(
     access: Access,
     hint: &mut usize,
     mut each: impl FnMut(Buffer),
-) -> Result<(), RingFault> {
+) -> Result<u16, RingFault> {
     let mut table = Table::Ring;
     let mut index = head;
     let mut left = ring.size();
@@ -53,7 +54,7 @@ pub(crate) fn walk(
             each(buffer);
         }
         if descriptor.flags & DESC_NEXT == 0 {
-            return Ok(());
+            return Ok(ring.size() - left);
         }
         index = descriptor.next;
     }

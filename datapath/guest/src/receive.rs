@@ -165,7 +165,7 @@ impl ReceiveQueue {
     fn reserve(&mut self, needed: u64) -> Result<(), PutError> {
         self.rooms.clear();
         self.chains.clear();
-        let mut found = 0;
+        let (mut found, mut walked) = (0, 0);
         while found < needed {
             let ahead = self.taken + u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
             if self.ring.known(ahead) == 0 && self.ring.refresh()? == ahead {
@@ -175,7 +175,7 @@ impl ReceiveQueue {
             let mut length = 0_u64;
             let rooms = &mut self.rooms;
             let mut full = false;
-            chain::walk(&self.ring, head, Access::Write, &mut self.region, |buffer| {
+            walked += u32::from(chain::walk(&self.ring, head, Access::Write, &mut self.region, |buffer| {
                 length += u64::from(buffer.length);
                 if rooms.len() == rooms.capacity() {
                     full = true;
@@ -183,7 +183,9 @@ impl ReceiveQueue {
                     // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
                     rooms.push(unsafe { Room::new(buffer.pointer, buffer.length) });
                 }
-            })?;
+            })?);
+            // Empty buffers take time as well: a guest could have us walk all of its chains for each frame.
+            full |= walked > u32::from(self.ring.size());
             if self.chains.is_empty() && length < self.header_bytes as u64 {
                 // The header must be in one chain (5.1.6.4). Give this one back empty, or the queue stands still.
                 self.ring.put_used(self.taken, head, 0);

@@ -338,7 +338,7 @@ fn transmit(program: &Program) -> Result<(), TestCaseError> {
             match rig.reference.look(expected.len() as u16, false) {
                 Next::Nothing => break None,
                 Next::Malformed(why) => break Some(why),
-                Next::Chain { head, buffers } => expected.push_back((head, rig.reference.read(&buffers))),
+                Next::Chain { head, buffers, .. } => expected.push_back((head, rig.reference.read(&buffers))),
             }
         };
         let fault = loop {

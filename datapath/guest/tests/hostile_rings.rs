@@ -321,3 +321,25 @@ fn a_ring_over_its_own_buffers_only_hurts_itself() {
         pair.receive.publish();
     }
 }
+
+/// All chains were walked for each frame, with all their empty buffers: a million of them for one frame in a ring of 1024.
+#[test]
+fn a_frame_is_not_looked_for_room_for_behind_more_buffers_than_the_ring_has() {
+    let mut pair = small();
+    pair.driver.receive.reset();
+    let room = buffer(&pair, 12, WRITE, 0);
+    pair.driver.receive.set_descriptor(0, room);
+    for index in 1..SIZE {
+        let flags = if index == SIZE - 1 { WRITE } else { WRITE | NEXT };
+        let empty = buffer(&pair, 0, flags, index + 1);
+        pair.driver.receive.set_descriptor(index, empty);
+    }
+    for head in std::iter::once(0).chain(std::iter::repeat_n(1, usize::from(SIZE) - 1)) {
+        pair.driver.receive.offer_head(head);
+    }
+    pair.driver.receive.publish();
+    let layout = harness::layout(&pair.driver.receive);
+    let mut queue = ReceiveQueue::new(pair.memory.clone(), &layout, harness::MODERN, Default::default()).unwrap();
+    let put = queue.put(&NetHeader::default(), &[9; 60], 60, std::iter::empty());
+    assert_eq!(put, Err(PutError::SmallBuffer));
+}
