@@ -74,6 +74,8 @@ pub enum DropReason {
     NoBuffer,
     /// The guest's receive buffer is smaller than the frame and it did not negotiate MRG_RXBUF.
     SmallBuffer,
+    /// More segments were to be made at once than a worker makes.
+    SegmentLimit,
     /// Another worker held the port's receive queue for more than 1 ms.
     RxBusy,
     /// The port was stopped for a fault of its guest.
@@ -89,7 +91,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Runt,
         Self::Oversized,
         Self::ShortHeader,
@@ -112,6 +114,7 @@ impl DropReason {
         Self::ExceedsMtu,
         Self::NoBuffer,
         Self::SmallBuffer,
+        Self::SegmentLimit,
         Self::RxBusy,
         Self::Quarantined,
         Self::NicFull,
@@ -228,6 +231,10 @@ impl DropReason {
             Self::SmallBuffer => (
                 "small-buffer",
                 "The guest's receive buffers are smaller than the frame: enable mergeable buffers (mrg_rxbuf=on), or lower the sender's MTU.",
+            ),
+            Self::SegmentLimit => (
+                "segment-limit",
+                "The sender asks for very many small segments at once: raise its TCP segment size (MSS) or the receiver's MTU, or let the receiver negotiate segmentation offload.",
             ),
             Self::RxBusy => (
                 "rx-busy",

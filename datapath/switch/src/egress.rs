@@ -64,6 +64,8 @@ pub fn treat(port: &Port, ingress: &Ingress, length: u32, head: &[u8]) -> Result
 /// Where one worker makes frames.
 #[derive(Debug)]
 pub(crate) struct Workspace {
+    /// Segments that may still be made of the present burst.
+    segments: u32,
     frame: Box<[u8]>,
     head: [u8; HEAD_BYTES + TAG_BYTES],
 }
@@ -71,11 +73,32 @@ pub(crate) struct Workspace {
 impl Default for Workspace {
     fn default() -> Self {
         let longest = usize::try_from(MAX_FRAME_BYTES).unwrap_or(usize::MAX).saturating_add(TAG_BYTES);
-        Self { frame: vec![0; longest].into(), head: [0; HEAD_BYTES + TAG_BYTES] }
+        Self { segments: BURST_SEGMENTS, frame: vec![0; longest].into(), head: [0; HEAD_BYTES + TAG_BYTES] }
     }
 }
 
+/// Segments that are made of one burst, for all receivers together: those of 32 frames of 64 KiB at an MTU of 1500, for
+/// nearly three receivers. The frames of a sender that asks for small segments cannot hold a worker up for long.
+pub(crate) const BURST_SEGMENTS: u32 = 4096;
+
 impl Workspace {
+    /// A new burst begins.
+    #[inline]
+    pub(crate) const fn begin_burst(&mut self) {
+        self.segments = BURST_SEGMENTS;
+    }
+
+    /// Whether a frame may be cut into that many segments; if so, they are counted.
+    pub(crate) const fn may_cut(&mut self, segments: u32) -> bool {
+        match self.segments.checked_sub(segments) {
+            Some(left) => {
+                self.segments = left;
+                true
+            }
+            None => false,
+        }
+    }
+
     /// The frame's first bytes as they leave.
     pub(crate) fn edited_head(&mut self, frame: &Frame<'_>, edit: TagEdit) -> &mut [u8] {
         let length = edit.apply(frame.head, &mut self.head);
@@ -170,6 +193,9 @@ fn deliver_changed(
                     let Offload::Segment(before) = Offload::Segment(segmentation).moved(-edit.growth()) else {
                         return Err(PutError::SmallBuffer);
                     };
+                    if !workspace.may_cut(before.segments(frame.length)) {
+                        return Err(PutError::SmallBuffer);
+                    }
                     workspace.segment(frame, edit, before, |segment| put_all(sink, &made, segment))
                 }
                 (result, _) => result,

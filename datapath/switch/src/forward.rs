@@ -110,6 +110,7 @@ impl Forwarder {
         }
         let mirrored = self.mirror(topology, source, admitted, &mut copies);
         counters.rx_bytes.add(bytes);
+        self.out.workspace.begin_burst();
         let mut burst = Admitted { burst, arrived: &self.arrived };
         for place in 0..self.touched.len() {
             let Some(&id) = self.touched.get(place) else { break };

@@ -16,7 +16,7 @@ use culvert_nic::Batch;
 
 use crate::burst::{Burst, Frame, Sink};
 use crate::counters::PortCounters;
-use crate::egress::{self, Workspace};
+use crate::egress::{self, Treatment, Work, Workspace};
 use crate::ingress::Ingress;
 use crate::network::Topology;
 use crate::port::{Egress, MAX_PORTS, Port, PortId};
@@ -88,6 +88,18 @@ impl Outlet {
                 let mut sink = left.lock().unwrap();
                 self.put(port, counters, &mut *sink, burst, frames);
             }
+        }
+    }
+
+    /// How a frame leaves at a port, as far as this burst may still be segmented.
+    #[inline]
+    fn treat(&mut self, port: &Port, ingress: &Ingress, frame: &Frame<'_>) -> Result<Treatment, DropReason> {
+        let treatment = egress::treat(port, ingress, frame.length, frame.head)?;
+        match treatment.work {
+            Work::Segment(segmentation) if !self.workspace.may_cut(segmentation.segments(frame.length)) => {
+                Err(DropReason::SegmentLimit)
+            }
+            _ => Ok(treatment),
         }
     }
 
@@ -198,7 +210,7 @@ impl Outlet {
             let index = left.trailing_zeros() as usize;
             left &= left - 1;
             let Some((frame, ingress)) = burst.get(index) else { continue };
-            let reason = match egress::treat(port, ingress, frame.length, frame.head) {
+            let reason = match self.treat(port, ingress, &frame) {
                 Err(reason) => reason,
                 Ok(treatment) => match egress::deliver(sink, takes, &frame, treatment, &mut self.workspace) {
                     Ok(()) => {

@@ -43,7 +43,8 @@ pub struct Fate {
     pub port: PortId,
     /// Whether it is sent there as a mirror's copy.
     pub is_copy: bool,
-    /// How it leaves, or why it does not. A full queue or a full ring, which no trace can know, still refuses it.
+    /// How it leaves, or why it does not. A full queue or ring, or a burst of
+    /// which many segments were made already, which no trace can know, still refuses it.
     pub treatment: Result<Treatment, DropReason>,
 }
 

@@ -33,6 +33,7 @@ use mio::{Interest, Poll, Registry, Token, Waker};
 use crate::announce;
 use crate::input;
 use crate::poll_loop::{Event, Shared, WAKER, Worker, WorkerCounters, WorkerTotals};
+use crate::snoop_queue::SnoopQueue;
 use crate::state::{Device, Mirror, NetworkState, NicQueue, PortState, Queue, Ring, State};
 
 /// How often [`Datapath::watch_workers`] is to be called.
@@ -674,7 +675,7 @@ impl WorkerHandle {
             asleep: AtomicBool::new(false),
             waker: Waker::new(&registry, WAKER)?,
             announcements: ArrayQueue::new(64),
-            snooped: ArrayQueue::new(256),
+            snooped: SnoopQueue::new(),
             counters: WorkerCounters::default(),
         });
         let worker = Worker::new(index, shared.clone(), poll, events, idle_sleep, start);

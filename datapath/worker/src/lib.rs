@@ -5,6 +5,7 @@
 //! - [`plan`]: what workers run until the next one: a topology and each worker's inputs;
 //! - [`input`]: what one worker polls: a guest's transmit queue or a NIC's receive queue;
 //! - [`poll_loop`]: the loop itself, and when it sleeps;
+//! - `snoop_queue`: what workers tell control about multicast groups;
 //! - [`announce`]: frames that Culvert sends in a guest's name.
 //!
 //! Counters are in the switch's `counters`, captures in its `tap`: both are filled where a frame's fate is known.
@@ -15,6 +16,7 @@ pub mod datapath;
 pub mod input;
 pub mod plan;
 pub mod poll_loop;
+mod snoop_queue;
 mod state;
 
 pub use datapath::{Datapath, DatapathConfig, DatapathError, NetworkSettings, NicQueues};

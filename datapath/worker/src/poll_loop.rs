@@ -21,12 +21,12 @@ use culvert_guest::split::StartError;
 use culvert_guest::{RingFault, TransmitBurst, bus_fault};
 use culvert_switch::burst::LocalFrame;
 use culvert_switch::port::MAX_PORTS;
-use culvert_switch::snoop::Snooped;
 use culvert_switch::{Burst, Forwarder, PortId, Topology};
 use mio::{Events, Poll, Token, Waker};
 
 use crate::input::{Arrival, Input, State};
 use crate::plan::Plan;
+use crate::snoop_queue::SnoopQueue;
 
 /// How often a busy worker looks for kicks of armed inputs.
 pub const KICK_INTERVAL: Duration = Duration::from_micros(50);
@@ -88,9 +88,7 @@ pub(crate) struct Shared {
     pub(crate) waker: Waker,
     /// Frames to send in a guest's name.
     pub(crate) announcements: ArrayQueue<(PortId, [u8; 60])>,
-    /// What guests said about multicast groups: at which port, in which VLAN. What finds no room is lost, as it may be on
-    /// any wire: hosts say it again.
-    pub(crate) snooped: ArrayQueue<(PortId, u16, Snooped)>,
+    pub(crate) snooped: SnoopQueue,
     pub(crate) counters: WorkerCounters,
 }
 
@@ -278,7 +276,7 @@ impl Worker {
             }
         }
         for snooped in self.forwarder.take_snooped() {
-            let _ = self.shared.snooped.push(snooped);
+            self.shared.snooped.push(snooped);
         }
         for (port, fault) in self.forwarder.take_faults() {
             self.reports.fault(plan, port, fault);

@@ -218,6 +218,7 @@ impl LiveNode {
         self.copy_mirrors_of(name);
         if let Err(error) = self.opener().close(&port) {
             self.running().ports.push(port);
+            self.copy_mirrors_of(name);
             return Err(error);
         }
         Ok(())

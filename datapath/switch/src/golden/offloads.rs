@@ -335,3 +335,18 @@ fn a_guest_that_takes_unsegmented_frames_and_has_no_buffers_for_them_gets_segmen
     assert_eq!(sink.0.iter().map(|packet| packet.frame.len()).collect::<Vec<_>>(), [358, 358, 158]);
     assert!(sink.0.iter().all(|packet| packet.is_valid() && packet.checksum_is_right()));
 }
+
+/// A sender that asks for very small segments had the worker cut for as long as it liked, once for each receiver.
+#[test]
+fn a_burst_is_cut_into_so_many_segments_only() {
+    let mut bridge = Bridge::new(&[PORT, PLAIN, PLAIN], AGE_SECONDS, false);
+    // 1000 segments of one byte each, for two receivers: two frames fit, and no third one.
+    let packets = vec![Stream { payload: 1000, ..TCP4 }.unsegmented(1); 3];
+    let segments = |left: Vec<Vec<Packet>>| left.iter().map(Vec::len).sum::<usize>();
+    assert_eq!(segments(bridge.forward(0, &packets, 1)), 4000);
+    bridge.assert_balance();
+    let count = |port: u16| bridge.drops().get(&(port, DropReason::SegmentLimit)).copied().unwrap_or(0);
+    assert_eq!(count(1) + count(2), 2);
+    // The next burst has the whole limit again.
+    assert_eq!(segments(bridge.forward(0, &packets[..1], 1)), 2000);
+}

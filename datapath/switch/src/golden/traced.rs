@@ -60,6 +60,7 @@ const UNKNOWN_TO_TRACES: [DropReason; 8] = [
     DropReason::NoBuffer,
     DropReason::SmallBuffer,
     DropReason::RxBusy,
+    DropReason::SegmentLimit,
     DropReason::NicFull,
     DropReason::PoolEmpty,
 ];

@@ -12,7 +12,7 @@ use culvert_nic::{Batch, Mbuf, Pool, TxOffload, TxQueue};
 use super::{Admitted, Frames, MAX_WAIT, Outlet, each, refuse, refuse_all};
 use crate::burst::{Burst, Frame};
 use crate::counters::PortCounters;
-use crate::egress::{self, Treatment, Work};
+use crate::egress::{Treatment, Work};
 use crate::port::Port;
 use crate::vlan::TagEdit;
 
@@ -35,13 +35,15 @@ impl Outlet {
             match queue.try_lock() {
                 Ok(queue) => break queue,
                 Err(TryLockError::WouldBlock) if start.elapsed() < MAX_WAIT => std::hint::spin_loop(),
-                Err(_) => return refuse_all(counters, DropReason::RxBusy, burst.burst, frames),
+                Err(TryLockError::WouldBlock) => return refuse_all(counters, DropReason::RxBusy, burst.burst, frames),
+                // A worker panicked while it held the queue, which the driver keeps in order by itself.
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
             }
         };
         each(frames, |index| {
             let Some((frame, ingress)) = burst.get(index) else { return };
             let length = frame.length;
-            let treatment = match egress::treat(port, ingress, length, frame.head) {
+            let treatment = match self.treat(port, ingress, &frame) {
                 Ok(treatment) => treatment,
                 Err(reason) => return counters.drop_frame(reason, length, frame.head),
             };
