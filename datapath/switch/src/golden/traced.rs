@@ -53,7 +53,7 @@ const MUST_SEE: [&str; 18] = [
 ];
 
 /// Drops that depend on rings, queues and pools, or on how a frame lies in them: no trace can know of these.
-const UNKNOWN_TO_TRACES: [DropReason; 8] = [
+const UNKNOWN_TO_TRACES: [DropReason; 9] = [
     DropReason::Oversized,
     DropReason::ShortHeader,
     DropReason::QueueDisabled,
