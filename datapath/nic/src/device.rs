@@ -103,6 +103,13 @@ impl Device {
     pub(crate) fn refuse(&self) -> Option<Diagnosis> {
         match self.bus {
             Bus::Pci => self.diagnose_pci(Path::new("/sys/bus/pci")),
+            // The driver would keep us waiting for its peer, with signals blocked.
+            Bus::Virtual if self.is("net_virtio_user") && self.argument("server").is_some_and(|value| value != "0") => {
+                Some(Diagnosis::new(
+                    "as a server it cannot be opened before somebody connects to it",
+                    "let the other switch create the socket, and leave server out",
+                ))
+            }
             Bus::Virtual => None,
         }
     }
@@ -111,6 +118,7 @@ impl Device {
     pub(crate) fn diagnose(&self) -> Option<Diagnosis> {
         self.refuse()
             .or_else(|| self.diagnose_files())
+            .or_else(|| self.diagnose_sockets())
             .or_else(|| self.diagnose_interfaces())
             .or_else(|| self.diagnose_rights())
             .or_else(|| self.members.iter().find_map(Device::diagnose))
@@ -144,9 +152,35 @@ impl Device {
         })
     }
 
+    fn diagnose_sockets(&self) -> Option<Diagnosis> {
+        if self.is("net_virtio_user") {
+            let Some(path) = self.argument("path") else {
+                return Some(Diagnosis::new(
+                    "it has no path",
+                    "name the vhost-user socket to connect to: path=/run/x.sock",
+                ));
+            };
+            return Some(match fs::metadata(path) {
+                Err(error) => Diagnosis::new(
+                    format!("{path} (its path) cannot be reached: {error}"),
+                    "start the other switch first, which creates that socket",
+                ),
+                Ok(_) => Diagnosis::new(
+                    format!("it did not come to terms with the vhost-user backend at {path} (its path)"),
+                    "look whether one listens there, that nobody else is connected to it, and at DPDK's messages",
+                ),
+            });
+        }
+        let path = self.argument("iface").filter(|_| self.is("net_vhost"))?;
+        let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let error = access(folder, Access::WRITE_OK).err()?;
+        let reason = format!("{path} (its iface, a socket) cannot be made in {}: {error}", folder.display());
+        Some(Diagnosis::new(reason, "give a path in a folder that this process may write to"))
+    }
+
     fn diagnose_interfaces(&self) -> Option<Diagnosis> {
-        // Of net_tap, iface names the interface to be made.
-        if self.is("net_tap") {
+        // Of net_tap, iface names the interface to be made, of net_vhost a socket.
+        if self.is("net_tap") || self.is("net_vhost") {
             return None;
         }
         let names = self.pairs().filter(|(key, _)| ["iface", "rx_iface", "rx_iface_in", "tx_iface"].contains(key));

@@ -224,6 +224,15 @@ fn what_cannot_be_opened_says_why_and_harms_nothing() {
             ("net_pcap0,tx_pcap=/proc/nowhere/out.pcap", "(its tx_pcap) cannot be written"),
             ("net_pcap0,rx_iface=nowhere0", "there is no network interface nowhere0"),
             ("net_af_packet0,iface=nowhere0", "there is no network interface nowhere0"),
+            (
+                "net_virtio_user0,path=absent.sock",
+                "absent.sock (its path) cannot be reached: No such file or directory",
+            ),
+            ("net_virtio_user0,path=absent.sock,server=1", "let the other switch create the socket"),
+            (
+                "net_vhost0,iface=/nowhere/x.sock",
+                "/nowhere/x.sock (its iface, a socket) cannot be made in /nowhere: No such",
+            ),
             ("net_nonsense0", "check the name"),
             ("net_null0,size=x", "net_null0"),
             ("0000:00:00.0", "without PCI devices"),
