@@ -14,7 +14,7 @@ use culvert_guest::transmit::HEAD_BYTES;
 use crate::burst::{Frame, Sink};
 use crate::ingress::Ingress;
 use crate::port::Port;
-use crate::vlan::{TAG_BYTES, TagEdit};
+use crate::vlan::{TAG_BYTES, TagEdit, Vlans};
 
 /// How a frame leaves at a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,16 @@ pub enum Work {
 /// [`DropReason::ExceedsMtu`].
 #[inline]
 pub fn treat(port: &Port, ingress: &Ingress, length: u32, head: &[u8]) -> Result<Treatment, DropReason> {
+    if let (Offload::None, Vlans::Transparent) = (ingress.offload, &port.rules.vlans) {
+        // Most frames: they leave as they came.
+        let unchanged = Treatment { edit: TagEdit::Keep, work: Work::Pass(Offload::None) };
+        return if port.exceeds_mtu(length, head) { Err(DropReason::ExceedsMtu) } else { Ok(unchanged) };
+    }
+    treat_changed(port, ingress, length, head)
+}
+
+#[inline(never)]
+fn treat_changed(port: &Port, ingress: &Ingress, length: u32, head: &[u8]) -> Result<Treatment, DropReason> {
     let longest = match ingress.offload {
         Offload::Segment(segmentation) => segmentation.segment_bytes(),
         Offload::None | Offload::Valid | Offload::Checksum(_) => length,
@@ -160,13 +170,11 @@ pub(crate) fn deliver(
     treatment: Treatment,
     workspace: &mut Workspace,
 ) -> Result<(), PutError> {
-    if treatment == UNCHANGED {
+    if let Treatment { edit: TagEdit::Keep, work: Work::Pass(Offload::None) } = treatment {
         return frame.put_into(sink, &NetHeader::default());
     }
     deliver_changed(sink, takes, frame, treatment, workspace)
 }
-
-const UNCHANGED: Treatment = Treatment { edit: TagEdit::Keep, work: Work::Pass(Offload::None) };
 
 #[inline(never)]
 fn deliver_changed(

@@ -177,6 +177,8 @@ impl Forwarder {
         Ok(route.way)
     }
 
+    #[cold]
+    #[inline(never)]
     fn snoop(&mut self, frame: &Frame<'_>) -> Option<Snooped> {
         snooped(frame, &mut self.out.workspace)
     }

@@ -209,7 +209,8 @@ impl Outlet {
         while left != 0 {
             let index = left.trailing_zeros() as usize;
             left &= left - 1;
-            let Some((frame, ingress)) = burst.get(index) else { continue };
+            let Ok(frame) = burst.burst.frame(index) else { continue };
+            let Some(ingress) = burst.arrived.get(index) else { continue };
             let reason = match self.treat(port, ingress, &frame) {
                 Err(reason) => reason,
                 Ok(treatment) => match egress::deliver(sink, takes, &frame, treatment, &mut self.workspace) {
