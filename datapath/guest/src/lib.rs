@@ -9,13 +9,15 @@
 //! - [`layout`]: where a ring lies; [`split`]: raw access to a split ring; [`chain`]: checked walks over its descriptors;
 //! - [`transmit`]: taking frames from a guest's transmit queue; [`receive`]: putting frames into its receive queue;
 //! - [`net_header`]: the virtio-net header; [`piece`]: bytes of a frame, wherever they lie; [`call`]: the guest's interrupt;
-//! - [`unblock`]: freeing a worker that a frontend holds up.
+//! - [`descriptor`]: guest memory to a file descriptor; [`unblock`]: freeing a worker that a frontend holds up.
 //!
-//! `unsafe` stands in `memory`, `unblock`, `bus_fault`, `piece`, `split`, `chain`, `transmit` and `receive`, and nowhere else.
+//! `unsafe` stands in `memory`, `unblock`, `bus_fault`, `piece`, `split`, `chain`, `transmit`, `receive` and `descriptor`,
+//! and nowhere else.
 
 pub mod bus_fault;
 pub mod call;
 pub mod chain;
+pub mod descriptor;
 pub mod device;
 pub mod features;
 pub mod layout;

@@ -54,6 +54,12 @@ impl<'a> Piece<'a> {
         length
     }
 
+    /// As the kernel takes it. Only to be read, and only while the piece's owner is borrowed.
+    #[inline]
+    pub(crate) const fn range(self) -> libc::iovec {
+        libc::iovec { iov_base: self.address.cast_mut().cast(), iov_len: self.length as usize }
+    }
+
     /// The bytes from `offset` on; empty when there are none.
     #[inline]
     #[must_use]

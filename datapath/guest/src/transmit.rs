@@ -78,6 +78,13 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
+    /// A frame that lies in our own memory, whole.
+    pub fn of_bytes(header: NetHeader, bytes: &'a [u8]) -> Self {
+        let (head, rest) = bytes.split_at_checked(HEAD_BYTES).unwrap_or((bytes, &[]));
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        Self { header, head, length, rest: Piece::from(rest), more: &[] }
+    }
+
     /// What follows the head, in order.
     #[inline]
     pub fn rest(&self) -> impl Iterator<Item = Piece<'a>> + Clone + use<'a> {
