@@ -5,7 +5,15 @@
 //! a packet or what a socket told, and say what to send and what to do.
 //!
 //! - [`settings`]: what the guest is told of its network, and which addresses mean what;
-//! - [`link`]: the way to the guest.
+//! - [`link`]: the way to the guest;
+//! - [`guest`]: what was learned of the guest;
+//! - [`arp`], [`ndp`], [`dhcp`], [`dhcpv6`]: how the guest gets its addresses; [`dns`]: where its questions go.
 
+pub mod arp;
+pub mod dhcp;
+pub mod dhcpv6;
+pub mod dns;
+pub mod guest;
 pub mod link;
+pub mod ndp;
 pub mod settings;

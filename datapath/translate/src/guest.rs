@@ -1,0 +1,95 @@
+//! What was learned of the guest from its frames: its MAC address, and the addresses that it uses at present.
+//!
+//! Traffic for the guest goes to what it used last, whatever it was assigned: a guest that has another address than the
+//! one it was offered is still reached, and nobody needs to configure that. What the guest is told is in [`crate::settings`];
+//! the state of its flows is elsewhere.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use culvert_frame::MacAddress;
+
+use crate::settings::Settings;
+
+/// The guest, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// The address that its frames come from; `None` before the first one.
+    pub mac: Option<MacAddress>,
+    /// The IPv4 address it used last, at first the one it is assigned; unspecified where it has no IPv4.
+    pub v4: Ipv4Addr,
+    /// The IPv6 address, not link-local, that it used last, at first the one it is assigned. Unspecified where it has none.
+    pub v6: Ipv6Addr,
+    /// The link-local address it used last; `None` before the first.
+    pub v6_link_local: Option<Ipv6Addr>,
+}
+
+impl Guest {
+    /// A guest from which nothing was heard.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            mac: None,
+            v4: settings.v4.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |v4| v4.address.addr()),
+            v6: settings.v6.as_ref().map_or(Ipv6Addr::UNSPECIFIED, |v6| v6.address),
+            v6_link_local: None,
+        }
+    }
+
+    /// Where frames for the guest go: its address, or to all while it is unknown.
+    pub fn mac_or_broadcast(&self) -> MacAddress {
+        self.mac.unwrap_or(MacAddress::BROADCAST)
+    }
+
+    /// Learns from the sources of a frame of the guest's, an Ethernet header first: of IPv4, IPv6 and ARP. Sources that
+    /// no host may have are passed over (RFC 1122, section 3.2.1.3; RFC 4291, sections 2.5 and 2.7), and ours.
+    pub fn learn(&mut self, settings: &Settings, frame: &[u8]) {
+        let Some((ethernet, payload)) = frame.split_first_chunk::<14>() else { return };
+        let [_, _, _, _, _, _, a, b, c, d, e, f, kind @ ..] = *ethernet;
+        let mac = MacAddress([a, b, c, d, e, f]);
+        if mac.is_group() || mac == MacAddress::default() || mac == settings.mac {
+            return;
+        }
+        self.mac = Some(mac);
+        match u16::from_be_bytes(kind) {
+            IPV4 => self.learn_v4(settings, bytes_at(payload, 12)),
+            ARP => self.learn_v4(settings, bytes_at(payload, 14)),
+            IPV6 => self.learn_v6(settings, bytes_at(payload, 8)),
+            _ => {}
+        }
+    }
+
+    fn learn_v4(&mut self, settings: &Settings, source: Option<[u8; 4]>) {
+        let (Some(source), Some(v4)) = (source.map(Ipv4Addr::from), &settings.v4) else { return };
+        // 0.0.0.0/8, 127.0.0.0/8, and 224.0.0.0 up to 255.255.255.255.
+        let [first, ..] = source.octets();
+        if !matches!(first, 0 | 127 | 224..) && source != v4.ours && source != v4.gateway {
+            self.v4 = source;
+        }
+    }
+
+    fn learn_v6(&mut self, settings: &Settings, source: Option<[u8; 16]>) {
+        let (Some(source), Some(v6)) = (source.map(Ipv6Addr::from), &settings.v6) else { return };
+        if source.is_unspecified()
+            || source.is_loopback()
+            || source.is_multicast()
+            || source == v6.link_local
+            || source == v6.gateway
+        {
+            return;
+        }
+        if source.is_unicast_link_local() {
+            self.v6_link_local = Some(source);
+        } else {
+            self.v6 = source;
+        }
+    }
+}
+
+/// `N` bytes of `from`, those at `offset`.
+fn bytes_at<const N: usize>(from: &[u8], offset: usize) -> Option<[u8; N]> {
+    from.get(offset..)?.first_chunk().copied()
+}
+
+/// EtherTypes.
+const IPV4: u16 = 0x0800;
+const ARP: u16 = 0x0806;
+const IPV6: u16 = 0x86dd;
