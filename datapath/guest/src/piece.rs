@@ -70,6 +70,15 @@ impl<'a> Piece<'a> {
     }
 }
 
+impl Piece<'_> {
+    /// The first `length` bytes, or all where there are fewer.
+    #[inline]
+    #[must_use]
+    pub const fn take(self, length: u32) -> Self {
+        Self { length: if length < self.length { length } else { self.length }, ..self }
+    }
+}
+
 impl<'a> From<&'a [u8]> for Piece<'a> {
     /// All of `bytes`, or the first 4 GiB.
     #[inline]

@@ -5,15 +5,24 @@
 //! a packet or what a socket told, and say what to send and what to do.
 //!
 //! - [`settings`]: what the guest is told of its network, and which addresses mean what;
-//! - [`link`]: the way to the guest;
-//! - [`guest`]: what was learned of the guest;
+//! - [`packet`]: what a frame from the guest says, checked; [`head`]: the headers of frames to it;
+//! - [`link`]: the way to the guest; [`sockets`]: the way to the kernel; [`context`]: both, as protocol cores get them;
+//! - [`guest`]: what was learned of the guest; [`mapping`]: which addresses mean what on the host's side;
+//! - [`limits`]: how much one guest may use; [`refusal`]: what is refused, and counted;
 //! - [`arp`], [`ndp`], [`dhcp`], [`dhcpv6`]: how the guest gets its addresses; [`dns`]: where its questions go.
 
 pub mod arp;
+pub mod context;
 pub mod dhcp;
 pub mod dhcpv6;
 pub mod dns;
 pub mod guest;
+pub mod head;
+pub mod limits;
 pub mod link;
+pub mod mapping;
 pub mod ndp;
+pub mod packet;
+pub mod refusal;
 pub mod settings;
+pub mod sockets;

@@ -61,6 +61,8 @@ pub struct Ipv6 {
     pub gateway: Ipv6Addr,
     /// Our link-local address: the router that advertises, the server of DHCPv6.
     pub link_local: Ipv6Addr,
+    /// The pod's interface: the zone of link-local addresses.
+    pub interface_index: u32,
     /// Resolvers that the guest is told of.
     pub resolvers: Vec<Ipv6Addr>,
     /// Which addresses mean others on the host's side.

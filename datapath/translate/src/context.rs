@@ -1,0 +1,54 @@
+//! What every protocol core is handed with a packet or an event: the time, the settings, and the ways out.
+
+use std::time::Instant;
+
+use culvert_frame::Offload;
+
+use crate::guest::Guest;
+use crate::limits::Limits;
+use crate::link::{Full, GuestLink};
+use crate::refusal::{Counters, Refusal};
+use crate::settings::Settings;
+
+/// Lent to a core for one call.
+#[derive(Debug)]
+pub struct Context<'a, S, L> {
+    /// The time, read once for a burst.
+    pub now: Instant,
+    /// What was configured.
+    pub settings: &'a Settings,
+    /// What was learned of the guest.
+    pub guest: &'a Guest,
+    /// The way to the kernel.
+    pub sockets: &'a mut S,
+    /// The way to the guest.
+    pub link: &'a mut L,
+    /// How many flows there may be.
+    pub limits: &'a mut Limits,
+    /// What is counted.
+    pub counters: &'a mut Counters,
+    /// Room for what is read from a socket: [`SCRATCH_BYTES`].
+    pub scratch: &'a mut [u8],
+}
+
+/// The largest datagram, or as much of a stream as is read at once, in bytes.
+pub const SCRATCH_BYTES: usize = 65_536;
+
+impl<S, L: GuestLink> Context<'_, S, L> {
+    /// Sends a frame to the guest and counts it.
+    ///
+    /// # Errors
+    /// [`Full`].
+    #[inline]
+    pub fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
+        self.link.put(offload, head, payload)?;
+        self.counters.tx_frames += 1;
+        self.counters.tx_bytes += (head.len() + payload.len()) as u64;
+        Ok(())
+    }
+
+    /// Counts a refusal.
+    pub fn refuse(&mut self, reason: Refusal) {
+        self.counters.refuse(reason);
+    }
+}

@@ -1,0 +1,140 @@
+//! Every way in which the translator refuses what a guest sent or a peer asked for. Each one is a counter.
+//!
+//! The switch has its own list (`culvert_frame::DropReason`): most of what it refuses does not exist here, and the reverse. Names
+//! are what `culvertctl translator stats` shows.
+
+use std::fmt;
+
+/// Why something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Refusal {
+    /// Shorter than its own headers say, or than an Ethernet header.
+    Truncated,
+    /// A header that contradicts itself: version, lengths, checksum.
+    Malformed,
+    /// Neither ARP nor IP, or tagged for a VLAN.
+    OtherProtocol,
+    /// An offload request that does not fit its frame, or was not negotiated.
+    BadOffload,
+    /// A source address that no station may have: multicast, loopback, unspecified, ours.
+    BadSource,
+    /// A destination that means nothing: unspecified, loopback, or an address family that the guest was not given.
+    BadDestination,
+    /// A service of the host that no rule leads to.
+    DestinationNotAllowed,
+    /// The protocol was switched off.
+    SwitchedOff,
+    /// A header of TCP or UDP that is malformed.
+    BadTransport,
+    /// A segment of no connection, answered with RST.
+    NoConnection,
+    /// The guest has as many flows as it may.
+    TooManyFlows,
+    /// The guest opens flows faster than it may.
+    TooFast,
+    /// There are no descriptors left.
+    NoDescriptor,
+    /// A fragment that overlaps another, is too large, or one too many.
+    BadFragment,
+    /// The kernel refused to send it.
+    SocketError,
+    /// The guest had no room for it.
+    GuestFull,
+    /// A malformed or pointless request to one of our services: ARP, NDP, DHCP, DHCPv6.
+    BadRequest,
+}
+
+impl Refusal {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 17] = [
+        Self::Truncated,
+        Self::Malformed,
+        Self::OtherProtocol,
+        Self::BadOffload,
+        Self::BadSource,
+        Self::BadDestination,
+        Self::DestinationNotAllowed,
+        Self::SwitchedOff,
+        Self::BadTransport,
+        Self::NoConnection,
+        Self::TooManyFlows,
+        Self::TooFast,
+        Self::NoDescriptor,
+        Self::BadFragment,
+        Self::SocketError,
+        Self::GuestFull,
+        Self::BadRequest,
+    ];
+
+    /// Its place in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in output: lower case, with hyphens.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::Malformed => "malformed",
+            Self::OtherProtocol => "other-protocol",
+            Self::BadOffload => "bad-offload",
+            Self::BadSource => "bad-source",
+            Self::BadDestination => "bad-destination",
+            Self::DestinationNotAllowed => "destination-not-allowed",
+            Self::SwitchedOff => "switched-off",
+            Self::BadTransport => "bad-transport",
+            Self::NoConnection => "no-connection",
+            Self::TooManyFlows => "too-many-flows",
+            Self::TooFast => "too-fast",
+            Self::NoDescriptor => "no-descriptor",
+            Self::BadFragment => "bad-fragment",
+            Self::SocketError => "socket-error",
+            Self::GuestFull => "guest-full",
+            Self::BadRequest => "bad-request",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What was counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames from the guest.
+    pub rx_frames: u64,
+    /// Their bytes, from the Ethernet header on.
+    pub rx_bytes: u64,
+    /// Frames to the guest.
+    pub tx_frames: u64,
+    /// Their bytes, from the Ethernet header on.
+    pub tx_bytes: u64,
+    /// TCP connections that were opened, either way.
+    pub tcp_flows: u64,
+    /// UDP flows that were opened, either way.
+    pub udp_flows: u64,
+    /// Echo flows that were opened.
+    pub echo_flows: u64,
+    refused: [u64; Refusal::COUNT],
+}
+
+impl Counters {
+    /// Counts a refusal.
+    pub fn refuse(&mut self, reason: Refusal) {
+        if let Some(count) = self.refused.get_mut(reason.index()) {
+            *count += 1;
+        }
+    }
+
+    /// How often `reason` was counted.
+    pub fn refused(&self, reason: Refusal) -> u64 {
+        self.refused.get(reason.index()).copied().unwrap_or(0)
+    }
+}
