@@ -1,16 +1,19 @@
-/* guest-traffic: data that a test guest sends, and checks byte by byte where it arrives. Part of the guest image (ci/guest-image).
+/* guest-traffic: data that a test guest sends, and checks byte by byte where it arrives. Part of the guest image (ci/guest-image); also run
+ * outside of guests, at the other end of their connections.
  *
  *   guest-traffic receive PORT                    takes one TCP connection, on IPv4 or IPv6, and all that comes until its end
  *   guest-traffic send ADDRESS PORT BYTES         sends so many bytes on a TCP connection, and waits until the peer has taken them
  *   guest-traffic receive-udp PORT                takes datagrams in batches, and answers each batch that is complete
  *   guest-traffic send-udp ADDRESS PORT BYTES N   sends datagrams of N bytes, a batch of them in one call (UDP_SEGMENT, udp(7))
  *
- * Receivers print READY when they can be reached, and in the end how many bytes were right. What is sent at an offset of the stream is
+ * Addresses are IPv4 or IPv6, a link-local one with %INTERFACE. Receivers print READY when they can be reached, and in the end how many bytes were right. What is sent at an offset of the stream is
  * computed from the offset, so that lost, repeated, moved or changed bytes are told from right ones. The status is 0 only when all
  * was right.
  */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <stdint.h>
@@ -86,9 +89,13 @@ static int listening(int type, const char *port)
 static int connected(int type, const char *address, const char *port)
 {
 	struct sockaddr_in6 peer = { .sin6_family = AF_INET6, .sin6_port = htons(atoi(port)) };
-	char text[INET6_ADDRSTRLEN];
+	char text[INET6_ADDRSTRLEN + IF_NAMESIZE], *interface;
 	/* An IPv4 address in IPv6's clothes (RFC 4291, 2.5.5.2). */
 	snprintf(text, sizeof text, "%s%s", strchr(address, ':') ? "" : "::ffff:", address);
+	if ((interface = strchr(text, '%'))) {
+		*interface++ = 0;
+		peer.sin6_scope_id = if_nametoindex(interface);
+	}
 	if (inet_pton(AF_INET6, text, &peer.sin6_addr) != 1)
 		fail(address);
 	int s = socket(AF_INET6, type, 0);
@@ -150,12 +157,22 @@ static void receive_udp(const char *port)
 	static unsigned char bytes[CHUNK];
 	struct sockaddr_in6 peer;
 	struct place place;
+	struct iovec data;
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(sizeof(struct in6_pktinfo))];
+	} control;
+	struct msghdr message = { .msg_name = &peer, .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control };
 	uint64_t batch = 0, right = 0;
 	uint32_t have = 0; /* one bit for each datagram of the batch that has come */
-	int s = listening(SOCK_DGRAM, port);
+	int s = listening(SOCK_DGRAM, port), on = 1;
+	/* Answers go out from the address that was asked. */
+	setsockopt(s, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof on);
 	for (;;) {
-		socklen_t size = sizeof peer;
-		ssize_t count = recvfrom(s, bytes, sizeof bytes, 0, (struct sockaddr *)&peer, &size);
+		message.msg_namelen = sizeof peer;
+		message.msg_controllen = sizeof control;
+		data = (struct iovec){ bytes, sizeof bytes };
+		ssize_t count = recvmsg(s, &message, 0);
 		if (count < (ssize_t)sizeof place)
 			fail("a datagram is too short");
 		memcpy(&place, bytes, sizeof place);
@@ -173,7 +190,9 @@ static void receive_udp(const char *port)
 			continue;
 		}
 		/* Also for a batch of which the answer was lost. */
-		sendto(s, &place, sizeof place, 0, (struct sockaddr *)&peer, size);
+		data = (struct iovec){ &place, sizeof place };
+		((struct in6_pktinfo *)CMSG_DATA(&control.head))->ipi6_ifindex = 0;
+		sendmsg(s, &message, 0);
 		if (place.datagrams == 0)
 			break;
 	}

@@ -100,6 +100,27 @@ impl Console {
         }
     }
 
+    /// Waits until its outputs are closed, and returns what it has printed since the last call.
+    ///
+    /// # Errors
+    /// They were not within `limit`.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        let transcript = Arc::clone(&self.transcript);
+        let mut state = transcript.lock();
+        while state.open > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(state);
+                bail!("{} keeps its output open for {limit:?}; {}", self.name, self.last_words());
+            }
+            state = transcript.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let unread = state.text.get(self.position..).unwrap_or_default().to_owned();
+        self.position = state.text.len();
+        Ok(unread)
+    }
+
     /// Takes all that it has printed so far as read.
     pub fn skip(&mut self) {
         self.position = self.transcript.lock().text.len();

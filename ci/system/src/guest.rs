@@ -3,11 +3,12 @@
 //! `ci/guest-image` says what is in it; [`qemu`](crate::qemu) and [`uml`](crate::uml) start one. Start all guests of a test first, then
 //! wait for each to be ready: they boot side by side.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::console::Console;
+use crate::traffic::{self, Endpoint};
 
 /// A running guest. Number N has the addresses 02:00:00:00:00:N and 10.0.0.N, and fd00::N once it was told.
 pub struct Guest {
@@ -28,10 +29,20 @@ impl Guest {
     /// # Errors
     /// It does not boot, or has no network interface.
     pub fn wait_ready(&mut self) -> Result<()> {
-        self.console.wait_for("GUEST-READY\n", BOOT_LIMIT)?;
-        let (address, mac) = (&self.address, mac(self.number));
-        self.check(&format!("ip link set eth0 address {mac} up && ip addr add {address}/24 dev eth0"))?;
+        self.wait_booted()?;
+        let address = &self.address;
+        self.check(&format!("ip link set eth0 up && ip addr add {address}/24 dev eth0"))?;
         Ok(())
+    }
+
+    /// Waits until it has booted. Its network interface stays down, and has no address but its MAC.
+    ///
+    /// # Errors
+    /// It does not boot, or has no network interface.
+    pub fn wait_booted(&mut self) -> Result<()> {
+        self.console.wait_for("GUEST-READY\n", BOOT_LIMIT)?;
+        let mac = mac(self.number);
+        self.check(&format!("ip link set eth0 address {mac}")).map(drop)
     }
 
     /// Its IPv4 address.
@@ -55,7 +66,7 @@ impl Guest {
     /// # Errors
     /// A byte was changed, or the connection stalls.
     pub fn send_tcp(&mut self, to: &mut Self, address: &str, bytes: u64) -> Result<Duration> {
-        self.transfer(to, "receive 7001", &format!("send {address} 7001 {bytes}"), bytes)
+        traffic::tcp(self, to, address, TRAFFIC_PORT, bytes)
     }
 
     /// Sends `bytes` in UDP datagrams of `datagram` bytes, many in one system call (`UDP_SEGMENT`), to `to` at its `address`, where each is
@@ -64,21 +75,7 @@ impl Guest {
     /// # Errors
     /// A byte was changed, or a datagram never arrives.
     pub fn send_udp(&mut self, to: &mut Self, address: &str, bytes: u64, datagram: u32) -> Result<Duration> {
-        self.transfer(to, "receive-udp 7001", &format!("send-udp {address} 7001 {bytes} {datagram}"), bytes)
-    }
-
-    fn transfer(&mut self, to: &mut Self, receive: &str, send: &str, bytes: u64) -> Result<Duration> {
-        to.send(&format!("guest-traffic {receive}"))?;
-        to.console.wait_for("READY\n", COMMAND_LIMIT)?;
-        let start = Instant::now();
-        self.send(&format!("guest-traffic {send}"))?;
-        let (printed, status) = self.finish_within(TRANSFER_LIMIT)?;
-        let took = start.elapsed();
-        ensure!(status == 0, "{}: \"{send}\" failed with status {status}:\n{printed}", self.name);
-        let (printed, status) = to.finish_within(TRANSFER_LIMIT)?;
-        ensure!(status == 0, "{}: \"{receive}\" failed with status {status}:\n{printed}", to.name);
-        ensure!(printed.trim() == bytes.to_string(), "{} got {} of {bytes} bytes", to.name, printed.trim());
-        Ok(took)
+        traffic::udp(self, to, address, TRAFFIC_PORT, bytes, datagram)
     }
 
     /// The offloads of its network interface that are on, as `ethtool -k` names them.
@@ -144,7 +141,11 @@ impl Guest {
         self.finish_within(COMMAND_LIMIT)
     }
 
-    fn finish_within(&mut self, limit: Duration) -> Result<(String, i32)> {
+    /// As [`Guest::finish`], with a limit of the caller's own.
+    ///
+    /// # Errors
+    /// The command did not end.
+    pub fn finish_within(&mut self, limit: Duration) -> Result<(String, i32)> {
         let printed = self.console.wait_for("@@END ", limit)?;
         let status = self.console.wait_for("\n", COMMAND_LIMIT)?;
         Ok((printed, status.parse()?))
@@ -183,6 +184,22 @@ impl Guest {
     }
 }
 
+impl Endpoint for Guest {
+    fn start(&mut self, arguments: &str) -> Result<()> {
+        self.send(&format!("guest-traffic {arguments}"))
+    }
+
+    fn wait_listening(&mut self) -> Result<()> {
+        self.console.wait_for("READY\n", COMMAND_LIMIT).map(drop)
+    }
+
+    fn finish(&mut self, limit: Duration) -> Result<String> {
+        let (printed, status) = self.finish_within(limit)?;
+        ensure!(status == 0, "{}: guest-traffic failed with status {status}:\n{printed}", self.name);
+        Ok(printed)
+    }
+}
+
 /// The MAC address of a guest.
 pub(crate) fn mac(number: u8) -> String {
     format!("02:00:00:00:00:{number:02x}")
@@ -194,5 +211,5 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// The longest that a command in a guest may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
-/// The longest that data of a test may take to arrive, on a busy machine.
-const TRANSFER_LIMIT: Duration = Duration::from_secs(600);
+/// Where a guest receives.
+const TRAFFIC_PORT: u16 = 7001;

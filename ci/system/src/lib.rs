@@ -5,8 +5,11 @@
 //! - [`frame`], [`pcap`]: frames, and captures of them;
 //! - [`frontend`]: a guest without a machine, whose frames and rings a test makes byte by byte;
 //! - [`guest`]: a Linux guest; [`qemu`] emulates one, [`uml`] runs one as a process;
+//! - [`traffic`]: data between two ends, all of it checked;
+//! - [`translator`]: culvert-translator in a pod, and a world that it translates to;
 //! - [`testpmd`]: DPDK's own guest (virtio-user) and its own switch (net_vhost), to compare with;
 //! - [`veth`]: a pair of network interfaces; [`place`]: cores and network namespaces;
+//! - [`rows`]: numbered checks in one test;
 //! - [`paths`]: where the programs and the guest's kernel are.
 //!
 //! The tests are in `tests/`, one file per topic. They need `ci/setup`, and root where they say so; `ci/test` runs them
@@ -21,6 +24,9 @@ pub mod paths;
 pub mod pcap;
 pub mod place;
 pub mod qemu;
+pub mod rows;
 pub mod testpmd;
+pub mod traffic;
+pub mod translator;
 pub mod uml;
 pub mod veth;

@@ -23,7 +23,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A file of the guest image, by name: `vmlinuz` or `initrd.cpio`.
+/// A file that ci/guest-image has made, by name, such as `vmlinuz`.
 ///
 /// # Errors
 /// The image has not been made.

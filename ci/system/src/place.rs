@@ -3,9 +3,14 @@
 //! [`Console`](crate::console::Console) starts programs in a place. [`Namespace`] is a network namespace for a second node: culvertd in
 //! it sees only the interfaces that were moved there, while unix sockets work across.
 
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::process::Command;
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::thread::LinkNameSpaceType;
 
 /// A core and a network namespace. The default is that of the test itself.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +64,53 @@ impl Namespace {
     /// ip failed; the error has what it said.
     pub fn ip(&self, arguments: &str) -> Result<()> {
         ip(&format!("-n {} {arguments}", self.name))
+    }
+}
+
+impl Namespace {
+    /// Runs `action` on a thread in it. Sockets that are made there stay there, whoever uses them.
+    ///
+    /// # Errors
+    /// The namespace has gone, or `action` failed.
+    pub fn run<T: Send>(&self, action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = File::open(format!("{FOLDER}/{}", self.name))?;
+        let there = || {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            action()
+        };
+        thread::scope(|scope| scope.spawn(there).join()).unwrap_or_else(|_| bail!("a thread in {} panicked", self.name))
+    }
+
+    /// Sets a kernel parameter of it, such as `net/ipv4/ip_forward`.
+    ///
+    /// # Errors
+    /// There is none of that name, or it does not take the value.
+    pub fn set_parameter(&self, name: &str, value: &str) -> Result<()> {
+        self.run(|| fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("{name} = {value}")))
+    }
+
+    /// A socket that listens for TCP connections in it.
+    ///
+    /// # Errors
+    /// The address is not free.
+    pub fn listen(&self, address: &str) -> Result<TcpListener> {
+        self.run(|| TcpListener::bind(address).with_context(|| address.to_owned()))
+    }
+
+    /// A TCP connection from it.
+    ///
+    /// # Errors
+    /// Nobody takes it.
+    pub fn connect(&self, address: &str) -> Result<TcpStream> {
+        self.run(|| TcpStream::connect(address).with_context(|| address.to_owned()))
+    }
+
+    /// A UDP socket in it.
+    ///
+    /// # Errors
+    /// The address is not free.
+    pub fn udp(&self, address: &str) -> Result<UdpSocket> {
+        self.run(|| UdpSocket::bind(address).with_context(|| address.to_owned()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A guest in QEMU with one vhost-user network device.
+//! A guest in QEMU with one network device.
 //!
 //! It is emulated (tcg), so that the tests behave alike on every machine, with or without KVM.
 
@@ -16,8 +16,10 @@ use crate::place::Place;
 pub struct GuestOptions {
     /// Its name in messages.
     pub name: String,
-    /// The vhost-user socket.
+    /// The socket of its network device.
     pub socket: PathBuf,
+    /// What is spoken on it.
+    pub transport: Transport,
     /// Who creates the socket.
     pub role: Role,
     /// The virtio version that the device speaks.
@@ -28,6 +30,8 @@ pub struct GuestOptions {
     pub number: u8,
     /// Further properties of the network device, such as `csum=off,mrg_rxbuf=off`.
     pub properties: String,
+    /// Has the programs of the larger image as well.
+    pub tools: bool,
     /// Where QEMU runs.
     pub place: Place,
 }
@@ -38,11 +42,13 @@ impl GuestOptions {
         Self {
             name: name.to_owned(),
             socket: socket.to_owned(),
+            transport: Transport::VhostUser,
             role: Role::Listen,
             virtio: Virtio::Modern,
             queues: 1,
             number,
             properties: String::new(),
+            tools: false,
             place: Place::default(),
         }
     }
@@ -55,6 +61,15 @@ impl GuestOptions {
         let console = Console::start_in(&self.place, &self.name, "qemu-system-x86_64", &arguments(self)?)?;
         Ok(Guest::new(&self.name, self.number, console))
     }
+}
+
+/// What is spoken on the socket of a guest's network device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// The guest's rings are shared.
+    VhostUser,
+    /// Frames, each after its length in four bytes (`-netdev stream`); one queue pair, and nobody but the other side listens.
+    Stream,
 }
 
 /// Who creates the socket, seen from culvertd, as in its configuration.
@@ -101,13 +116,23 @@ fn arguments(options: &GuestOptions) -> Result<Vec<String>> {
     // Each queue pair has two interrupts, the device two more.
     let multi = if *queues > 1 { format!(",mq=on,vectors={}", 2 * queues + 2) } else { String::new() };
     let further = if options.properties.is_empty() { String::new() } else { format!(",{}", options.properties) };
-    let (kernel, initrd) = (guest_file("vmlinuz")?, guest_file("initrd.cpio")?);
+    let (kernel, initrd) =
+        (guest_file("vmlinuz")?, guest_file(if options.tools { "tools.cpio" } else { "initrd.cpio" })?);
+    // The kernel holds the image twice while it unpacks it.
+    let memory = if options.tools { 512 } else { 256 };
+    let netdev = match options.transport {
+        Transport::VhostUser => format!(
+            "-chardev socket,id=vhost,path={socket},{role} -netdev vhost-user,id=net,chardev=vhost,queues={queues}"
+        ),
+        Transport::Stream => {
+            format!("-netdev stream,id=net,server=off,reconnect-ms=1000,addr.type=unix,addr.path={socket}")
+        }
+    };
     let line = format!(
-        "-accel tcg -cpu max -machine pc -smp {queues} -m 256 -nodefaults -no-user-config -no-reboot -display none \
+        "-accel tcg -cpu max -machine pc -smp {queues} -m {memory} -nodefaults -no-user-config -no-reboot -display none \
          -append console=ttyS0\u{a0}quiet\u{a0}panic=-1 -chardev stdio,id=console,signal=off -serial chardev:console \
-         -object memory-backend-memfd,id=memory,size=256M,share=on -numa node,memdev=memory \
-         -chardev socket,id=vhost,path={socket},{role} -netdev vhost-user,id=net,chardev=vhost,queues={queues} \
-         -device virtio-net-pci,netdev=net,mac={mac},romfile=,{virtio}{multi}{further}"
+         -object memory-backend-memfd,id=memory,size={memory}M,share=on -numa node,memdev=memory \
+         {netdev} -device virtio-net-pci,netdev=net,mac={mac},romfile=,{virtio}{multi}{further}"
     );
     let mut arguments: Vec<String> = line.split(' ').map(|word| word.replace('\u{a0}', " ")).collect();
     arguments.extend(["-kernel".to_owned(), kernel.display().to_string()]);

@@ -1,0 +1,269 @@
+//! culvert-translator in a pod, and a world around it.
+//!
+//! A [`Pod`] is two network namespaces: the pod, as a CNI leaves it, and the world, which is its gateway and has servers. A
+//! [`Translator`] runs in the pod; a guest connects to its socket. With `CULVERT_TRANSLATOR=/path/to/passt` it is passt instead: it
+//! takes the same options, so what both pass is a fair test.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::console::Console;
+use crate::guest::Guest;
+use crate::paths::program;
+use crate::place::{Namespace, Place};
+use crate::qemu::{GuestOptions, Transport};
+
+/// Addresses of the pod's interface. The guest gets the same.
+pub const POD: [&str; 2] = ["192.0.2.15", "2001:db8:1::15"];
+
+/// The pod's gateways. Behind them, from the guest, is the pod's own loopback, unless options say otherwise.
+pub const GATEWAYS: [&str; 2] = ["192.0.2.1", "fe80::1"];
+
+/// Addresses of the world, beyond the gateway.
+pub const WORLD: [&str; 2] = ["198.51.100.1", "2001:db8:2::1"];
+
+/// What the pod's resolv.conf says: resolvers in the world, and where to search.
+pub const RESOLVERS: [&str; 4] = ["198.51.100.1", "198.51.100.2", "2001:db8:2::1", "2001:db8:2::2"];
+/// See [`RESOLVERS`].
+pub const SEARCH: [&str; 2] = ["culvert.test", "example.test"];
+
+/// A pod, the world, and a folder for sockets that everybody may use.
+pub struct Pod {
+    pod: Namespace,
+    world: Namespace,
+    folder: TempDir,
+}
+
+impl Pod {
+    /// The pod's interface is `eth0` with IPv4 and IPv6 addresses and default routes, and an MTU of 1500.
+    ///
+    /// # Errors
+    /// The test is not root.
+    pub fn new() -> Result<Self> {
+        let (pod, world) = (Namespace::new("pod")?, Namespace::new("world")?);
+        for namespace in [&pod, &world] {
+            // Addresses can be used at once.
+            namespace.set_parameter("net/ipv6/conf/default/accept_dad", "0")?;
+            namespace.set_parameter("net/ipv6/conf/default/accept_ra", "0")?;
+        }
+        pod.set_parameter("net/ipv4/ping_group_range", "0 2147483647")?;
+        world.ip(&format!("link add pod type veth peer name eth0 netns {}", pod.name()))?;
+        for address in ["192.0.2.1/24", "2001:db8:1::1/64", "fe80::1/64"] {
+            world.ip(&format!("addr add {address} dev pod"))?;
+        }
+        for address in RESOLVERS {
+            world.ip(&format!("addr add {address} dev lo"))?;
+        }
+        world.ip("link set pod up")?;
+        pod.ip("addr add 192.0.2.15/24 dev eth0")?;
+        pod.ip("addr add 2001:db8:1::15/64 dev eth0")?;
+        pod.ip("link set eth0 up")?;
+        pod.ip("route add default via 192.0.2.1")?;
+        pod.ip("route add default via fe80::1 dev eth0")?;
+
+        let folder = tempfile::Builder::new().prefix("culvert-").tempdir()?;
+        // The translator leaves root's rights before it makes its socket.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
+        let resolvers: String = RESOLVERS.iter().map(|address| format!("nameserver {address}\n")).collect();
+        fs::write(folder.path().join("resolv.conf"), format!("{resolvers}search {}\n", SEARCH.join(" ")))?;
+        Ok(Self { pod, world, folder })
+    }
+
+    /// The pod's namespace.
+    pub fn pod(&self) -> &Namespace {
+        &self.pod
+    }
+
+    /// The namespace of everything else.
+    pub fn world(&self) -> &Namespace {
+        &self.world
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts a translator in the pod, in the foreground, with a socket `NAME.sock` and further `options`, separated by spaces; returns
+    /// when a guest can connect.
+    ///
+    /// # Errors
+    /// It ends, or makes no socket.
+    pub fn translator(&self, name: &str, transport: Transport, options: &str) -> Result<Translator> {
+        let socket = self.path(&format!("{name}.sock"));
+        let kind = if transport == Transport::VhostUser { "--vhost-user " } else { "" };
+        let options = format!("-f {kind}-s {} {options}", socket.display());
+        let mut translator = Translator { console: self.launch(name, &options)?, socket, transport };
+        let deadline = Instant::now() + START_LIMIT;
+        while !translator.socket.exists() {
+            let words = translator.console.last_words();
+            ensure!(translator.console.ended()?.is_none(), "{name} has ended; {words}");
+            ensure!(Instant::now() < deadline, "{name} makes no socket; {words}");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(translator)
+    }
+
+    /// Starts a translator in the pod with `options`, separated by spaces, and returns at once.
+    ///
+    /// # Errors
+    /// The program is missing.
+    pub fn launch(&self, name: &str, options: &str) -> Result<Console> {
+        self.launch_by(name, &[], options)
+    }
+
+    /// As [`Pod::launch`], by a program that runs another, with the words of its command line, such as `setpriv --reuid 107`.
+    ///
+    /// # Errors
+    /// The program is missing.
+    pub fn launch_by(&self, name: &str, by: &[&str], options: &str) -> Result<Console> {
+        let place = Place { namespace: Some(self.pod.name().to_owned()), ..Place::default() };
+        let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        let mut arguments: Vec<String> = ["--mount", "--", "sh", "-c", script].map(str::to_owned).into();
+        arguments.push(self.path("resolv.conf").display().to_string());
+        arguments.extend(by.iter().map(|&word| word.to_owned()));
+        arguments.push(translator_program()?.display().to_string());
+        arguments.extend(options.split_whitespace().map(str::to_owned));
+        Console::start_in(&place, name, "unshare", &arguments)
+    }
+}
+
+/// A running translator. It is killed when this is dropped.
+pub struct Translator {
+    console: Console,
+    socket: PathBuf,
+    transport: Transport,
+}
+
+impl Translator {
+    /// Its log, signals, its end.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.console
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// A guest on its socket, not yet started.
+    pub fn guest(&self, name: &str, number: u8) -> GuestOptions {
+        GuestOptions { transport: self.transport, ..GuestOptions::new(name, &self.socket, number) }
+    }
+
+    /// Asks it to stop, as whoever started it does, and waits until it has.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.console.signal("TERM")?;
+        self.console.wait(STOP_LIMIT)
+    }
+
+    /// How many descriptors it has open.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn descriptors(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.console.pid()))?.count())
+    }
+
+    /// The memory that it occupies, in KiB.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn memory(&self) -> Result<u64> {
+        self.status("VmRSS:")?.trim_end_matches("kB").trim().parse().context("VmRSS")
+    }
+
+    /// A line of its /proc/PID/status, by what it begins with.
+    ///
+    /// # Errors
+    /// It has ended, or there is no such line.
+    pub fn status(&self, name: &str) -> Result<String> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.console.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        Ok(line.with_context(|| format!("no {name} in {status}"))?.trim().to_owned())
+    }
+}
+
+/// Brings up a booted guest's network interface with addresses from DHCP, router advertisements and DHCPv6, and waits until it can send
+/// from all of them. Returns what the DHCP and the DHCPv6 server sent.
+///
+/// # Errors
+/// The guest gets no addresses.
+pub fn configure(guest: &mut Guest) -> Result<[Lease; 2]> {
+    guest.check(
+        "for key in accept_ra autoconf accept_dad; do echo 1 >/proc/sys/net/ipv6/conf/eth0/$key; done; \
+         echo -1 >/proc/sys/net/ipv6/conf/eth0/router_solicitations; mkdir -p /tmp/lease; ip link set eth0 up",
+    )?;
+    let client = |guest: &mut Guest, family: u8| {
+        guest.check(&format!(
+            "dhclient -{family} -1 -v -cf /tmp/lease/conf -pf /tmp/lease/pid{family} -lf /tmp/lease/{family} -sf /bin/guest-lease eth0 2>&1"
+        ))
+    };
+    guest.check(&format!("echo 'request {OPTIONS};' >/tmp/lease/conf"))?;
+    let v4 = client(guest, 4)?;
+    // The client wants an address to send from, and duplicate address detection takes a second.
+    guest.check("until ip -6 addr show dev eth0 scope link -tentative | grep -q inet6; do sleep 0.1; done")?;
+    let v6 = client(guest, 6)?;
+    guest.check("until [ -z \"$(ip -6 addr show dev eth0 tentative)\" ]; do sleep 0.1; done")?;
+    Ok([Lease(v4), Lease(v6)])
+}
+
+/// What a DHCP client of a guest was given.
+#[derive(Debug)]
+pub struct Lease(String);
+
+impl Lease {
+    /// A value, by the name that dhclient-script(8) has for it, without `new_`; empty when it was not given.
+    pub fn value(&self, name: &str) -> &str {
+        let value = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_default()
+    }
+}
+
+/// Whether culvert-translator is under test, not passt in its place.
+pub fn is_ours() -> bool {
+    std::env::var_os(VARIABLE).is_none()
+}
+
+/// The program under test.
+///
+/// # Errors
+/// It has not been built.
+pub fn translator_program() -> Result<PathBuf> {
+    match std::env::var_os(VARIABLE) {
+        None => program("culvert-translator"),
+        Some(path) => fs::canonicalize(&path).with_context(|| format!("{VARIABLE}={}", path.display())),
+    }
+}
+
+/// Runs `ip` or another program of this machine in a namespace, and returns what it printed.
+///
+/// # Errors
+/// It failed.
+pub fn run_in(namespace: &Namespace, command: &str) -> Result<String> {
+    let output = Command::new("ip").args(["netns", "exec", namespace.name(), "sh", "-c", command]).output()?;
+    if !output.status.success() {
+        bail!("\"{command}\" ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What a guest asks a DHCP and a DHCPv6 server for.
+const OPTIONS: &str = "subnet-mask, routers, domain-name-servers, domain-search, interface-mtu, host-name, fqdn.fqdn, \
+                       dhcp6.name-servers, dhcp6.domain-search, dhcp6.fqdn";
+
+const VARIABLE: &str = "CULVERT_TRANSLATOR";
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+const STOP_LIMIT: Duration = Duration::from_secs(10);
