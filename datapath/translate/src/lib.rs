@@ -10,6 +10,7 @@
 //! - [`guest`]: what was learned of the guest; [`mapping`]: which addresses mean what on the host's side;
 //! - [`limits`]: how much one guest may use; [`refusal`]: what is refused, and counted;
 //! - [`arp`], [`ndp`], [`dhcp`], [`dhcpv6`]: how the guest gets its addresses; [`dns`]: where its questions go.
+//! - [`tcp`]: connections, between a guest's segments and a socket.
 
 pub mod arp;
 pub mod context;
@@ -26,3 +27,4 @@ pub mod packet;
 pub mod refusal;
 pub mod settings;
 pub mod sockets;
+pub mod tcp;
