@@ -26,5 +26,6 @@ pub mod ndp;
 pub mod packet;
 pub mod refusal;
 pub mod settings;
+pub mod socket;
 pub mod sockets;
 pub mod tcp;

@@ -3,6 +3,13 @@
 //! Implemented in `socket`, the only module of the translator that makes system calls on sockets, and by simulated networks in tests. Nothing here ever waits: what cannot be done now fails with
 //! [`WouldBlock`](std::io::ErrorKind::WouldBlock), and an event comes when it can.
 
+use std::io;
+use std::net::SocketAddr;
+
+use crate::mapping::Outbound;
+use crate::packet::Payload;
+use crate::tcp::SocketInfo;
+
 /// Which socket: the flow or listener that it belongs to. The same value comes back with its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SocketId {
@@ -43,4 +50,56 @@ impl SocketId {
             _ => None,
         }
     }
+}
+
+/// What can be done with TCP sockets.
+pub trait TcpSockets {
+    /// Starts to connect a new socket: `id` becomes writable when connected or failed.
+    ///
+    /// # Errors
+    /// The kernel's: no descriptor, no route, refused.
+    fn connect(&mut self, id: SocketId, to: SocketAddr, from: &Outbound) -> io::Result<()>;
+
+    /// Takes the next connection of a listener, which becomes the socket `id`; returns the far end's address and ours.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; the kernel's otherwise.
+    fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<(SocketAddr, SocketAddr)>;
+
+    /// How the attempt to connect went (SO_ERROR). `Ok(false)`: not known yet.
+    ///
+    /// # Errors
+    /// Why it failed.
+    fn connected(&mut self, id: SocketId) -> io::Result<bool>;
+
+    /// Writes; returns how many bytes the kernel took.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the send buffer is full; the connection's own.
+    fn write(&mut self, id: SocketId, bytes: Payload<'_>) -> io::Result<u32>;
+
+    /// Copies what lies `offset` bytes from the start of the receive queue, and leaves it there. 0: the far end's FIN is there.
+    /// `into` must not be empty.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing yet; the connection's own.
+    fn peek(&mut self, id: SocketId, offset: u32, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Drops `bytes` from the start of the receive queue.
+    fn discard(&mut self, id: SocketId, bytes: u32);
+
+    /// An event comes once there is room in the send buffer, also if there is now.
+    fn await_writable(&mut self, id: SocketId);
+
+    /// Sends our FIN.
+    fn shutdown(&mut self, id: SocketId);
+
+    /// What TCP_INFO says.
+    fn info(&mut self, id: SocketId) -> Option<SocketInfo>;
+
+    /// Closes; what was written is still sent.
+    fn close(&mut self, id: SocketId);
+
+    /// Closes with RST.
+    fn reset(&mut self, id: SocketId);
 }

@@ -7,6 +7,7 @@
 //! The caller hands in events (`on_...`), then calls [`Connection::poll`] until it is `None` and does what it says.
 
 mod connection;
+pub mod flows;
 mod options;
 mod segment;
 mod seq;

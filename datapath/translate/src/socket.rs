@@ -1,0 +1,116 @@
+//! The real sockets: the only system calls of the protocol cores, and the only `unsafe` of this crate.
+//!
+//! Every socket is non-blocking and registered edge-triggered with the event loop under its [`SocketId`]. TCP is in
+//! [`stream`], UDP and echo in [`datagram`], socket options that no library has in [`option`].
+
+mod option;
+mod stream;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use crate::mapping::Outbound;
+use crate::sockets::SocketId;
+
+/// The sockets of one translator.
+#[derive(Debug)]
+pub struct KernelSockets {
+    registry: Registry,
+    streams: Table<stream::Stream>,
+    listeners: Table<OwnedFd>,
+    /// Whether the kernel keeps a peek's offset for TCP (SO_PEEK_OFF, Linux 6.9).
+    peek_offset: bool,
+    /// Where bytes go that are read only to get behind them, without `peek_offset`.
+    trash: Vec<u8>,
+}
+
+impl KernelSockets {
+    /// No sockets yet. Their events go to the loop of `registry`.
+    ///
+    /// # Errors
+    /// No socket can be made at all.
+    pub fn new(registry: Registry) -> io::Result<Self> {
+        let probe = socket_with(AddressFamily::INET, SocketType::STREAM, FLAGS, None)?;
+        let peek_offset = option::set_peek_offset(probe.as_fd(), 0).is_ok();
+        let trash = Vec::new();
+        let (streams, listeners) = (Table::default(), Table::default());
+        Ok(Self { registry, streams, listeners, peek_offset, trash })
+    }
+
+    /// Without the kernel keeping offsets of peeks, as before Linux 6.9.
+    #[cfg(test)]
+    fn without_peek_offset(mut self) -> Self {
+        self.peek_offset = false;
+        self
+    }
+}
+
+/// Non-blocking, and not inherited.
+const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
+
+/// Tells the event loop of a new socket.
+fn register(registry: &Registry, id: SocketId, socket: &impl AsRawFd) -> io::Result<()> {
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(id.to_token()), interest)
+}
+
+/// Tells the event loop to tell again what is possible now.
+fn reregister(registry: &Registry, id: SocketId, socket: &impl AsRawFd) -> io::Result<()> {
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    registry.reregister(&mut SourceFd(&socket.as_raw_fd()), Token(id.to_token()), interest)
+}
+
+/// Binds as `outbound` says; the kernel chooses the port when it connects.
+fn bind_outbound(socket: &OwnedFd, outbound: &Outbound<'_>) -> io::Result<()> {
+    if let Some(interface) = outbound.interface {
+        option::bind_to_device(socket.as_fd(), interface)?;
+    }
+    if let Some(address) = outbound.address {
+        option::choose_port_at_connect(socket.as_fd())?;
+        rustix::net::bind(socket, &std::net::SocketAddr::new(address, 0))?;
+    }
+    Ok(())
+}
+
+/// Sockets by the index of their flow.
+#[derive(Debug)]
+struct Table<T>(Vec<Option<T>>);
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Table<T> {
+    fn get(&self, index: u32) -> io::Result<&T> {
+        self.0.get(index as usize).and_then(Option::as_ref).ok_or_else(closed)
+    }
+
+    fn get_mut(&mut self, index: u32) -> io::Result<&mut T> {
+        self.0.get_mut(index as usize).and_then(Option::as_mut).ok_or_else(closed)
+    }
+
+    /// What was there before is dropped.
+    fn insert(&mut self, index: u32, value: T) {
+        let index = index as usize;
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, || None);
+        }
+        if let Some(slot) = self.0.get_mut(index) {
+            *slot = Some(value);
+        }
+    }
+
+    fn remove(&mut self, index: u32) -> Option<T> {
+        self.0.get_mut(index as usize).and_then(Option::take)
+    }
+}
+
+fn closed() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}

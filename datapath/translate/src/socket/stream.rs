@@ -1,0 +1,366 @@
+//! TCP sockets: connecting, listening, and reading without taking.
+//!
+//! A connection's receive queue is our buffer towards the guest: data is peeked at, sent, and discarded when the guest has
+//! acknowledged it. Linux 6.9 and later keep the offset of the next peek for us; before, all that lies ahead of it is copied
+//! to a place where nobody reads it.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use culvert_guest::descriptor;
+use rustix::net::sockopt;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendFlags, Shutdown, SocketType, accept_with, bind, connect,
+    getpeername, getsockname, listen, recv, recvmsg, shutdown, socket_with,
+};
+
+use super::{FLAGS, KernelSockets, bind_outbound, option, register, reregister};
+use crate::mapping::Outbound;
+use crate::packet::Payload;
+use crate::sockets::{SocketId, TcpSockets};
+use crate::tcp::SocketInfo;
+
+/// Connections that wait for us to accept them: the kernel's own bound is usually lower (net.core.somaxconn).
+const BACKLOG: i32 = 4096;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Stream {
+    socket: OwnedFd,
+    /// Where the kernel's next peek starts.
+    peek_at: u32,
+    /// Whether the far end is on this very machine.
+    is_local: bool,
+}
+
+/// Where connections or datagrams are taken from the world for the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenAt<'a> {
+    /// Its address; any of both families where there is none.
+    pub address: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
+    /// Only through this interface.
+    pub interface: Option<&'a str>,
+    /// The address need not be there (IP_FREEBIND).
+    pub freebind: bool,
+}
+
+impl ListenAt<'_> {
+    /// A socket bound so. Without an address and without IPv6 on this machine it is one of IPv4 only.
+    ///
+    /// # Errors
+    /// The kernel's: the port is taken, or needs a privilege.
+    pub(super) fn bind(&self, kind: SocketType) -> io::Result<OwnedFd> {
+        let bound = self.bind_to(self.address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), kind);
+        match bound {
+            Err(error) if self.address.is_none() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                self.bind_to(std::net::Ipv4Addr::UNSPECIFIED.into(), kind)
+            }
+            bound => bound,
+        }
+    }
+
+    fn bind_to(&self, address: IpAddr, kind: SocketType) -> io::Result<OwnedFd> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket_with(family, kind, FLAGS, None)?;
+        if address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&socket, self.address.is_some())?;
+        }
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        if let Some(interface) = self.interface {
+            option::bind_to_device(socket.as_fd(), interface)?;
+        }
+        if self.freebind {
+            option::set_freebind(socket.as_fd())?;
+        }
+        bind(&socket, &SocketAddr::new(address, self.port))?;
+        Ok(socket)
+    }
+}
+
+impl KernelSockets {
+    /// Takes connections at a port for the guest.
+    ///
+    /// # Errors
+    /// The kernel's: the port is taken, or needs a privilege.
+    pub fn listen(&mut self, index: u32, at: &ListenAt<'_>) -> io::Result<()> {
+        let socket = at.bind(SocketType::STREAM)?;
+        listen(&socket, BACKLOG)?;
+        register(&self.registry, SocketId::TcpListener(index), &socket)?;
+        self.listeners.insert(index, socket);
+        Ok(())
+    }
+
+    /// Takes no more connections there.
+    pub fn stop_listening(&mut self, index: u32) {
+        self.listeners.remove(index);
+    }
+
+    fn stream(&self, id: SocketId) -> io::Result<&Stream> {
+        match id {
+            SocketId::Tcp(index) => self.streams.get(index),
+            _ => Err(super::closed()),
+        }
+    }
+
+    fn stream_mut(&mut self, id: SocketId) -> io::Result<&mut Stream> {
+        match id {
+            SocketId::Tcp(index) => self.streams.get_mut(index),
+            _ => Err(super::closed()),
+        }
+    }
+
+    fn keep(&mut self, id: SocketId, socket: OwnedFd, peer: IpAddr) -> io::Result<()> {
+        let SocketId::Tcp(index) = id else { return Err(super::closed()) };
+        // The guest decides when to send; waiting here as well would only delay.
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        if self.peek_offset {
+            option::set_peek_offset(socket.as_fd(), 0)?;
+        }
+        register(&self.registry, id, &socket)?;
+        self.streams.insert(index, Stream { socket, peek_at: 0, is_local: peer.to_canonical().is_loopback() });
+        Ok(())
+    }
+}
+
+impl TcpSockets for KernelSockets {
+    fn connect(&mut self, id: SocketId, to: SocketAddr, from: &Outbound<'_>) -> io::Result<()> {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;
+        bind_outbound(&socket, from)?;
+        match connect(&socket, &to) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.keep(id, socket, to.ip())
+    }
+
+    fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<(SocketAddr, SocketAddr)> {
+        let SocketId::TcpListener(index) = listener else { return Err(super::closed()) };
+        let socket = accept_with(self.listeners.get(index)?, FLAGS)?;
+        let peer = SocketAddr::try_from(getpeername(&socket)?.ok_or_else(super::closed)?)?;
+        let local = SocketAddr::try_from(getsockname(&socket)?)?;
+        self.keep(id, socket, peer.ip())?;
+        Ok((canonical(peer), canonical(local)))
+    }
+
+    fn connected(&mut self, id: SocketId) -> io::Result<bool> {
+        let stream = self.stream(id)?;
+        if let Err(error) = sockopt::socket_error(&stream.socket)? {
+            return Err(error.into());
+        }
+        match getpeername(&stream.socket) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NOTCONN) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn write(&mut self, id: SocketId, bytes: Payload<'_>) -> io::Result<u32> {
+        let stream = self.stream(id)?;
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = descriptor::send(stream.socket.as_fd(), bytes.pieces(), flags, None)?;
+        Ok(u32::try_from(sent).unwrap_or(u32::MAX))
+    }
+
+    fn peek(&mut self, id: SocketId, offset: u32, into: &mut [u8]) -> io::Result<usize> {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        if !self.peek_offset {
+            return self.peek_over(id, offset, into);
+        }
+        let stream = self.stream_mut(id)?;
+        if stream.peek_at != offset {
+            option::set_peek_offset(stream.socket.as_fd(), offset)?;
+            stream.peek_at = offset;
+        }
+        let (count, _) = recv(&stream.socket, &mut *into, flags)?;
+        stream.peek_at += u32::try_from(count).unwrap_or(0);
+        Ok(count)
+    }
+
+    fn discard(&mut self, id: SocketId, bytes: u32) {
+        let Ok(stream) = self.stream_mut(id) else { return };
+        // What fails here fails again at the next peek, and is told there.
+        if let Ok(count) = option::discard(stream.socket.as_fd(), bytes) {
+            stream.peek_at = stream.peek_at.saturating_sub(u32::try_from(count).unwrap_or(0));
+        }
+    }
+
+    fn await_writable(&mut self, id: SocketId) {
+        if let Ok(stream) = self.stream(id) {
+            // It was registered before: this cannot fail but for lack of memory.
+            let _ = reregister(&self.registry, id, &stream.socket);
+        }
+    }
+
+    fn shutdown(&mut self, id: SocketId) {
+        if let Ok(stream) = self.stream(id) {
+            // It fails where the far end has reset the connection: there is nobody to tell.
+            let _ = shutdown(&stream.socket, Shutdown::Write);
+        }
+    }
+
+    fn info(&mut self, id: SocketId) -> Option<SocketInfo> {
+        let stream = self.stream(id).ok()?;
+        let socket = stream.socket.as_fd();
+        let info = option::tcp_info(socket).ok()?;
+        Some(SocketInfo {
+            acknowledged: info.bytes_acknowledged,
+            send_room: option::send_room(socket).ok()?,
+            rtt: info.rtt,
+            local: stream.is_local,
+        })
+    }
+
+    fn close(&mut self, id: SocketId) {
+        if let SocketId::Tcp(index) = id {
+            self.streams.remove(index);
+        }
+    }
+
+    fn reset(&mut self, id: SocketId) {
+        if let SocketId::Tcp(index) = id
+            && let Some(stream) = self.streams.remove(index)
+        {
+            // Lingering for no time makes close send RST.
+            let _ = sockopt::set_socket_linger(&stream.socket, Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
+impl KernelSockets {
+    /// A peek where the kernel keeps no offset: the first `offset` bytes are read as well.
+    fn peek_over(&mut self, id: SocketId, offset: u32, into: &mut [u8]) -> io::Result<usize> {
+        let offset = offset as usize;
+        let mut trash = std::mem::take(&mut self.trash);
+        trash.resize(trash.len().max(offset), 0);
+        let mut slices = [IoSliceMut::new(trash.get_mut(..offset).unwrap_or_default()), IoSliceMut::new(into)];
+        let result = self.stream(id).and_then(|stream| {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            Ok(recvmsg(&stream.socket, &mut slices, &mut RecvAncillaryBuffer::default(), flags)?.bytes)
+        });
+        self.trash = trash;
+        let count = result?;
+        if count > offset {
+            return Ok(count - offset);
+        }
+        // Nothing behind the offset: has the far end finished, or is there nothing yet? A queue that ends in a FIN is readable
+        // with hang-up of the far end's half.
+        if self.has_ended(id)? { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    }
+
+    fn has_ended(&self, id: SocketId) -> io::Result<bool> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let stream = self.stream(id)?;
+        let mut polled = [PollFd::new(&stream.socket, PollFlags::RDHUP)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        Ok(polled.iter().any(|polled| polled.revents().contains(PollFlags::RDHUP)))
+    }
+}
+
+/// IPv4 as IPv4, also where it came through a socket of IPv6.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    const ID: SocketId = SocketId::Tcp(3);
+
+    /// Our sockets, connected, and the far end.
+    fn connected(keep_offset: bool) -> (KernelSockets, Poll, TcpStream) {
+        let mut poll = Poll::new().unwrap();
+        let mut sockets = KernelSockets::new(poll.registry().try_clone().unwrap()).unwrap();
+        if !keep_offset {
+            sockets = sockets.without_peek_offset();
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        sockets.connect(ID, listener.local_addr().unwrap(), &Outbound::default()).unwrap();
+        let far = listener.accept().unwrap().0;
+        wait(&mut poll);
+        assert!(sockets.connected(ID).unwrap());
+        (sockets, poll, far)
+    }
+
+    fn wait(poll: &mut Poll) {
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, None).unwrap();
+        assert!(events.iter().all(|event| SocketId::from_token(event.token().0) == Some(ID)));
+    }
+
+    #[test]
+    fn what_is_peeked_at_stays_until_it_is_discarded() {
+        for keep_offset in [true, false] {
+            let (mut sockets, mut poll, mut far) = connected(keep_offset);
+            let mut bytes = [0; 4];
+            assert_eq!(sockets.peek(ID, 0, &mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            far.write_all(b"abcdefgh").unwrap();
+            wait(&mut poll);
+            for (offset, expected) in [(0, b"abcd"), (4, b"efgh"), (1, b"bcde"), (0, b"abcd")] {
+                assert_eq!(sockets.peek(ID, offset, &mut bytes).unwrap(), 4);
+                assert_eq!(&bytes, expected, "at {offset}");
+            }
+            assert_eq!(sockets.peek(ID, 8, &mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            sockets.discard(ID, 3);
+            assert_eq!(sockets.peek(ID, 1, &mut bytes).unwrap(), 4);
+            assert_eq!(&bytes, b"efgh");
+            far.shutdown(std::net::Shutdown::Write).unwrap();
+            wait(&mut poll);
+            assert_eq!(sockets.peek(ID, 0, &mut bytes).unwrap(), 4);
+            assert_eq!(sockets.peek(ID, 5, &mut bytes).unwrap(), 0, "the end");
+            sockets.discard(ID, 5);
+            assert_eq!(sockets.peek(ID, 0, &mut bytes).unwrap(), 0, "the end");
+        }
+    }
+
+    #[test]
+    fn what_is_written_arrives_and_is_told_as_acknowledged() {
+        let (mut sockets, _poll, mut far) = connected(true);
+        assert_eq!(sockets.write(ID, Payload::of_bytes(b"hello")).unwrap(), 5);
+        let mut bytes = [0; 5];
+        far.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"hello");
+        let info = sockets.info(ID).unwrap();
+        assert!(info.local && info.send_room > 1000, "{info:?}");
+        sockets.shutdown(ID);
+        assert_eq!(far.read(&mut bytes).unwrap(), 0);
+        while sockets.info(ID).unwrap().acknowledged < 5 {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn reset_is_heard_as_such() {
+        let (mut sockets, _poll, mut far) = connected(true);
+        sockets.reset(ID);
+        assert_eq!(far.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(sockets.write(ID, Payload::of_bytes(b"x")).unwrap_err().kind(), io::ErrorKind::NotConnected);
+    }
+
+    #[test]
+    fn a_listener_gives_connections_away() {
+        let poll = Poll::new().unwrap();
+        let mut sockets = KernelSockets::new(poll.registry().try_clone().unwrap()).unwrap();
+        let at = |port| ListenAt { address: None, port, interface: None, freebind: false };
+        sockets.listen(0, &at(0)).unwrap();
+        let port = SocketAddr::try_from(getsockname(sockets.listeners.get(0).unwrap()).unwrap()).unwrap().port();
+        let taken = sockets.listen(1, &at(port)).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (peer, local) = sockets.accept(SocketId::TcpListener(0), ID).unwrap();
+        assert_eq!((peer, local), (far.local_addr().unwrap(), far.peer_addr().unwrap()));
+        let none = sockets.accept(SocketId::TcpListener(0), SocketId::Tcp(4)).unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
+        sockets.stop_listening(0);
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+}

@@ -1,0 +1,545 @@
+//! All TCP connections of the guest: the table, and what ties each one's core to its socket and to the way to the guest.
+//!
+//! A [`Connection`] speaks TCP and knows neither sockets nor frames; it says what to do next, and [`TcpFlows::drive`] does it.
+//! Connections that frames or events have touched are driven once at the end of the burst, so that a burst of segments
+//! is acknowledged once. Those for which the guest had no room wait, in order, until it has.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use culvert_frame::{Offload, PartialChecksum, SegmentKind, Segmentation};
+use slab::Slab;
+
+use super::{Action, Config, Connection, Failure, Flags, Segment, Seq, Transmit, refusal};
+use crate::context::Context;
+use crate::head::{Ends, HOP_LIMIT, Head, TCP};
+use crate::link::{Full, GuestLink};
+use crate::mapping;
+use crate::packet::IpPacket;
+use crate::refusal::Refusal;
+use crate::settings::{DEFAULT_MTU, Settings};
+use crate::sockets::{SocketId, TcpSockets};
+
+/// The TCP connections of one guest.
+#[derive(Debug)]
+pub struct TcpFlows {
+    flows: Slab<Flow>,
+    by_ends: HashMap<FlowEnds, u32>,
+    /// When connections want to be woken: at least the earliest time of each, perhaps others that no longer hold.
+    timers: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// To be driven at the end of the burst.
+    touched: Vec<u32>,
+    /// For which the guest had no room, in the order in which they get it.
+    blocked: VecDeque<u32>,
+    /// Makes initial sequence numbers that nobody can guess (RFC 6528).
+    secret: RandomState,
+    started: Instant,
+    v4: Arc<Config>,
+    v6: Arc<Config>,
+}
+
+/// The two ends of a connection, in the guest's eyes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowEnds {
+    /// The guest's.
+    pub guest: (IpAddr, u16),
+    /// The peer's.
+    pub peer: (IpAddr, u16),
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Flow {
+    ends: FlowEnds,
+    /// The far end as the host knows it.
+    far: SocketAddr,
+    connection: Connection,
+    is_connecting: bool,
+    is_touched: bool,
+    is_blocked: bool,
+    /// The time in `timers` that holds.
+    timer: Option<Instant>,
+}
+
+/// What became possible with a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// There is data, or the far end's FIN, or an error.
+    pub readable: bool,
+    /// There is room, or the connection came to be, or an error.
+    pub writable: bool,
+}
+
+/// Where connections from a listener go: the guest's address, its own where there is none, and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The guest's address, or another behind it.
+    pub address: Option<IpAddr>,
+    /// The port there.
+    pub port: u16,
+}
+
+impl TcpFlows {
+    /// No connections yet.
+    pub fn new(now: Instant, settings: &Settings) -> Self {
+        let mtu = settings.mtu.unwrap_or(DEFAULT_MTU);
+        Self {
+            flows: Slab::new(),
+            by_ends: HashMap::new(),
+            timers: BinaryHeap::new(),
+            touched: Vec::new(),
+            blocked: VecDeque::new(),
+            secret: RandomState::new(),
+            started: now,
+            v4: Arc::new(Config { mss: mtu.saturating_sub(40), default_mss: 536, ..Config::default() }),
+            v6: Arc::new(Config { mss: mtu.saturating_sub(60), default_mss: 1220, ..Config::default() }),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// The ends of each connection, and the far end as the host knows it.
+    pub fn iter(&self) -> impl Iterator<Item = (FlowEnds, SocketAddr)> + '_ {
+        self.flows.iter().map(|(_, flow)| (flow.ends, flow.far))
+    }
+
+    /// A packet of the guest's with TCP in it.
+    #[inline]
+    pub fn from_guest<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, packet: &IpPacket<'_>) {
+        let header = packet.payload.first_bytes();
+        let Some([s0, s1, d0, d1, _, _, _, _, _, _, _, _, offset, ..]) = header.first_chunk::<20>().copied() else {
+            return ctx.refuse(Refusal::BadTransport);
+        };
+        let header_bytes = u32::from(offset >> 4) * 4;
+        let Some(length) = packet.payload.length().checked_sub(header_bytes) else {
+            return ctx.refuse(Refusal::BadTransport);
+        };
+        let Ok(mut segment) = Segment::parse(header, length) else { return ctx.refuse(Refusal::BadTransport) };
+        segment.congested = packet.traffic_class & 3 == 3;
+        let ends = FlowEnds {
+            guest: (packet.source, u16::from_be_bytes([s0, s1])),
+            peer: (packet.destination, u16::from_be_bytes([d0, d1])),
+        };
+        let known = self.by_ends.get(&ends).copied();
+        let superseded = known.filter(|_| segment.is_opening()).filter(|&index| {
+            self.flows.get(index as usize).is_some_and(|flow| flow.connection.is_superseded_by(&segment))
+        });
+        if let Some(index) = superseded {
+            ctx.sockets.close(SocketId::Tcp(index));
+            self.forget(ctx, index);
+        }
+        match known.filter(|_| superseded.is_none()) {
+            Some(index) => self.segment(ctx, index, &segment, packet, header_bytes),
+            None => {
+                if let Err(reason) = self.open(ctx, ends, &segment) {
+                    ctx.refuse(reason);
+                    refuse_segment(ctx, ends, &segment);
+                }
+            }
+        }
+    }
+
+    fn segment<S: TcpSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        index: u32,
+        segment: &Segment,
+        packet: &IpPacket<'_>,
+        header_bytes: u32,
+    ) {
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        if let Some(range) = flow.connection.on_segment(ctx.now, segment) {
+            let bytes = packet.payload.skip(header_bytes + range.start).take(range.end.saturating_sub(range.start));
+            match ctx.sockets.write(SocketId::Tcp(index), bytes) {
+                Ok(count) => flow.connection.on_written(ctx.now, count),
+                Err(error) if would_block(&error) => flow.connection.on_written(ctx.now, 0),
+                Err(_) => flow.connection.on_failed(ctx.now, Failure::Reset),
+            }
+        }
+        self.touch(index);
+    }
+
+    /// Opens a connection for the guest.
+    fn open<S: TcpSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        ends: FlowEnds,
+        syn: &Segment,
+    ) -> Result<(), Refusal> {
+        if !syn.is_opening() {
+            return Err(Refusal::NoConnection);
+        }
+        if ends.guest.1 == 0 || ends.peer.1 == 0 {
+            return Err(Refusal::BadTransport);
+        }
+        let to = mapping::towards_host(ctx.settings, SocketAddr::new(ends.peer.0, ends.peer.1))?;
+        if to.ip().is_multicast() || to.ip() == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
+            return Err(Refusal::BadDestination);
+        }
+        ctx.limits.open(ctx.now)?;
+        let connection = Connection::from_guest(ctx.now, self.isn(ctx.now, ends), syn, self.config(to.ip()));
+        let index = self.insert(Flow {
+            ends,
+            far: to,
+            connection,
+            is_connecting: true,
+            is_touched: false,
+            is_blocked: false,
+            timer: None,
+        });
+        let outbound = mapping::outbound(ctx.settings, to.ip());
+        if let Err(error) = ctx.sockets.connect(SocketId::Tcp(index), to, &outbound) {
+            if is_out_of_descriptors(&error) {
+                self.forget(ctx, index);
+                return Err(Refusal::NoDescriptor);
+            }
+            self.fail(ctx, index, &error);
+        }
+        ctx.counters.tcp_flows += 1;
+        self.touch(index);
+        Ok(())
+    }
+
+    /// Takes connections of the listener `listener`; whether there may be more.
+    pub fn from_listener<S: TcpSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        listener: u32,
+        target: Target,
+    ) -> bool {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            let index = self.flows.vacant_key();
+            let Ok(index) = u32::try_from(index) else { return false };
+            let id = SocketId::Tcp(index);
+            let far = match ctx.sockets.accept(SocketId::TcpListener(listener), id) {
+                Ok((far, _)) => far,
+                Err(error) if would_block(&error) => return false,
+                Err(error) if is_out_of_descriptors(&error) => {
+                    ctx.refuse(Refusal::NoDescriptor);
+                    return false;
+                }
+                // The peer has gone already.
+                Err(_) => continue,
+            };
+            if let Err(reason) = self.accepted(ctx, id, far, target) {
+                ctx.sockets.reset(id);
+                ctx.refuse(reason);
+            }
+        }
+        true
+    }
+
+    fn accepted<S: TcpSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        id: SocketId,
+        far: SocketAddr,
+        target: Target,
+    ) -> Result<(), Refusal> {
+        let (peer, guest) = mapping::towards_guest(ctx.settings, ctx.guest, far.ip())?;
+        let guest = target.address.filter(|address| address.is_ipv4() == peer.is_ipv4()).unwrap_or(guest);
+        let ends = FlowEnds { guest: (guest, target.port), peer: (peer, far.port()) };
+        if guest.is_unspecified() || self.by_ends.contains_key(&ends) {
+            return Err(Refusal::BadDestination);
+        }
+        ctx.limits.open(ctx.now)?;
+        let Some(info) = ctx.sockets.info(id) else {
+            ctx.limits.close();
+            return Err(Refusal::SocketError);
+        };
+        let connection = Connection::from_host(ctx.now, self.isn(ctx.now, ends), &info, self.config(guest));
+        let index = self.insert(Flow {
+            ends,
+            far,
+            connection,
+            is_connecting: false,
+            is_touched: false,
+            is_blocked: false,
+            timer: None,
+        });
+        ctx.counters.tcp_flows += 1;
+        self.touch(index);
+        Ok(())
+    }
+
+    /// A socket of ours became ready.
+    pub fn from_socket<S: TcpSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        index: u32,
+        ready: Readiness,
+    ) {
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        let id = SocketId::Tcp(index);
+        if flow.is_connecting {
+            match ctx.sockets.connected(id) {
+                Ok(false) => return,
+                Ok(true) => {
+                    flow.is_connecting = false;
+                    if let Some(info) = ctx.sockets.info(id) {
+                        flow.connection.on_connected(ctx.now, &info);
+                    }
+                }
+                Err(error) => self.fail(ctx, index, &error),
+            }
+        }
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        if ready.writable {
+            flow.connection.on_writable(ctx.now);
+        }
+        if ready.readable {
+            flow.connection.on_readable(ctx.now);
+        }
+        self.touch(index);
+    }
+
+    fn fail<S, L>(&mut self, ctx: &Context<'_, S, L>, index: u32, _error: &io::Error) {
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        flow.connection.on_failed(ctx.now, Failure::Reset);
+    }
+
+    /// The end of a burst of frames and events: what was touched says what to do.
+    pub fn finish<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for &index in &touched {
+            if let Some(flow) = self.flows.get_mut(index as usize) {
+                flow.is_touched = false;
+                self.drive(ctx, index);
+            }
+        }
+        touched.clear();
+        self.touched = touched;
+    }
+
+    /// The guest has room again.
+    pub fn link_ready<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
+        // Those that find no room again go to the end of the line.
+        for _ in 0..self.blocked.len() {
+            let Some(index) = self.blocked.pop_front() else { return };
+            let Some(flow) = self.flows.get_mut(index as usize).filter(|flow| flow.is_blocked) else { continue };
+            flow.is_blocked = false;
+            flow.connection.on_unblocked();
+            self.drive(ctx, index);
+        }
+    }
+
+    /// Whether connections wait for room at the guest.
+    pub fn is_blocked(&self) -> bool {
+        !self.blocked.is_empty()
+    }
+
+    /// When [`Self::expire`] is to be called.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((time, _))| *time)
+    }
+
+    /// Wakes the connections whose time has come.
+    pub fn expire<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
+        while let Some(&Reverse((time, index))) = self.timers.peek()
+            && time <= ctx.now
+        {
+            self.timers.pop();
+            let Some(flow) = self.flows.get_mut(index as usize).filter(|flow| flow.timer == Some(time)) else {
+                continue;
+            };
+            flow.timer = None;
+            flow.connection.on_timer(ctx.now);
+            self.drive(ctx, index);
+        }
+    }
+
+    /// Does what a connection says, until it says nothing more.
+    fn drive<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
+        let id = SocketId::Tcp(index);
+        while let Some(flow) = self.flows.get_mut(index as usize) {
+            let Some(action) = flow.connection.poll(ctx.now) else { break };
+            match action {
+                Action::AskInfo => match ctx.sockets.info(id) {
+                    Some(info) => flow.connection.on_info(ctx.now, &info),
+                    None => flow.connection.on_failed(ctx.now, Failure::Reset),
+                },
+                Action::AwaitWritable => ctx.sockets.await_writable(id),
+                Action::CloseSocket => ctx.sockets.close(id),
+                Action::Discard(bytes) => ctx.sockets.discard(id, bytes),
+                Action::ShutdownWrite => ctx.sockets.shutdown(id),
+                Action::Close => {
+                    ctx.sockets.close(id);
+                    return self.forget(ctx, index);
+                }
+                Action::Reset => {
+                    ctx.sockets.reset(id);
+                    return self.forget(ctx, index);
+                }
+                Action::Transmit(transmit) => {
+                    if send(ctx, index, flow, &transmit) == Err(Full) {
+                        flow.connection.on_blocked();
+                        if !flow.is_blocked {
+                            flow.is_blocked = true;
+                            self.blocked.push_back(index);
+                        }
+                    }
+                }
+            }
+        }
+        self.set_timer(index);
+    }
+
+    fn set_timer(&mut self, index: u32) {
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        let Some(deadline) = flow.connection.deadline() else { return };
+        // Waking too early is harmless; so most changes need no new entry.
+        if flow.timer.is_none_or(|timer| deadline < timer) {
+            flow.timer = Some(deadline);
+            self.timers.push(Reverse((deadline, index)));
+        }
+    }
+
+    fn touch(&mut self, index: u32) {
+        if let Some(flow) = self.flows.get_mut(index as usize)
+            && !flow.is_touched
+        {
+            flow.is_touched = true;
+            self.touched.push(index);
+        }
+    }
+
+    fn insert(&mut self, flow: Flow) -> u32 {
+        let ends = flow.ends;
+        // There are fewer than 2^32: `Limits` says so.
+        let index = u32::try_from(self.flows.insert(flow)).unwrap_or(u32::MAX);
+        self.by_ends.insert(ends, index);
+        index
+    }
+
+    fn forget<S, L>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
+        if let Some(flow) = self.flows.try_remove(index as usize) {
+            self.by_ends.remove(&flow.ends);
+            ctx.limits.close();
+        }
+    }
+
+    fn config(&self, address: IpAddr) -> Arc<Config> {
+        Arc::clone(if address.is_ipv4() { &self.v4 } else { &self.v6 })
+    }
+
+    /// RFC 6528: a secret hash of the ends, and a clock of 4 us.
+    fn isn(&self, now: Instant, ends: FlowEnds) -> Seq {
+        let [.., a, b, c, d] = self.secret.hash_one(ends).to_be_bytes();
+        let [.., e, f, g, h] = (now.saturating_duration_since(self.started).as_micros() / 4).to_be_bytes();
+        Seq(u32::from_be_bytes([a, b, c, d]).wrapping_add(u32::from_be_bytes([e, f, g, h])))
+    }
+}
+
+/// Connections that one event takes from a listener; the rest comes with the next round.
+const ACCEPTED_AT_ONCE: usize = 64;
+
+/// Sends what a connection wants to send, with payload from its socket.
+fn send<S: TcpSockets, L: GuestLink>(
+    ctx: &mut Context<'_, S, L>,
+    index: u32,
+    flow: &mut Flow,
+    transmit: &Transmit,
+) -> Result<(), Full> {
+    let mut length = 0;
+    if let Some(payload) = transmit.payload {
+        let scratch = ctx.scratch.get_mut(..payload.max as usize).ok_or(Full)?;
+        match ctx.sockets.peek(SocketId::Tcp(index), payload.offset, scratch) {
+            Ok(0) => flow.connection.on_end(ctx.now),
+            Ok(count) => length = count,
+            Err(error) if would_block(&error) => flow.connection.on_drained(),
+            Err(_) => flow.connection.on_failed(ctx.now, Failure::Reset),
+        }
+        if length == 0 {
+            return Ok(());
+        }
+    }
+    put(ctx, flow.ends, transmit, length)?;
+    flow.connection.on_transmitted(ctx.now, u32::try_from(length).unwrap_or(0));
+    Ok(())
+}
+
+/// Sends a segment with the first `length` bytes of the scratch as payload.
+#[inline]
+fn put<S, L: GuestLink>(
+    ctx: &mut Context<'_, S, L>,
+    flow: FlowEnds,
+    transmit: &Transmit,
+    length: usize,
+) -> Result<(), Full> {
+    let ends = Ends {
+        source_mac: ctx.settings.mac,
+        destination_mac: ctx.guest.mac_or_broadcast(),
+        source: flow.peer.0,
+        destination: flow.guest.0,
+        hop_limit: HOP_LIMIT,
+        traffic_class: if transmit.ect { ECT0 } else { 0 },
+    };
+    let mut header = [0; 60];
+    let header_bytes = transmit.write_header(flow.peer.1, flow.guest.1, &mut header);
+    let bytes = header_bytes + length;
+    let mut head = ends.head(TCP, u16::try_from(bytes).unwrap_or(u16::MAX));
+    let sum = ends.pseudo_header(TCP, u32::try_from(bytes).unwrap_or(u32::MAX)).partial();
+    if let Some(field) = header.get_mut(16..18) {
+        field.copy_from_slice(&sum.to_be_bytes());
+    }
+    // Ethernet, IP and TCP headers are 114 bytes at most.
+    let _ = head.try_extend_from_slice(header.get(..header_bytes).unwrap_or_default());
+    let offload = offload(&ends, transmit, &head, length);
+    let payload = ctx.scratch.get(..length).unwrap_or_default();
+    ctx.link.put(offload, &head, payload)?;
+    ctx.counters.tx_frames += 1;
+    ctx.counters.tx_bytes += (head.len() + length) as u64;
+    Ok(())
+}
+
+/// A checksum is always left to be completed, and segmentation where the payload is more than one segment's.
+#[inline]
+fn offload(ends: &Ends, transmit: &Transmit, head: &Head, length: usize) -> Offload {
+    let transport = u16::try_from(ends.header_bytes()).unwrap_or(0);
+    if length <= usize::from(transmit.mss) {
+        return Offload::Checksum(PartialChecksum { start: transport, offset: CHECKSUM });
+    }
+    Offload::Segment(Segmentation {
+        kind: if ends.is_v4() { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
+        ecn: transmit.flags.contains(Flags::CWR),
+        size: transmit.mss,
+        network: 14,
+        transport,
+        header_bytes: u16::try_from(head.len()).unwrap_or(0),
+    })
+}
+
+/// Where the checksum lies in a TCP header, in bytes.
+const CHECKSUM: u16 = 16;
+
+/// RFC 3168, section 5.
+const ECT0: u8 = 2;
+
+/// Tells the guest that there is no such connection.
+fn refuse_segment<S, L: GuestLink>(ctx: &mut Context<'_, S, L>, ends: FlowEnds, segment: &Segment) {
+    if let Some(transmit) = refusal(segment) {
+        // When there is no room, the guest asks again.
+        let _ = put(ctx, ends, &transmit, 0);
+    }
+}
+
+fn would_block(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
