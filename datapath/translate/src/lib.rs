@@ -9,7 +9,7 @@
 //! - [`link`]: the way to the guest; [`sockets`]: the way to the kernel; [`context`]: both, as protocol cores get them;
 //! - [`guest`]: what was learned of the guest; [`mapping`]: which addresses mean what on the host's side;
 //! - [`limits`]: how much one guest may use; [`refusal`]: what is refused, and counted;
-//! - [`arp`], [`ndp`], [`dhcp`], [`dhcpv6`]: how the guest gets its addresses; [`dns`]: where its questions go.
+//! - [`arp`], [`ndp`], [`dhcp`], [`dhcpv6`]: how the guest gets its addresses; [`dns`]: where its questions go;
 //! - [`tcp`]: connections, between a guest's segments and a socket.
 
 pub mod arp;
@@ -17,6 +17,7 @@ pub mod context;
 pub mod dhcp;
 pub mod dhcpv6;
 pub mod dns;
+mod domain_name;
 pub mod guest;
 pub mod head;
 pub mod limits;
@@ -25,6 +26,9 @@ pub mod mapping;
 pub mod ndp;
 pub mod packet;
 pub mod refusal;
+mod reply;
+#[cfg(test)]
+mod samples;
 pub mod settings;
 pub mod socket;
 pub mod sockets;

@@ -1,0 +1,52 @@
+//! A network for tests: what most of them start from.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use culvert_frame::MacAddress;
+
+use crate::settings::{DEFAULT_MAC, DEFAULT_MTU, Ipv4, Ipv6, Mapping, Services, Settings};
+
+/// The guest's MAC address.
+pub const GUEST_MAC: MacAddress = MacAddress([0x02, 0, 0, 0, 0, 0x0a]);
+
+/// What the guest makes of it (RFC 4291, appendix A).
+pub const GUEST_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0x0a);
+
+/// 192.0.2.2/24 behind .1 and 2001:db8::2 behind fe80::1, with everything configured that can be.
+pub fn settings() -> Settings {
+    Settings {
+        mac: DEFAULT_MAC,
+        mtu: Some(DEFAULT_MTU),
+        v4: Some(Ipv4 {
+            address: "192.0.2.2/24".parse().unwrap(),
+            gateway: Ipv4Addr::new(192, 0, 2, 1),
+            ours: Ipv4Addr::new(192, 0, 2, 1),
+            resolvers: vec![Ipv4Addr::new(192, 0, 2, 53), Ipv4Addr::new(192, 0, 2, 54)],
+            mapping: mapping(Ipv4Addr::new(192, 0, 2, 1)),
+        }),
+        v6: Some(Ipv6 {
+            address: "2001:db8::2".parse().unwrap(),
+            gateway: "fe80::1".parse().unwrap(),
+            link_local: "fe80::1".parse().unwrap(),
+            resolvers: vec!["2001:db8::53".parse().unwrap()],
+            mapping: mapping("fe80::1".parse().unwrap()),
+        }),
+        search: vec!["a.example.org".to_owned(), "b.example.org".to_owned()],
+        hostname: Some("guest".to_owned()),
+        fqdn: Some("guest.example.org".to_owned()),
+        services: Services::default(),
+    }
+}
+
+fn mapping<A>(gateway: A) -> Mapping<A> {
+    Mapping {
+        host_loopback: Some(gateway),
+        guest_address: None,
+        dns_forward: None,
+        dns_host: None,
+        outbound_address: None,
+        outbound_interface: None,
+        host_refused: false,
+        host_addresses: Vec::new(),
+    }
+}
