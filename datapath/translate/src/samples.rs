@@ -28,6 +28,7 @@ pub fn settings() -> Settings {
             address: "2001:db8::2".parse().unwrap(),
             gateway: "fe80::1".parse().unwrap(),
             link_local: "fe80::1".parse().unwrap(),
+            interface_index: 2,
             resolvers: vec!["2001:db8::53".parse().unwrap()],
             mapping: mapping("fe80::1".parse().unwrap()),
         }),
