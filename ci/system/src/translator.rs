@@ -97,15 +97,26 @@ impl Pod {
     /// # Errors
     /// It ends, or makes no socket.
     pub fn translator(&self, name: &str, transport: Transport, options: &str) -> Result<Translator> {
+        self.translator_by(name, &[], transport, options)
+    }
+
+    /// As [`Pod::translator`], by a program that runs another, with the words of its command line, such as `setpriv --reuid 107`.
+    ///
+    /// # Errors
+    /// It ends, or makes no socket.
+    pub fn translator_by(&self, name: &str, by: &[&str], transport: Transport, options: &str) -> Result<Translator> {
         let socket = self.path(&format!("{name}.sock"));
         let kind = if transport == Transport::VhostUser { "--vhost-user " } else { "" };
         let options = format!("-f {kind}-s {} {options}", socket.display());
-        let mut translator = Translator { console: self.launch(name, &options)?, socket, transport };
+        // One that was killed leaves its socket.
+        let _ = fs::remove_file(&socket);
+        let mut translator = Translator { console: self.launch_by(name, by, &options)?, socket, transport };
         let deadline = Instant::now() + START_LIMIT;
         while !translator.socket.exists() {
-            let words = translator.console.last_words();
-            ensure!(translator.console.ended()?.is_none(), "{name} has ended; {words}");
-            ensure!(Instant::now() < deadline, "{name} makes no socket; {words}");
+            if translator.console.ended()?.is_some() {
+                bail!("{name} has ended; {}", translator.console.last_words());
+            }
+            ensure!(Instant::now() < deadline, "{name} makes no socket; {}", translator.console.last_words());
             thread::sleep(Duration::from_millis(10));
         }
         Ok(translator)
@@ -119,7 +130,7 @@ impl Pod {
         self.launch_by(name, &[], options)
     }
 
-    /// As [`Pod::launch`], by a program that runs another, with the words of its command line, such as `setpriv --reuid 107`.
+    /// As [`Pod::launch`], by a program that runs another, as in [`Pod::translator_by`].
     ///
     /// # Errors
     /// The program is missing.
@@ -146,6 +157,11 @@ impl Translator {
     /// Its log, signals, its end.
     pub fn console(&mut self) -> &mut Console {
         &mut self.console
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.console.pid()
     }
 
     /// Its socket.
