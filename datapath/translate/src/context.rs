@@ -5,6 +5,7 @@ use std::time::Instant;
 use culvert_frame::Offload;
 
 use crate::guest::Guest;
+use crate::icmp_error::Budget;
 use crate::limits::Limits;
 use crate::link::{Full, GuestLink};
 use crate::refusal::{Counters, Refusal};
@@ -25,6 +26,8 @@ pub struct Context<'a, S, L> {
     pub link: &'a mut L,
     /// How many flows there may be.
     pub limits: &'a mut Limits,
+    /// How many ICMP errors the guest may be sent.
+    pub errors: &'a mut Budget,
     /// What is counted.
     pub counters: &'a mut Counters,
     /// Room for what is read from a socket: [`SCRATCH_BYTES`].

@@ -10,7 +10,9 @@
 //! - [`guest`]: what was learned of the guest; [`mapping`]: which addresses mean what on the host's side;
 //! - [`limits`]: how much one guest may use; [`refusal`]: what is refused, and counted;
 //! - [`arp`], [`ndp`], [`dhcp`], [`dhcpv6`]: how the guest gets its addresses; [`dns`]: where its questions go;
-//! - [`tcp`]: connections, between a guest's segments and a socket.
+//! - [`tcp`]: connections, between a guest's segments and a socket;
+//! - [`udp`], [`icmp`]: flows of datagrams, and echo; [`icmp_error`]: what went wrong with what the guest sent;
+//!   [`fragment`]: fragments of the guest's, and those made for it; [`multicast`]: groups that the guest listens to.
 
 pub mod arp;
 pub mod context;
@@ -18,11 +20,15 @@ pub mod dhcp;
 pub mod dhcpv6;
 pub mod dns;
 mod domain_name;
+pub mod fragment;
 pub mod guest;
 pub mod head;
+pub mod icmp;
+pub mod icmp_error;
 pub mod limits;
 pub mod link;
 pub mod mapping;
+pub mod multicast;
 pub mod ndp;
 pub mod packet;
 pub mod refusal;
@@ -33,3 +39,4 @@ pub mod settings;
 pub mod socket;
 pub mod sockets;
 pub mod tcp;
+pub mod udp;

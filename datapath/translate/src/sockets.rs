@@ -3,6 +3,8 @@
 //! Implemented in `socket`, the only module of the translator that makes system calls on sockets, and by simulated networks in tests. Nothing here ever waits: what cannot be done now fails with
 //! [`WouldBlock`](std::io::ErrorKind::WouldBlock), and an event comes when it can.
 
+pub mod datagram;
+
 use std::io;
 use std::net::SocketAddr;
 

@@ -1,0 +1,213 @@
+//! Wishes to the kernel about datagrams: UDP and echo sockets, forwarded UDP ports, multicast groups.
+//!
+//! What is received comes in bursts, many datagrams by one call, each with where it came from and went to. What the
+//! network reports about datagrams that were sent, ICMP errors, comes by a queue of its own. TCP is elsewhere. Used by
+//! [`crate::udp`] and [`crate::icmp`]; implemented in `socket::datagram`, and by simulated networks in tests.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use arrayvec::ArrayVec;
+
+use crate::mapping::Outbound;
+use crate::packet::Payload;
+use crate::sockets::SocketId;
+
+/// Sockets of datagrams, each known by the index that its flow or listener has. Nothing here waits.
+pub trait DatagramSockets {
+    /// Opens the socket of a UDP flow, [`SocketId::Udp`]. Returns what it was bound to.
+    ///
+    /// # Errors
+    /// The kernel's; nothing is open then.
+    fn open_udp(&mut self, index: u32, wish: &UdpWish<'_>) -> io::Result<SocketAddr>;
+
+    /// Opens the listener of a forwarded port, [`SocketId::UdpListener`].
+    ///
+    /// # Errors
+    /// The kernel's; nothing is open then.
+    fn open_udp_listener(&mut self, index: u32, wish: &ListenerWish<'_>) -> io::Result<()>;
+
+    /// Opens an echo ("ping") socket, [`SocketId::Echo`], of the family that is asked for. What is sent by it has the
+    /// identifier that is returned: the one asked for, or another where that one is taken.
+    ///
+    /// # Errors
+    /// The kernel's: `EACCES` where net.ipv4.ping_group_range does not contain our group.
+    fn open_echo(&mut self, index: u32, v6: bool, identifier: u16, outbound: Outbound<'_>) -> io::Result<u16>;
+
+    /// Sends one datagram: to `to`, or where the socket is connected to. An echo socket takes whole ICMP messages, and
+    /// puts its identifier and the checksum into them. `segment`: the payload is several datagrams of so many bytes each,
+    /// the last one perhaps shorter.
+    ///
+    /// # Errors
+    /// The kernel's. An error that the network reported about an earlier datagram is not one.
+    fn send_datagram(
+        &mut self,
+        socket: SocketId,
+        payload: Payload<'_>,
+        segment: Option<u16>,
+        to: Option<SocketAddr>,
+        marks: Marks,
+    ) -> io::Result<()>;
+
+    /// Receives as many datagrams as there are and as `burst` holds, at least one.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when there is none, and the kernel's. An error that the network reported
+    /// is not one.
+    fn receive_datagrams(&mut self, socket: SocketId, burst: &mut Burst) -> io::Result<()>;
+
+    /// The oldest error that the network reported about what was sent. `quoted` takes the first bytes of the datagram's
+    /// payload, as far as they came back.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when there is none, and the kernel's.
+    fn receive_error(&mut self, socket: SocketId, quoted: &mut [u8]) -> io::Result<NetworkError>;
+
+    /// Has the datagrams of a multicast group come to this pod: to listeners that are bound to no address.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn join(&mut self, group: IpAddr, interface: u32) -> io::Result<()>;
+
+    /// Undoes [`Self::join`].
+    fn leave(&mut self, group: IpAddr, interface: u32);
+
+    /// Closes a socket of this trait's. Nothing happens where there is none.
+    fn close_datagrams(&mut self, socket: SocketId);
+}
+
+/// What the socket of a UDP flow is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpWish<'a> {
+    /// Where it is bound: an unspecified address leaves it to the kernel.
+    pub local: SocketAddr,
+    /// Whether another port will do where that one is taken, or not ours to take.
+    pub any_port: bool,
+    /// The interface it is bound to (SO_BINDTODEVICE).
+    pub interface: Option<&'a str>,
+    /// What it is connected to; `None`: answers come from others, and each datagram is sent to an address.
+    pub peer: Option<SocketAddr>,
+}
+
+/// What the listener of a forwarded UDP port is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerWish<'a> {
+    /// Its address; `None`: all of both families.
+    pub address: Option<IpAddr>,
+    /// Its port.
+    pub port: u16,
+    /// The interface it is bound to.
+    pub interface: Option<&'a str>,
+    /// Whether the address need not be the pod's yet (IP_FREEBIND).
+    pub freebind: bool,
+}
+
+/// What a datagram carries beside addresses and payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Time to live, or hop limit.
+    pub hop_limit: u8,
+    /// Type of service, or traffic class: DSCP and ECN.
+    pub traffic_class: u8,
+}
+
+/// A datagram that was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Who sent it. Of an IPv4 peer in the IPv4 form, whatever the socket. Port 0 of an echo reply.
+    pub source: SocketAddr,
+    /// To which address, perhaps a group's or broadcast; known of listeners.
+    pub destination: Option<IpAddr>,
+    /// Where an answer comes from: the pod's address, also where the destination is a group; known of listeners.
+    pub local: Option<IpAddr>,
+    /// As it arrived.
+    pub marks: Marks,
+}
+
+/// What the network reported about a datagram that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkError {
+    /// What.
+    pub cause: Cause,
+    /// Where the datagram went.
+    pub destination: SocketAddr,
+    /// How many bytes of its payload came back; of an echo request's, of the whole ICMP message.
+    pub quoted_bytes: usize,
+}
+
+/// Who found fault with a datagram, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Somebody sent an ICMP or ICMPv6 message.
+    Icmp {
+        /// Who: a router, or the destination.
+        from: IpAddr,
+        /// The message's type.
+        kind: u8,
+        /// The message's code.
+        code: u8,
+        /// What it says beside: of "fragmentation needed" and "packet too big" the MTU, in bytes.
+        information: u32,
+    },
+    /// Our own kernel.
+    Local(i32),
+}
+
+/// Most datagrams that are received by one call.
+pub const BURST: usize = 32;
+
+/// Bytes of the longest datagram, and a few more.
+const SLOT_BYTES: usize = 65_536;
+
+/// Room for datagrams, and those in it.
+pub struct Burst {
+    /// A slot for each. What was never written costs no memory.
+    bytes: Box<[u8]>,
+    datagrams: ArrayVec<(Datagram, usize), BURST>,
+}
+
+impl Burst {
+    /// Removes all datagrams.
+    pub fn clear(&mut self) {
+        self.datagrams.clear();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.datagrams.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    /// All slots, for the kernel to write into; then [`Self::received`] for each that was written, in order.
+    pub fn slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.bytes.chunks_exact_mut(SLOT_BYTES)
+    }
+
+    /// Says what was written to the next slot.
+    pub fn received(&mut self, datagram: Datagram, bytes: usize) {
+        let _ = self.datagrams.try_push((datagram, bytes.min(SLOT_BYTES)));
+    }
+
+    /// The datagrams with their payload, or whole ICMP message.
+    pub fn iter(&self) -> impl Iterator<Item = (&Datagram, &[u8])> {
+        let slots = self.bytes.chunks_exact(SLOT_BYTES);
+        slots.zip(&self.datagrams).map(|(slot, (datagram, bytes))| (datagram, slot.get(..*bytes).unwrap_or_default()))
+    }
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        Self { bytes: vec![0; BURST * SLOT_BYTES].into_boxed_slice(), datagrams: ArrayVec::new() }
+    }
+}
+
+impl fmt::Debug for Burst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Burst").field("datagrams", &self.datagrams).finish_non_exhaustive()
+    }
+}
