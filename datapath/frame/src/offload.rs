@@ -58,6 +58,13 @@ impl Offloads {
     /// All of them.
     pub const ALL: Self = Self(63);
 
+    /// This set and another.
+    #[inline]
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether all of `others` are in the set.
     #[inline]
     pub const fn contains(self, others: Self) -> bool {

@@ -9,10 +9,10 @@
 //! - [`layout`]: where a ring lies; [`split`]: raw access to a split ring; [`chain`]: checked walks over its descriptors;
 //! - [`transmit`]: taking frames from a guest's transmit queue; [`receive`]: putting frames into its receive queue;
 //! - [`net_header`]: the virtio-net header; [`piece`]: bytes of a frame, wherever they lie; [`call`]: the guest's interrupt;
-//! - [`descriptor`]: guest memory to a file descriptor; [`unblock`]: freeing a worker that a frontend holds up.
+//! - [`descriptor`]: guest memory to a file descriptor; [`packet_socket`]: frames by way of the kernel; [`unblock`]: freeing a worker that a frontend holds up.
 //!
-//! `unsafe` stands in `memory`, `unblock`, `bus_fault`, `piece`, `split`, `chain`, `transmit`, `receive` and `descriptor`,
-//! and nowhere else.
+//! `unsafe` stands in `memory`, `unblock`, `bus_fault`, `piece`, `split`, `chain`, `transmit`, `receive`, `descriptor` and
+//! `packet_socket`, and nowhere else.
 
 pub mod bus_fault;
 pub mod call;
@@ -23,6 +23,7 @@ pub mod features;
 pub mod layout;
 pub mod memory;
 pub mod net_header;
+pub mod packet_socket;
 pub mod piece;
 pub mod receive;
 pub mod split;

@@ -123,6 +123,22 @@ impl ReceiveQueue {
         self.taken = 0;
     }
 
+    /// Asks for a kick when the guest adds buffers; `true` if it has added none since the last look, so that it is safe to
+    /// wait. For whoever was told [`PutError::NoBuffer`] and has published what was put before.
+    ///
+    /// # Errors
+    /// The guest's fault.
+    pub fn arm(&mut self) -> Result<bool, RingFault> {
+        let known = self.ring.known(0);
+        self.ring.enable_kick(known);
+        Ok(self.ring.refresh()? == known)
+    }
+
+    /// Asks for no more kicks.
+    pub fn disarm(&self) {
+        self.ring.disable_kick();
+    }
+
     /// Which frames the guest takes whose checksum or segmentation was left undone.
     #[inline]
     pub const fn takes(&self) -> Offloads {

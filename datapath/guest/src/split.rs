@@ -233,10 +233,12 @@ impl SplitRing {
         }
     }
 
-    /// Asks the guest to kick at its next buffer. Buffers that came before it saw this do not kick: look again after.
-    pub(crate) fn enable_kick(&self) {
+    /// Asks the guest to kick at the buffer that follows the next `known` ones. Buffers that came before it saw this do not
+    /// kick: look again after.
+    pub(crate) fn enable_kick(&self, known: u16) {
         if self.event_idx {
-            self.write_u16(self.pointers.used, 4 + 8 * usize::from(self.size), self.position);
+            let event = self.position.wrapping_add(known);
+            self.write_u16(self.pointers.used, 4 + 8 * usize::from(self.size), event);
         } else {
             self.write_u16(self.pointers.used, 0, 0);
         }

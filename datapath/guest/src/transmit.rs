@@ -139,12 +139,21 @@ impl TransmitQueue {
         Ok(Received { ring: &mut self.ring, header_bytes: self.header_bytes, asks: self.asks, burst })
     }
 
+    /// Whether [`Self::receive`] would find a frame.
+    ///
+    /// # Errors
+    /// The guest's fault.
+    #[inline]
+    pub fn has_frames(&mut self) -> Result<bool, RingFault> {
+        Ok(self.ring.refresh()? > 0)
+    }
+
     /// Asks for a kick at the next frame; `true` if there is none yet, so that sleeping is safe.
     ///
     /// # Errors
     /// The guest's fault.
     pub fn arm(&mut self) -> Result<bool, RingFault> {
-        self.ring.enable_kick();
+        self.ring.enable_kick(0);
         Ok(self.ring.refresh()? == 0)
     }
 

@@ -7,6 +7,7 @@
 //! - [`settings`]: what the guest is told of its network, and which addresses mean what;
 //! - [`packet`]: what a frame from the guest says, checked; [`head`]: the headers of frames to it;
 //! - [`link`]: the way to the guest; [`sockets`]: the way to the kernel; [`context`]: both, as protocol cores get them;
+//! - [`transport`]: the ways to the guest that there are;
 //! - [`guest`]: what was learned of the guest; [`mapping`]: which addresses mean what on the host's side;
 //! - [`limits`]: how much one guest may use; [`refusal`]: what is refused, and counted;
 //! - [`arp`], [`ndp`], [`dhcp`], [`dhcpv6`]: how the guest gets its addresses; [`dns`]: where its questions go;
@@ -39,4 +40,5 @@ pub mod settings;
 pub mod socket;
 pub mod sockets;
 pub mod tcp;
+pub mod transport;
 pub mod udp;

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
-use culvert_guest::device::Unresponsive;
+use culvert_frame::MacAddress;
+use culvert_guest::device::{RingChange, StoppedRing, Unresponsive};
 
 use crate::backend::{Backend, PortKey, SocketState};
 use crate::session::{Done, Session, Unchanged, Work};
@@ -71,7 +72,10 @@ pub enum JobResult {
 pub fn run(backend: &Arc<dyn Backend>, jobs: &Receiver<Job>, results: &Sender<JobResult>, wake: impl Fn()) {
     for job in jobs {
         let result = match job {
-            Job::Work { slot, port, work } => JobResult::Done { slot, done: work_done(backend, port, work) },
+            Job::Work { slot, port, work } => {
+                let change = |changes| backend.change_rings(port, changes);
+                JobResult::Done { slot, done: work_done(work, change, |mac| backend.announce(port, mac)) }
+            }
             Job::End { slot, port, session } => end(backend, slot, port, session),
             Job::State { port, state } => {
                 backend.state(port, state);
@@ -85,11 +89,16 @@ pub fn run(backend: &Arc<dyn Backend>, jobs: &Receiver<Job>, results: &Sender<Jo
     }
 }
 
-fn work_done(backend: &Arc<dyn Backend>, port: PortKey, work: Work) -> Done {
+/// Does what a session asked for.
+pub fn work_done(
+    work: Work,
+    change_rings: impl FnOnce(Vec<RingChange>) -> Result<Vec<StoppedRing>, Unresponsive>,
+    announce: impl FnOnce(MacAddress),
+) -> Done {
     match work {
         Work::Map(update) => Done::Mapped(update.map()),
         Work::Change { changes, retired } => {
-            let result = if changes.is_empty() { Ok(Vec::new()) } else { backend.change_rings(port, changes) };
+            let result = if changes.is_empty() { Ok(Vec::new()) } else { change_rings(changes) };
             Done::Changed(match result {
                 Ok(stopped) => {
                     drop(retired);
@@ -99,7 +108,7 @@ fn work_done(backend: &Arc<dyn Backend>, port: PortKey, work: Work) -> Done {
             })
         }
         Work::Announce(mac) => {
-            backend.announce(port, mac);
+            announce(mac);
             Done::Announced
         }
     }

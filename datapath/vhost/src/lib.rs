@@ -5,7 +5,8 @@
 //! - [`session`]: the dialogue with one frontend as a pure state machine;
 //! - [`socket`]: bytes and descriptors of one connection; [`listen`], [`connect`]: the two ways to get one;
 //! - `port`: one port's socket over time; [`server`]: all of them in one thread; `helper`: the thread that may wait;
-//! - [`backend`]: what the rest of the daemon provides; `rate`, `log_limit`: bounds on what a frontend can cause.
+//! - [`single`]: one port in its caller's own loop, without threads: the translator's way;
+//! - [`backend`]: what the rest of the daemon provides; `rate`, [`log_limit`]: bounds on what a frontend can cause.
 #![forbid(unsafe_code)]
 
 pub mod backend;
@@ -13,15 +14,17 @@ pub mod connect;
 pub mod event;
 mod helper;
 pub mod listen;
-mod log_limit;
+pub mod log_limit;
 pub mod message;
 mod port;
 mod rate;
 pub mod server;
 pub mod session;
+pub mod single;
 pub mod socket;
 
 pub use backend::{Backend, Connection, Peer, PortKey, SocketState};
 pub use port::{PortSocket, RETRY, Role};
 pub use server::{AddError, Server};
 pub use session::{Session, SessionStatus};
+pub use single::SinglePort;

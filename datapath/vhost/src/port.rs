@@ -160,13 +160,21 @@ impl Port {
                 Some(listener)
             }
         };
+        let mut port = Self::without_socket(config, slot, tokens, in_loop);
+        port.listener = listener;
+        port.next_try = Some(in_loop.now);
+        Ok(port)
+    }
+
+    /// A port that waits for nobody: its one connection is handed to [`Self::attach`].
+    pub fn without_socket(config: PortSocket, slot: usize, tokens: Tokens, in_loop: &Loop) -> Self {
         let mut port = Self {
             config,
             slot,
             tokens,
-            listener,
+            listener: None,
             link: Link::Idle,
-            next_try: Some(in_loop.now),
+            next_try: None,
             last_try: None,
             looked: false,
             accepts: Rate::default(),
@@ -178,7 +186,7 @@ impl Port {
             log: LogLimit::default(),
         };
         port.report(in_loop, SocketState::Waiting);
-        Ok(port)
+        port
     }
 
     /// The configuration.
@@ -400,7 +408,8 @@ impl Port {
         }
     }
 
-    fn attach(&mut self, in_loop: &Loop, mut stream: UnixStream) -> bool {
+    /// Takes up a connection. Returns whether there is more to do.
+    pub fn attach(&mut self, in_loop: &Loop, mut stream: UnixStream) -> bool {
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = in_loop.registry.register(&mut stream, self.tokens.stream, interest) {
             self.warn(in_loop, &format!("cannot wait on a connection: {error}"));

@@ -1,0 +1,417 @@
+//! A guest behind QEMU's `-netdev stream`: frames over a stream socket of the Unix kind, each behind its length.
+//!
+//! The length has 32 bits in network byte order and counts the frame alone. There are no offloads: frames are finished
+//! here. What is to be sent is gathered and written at once; when the socket is full and so is our buffer, the link is
+//! [`Full`] until the socket takes more. A length that no frame has ends the connection: where the next frame starts is
+//! unknown then. One peer at a time; another one is refused while it is there.
+
+use std::io::{self, ErrorKind, Read};
+use std::ops::Range;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
+use std::time::Instant;
+
+use culvert_frame::{MAX_FRAME_BYTES, Offload, Offloads};
+use culvert_guest::NetHeader;
+use culvert_guest::receive::PutError;
+use culvert_guest::transmit::BURST;
+use culvert_vhost::listen::Listener;
+use culvert_vhost::log_limit::LogLimit;
+use culvert_vhost::single::SingleError;
+use culvert_vhost::socket;
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+
+use crate::link::Full;
+use crate::transport::finish::{self, Backlog, Sink, Workspace};
+use crate::transport::{Burst, Frames, News, Place, Totals, Watch};
+
+/// Bytes of the length before each frame.
+const LENGTH_BYTES: usize = 4;
+
+/// What is read at once, and no less than the longest frame with its length.
+const READ_BYTES: usize = 256 << 10;
+const _: () = assert!(READ_BYTES > 2 * (MAX_FRAME_BYTES as usize + LENGTH_BYTES));
+
+/// How much may wait to be sent before the link is full, and how much is gathered before it is sent.
+const WRITE_BYTES: usize = 128 << 10;
+
+const LISTENER: usize = 0;
+const STREAM: usize = 1;
+
+/// The socket.
+#[derive(Debug)]
+pub struct QemuStream {
+    listener: Option<Listener>,
+    /// Somebody may wait to be accepted.
+    waiting: bool,
+    stream: Option<UnixStream>,
+    watch: Watch,
+    reader: Reader,
+    writer: Writer,
+    news: News,
+    log: LogLimit,
+    totals: Totals,
+}
+
+impl QemuStream {
+    /// Creates the socket at `path`. Uses two tokens of `registry` from `first` on.
+    ///
+    /// # Errors
+    /// The socket cannot be created: which, why and what to do.
+    pub fn listen(path: &Path, registry: &Registry, first: Token) -> Result<Self, SingleError> {
+        let mut transport = Self::new(registry, first)?;
+        let mut listener = Listener::bind(path)?;
+        let token = transport.watch.token(LISTENER);
+        transport.watch.registry.register(listener.source(), token, Interest::READABLE)?;
+        transport.listener = Some(listener);
+        Ok(transport)
+    }
+
+    /// Takes up a connection that exists. There is never another one.
+    ///
+    /// # Errors
+    /// The descriptor cannot be waited on.
+    pub fn connected(stream: StdStream, registry: &Registry, first: Token) -> Result<Self, SingleError> {
+        let mut transport = Self::new(registry, first)?;
+        stream.set_nonblocking(true)?;
+        transport.attach(UnixStream::from_std(stream))?;
+        Ok(transport)
+    }
+
+    fn new(registry: &Registry, first: Token) -> io::Result<Self> {
+        Ok(Self {
+            listener: None,
+            waiting: true,
+            stream: None,
+            watch: Watch::new(registry, first)?,
+            reader: Reader::default(),
+            writer: Writer::default(),
+            news: News::default(),
+            log: LogLimit::default(),
+            totals: Totals::default(),
+        })
+    }
+
+    /// See [`Transport::event`](super::Transport::event).
+    pub fn event(&mut self, token: Token) {
+        match self.watch.index(token) {
+            Some(LISTENER) => self.waiting = true,
+            Some(STREAM) => {
+                self.reader.ready = true;
+                self.writer.ready = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// See [`Transport::turn`](super::Transport::turn).
+    pub fn turn(&mut self, now: Instant) -> News {
+        if let Some(stream) = &self.stream {
+            self.writer.send(stream);
+            if let Some(end) = self.reader.end.take().or(self.writer.end.take()) {
+                self.close(&end, now);
+            }
+        }
+        self.accept(now);
+        if self.writer.told_full && !self.writer.is_full() && self.stream.is_some() {
+            self.writer.told_full = false;
+            self.news.room = true;
+        }
+        std::mem::take(&mut self.news)
+    }
+
+    /// See [`Transport::deadline`](super::Transport::deadline).
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let connected = self.stream.is_some();
+        let ended = self.reader.end.is_some() || self.writer.end.is_some();
+        let at_once = connected && (self.reader.ready || ended) || self.waiting && self.listener.is_some();
+        at_once.then_some(now)
+    }
+
+    /// See [`Transport::halves`](super::Transport::halves).
+    pub fn halves(&mut self) -> (StreamSource<'_>, StreamLink<'_>) {
+        let stream = self.stream.as_ref();
+        (StreamSource { stream, reader: &mut self.reader }, StreamLink { stream, writer: &mut self.writer })
+    }
+
+    /// See [`Transport::quarantine`](super::Transport::quarantine); done in the next turn.
+    pub fn quarantine(&mut self, reason: String) {
+        self.reader.end.get_or_insert(End::Fault(reason));
+    }
+
+    /// Whether there is a peer.
+    pub const fn is_connected(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// What passed so far.
+    pub const fn totals(&self) -> Totals {
+        let Totals { connections, quarantined, .. } = self.totals;
+        Totals { connections, quarantined, rx_disabled: 0, tx_refused: 0, tx_segmented: self.writer.segmented }
+    }
+
+    fn attach(&mut self, mut stream: UnixStream) -> io::Result<()> {
+        let token = self.watch.token(STREAM);
+        self.watch.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.reader.begin();
+        self.writer.begin();
+        self.stream = Some(stream);
+        self.totals.connections += 1;
+        (self.news.came, self.news.room) = (true, true);
+        Ok(())
+    }
+
+    fn close(&mut self, end: &End, now: Instant) {
+        if let Some(mut stream) = self.stream.take() {
+            let _ = self.watch.registry.deregister(&mut stream);
+        }
+        self.news.left = true;
+        self.waiting = true;
+        if let End::Fault(_) = end {
+            self.totals.quarantined += 1;
+        }
+        if let Some(left_out) = self.log.permit(now) {
+            match end {
+                End::HungUp => tracing::info!(left_out, "the guest's connection has ended"),
+                End::Fault(reason) => tracing::warn!(left_out, "the guest's connection was closed: {reason}"),
+            }
+        }
+    }
+
+    /// Accepts who waits; a bounded number of them.
+    fn accept(&mut self, now: Instant) {
+        for _ in 0..ACCEPTS {
+            let Some(listener) = self.listener.as_ref().filter(|_| self.waiting) else { return };
+            let failed = match listener.accept() {
+                Ok(None) => {
+                    self.waiting = false;
+                    return;
+                }
+                Ok(Some(stream)) => {
+                    if self.stream.as_ref().is_some_and(socket::is_hung_up) {
+                        self.close(&End::HungUp, now);
+                    }
+                    if self.stream.is_some() { Err("there is one already".to_owned()) } else { Ok(stream) }
+                }
+                Err(error) => {
+                    // Too many open files: the next event tries again.
+                    self.waiting = false;
+                    Err(error.to_string())
+                }
+            };
+            let attached = failed.and_then(|stream| self.attach(stream).map_err(|error| error.to_string()));
+            if let Err(reason) = attached
+                && let Some(left_out) = self.log.permit(now)
+            {
+                tracing::warn!(left_out, "a connection was refused: {reason}");
+            }
+        }
+    }
+}
+
+/// How many connections are accepted in one turn.
+const ACCEPTS: u32 = 16;
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    HungUp,
+    Fault(String),
+}
+
+/// The direction from the guest.
+#[derive(Debug)]
+struct Reader {
+    buffer: Box<[u8]>,
+    /// What was read and not handed on.
+    bytes: Range<usize>,
+    places: Vec<Place>,
+    /// There may be more to read.
+    ready: bool,
+    end: Option<End>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        let (buffer, places) = (vec![0; READ_BYTES].into(), Vec::with_capacity(BURST));
+        Self { buffer, bytes: 0..0, places, ready: false, end: None }
+    }
+}
+
+impl Reader {
+    fn begin(&mut self) {
+        (self.bytes, self.ready, self.end) = (0..0, true, None);
+    }
+
+    /// Finds the next whole frames, reading when there are none. `false`: there are none.
+    fn fill(&mut self, mut stream: &UnixStream) -> bool {
+        loop {
+            if let Err(length) = split(&self.buffer, &mut self.bytes, &mut self.places) {
+                self.ready = false;
+                let fault = format!("it sent a frame of {length} bytes, which is more than {MAX_FRAME_BYTES}");
+                self.end.get_or_insert(End::Fault(fault));
+            }
+            if !self.places.is_empty() {
+                return true;
+            }
+            if !self.ready || self.end.is_some() {
+                return false;
+            }
+            // Less than one frame is left.
+            self.buffer.copy_within(self.bytes.clone(), 0);
+            self.bytes = 0..self.bytes.len();
+            match stream.read(self.buffer.get_mut(self.bytes.end..).unwrap_or_default()) {
+                Ok(0) => self.end = Some(End::HungUp),
+                Ok(count) => self.bytes.end += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready = false,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => self.end = Some(End::HungUp),
+                Err(error) => self.end = Some(End::Fault(error.to_string())),
+            }
+        }
+    }
+}
+
+/// Finds up to [`BURST`] whole frames in `bytes` of `buffer`, and takes them off its start.
+///
+/// # Errors
+/// A length that no frame has. Frames before it are found.
+fn split(buffer: &[u8], bytes: &mut Range<usize>, places: &mut Vec<Place>) -> Result<(), u32> {
+    places.clear();
+    while places.len() < BURST {
+        let left = buffer.get(bytes.clone()).unwrap_or_default();
+        let Some(length) = left.first_chunk::<LENGTH_BYTES>() else { break };
+        let length = u32::from_be_bytes(*length);
+        if length > MAX_FRAME_BYTES {
+            return Err(length);
+        }
+        let start = bytes.start + LENGTH_BYTES;
+        let frame = start..start + usize::try_from(length).unwrap_or(usize::MAX);
+        if frame.end > bytes.end {
+            break;
+        }
+        bytes.start = frame.end;
+        places.push(Place { header: NetHeader::default(), bytes: frame });
+    }
+    Ok(())
+}
+
+/// Frames from the stream.
+#[derive(Debug)]
+pub struct StreamSource<'a> {
+    stream: Option<&'a UnixStream>,
+    reader: &'a mut Reader,
+}
+
+impl StreamSource<'_> {
+    /// See [`Source::receive`](super::Source::receive).
+    pub fn receive(&mut self) -> Burst<'_> {
+        match self.stream {
+            Some(stream) if self.reader.fill(stream) => {
+                Burst { frames: Frames::Own(&self.reader.buffer, &self.reader.places), asks: Offloads::NONE }
+            }
+            _ => Burst::NONE,
+        }
+    }
+}
+
+/// The direction to the guest.
+#[derive(Debug, Default)]
+struct Writer {
+    /// What is to be sent, from `start` on.
+    buffer: Vec<u8>,
+    start: usize,
+    /// The socket may take more.
+    ready: bool,
+    told_full: bool,
+    workspace: Workspace,
+    segmented: u64,
+    end: Option<End>,
+}
+
+impl Writer {
+    fn begin(&mut self) {
+        self.buffer.clear();
+        (self.start, self.ready, self.told_full, self.end) = (0, true, false, None);
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffer.len() - self.start >= WRITE_BYTES
+    }
+
+    /// Sends what the socket takes.
+    fn send(&mut self, stream: &UnixStream) {
+        while self.ready && self.start < self.buffer.len() && self.end.is_none() {
+            match socket::send(stream, self.buffer.get(self.start..).unwrap_or_default()) {
+                Ok(0) => self.ready = false,
+                Ok(sent) => self.start += sent,
+                Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                    self.end = Some(End::HungUp);
+                }
+                Err(error) => self.end = Some(End::Fault(error.to_string())),
+            }
+        }
+        if self.start == self.buffer.len() {
+            self.buffer.clear();
+            self.start = 0;
+        } else if self.start >= WRITE_BYTES {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+    }
+}
+
+/// Gathers frames behind their lengths.
+struct Gather<'a>(&'a mut Vec<u8>);
+
+impl Sink for Gather<'_> {
+    fn takes(&self) -> Offloads {
+        Offloads::NONE
+    }
+
+    fn put(&mut self, _: &NetHeader, head: &[u8], payload: &[u8]) -> Result<(), PutError> {
+        let length = u32::try_from(head.len() + payload.len()).map_err(|_| PutError::SmallBuffer)?;
+        self.0.extend_from_slice(&length.to_be_bytes());
+        self.0.extend_from_slice(head);
+        self.0.extend_from_slice(payload);
+        Ok(())
+    }
+}
+
+/// Frames to the stream.
+#[derive(Debug)]
+pub struct StreamLink<'a> {
+    stream: Option<&'a UnixStream>,
+    writer: &'a mut Writer,
+}
+
+impl StreamLink<'_> {
+    /// See [`GuestLink::put`](crate::link::GuestLink::put).
+    ///
+    /// # Errors
+    /// [`Full`].
+    #[inline]
+    pub fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
+        let stream = self.stream.ok_or(Full)?;
+        if self.writer.is_full() {
+            self.writer.send(stream);
+        }
+        if self.writer.is_full() || self.writer.end.is_some() {
+            self.writer.told_full = true;
+            return Err(Full);
+        }
+        let Writer { buffer, workspace, segmented, .. } = &mut *self.writer;
+        // There is always room for one frame, so none is left over.
+        let cut = finish::put(&mut Gather(buffer), offload, head, payload, workspace, &mut Backlog::default());
+        *segmented += u64::from(cut == Ok(true));
+        Ok(())
+    }
+
+    /// Sends what was put.
+    pub fn flush(&mut self) {
+        if let Some(stream) = self.stream {
+            self.writer.send(stream);
+        }
+    }
+}
