@@ -9,6 +9,7 @@
 //! - [`link`]: the way to the guest; [`sockets`]: the way to the kernel; [`context`]: both, as protocol cores get them;
 //! - [`transport`]: the ways to the guest that there are;
 //! - [`guest`]: what was learned of the guest; [`mapping`]: which addresses mean what on the host's side;
+//! - [`forward`]: which ports of the pod lead to it;
 //! - [`limits`]: how much one guest may use; [`refusal`]: what is refused, and counted;
 //! - [`arp`], [`ndp`], [`dhcp`], [`dhcpv6`]: how the guest gets its addresses; [`dns`]: where its questions go;
 //! - [`tcp`]: connections, between a guest's segments and a socket;
@@ -21,6 +22,7 @@ pub mod dhcp;
 pub mod dhcpv6;
 pub mod dns;
 mod domain_name;
+pub mod forward;
 pub mod fragment;
 pub mod guest;
 pub mod head;

@@ -65,25 +65,31 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
+    _name: SocketName,
+}
+
+/// The name of a socket that we listen on. Dropping it removes the name, if it still is that of our socket.
+#[derive(Debug)]
+pub struct SocketName {
     folder: OwnedFd,
     name: OsString,
     identity: (u64, u64),
 }
 
-impl Listener {
-    /// Creates the socket, and its folder if there is none. A socket that a dead process left is replaced.
+impl SocketName {
+    /// Creates a socket of type `kind` that listens, and its folder if there is none. A socket that a dead process left
+    /// is replaced.
     ///
     /// # Errors
     /// Any [`BindError`]. What lies at the path is untouched then.
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
+    pub fn bind(path: &Path, kind: SocketType) -> Result<(OwnedFd, Self), BindError> {
         let bad_name = || BindError::Name(path.to_owned());
         let name = path.file_name().filter(|name| name.len() <= MAX_NAME_BYTES).ok_or_else(bad_name)?;
         let folder = open_folder(path.parent().ok_or_else(bad_name)?)?;
         let kernel = |what| move |errno| BindError::Kernel { what, path: path.to_owned(), errno };
 
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(kernel("create"))?;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).map_err(kernel("create"))?;
         let address = through(&folder, name).map_err(kernel("name"))?;
         // The name appears with the mode of the socket: nobody else may connect before the mode below is set.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(kernel("set the mode of"))?;
@@ -102,8 +108,19 @@ impl Listener {
         }
         rustix::fs::chmod(own_link(&ours), Mode::from_raw_mode(SOCKET_MODE)).map_err(kernel("set the mode of"))?;
         rustix::net::listen(&socket, BACKLOG).map_err(kernel("listen on"))?;
+        Ok((socket, Self { folder, name: name.to_owned(), identity: identity(&status) }))
+    }
+}
+
+impl Listener {
+    /// Creates the socket, and its folder if there is none. A socket that a dead process left is replaced.
+    ///
+    /// # Errors
+    /// Any [`BindError`]. What lies at the path is untouched then.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let (socket, name) = SocketName::bind(path, SocketType::STREAM)?;
         let socket = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket));
-        Ok(Self { socket, folder, name: name.to_owned(), identity: identity(&status) })
+        Ok(Self { socket, _name: name })
     }
 
     /// The next frontend, if one has come.
@@ -128,7 +145,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for SocketName {
     fn drop(&mut self) {
         let at = rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
         if at.is_ok_and(|status| identity(&status) == self.identity) {

@@ -1,0 +1,239 @@
+//! The control socket `S.ctl`: one text request, one text reply, each one message of a SOCK_SEQPACKET socket.
+//!
+//! `culvertctl translator ...` and culvertd speak it; docs/TRANSLATOR.md has the grammar. Who may connect is for the
+//! kernel to say (mode 0660). Clients are hostile all the same: there are few at a time, and the one that was silent the
+//! longest makes room; each has a budget of requests; requests and replies are short; who does not read its reply is cut
+//! off. [`answer`] is pure. The event loop registers a [`ControlSocket`] and calls [`ControlSocket::ready`].
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use culvert_translate::forward::{MAX_SPEC_BYTES, Protocol, Rule};
+use culvert_vhost::listen::{BindError, SocketName};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
+
+/// What can be asked of a running translator, and told to it.
+pub trait Controlled {
+    /// What is forwarded.
+    fn forwards(&self) -> &[Rule];
+
+    /// Forwards more ports: all of `spec`, or nothing.
+    ///
+    /// # Errors
+    /// One sentence: what is wrong and what would be right.
+    fn add_forward(&mut self, protocol: Protocol, spec: &str) -> Result<(), String>;
+
+    /// Forwards no longer what `spec` names. Flows that are there go on.
+    ///
+    /// # Errors
+    /// One sentence: what is wrong and what would be right.
+    fn remove_forward(&mut self, protocol: Protocol, spec: &str) -> Result<(), String>;
+
+    /// Calls `each` with one line for each flow, without line end, until it returns false.
+    fn flows(&self, each: &mut dyn FnMut(&str) -> bool);
+
+    /// Names and values of all counters and gauges. Names are of a-z, 0-9 and _.
+    fn statistics(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// The reply to a request: `ok` or `error: ` and a sentence, then lines. At most [`MAX_REPLY_BYTES`] long; where lines
+/// are missing for that reason, the last one is `...`.
+pub fn answer(request: &str, translator: &mut dyn Controlled) -> String {
+    let words: Vec<&str> = request.split_whitespace().collect();
+    let changed = match words.as_slice() {
+        ["stats"] => {
+            let statistics = translator.statistics();
+            return reply(|each| {
+                statistics.iter().all(|(name, value)| each(&format!("{name} {value}")));
+            });
+        }
+        ["flows"] => return reply(|each| translator.flows(each)),
+        ["forward", "list"] => {
+            return reply(|each| {
+                translator.forwards().iter().all(|rule| each(&rule.to_string()));
+            });
+        }
+        ["forward", verb @ ("add" | "remove"), protocol @ ("tcp" | "udp"), spec @ ..] if !spec.is_empty() => {
+            let protocol = if *protocol == "tcp" { Protocol::Tcp } else { Protocol::Udp };
+            let spec = spec.join(" ");
+            if *verb == "add" {
+                translator.add_forward(protocol, &spec)
+            } else {
+                translator.remove_forward(protocol, &spec)
+            }
+        }
+        _ => Err(REQUESTS.to_owned()),
+    };
+    match changed {
+        Ok(()) => reply(|_| ()),
+        Err(mut sentence) => {
+            // It may quote the request.
+            sentence.truncate(sentence.floor_char_boundary(MAX_REPLY_BYTES / 2));
+            format!("error: {}\n", sentence.replace('\n', " "))
+        }
+    }
+}
+
+/// `ok` and the lines that `lines` hands out, as long as they fit.
+fn reply(lines: impl FnOnce(&mut dyn FnMut(&str) -> bool)) -> String {
+    let mut text = String::from("ok\n");
+    let mut whole = true;
+    lines(&mut |line| {
+        whole = whole && text.len() + line.len() + 1 + REST.len() <= MAX_REPLY_BYTES;
+        if whole {
+            text.push_str(line);
+            text.push('\n');
+        }
+        whole
+    });
+    if !whole {
+        text.push_str(REST);
+    }
+    text
+}
+
+/// The socket and its clients.
+#[derive(Debug)]
+pub struct ControlSocket {
+    socket: OwnedFd,
+    /// Removed with it.
+    _name: SocketName,
+    /// Set once it is registered: of the socket; those of the clients follow.
+    token: Option<(Registry, Token)>,
+    clients: [Option<Client>; MAX_CLIENTS],
+}
+
+#[derive(Debug)]
+struct Client {
+    socket: OwnedFd,
+    last_request: Instant,
+    /// Requests that it may still make at once, and when that was counted.
+    budget: u32,
+    counted: Instant,
+}
+
+impl ControlSocket {
+    /// How many tokens the socket and its clients use, from the one on that is given to [`Self::register`].
+    pub const TOKENS: usize = MAX_CLIENTS + 1;
+
+    /// Creates the socket. One that a dead process left is replaced.
+    ///
+    /// # Errors
+    /// Any [`BindError`].
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let (socket, name) = SocketName::bind(path, SocketType::SEQPACKET)?;
+        Ok(Self { socket, _name: name, token: None, clients: [const { None }; MAX_CLIENTS] })
+    }
+
+    /// Has the event loop wait for it. [`Self::TOKENS`] tokens from `token` on are its own.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)?;
+        self.token = Some((registry.try_clone()?, token));
+        Ok(())
+    }
+
+    /// Serves whoever has something to say after an event with `token`. Never waits.
+    pub fn ready(&mut self, token: Token, now: Instant, translator: &mut dyn Controlled) {
+        let Some((registry, first)) = &self.token else { return };
+        if token == *first {
+            accept(&self.socket, &mut self.clients, registry, *first, now);
+            return;
+        }
+        let Some(slot) = token.0.checked_sub(first.0 + 1).and_then(|at| self.clients.get_mut(at)) else { return };
+        if let Some(client) = slot
+            && !client.serve(now, translator)
+        {
+            // Closing takes it out of epoll.
+            *slot = None;
+        }
+    }
+}
+
+fn accept(socket: &OwnedFd, clients: &mut [Option<Client>], registry: &Registry, first: Token, now: Instant) {
+    // What is left waits for the next one to connect.
+    for _ in 0..MAX_ACCEPTS {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let client = match rustix::net::accept_with(socket, flags) {
+            Ok(client) => client,
+            Err(Errno::INTR | Errno::CONNABORTED) => continue,
+            Err(Errno::AGAIN) => return,
+            Err(error) => {
+                tracing::debug!(%error, "a client of the control socket cannot be accepted");
+                return;
+            }
+        };
+        let silent = |(_, slot): &(usize, &mut Option<Client>)| slot.as_ref().map(|client| client.last_request);
+        let Some((at, slot)) = clients.iter_mut().enumerate().min_by_key(silent) else { return };
+        let token = Token(first.0 + 1 + at);
+        // The old one is closed first: its descriptor must not be taken out of epoll later.
+        *slot = None;
+        match registry.register(&mut SourceFd(&client.as_raw_fd()), token, Interest::READABLE) {
+            Ok(()) => *slot = Some(Client { socket: client, last_request: now, budget: MAX_REQUESTS, counted: now }),
+            Err(error) => tracing::debug!(%error, "a client of the control socket cannot be served"),
+        }
+    }
+}
+
+impl Client {
+    /// Answers what it asked. False: it is to be cut off.
+    fn serve(&mut self, now: Instant, translator: &mut dyn Controlled) -> bool {
+        let mut request = vec![0; MAX_REQUEST_BYTES];
+        loop {
+            let length = match rustix::net::recv(&self.socket, &mut request, RecvFlags::TRUNC | RecvFlags::DONTWAIT) {
+                // Also an empty message, which cannot be told from the end.
+                Ok((_, 0)) => return false,
+                Ok((_, length)) => length,
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => return true,
+                Err(_) => return false,
+            };
+            let reply = if !self.may_ask(now) {
+                format!("error: ask at most {MAX_REQUESTS} times a second\n")
+            } else if let Some(request) = request.get(..length) {
+                match str::from_utf8(request) {
+                    Ok(request) => answer(request, translator),
+                    Err(_) => format!("error: {REQUESTS}\n"),
+                }
+            } else {
+                format!("error: a request has at most {MAX_REQUEST_BYTES} bytes\n")
+            };
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            if rustix::net::send(&self.socket, reply.as_bytes(), flags).is_err() || self.budget == 0 {
+                return false;
+            }
+        }
+    }
+
+    fn may_ask(&mut self, now: Instant) -> bool {
+        self.last_request = now;
+        if now.saturating_duration_since(self.counted) >= Duration::from_secs(1) {
+            (self.budget, self.counted) = (MAX_REQUESTS, now);
+        }
+        let may = self.budget > 0;
+        self.budget = self.budget.saturating_sub(1);
+        may
+    }
+}
+
+/// A specification of ports, and the words before it.
+const MAX_REQUEST_BYTES: usize = MAX_SPEC_BYTES + 64;
+/// Less than what a socket takes at once by default (net.core.wmem_default).
+pub const MAX_REPLY_BYTES: usize = 64 * 1024;
+/// Said when lines are missing.
+const REST: &str = "...\n";
+/// Clients at one time.
+const MAX_CLIENTS: usize = 8;
+/// Clients that are accepted before others have their turn.
+const MAX_ACCEPTS: usize = 16;
+/// Requests of one client in a second.
+const MAX_REQUESTS: u32 = 50;
+const REQUESTS: &str =
+    "requests are: forward list; forward add tcp|udp SPEC; forward remove tcp|udp SPEC; flows; stats";

@@ -1,0 +1,369 @@
+//! What the command line means, checked: [`Options`] from [`Arguments`].
+//!
+//! Meanings are passt's. What needs a look at the machine (interfaces, addresses, whether a port is free) is not checked
+//! here. Called by `main` first of all.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use culvert_frame::MacAddress;
+use culvert_translate::settings::Services;
+use culvert_vhost::Role;
+
+use crate::arguments::Arguments;
+use crate::pod::Wanted;
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The way to the guest.
+    pub guest: Guest,
+    /// What the guest is told, and mappings.
+    pub wanted: Wanted,
+    /// Specifications of forwarded TCP ports, in order.
+    pub tcp_ports: Vec<String>,
+    /// Specifications of forwarded UDP ports, in order.
+    pub udp_ports: Vec<String>,
+    /// Forwards may bind addresses that the host does not have.
+    pub freebind: bool,
+    /// Do not go to the background.
+    pub foreground: bool,
+    /// End with the first guest.
+    pub one_off: bool,
+    /// Where to write the process's number.
+    pub pid_file: Option<PathBuf>,
+    /// The user and group to become, as given.
+    pub run_as: Option<String>,
+    /// Whether chroot() may stand in for pivot_root().
+    pub chroot_fallback: bool,
+    /// How much is logged.
+    pub level: Level,
+    /// The file to log to.
+    pub log_file: Option<PathBuf>,
+    /// How many bytes the file may have.
+    pub log_size: u64,
+    /// How often to print statistics.
+    pub statistics: Option<Duration>,
+    /// Where to record frames.
+    pub pcap: Option<PathBuf>,
+    /// Where to listen for requests; for `Guest::Socket` without a path it follows from the path found.
+    pub control: Control,
+    /// What was given and has no effect.
+    pub notices: Vec<&'static str>,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Warnings and errors.
+    Quiet,
+    /// Also what happens rarely.
+    Normal,
+    /// Also what helps to find faults; to standard error.
+    Debug,
+    /// Also single packets.
+    Trace,
+}
+
+/// The way to the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// QEMU's stream socket at a path, or at the first free one.
+    Stream(Option<PathBuf>),
+    /// A vhost-user socket.
+    VhostUser {
+        /// `None`: the first free one.
+        path: Option<PathBuf>,
+        /// Who creates it.
+        role: Role,
+        /// How many queue pairs are offered.
+        queue_pairs: u16,
+    },
+    /// An inherited stream socket.
+    StreamDescriptor(RawFd),
+    /// An inherited packet socket or tap.
+    PacketDescriptor(RawFd),
+}
+
+/// Where the control socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// There is none.
+    None,
+    /// Beside the guest's socket, with `.ctl` after its name.
+    BesideGuest,
+    /// Elsewhere.
+    At(PathBuf),
+}
+
+/// Why it cannot be done: one sentence, naming the option and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OptionError(String);
+
+impl TryFrom<Arguments> for Options {
+    type Error = OptionError;
+
+    fn try_from(arguments: Arguments) -> Result<Self, OptionError> {
+        if let Some(option) = arguments.elsewhere.given() {
+            return fail(format!("{option} is for network namespaces (pasta), not for guests; leave it out"));
+        }
+        let wanted = wanted(&arguments)?;
+        let Arguments { process, guest, network, .. } = arguments;
+        if process.stats.is_some() && !process.foreground {
+            return fail("--stats prints to a terminal: add --foreground, or leave it out".to_owned());
+        }
+        if (guest.migrate_exit || guest.migrate_no_linger) && !guest.vhost_user {
+            let option = if guest.migrate_exit { "--migrate-exit" } else { "--migrate-no-linger" };
+            return fail(format!("{option} is for --vhost-user; add that, or leave it out"));
+        }
+        if guest.fd.is_some() && guest.vhost_user {
+            return fail("--fd is for QEMU's -netdev stream, not for --vhost-user; leave out one of them".to_owned());
+        }
+        let notices = [
+            (process.conf_path.is_some(), "--conf-path has no effect: see --control-path"),
+            (guest.migrate_exit, "--migrate-exit has no effect"),
+            (guest.migrate_no_linger, "--migrate-no-linger has no effect"),
+        ];
+        let inherited = guest.fd.is_some() || guest.packet_fd.is_some();
+        let control = match process.control_path {
+            Some(path) if path == Path::new("none") => Control::None,
+            Some(path) => Control::At(path),
+            // Nothing to be beside of.
+            None if inherited && guest.socket.is_none() => Control::None,
+            None => guest
+                .socket
+                .as_deref()
+                .filter(|_| inherited)
+                .map_or(Control::BesideGuest, |path| Control::At(beside(path))),
+        };
+        let queue_pairs = guest
+            .queue_pairs
+            .map_or(Ok(1), |text| number("--queue-pairs", &text, 1, MAX_QUEUE_PAIRS, "the number of queue pairs"))?;
+        let guest = match (guest.fd, guest.packet_fd) {
+            (Some(number), _) => Guest::StreamDescriptor(descriptor("--fd", &number)?),
+            (None, Some(number)) => Guest::PacketDescriptor(descriptor("--packet-fd", &number)?),
+            (None, None) if guest.vhost_user => {
+                if guest.connect && guest.socket.is_none() {
+                    return fail(
+                        "--connect needs the path of the socket that QEMU creates: add --socket PATH".to_owned(),
+                    );
+                }
+                let role = if guest.connect { Role::Connect } else { Role::Listen };
+                Guest::VhostUser { path: guest.socket, role, queue_pairs }
+            }
+            (None, None) => Guest::Stream(guest.socket),
+        };
+        let level = match process {
+            _ if process.trace => Level::Trace,
+            _ if process.debug => Level::Debug,
+            _ if process.quiet => Level::Quiet,
+            _ => Level::Normal,
+        };
+        Ok(Self {
+            wanted,
+            tcp_ports: specs("--tcp-ports", network.tcp_ports)?,
+            udp_ports: specs("--udp-ports", network.udp_ports)?,
+            freebind: network.freebind,
+            foreground: process.foreground,
+            one_off: process.one_off || inherited,
+            pid_file: process.pid_file,
+            run_as: process.runas,
+            chroot_fallback: process.chroot_fallback,
+            level,
+            log_file: process.log_file,
+            log_size: number(
+                "--log-size",
+                &process.log_size,
+                MIN_LOG_BYTES,
+                u32::MAX.into(),
+                "the bytes of the log file",
+            )?,
+            statistics: process
+                .stats
+                .map(|text| number("--stats", &text, 1, 86_400, "the delay in seconds").map(Duration::from_secs))
+                .transpose()?,
+            pcap: process.pcap,
+            control,
+            guest,
+            notices: notices.into_iter().filter(|(given, _)| *given).map(|(_, notice)| notice).collect(),
+        })
+    }
+}
+
+/// The control socket beside a guest's socket: `S.ctl`.
+pub fn beside(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".ctl");
+    path.into()
+}
+
+fn wanted(arguments: &Arguments) -> Result<Wanted, OptionError> {
+    let Arguments { told, network, off, .. } = arguments;
+    let addresses: Vec<_> = told.address.iter().map(|text| address_and_length(text)).collect::<Result<_, _>>()?;
+    let netmask = told.netmask.as_deref().map(prefix_length).transpose()?;
+    let has_length = addresses.iter().any(|(address, length)| address.is_ipv4() && length.is_some());
+    if netmask.is_some() && has_length {
+        return fail("--netmask and the length in --address say the same; leave out one of them".to_owned());
+    }
+    let mac = told.mac_addr.as_deref().map(mac_address).transpose()?;
+    let mtu = told.mtu.as_deref().map(|text| number("--mtu", text, 0, MAX_MTU, "the MTU in bytes"));
+    let mut dns = None;
+    for text in &told.dns {
+        match text.as_str() {
+            "none" | "" => dns = Some(Vec::new()),
+            text => dns.get_or_insert_default().push(usable("--dns", text, |address| !address.is_unspecified())?),
+        }
+    }
+    let search = match told.search.as_deref() {
+        None => None,
+        Some("none") => Some(Vec::new()),
+        Some(list) => {
+            let names = list.split_whitespace().map(|name| host_name("--search", name.trim_end_matches('.')));
+            Some(names.collect::<Result<_, _>>()?)
+        }
+    };
+    let addresses_of = |option, texts: &[String]| {
+        let usable =
+            |text: &String| usable(option, text, |address| !address.is_unspecified() && !address.is_multicast());
+        texts.iter().map(usable).collect::<Result<Vec<_>, _>>()
+    };
+    let mapped = |option, texts: &[String]| {
+        let address = |text: &String| match text.as_str() {
+            "none" => Ok(None),
+            text => usable(option, text, is_unicast).map(Some),
+        };
+        texts.iter().map(address).collect::<Result<Vec<_>, _>>()
+    };
+    let gateways = told.gateway.iter().map(|text| usable("--gateway", text, is_unicast));
+    Ok(Wanted {
+        ipv4: !network.ipv6_only,
+        ipv6: !network.ipv4_only,
+        mac,
+        mtu: mtu.transpose()?,
+        addresses,
+        netmask,
+        gateways: gateways.collect::<Result<_, _>>()?,
+        interface: interface("--interface", network.interface.as_deref())?,
+        outbound_addresses: addresses_of("--outbound", &network.outbound)?,
+        outbound_interface4: interface("--outbound-if4", network.outbound_if4.as_deref())?,
+        outbound_interface6: interface("--outbound-if6", network.outbound_if6.as_deref())?,
+        dns,
+        search,
+        dns_forward: addresses_of("--dns-forward", &network.dns_forward)?,
+        dns_host: addresses_of("--dns-host", &network.dns_host)?,
+        map_host_loopback: mapped("--map-host-loopback", &network.map_host_loopback)?,
+        no_map_gateway: network.no_map_gw,
+        map_guest_address: mapped("--map-guest-addr", &network.map_guest_addr)?,
+        hostname: told.hostname.as_deref().map(|name| host_name("--hostname", name)).transpose()?,
+        fqdn: told.fqdn.as_deref().map(|name| host_name("--fqdn", name)).transpose()?,
+        services: Services {
+            tcp: !off.no_tcp,
+            udp: !off.no_udp,
+            icmp: !off.no_icmp,
+            dhcp: !off.no_dhcp,
+            dhcp_dns: !off.no_dhcp_dns,
+            dhcp_search: !off.no_dhcp_search,
+            dhcpv6: !off.no_dhcpv6,
+            ndp: !off.no_ndp && !off.no_icmp,
+            ra: !off.no_ra,
+        },
+    })
+}
+
+/// Forwards in order. `none` only stands first: after others it would take them back.
+fn specs(option: &str, texts: Vec<String>) -> Result<Vec<String>, OptionError> {
+    if texts.iter().skip(1).any(|text| text == "none") {
+        return fail(format!("{option} none contradicts the {option} before it; leave out one of them"));
+    }
+    Ok(texts)
+}
+
+fn address_and_length(text: &str) -> Result<(IpAddr, Option<u8>), OptionError> {
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (text, None),
+    };
+    let address = usable("--address", address, is_unicast)?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let length = length.map(|length| number("--address", length, 0, most, "the length of the prefix")).transpose()?;
+    Ok((address, length))
+}
+
+/// A netmask as prefix length: bits or dotted.
+fn prefix_length(text: &str) -> Result<u8, OptionError> {
+    let bits = text.parse().ok().filter(|bits| *bits <= 32);
+    let dotted = || text.parse::<Ipv4Addr>().ok().and_then(|mask| ipnet::ipv4_mask_to_prefix(mask).ok());
+    bits.or_else(dotted).ok_or_else(|| {
+        OptionError(format!("--netmask {text} is no netmask; give bits, 0 to 32, or such as 255.255.255.0"))
+    })
+}
+
+fn mac_address(text: &str) -> Result<MacAddress, OptionError> {
+    match MacAddress::from_str(text) {
+        Ok(mac) if mac.0[0] & 1 == 0 && mac.0 != [0; 6] => Ok(mac),
+        _ => fail(format!("--mac-addr {text} is no MAC address of one host; give one such as 9a:55:9a:55:9a:55")),
+    }
+}
+
+fn usable(option: &str, text: &str, fits: impl Fn(&IpAddr) -> bool) -> Result<IpAddr, OptionError> {
+    text.parse().ok().filter(fits).ok_or_else(|| {
+        OptionError(format!("{option} {text} is no address that can be used here; give an IPv4 or IPv6 address"))
+    })
+}
+
+fn is_unicast(address: &IpAddr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && !address.is_loopback() && !is_broadcast(address)
+}
+
+fn is_broadcast(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.is_broadcast())
+}
+
+fn interface(option: &str, name: Option<&str>) -> Result<Option<String>, OptionError> {
+    match name {
+        Some(name) if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) => {
+            fail(format!("{option} {name:?} is no name of an interface; `ip link` shows them"))
+        }
+        name => Ok(name.map(str::to_owned)),
+    }
+}
+
+/// As in RFC 1123, less strict: the guest is told what the person said.
+fn host_name(option: &str, name: &str) -> Result<String, OptionError> {
+    let fits = name.len() <= MAX_NAME_BYTES
+        && name.split('.').all(|label| (1..=63).contains(&label.len()))
+        && name.bytes().all(|byte| byte.is_ascii_graphic());
+    if !fits {
+        return fail(format!("{option} {name:?} is no name; give at most 253 letters, digits, dashes and dots"));
+    }
+    Ok(name.to_owned())
+}
+
+fn descriptor(option: &str, text: &str) -> Result<RawFd, OptionError> {
+    number(option, text, 0, i32::MAX.unsigned_abs().into(), "the number of an open descriptor")
+}
+
+fn number<T: TryFrom<u64>>(option: &str, text: &str, least: u64, most: u64, what: &str) -> Result<T, OptionError> {
+    text.parse()
+        .ok()
+        .filter(|number| (least..=most).contains(number))
+        .and_then(|number: u64| T::try_from(number).ok())
+        .ok_or_else(|| OptionError(format!("{option} {text}: give {what}, {least} to {most}")))
+}
+
+fn fail<T>(sentence: String) -> Result<T, OptionError> {
+    Err(OptionError(sentence))
+}
+
+/// The largest MTU of passt: 64 KiB less an Ethernet header, and one more.
+const MAX_MTU: u64 = 65_521;
+/// A log file holds some lines at least.
+const MIN_LOG_BYTES: u64 = 4096;
+/// A name in DNS.
+const MAX_NAME_BYTES: usize = 253;
+/// As many as QEMU has at most for vhost-user would be 128; the translator has one thread.
+const MAX_QUEUE_PAIRS: u64 = 16;
