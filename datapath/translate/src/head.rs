@@ -19,6 +19,8 @@ pub type Head = ArrayVec<u8, HEAD_BYTES>;
 
 /// Protocol numbers (IANA).
 pub const ICMP: u8 = 1;
+/// IGMP.
+pub const IGMP: u8 = 2;
 /// TCP.
 pub const TCP: u8 = culvert_frame::layers::TCP;
 /// UDP.

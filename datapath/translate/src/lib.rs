@@ -42,5 +42,6 @@ pub mod settings;
 pub mod socket;
 pub mod sockets;
 pub mod tcp;
+pub mod translator;
 pub mod transport;
 pub mod udp;

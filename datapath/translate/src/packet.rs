@@ -44,6 +44,28 @@ pub struct IpPacket<'a> {
     pub payload: Payload<'a>,
 }
 
+impl IpPacket<'_> {
+    /// Whether the source may be a guest's (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5), and the packet may go on. The
+    /// unspecified source is one of DHCP and of duplicate address detection.
+    ///
+    /// # Errors
+    /// [`Refusal::BadSource`], [`Refusal::Malformed`].
+    #[inline]
+    pub fn check_ends(&self) -> Result<(), Refusal> {
+        let impossible = match self.source {
+            IpAddr::V4(source) => matches!(source.octets(), [0, ..] | [127, ..] | [224.., ..]) && !source.is_unspecified(),
+            IpAddr::V6(source) => source.is_multicast() || source.is_loopback() || source.to_ipv4_mapped().is_some(),
+        };
+        if impossible {
+            return Err(Refusal::BadSource);
+        }
+        if self.hop_limit == 0 {
+            return Err(Refusal::Malformed);
+        }
+        Ok(())
+    }
+}
+
 /// A fragment's place (RFC 791, section 3.1; RFC 8200, section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {

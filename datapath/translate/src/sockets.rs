@@ -6,7 +6,7 @@
 pub mod datagram;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::mapping::Outbound;
 use crate::packet::Payload;
@@ -54,6 +54,20 @@ impl SocketId {
     }
 }
 
+/// What became possible with a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// There is data, or the far end's FIN, or an error.
+    pub readable: bool,
+    /// There is room, or the connection came to be, or an error.
+    pub writable: bool,
+}
+
+/// All kinds of sockets.
+pub trait Sockets: TcpSockets + datagram::DatagramSockets {}
+
+impl<S: TcpSockets + datagram::DatagramSockets> Sockets for S {}
+
 /// What can be done with TCP sockets.
 pub trait TcpSockets {
     /// Starts to connect a new socket: `id` becomes writable when connected or failed.
@@ -61,6 +75,15 @@ pub trait TcpSockets {
     /// # Errors
     /// The kernel's: no descriptor, no route, refused.
     fn connect(&mut self, id: SocketId, to: SocketAddr, from: &Outbound) -> io::Result<()>;
+
+    /// Takes connections at a port, as [`SocketId::TcpListener`] `index`.
+    ///
+    /// # Errors
+    /// The kernel's: the port is taken, or needs a privilege.
+    fn listen(&mut self, index: u32, at: &ListenAt<'_>) -> io::Result<()>;
+
+    /// Takes no more connections there.
+    fn stop_listening(&mut self, index: u32);
 
     /// Takes the next connection of a listener, which becomes the socket `id`; returns the far end's address and ours.
     ///
@@ -104,4 +127,17 @@ pub trait TcpSockets {
 
     /// Closes with RST.
     fn reset(&mut self, id: SocketId);
+}
+
+/// Where connections or datagrams are taken from the world for the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenAt<'a> {
+    /// Its address; any of both families where there is none.
+    pub address: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
+    /// Only through this interface.
+    pub interface: Option<&'a str>,
+    /// The address need not be there (IP_FREEBIND).
+    pub freebind: bool,
 }

@@ -18,7 +18,7 @@ use rustix::net::{
 use super::{FLAGS, KernelSockets, bind_outbound, option, register, reregister};
 use crate::mapping::Outbound;
 use crate::packet::Payload;
-use crate::sockets::{SocketId, TcpSockets};
+use crate::sockets::{ListenAt, SocketId, TcpSockets};
 use crate::tcp::SocketInfo;
 
 /// Connections that wait for us to accept them: the kernel's own bound is usually lower (net.core.somaxconn).
@@ -32,19 +32,6 @@ pub(super) struct Stream {
     peek_at: u32,
     /// Whether the far end is on this very machine.
     is_local: bool,
-}
-
-/// Where connections or datagrams are taken from the world for the guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenAt<'a> {
-    /// Its address; any of both families where there is none.
-    pub address: Option<IpAddr>,
-    /// The port.
-    pub port: u16,
-    /// Only through this interface.
-    pub interface: Option<&'a str>,
-    /// The address need not be there (IP_FREEBIND).
-    pub freebind: bool,
 }
 
 impl ListenAt<'_> {
@@ -81,23 +68,6 @@ impl ListenAt<'_> {
 }
 
 impl KernelSockets {
-    /// Takes connections at a port for the guest.
-    ///
-    /// # Errors
-    /// The kernel's: the port is taken, or needs a privilege.
-    pub fn listen(&mut self, index: u32, at: &ListenAt<'_>) -> io::Result<()> {
-        let socket = at.bind(SocketType::STREAM)?;
-        listen(&socket, BACKLOG)?;
-        register(&self.registry, SocketId::TcpListener(index), &socket)?;
-        self.listeners.insert(index, socket);
-        Ok(())
-    }
-
-    /// Takes no more connections there.
-    pub fn stop_listening(&mut self, index: u32) {
-        self.listeners.remove(index);
-    }
-
     fn stream(&self, id: SocketId) -> io::Result<&Stream> {
         match id {
             SocketId::Tcp(index) => self.streams.get(index),
@@ -126,6 +96,18 @@ impl KernelSockets {
 }
 
 impl TcpSockets for KernelSockets {
+    fn listen(&mut self, index: u32, at: &ListenAt<'_>) -> io::Result<()> {
+        let socket = at.bind(SocketType::STREAM)?;
+        listen(&socket, BACKLOG)?;
+        register(&self.registry, SocketId::TcpListener(index), &socket)?;
+        self.listeners.insert(index, socket);
+        Ok(())
+    }
+
+    fn stop_listening(&mut self, index: u32) {
+        self.listeners.remove(index);
+    }
+
     fn connect(&mut self, id: SocketId, to: SocketAddr, from: &Outbound<'_>) -> io::Result<()> {
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;

@@ -17,13 +17,14 @@ use slab::Slab;
 
 use super::{Action, Config, Connection, Failure, Flags, Segment, Seq, Transmit, refusal};
 use crate::context::Context;
+use crate::forward::Target;
 use crate::head::{Ends, HOP_LIMIT, Head, TCP};
 use crate::link::{Full, GuestLink};
 use crate::mapping;
 use crate::packet::IpPacket;
 use crate::refusal::Refusal;
 use crate::settings::{DEFAULT_MTU, Settings};
-use crate::sockets::{SocketId, TcpSockets};
+use crate::sockets::{Readiness, SocketId, TcpSockets};
 
 /// The TCP connections of one guest.
 #[derive(Debug)]
@@ -66,24 +67,6 @@ struct Flow {
     timer: Option<Instant>,
 }
 
-/// What became possible with a socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Readiness {
-    /// There is data, or the far end's FIN, or an error.
-    pub readable: bool,
-    /// There is room, or the connection came to be, or an error.
-    pub writable: bool,
-}
-
-/// Where connections from a listener go: the guest's address, its own where there is none, and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The guest's address, or another behind it.
-    pub address: Option<IpAddr>,
-    /// The port there.
-    pub port: u16,
-}
-
 impl TcpFlows {
     /// No connections yet.
     pub fn new(now: Instant, settings: &Settings) -> Self {
@@ -117,17 +100,21 @@ impl TcpFlows {
     }
 
     /// A packet of the guest's with TCP in it.
+    ///
+    /// # Errors
+    /// Why it was refused.
     #[inline]
-    pub fn from_guest<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, packet: &IpPacket<'_>) {
+    pub fn from_guest<S: TcpSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        packet: &IpPacket<'_>,
+    ) -> Result<(), Refusal> {
         let header = packet.payload.first_bytes();
-        let Some([s0, s1, d0, d1, _, _, _, _, _, _, _, _, offset, ..]) = header.first_chunk::<20>().copied() else {
-            return ctx.refuse(Refusal::BadTransport);
-        };
+        let [s0, s1, d0, d1, _, _, _, _, _, _, _, _, offset, ..] =
+            *header.first_chunk::<20>().ok_or(Refusal::BadTransport)?;
         let header_bytes = u32::from(offset >> 4) * 4;
-        let Some(length) = packet.payload.length().checked_sub(header_bytes) else {
-            return ctx.refuse(Refusal::BadTransport);
-        };
-        let Ok(mut segment) = Segment::parse(header, length) else { return ctx.refuse(Refusal::BadTransport) };
+        let length = packet.payload.length().checked_sub(header_bytes).ok_or(Refusal::BadTransport)?;
+        let mut segment = Segment::parse(header, length).map_err(|_| Refusal::BadTransport)?;
         segment.congested = packet.traffic_class & 3 == 3;
         let ends = FlowEnds {
             guest: (packet.source, u16::from_be_bytes([s0, s1])),
@@ -142,13 +129,11 @@ impl TcpFlows {
             self.forget(ctx, index);
         }
         match known.filter(|_| superseded.is_none()) {
-            Some(index) => self.segment(ctx, index, &segment, packet, header_bytes),
-            None => {
-                if let Err(reason) = self.open(ctx, ends, &segment) {
-                    ctx.refuse(reason);
-                    refuse_segment(ctx, ends, &segment);
-                }
+            Some(index) => {
+                self.segment(ctx, index, &segment, packet, header_bytes);
+                Ok(())
             }
+            None => self.open(ctx, ends, &segment).inspect_err(|_| refuse_segment(ctx, ends, &segment)),
         }
     }
 
@@ -182,7 +167,7 @@ impl TcpFlows {
         if !syn.is_opening() {
             return Err(Refusal::NoConnection);
         }
-        if ends.guest.1 == 0 || ends.peer.1 == 0 {
+        if ends.guest.1 == 0 || ends.peer.1 == 0 || ends.guest.0.is_unspecified() {
             return Err(Refusal::BadTransport);
         }
         let to = mapping::towards_host(ctx.settings, SocketAddr::new(ends.peer.0, ends.peer.1))?;

@@ -1,0 +1,364 @@
+//! One guest's translator: every frame from the guest, every event of a socket and every timer comes in here and goes to the
+//! protocol that it is for.
+//!
+//! The event loop calls, in each round: [`Translator::socket_event`] for each event, [`Translator::frame`] for each frame,
+//! [`Translator::link_ready`] when the guest has room again, then [`Translator::finish`] once, which sends what is due.
+//! Nothing here makes system calls or waits: sockets and the way to the guest are arguments.
+
+use std::io;
+use std::time::Instant;
+
+use culvert_frame::{Offload, Offloads};
+use culvert_guest::Packet;
+use slab::Slab;
+
+use crate::context::{Context, SCRATCH_BYTES};
+use crate::forward::{Listen, Protocol};
+use crate::fragment::Reassembler;
+use crate::guest::Guest;
+use crate::head::{ICMP, ICMPV6, IGMP, TCP, UDP};
+use crate::icmp::{EchoFlows, EchoSettings};
+use crate::icmp_error::Budget;
+use crate::limits::{LimitSettings, Limits};
+use crate::link::GuestLink;
+use crate::multicast::Groups;
+use crate::ndp::Advertiser;
+use crate::packet::{self, Content, IpPacket, Payload};
+use crate::refusal::{Counters, Refusal};
+use crate::settings::Settings;
+use crate::sockets::datagram::ListenerWish;
+use crate::sockets::{ListenAt, Readiness, SocketId, Sockets};
+use crate::tcp::flows::TcpFlows;
+use crate::udp::{UdpFlows, UdpSettings};
+use crate::{arp, dhcp, dhcpv6, icmp_error, ndp};
+
+/// The translator of one guest.
+#[derive(Debug)]
+pub struct Translator {
+    shared: Shared,
+    tcp: TcpFlows,
+    udp: UdpFlows,
+    echo: EchoFlows,
+    groups: Groups,
+    fragments: Reassembler,
+    advertiser: Advertiser,
+    forwards: Slab<Listen>,
+    /// Sockets that have more than was taken at once: their turn is in the next round, without an event.
+    unfinished: Vec<SocketId>,
+}
+
+/// What every protocol uses: lent out as a [`Context`].
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    guest: Guest,
+    limits: Limits,
+    errors: Budget,
+    counters: Counters,
+    /// What is read from sockets, and copies of the frames that are requests to ourselves.
+    scratch: Box<[u8]>,
+}
+
+impl Shared {
+    #[inline]
+    fn context<'a, S, L>(&'a mut self, now: Instant, sockets: &'a mut S, link: &'a mut L) -> Context<'a, S, L> {
+        Context {
+            now,
+            settings: &self.settings,
+            guest: &self.guest,
+            sockets,
+            link,
+            limits: &mut self.limits,
+            errors: &mut self.errors,
+            counters: &mut self.counters,
+            scratch: &mut self.scratch,
+        }
+    }
+
+    fn reply<L: GuestLink>(&mut self, link: &mut L, frame: &[u8]) {
+        match link.put(Offload::None, frame, &[]) {
+            Ok(()) => {
+                self.counters.tx_frames += 1;
+                self.counters.tx_bytes += frame.len() as u64;
+            }
+            // Whoever asked will ask again.
+            Err(_) => self.counters.refuse(Refusal::GuestFull),
+        }
+    }
+}
+
+impl Translator {
+    /// A translator whose guest has not been heard of. `seed` is a random number.
+    pub fn new(settings: Settings, limits: LimitSettings, now: Instant, seed: u64) -> Self {
+        Self {
+            tcp: TcpFlows::new(now, &settings),
+            udp: UdpFlows::new(UdpSettings::default()),
+            echo: EchoFlows::new(EchoSettings::default()),
+            groups: Groups::default(),
+            fragments: Reassembler::default(),
+            advertiser: Advertiser::new(now, seed),
+            forwards: Slab::new(),
+            unfinished: Vec::new(),
+            shared: Shared {
+                guest: Guest::new(&settings),
+                limits: Limits::new(limits),
+                errors: Budget::default(),
+                counters: Counters::default(),
+                scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+                settings,
+            },
+        }
+    }
+
+    /// A guest can be spoken to from now on: asks it who it is.
+    pub fn guest_came<L: GuestLink>(&mut self, link: &mut L) {
+        let Shared { settings, guest, .. } = &self.shared;
+        let questions = [arp::request(settings, guest), ndp::solicitation(settings, guest)];
+        for frame in questions.into_iter().flatten() {
+            self.shared.reply(link, &frame);
+        }
+    }
+
+    /// A frame of the guest's; `asks` is what its driver may leave to us.
+    #[inline]
+    pub fn frame<S: Sockets, L: GuestLink>(
+        &mut self,
+        now: Instant,
+        frame: &Packet<'_>,
+        asks: Offloads,
+        sockets: &mut S,
+        link: &mut L,
+    ) {
+        self.shared.counters.rx_frames += 1;
+        self.shared.counters.rx_bytes += u64::from(frame.length);
+        if let Err(reason) = self.take(now, frame, asks, sockets, link) {
+            self.shared.counters.refuse(reason);
+        }
+    }
+
+    #[inline]
+    fn take<S: Sockets, L: GuestLink>(
+        &mut self,
+        now: Instant,
+        frame: &Packet<'_>,
+        asks: Offloads,
+        sockets: &mut S,
+        link: &mut L,
+    ) -> Result<(), Refusal> {
+        // A checksum means nothing where bytes go to a socket, nor does TCP's segmentation; but what is asked for must make sense.
+        let offload = Offload::check(frame.header.request(), asks, frame.head, frame.length);
+        let segment = match offload.map_err(|_| Refusal::BadOffload)? {
+            Offload::Segment(segmentation) => Some(segmentation.size),
+            Offload::None | Offload::Valid | Offload::Checksum(_) => None,
+        };
+        let Shared { settings, guest, .. } = &mut self.shared;
+        match packet::parse(frame)? {
+            Content::Arp => {
+                guest.learn(settings, frame.head);
+                if let Some(answer) = arp::answer(settings, guest, frame.head) {
+                    self.shared.reply(link, &answer);
+                }
+                Ok(())
+            }
+            Content::Ip(packet) => {
+                packet.check_ends()?;
+                guest.learn(settings, frame.head);
+                match Service::of(&packet) {
+                    Some(service) => self.answer(service, frame, link),
+                    None => self.packet(now, &packet, segment, sockets, link),
+                }
+            }
+        }
+    }
+
+    /// A packet to somebody else than us, perhaps only a fragment. `segment`: it is to be cut into several, with so many bytes
+    /// of payload each.
+    #[inline]
+    fn packet<S: Sockets, L: GuestLink>(
+        &mut self,
+        now: Instant,
+        packet: &IpPacket<'_>,
+        segment: Option<u16>,
+        sockets: &mut S,
+        link: &mut L,
+    ) -> Result<(), Refusal> {
+        let whole;
+        let packet = if packet.fragment.is_none() {
+            packet
+        } else {
+            let Some(joined) = self.fragments.add(now, packet)? else { return Ok(()) };
+            whole = joined;
+            &whole.packet().ok_or(Refusal::BadFragment)?
+        };
+        let services = self.shared.settings.services;
+        let ctx = &mut self.shared.context(now, sockets, link);
+        match packet.protocol {
+            TCP if services.tcp => self.tcp.from_guest(ctx, packet),
+            UDP if services.udp => self.udp.from_guest(ctx, packet, segment),
+            IGMP => self.groups.from_guest(ctx, packet).map(|_| ()),
+            ICMPV6 if self.groups.from_guest(ctx, packet)? => Ok(()),
+            ICMP | ICMPV6 if services.icmp => self.echo.from_guest(ctx, packet),
+            TCP | UDP | ICMP | ICMPV6 => Err(Refusal::SwitchedOff),
+            _ => {
+                icmp_error::about_refused(ctx, packet, Refusal::OtherProtocol);
+                Err(Refusal::OtherProtocol)
+            }
+        }
+    }
+
+    /// Answers a request to ourselves.
+    fn answer<L: GuestLink>(&mut self, service: Service, frame: &Packet<'_>, link: &mut L) -> Result<(), Refusal> {
+        let Shared { settings, guest, scratch, .. } = &mut self.shared;
+        let services = settings.services;
+        let length = Payload::of_frame(frame).copy_to(scratch);
+        let frame = scratch.get(..length).unwrap_or_default();
+        let answer = match service {
+            Service::Dhcp if services.dhcp => dhcp::answer(settings, guest, frame),
+            Service::Dhcpv6 if services.dhcpv6 => dhcpv6::answer(settings, guest, frame),
+            Service::Ndp if services.ndp => ndp::answer(settings, guest, frame),
+            Service::Dhcp | Service::Dhcpv6 | Service::Ndp => return Err(Refusal::SwitchedOff),
+        };
+        if let Some(answer) = answer {
+            self.shared.reply(link, &answer);
+        }
+        Ok(())
+    }
+
+    /// A socket became ready.
+    pub fn socket_event<S: Sockets, L: GuestLink>(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        ready: Readiness,
+        sockets: &mut S,
+        link: &mut L,
+    ) {
+        let ctx = &mut self.shared.context(now, sockets, link);
+        let unfinished = match id {
+            SocketId::Tcp(index) => {
+                self.tcp.from_socket(ctx, index, ready);
+                false
+            }
+            SocketId::Udp(index) => self.udp.from_socket(ctx, index),
+            SocketId::Echo(index) => self.echo.from_socket(ctx, index),
+            SocketId::TcpListener(index) | SocketId::UdpListener(index) => {
+                let Some(listen) = self.forwards.get(index as usize) else { return };
+                match listen.protocol {
+                    Protocol::Tcp => self.tcp.from_listener(ctx, index, listen.target()),
+                    Protocol::Udp => self.udp.from_listener(ctx, &self.groups, index, &listen.target()),
+                }
+            }
+        };
+        if unfinished {
+            self.unfinished.push(id);
+        }
+    }
+
+    /// The guest has room again.
+    pub fn link_ready<S: Sockets, L: GuestLink>(&mut self, now: Instant, sockets: &mut S, link: &mut L) {
+        self.tcp.link_ready(&mut self.shared.context(now, sockets, link));
+    }
+
+    /// The end of a round: what is due is done, and the guest sees what was sent.
+    pub fn finish<S: Sockets, L: GuestLink>(&mut self, now: Instant, sockets: &mut S, link: &mut L) {
+        let Shared { settings, guest, .. } = &self.shared;
+        if let Some(frame) = self.advertiser.poll(now, settings, guest) {
+            self.shared.reply(link, &frame);
+        }
+        for id in std::mem::take(&mut self.unfinished) {
+            self.socket_event(now, id, Readiness { readable: true, writable: false }, sockets, link);
+        }
+        self.fragments.expire(now);
+        let ctx = &mut self.shared.context(now, sockets, link);
+        self.udp.expire(ctx);
+        self.echo.expire(ctx);
+        self.tcp.expire(ctx);
+        self.tcp.finish(ctx);
+        link.flush();
+    }
+
+    /// When [`Self::finish`] is to be called at the latest.
+    pub fn deadline(&self, now: Instant) -> Instant {
+        if !self.unfinished.is_empty() {
+            return now;
+        }
+        let others = [self.tcp.deadline(), self.udp.deadline(), self.echo.deadline(), self.fragments.deadline()];
+        others.into_iter().flatten().fold(self.advertiser.deadline(), Instant::min)
+    }
+
+    /// Opens a forwarded port.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_forward<S: Sockets>(&mut self, listen: &Listen, freebind: bool, sockets: &mut S) -> io::Result<()> {
+        let index = u32::try_from(self.forwards.vacant_key()).unwrap_or(u32::MAX);
+        let Listen { address, port, .. } = *listen;
+        let interface = listen.interface.as_deref();
+        match listen.protocol {
+            Protocol::Tcp => sockets.listen(index, &ListenAt { address, port, interface, freebind })?,
+            Protocol::Udp => sockets.open_udp_listener(index, &ListenerWish { address, port, interface, freebind })?,
+        }
+        self.forwards.insert(listen.clone());
+        Ok(())
+    }
+
+    /// Closes it. Connections that came through it stay.
+    pub fn close_forward<S: Sockets>(&mut self, listen: &Listen, sockets: &mut S) {
+        let found = self.forwards.iter().find(|(_, open)| *open == listen).map(|(index, _)| index);
+        if let Some(index) = found {
+            self.forwards.remove(index);
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            match listen.protocol {
+                Protocol::Tcp => sockets.stop_listening(index),
+                Protocol::Udp => sockets.close_datagrams(SocketId::UdpListener(index)),
+            }
+        }
+    }
+
+    /// What was configured.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// What was learned of the guest.
+    pub fn guest(&self) -> &Guest {
+        &self.shared.guest
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// The TCP connections.
+    pub fn tcp(&self) -> &TcpFlows {
+        &self.tcp
+    }
+}
+
+/// What we answer ourselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    Dhcp,
+    Dhcpv6,
+    Ndp,
+}
+
+impl Service {
+    fn of(packet: &IpPacket<'_>) -> Option<Self> {
+        let bytes = packet.payload.first_bytes();
+        match (packet.protocol, bytes) {
+            _ if packet.fragment.is_some() => None,
+            (UDP, [_, _, high, low, ..]) => match (u16::from_be_bytes([*high, *low]), packet.source.is_ipv4()) {
+                (dhcp::SERVER_PORT, true) => Some(Self::Dhcp),
+                (dhcpv6::SERVER_PORT, false) => Some(Self::Dhcpv6),
+                _ => None,
+            },
+            (ICMPV6, [kind, ..]) if !packet.source.is_ipv4() && NDP_TYPES.contains(kind) => Some(Self::Ndp),
+            _ => None,
+        }
+    }
+}
+
+/// Router and neighbour solicitations and advertisements, redirects (RFC 4861, section 4).
+const NDP_TYPES: std::ops::RangeInclusive<u8> = 133..=137;
