@@ -29,7 +29,7 @@ use crate::settings::Settings;
 use crate::sockets::datagram::ListenerWish;
 use crate::sockets::{ListenAt, Readiness, SocketId, Sockets};
 use crate::tcp::flows::TcpFlows;
-use crate::udp::{UdpFlows, UdpSettings};
+use crate::udp::{Target, UdpFlows, UdpSettings};
 use crate::{arp, dhcp, dhcpv6, icmp_error, ndp};
 
 /// The translator of one guest.
@@ -243,9 +243,10 @@ impl Translator {
             SocketId::Echo(index) => self.echo.from_socket(ctx, index),
             SocketId::TcpListener(index) | SocketId::UdpListener(index) => {
                 let Some(listen) = self.forwards.get(index as usize) else { return };
+                let target = Target { address: listen.target, port: listen.target_port };
                 match listen.protocol {
-                    Protocol::Tcp => self.tcp.from_listener(ctx, index, listen.target()),
-                    Protocol::Udp => self.udp.from_listener(ctx, &self.groups, index, &listen.target()),
+                    Protocol::Tcp => self.tcp.from_listener(ctx, index, target),
+                    Protocol::Udp => self.udp.from_listener(ctx, &self.groups, index, &target),
                 }
             }
         };

@@ -17,7 +17,6 @@ use slab::Slab;
 
 use super::{Action, Config, Connection, Failure, Flags, Segment, Seq, Transmit, refusal};
 use crate::context::Context;
-use crate::forward::Target;
 use crate::head::{Ends, HOP_LIMIT, Head, TCP};
 use crate::link::{Full, GuestLink};
 use crate::mapping;
@@ -25,6 +24,7 @@ use crate::packet::IpPacket;
 use crate::refusal::Refusal;
 use crate::settings::{DEFAULT_MTU, Settings};
 use crate::sockets::{Readiness, SocketId, TcpSockets};
+use crate::udp::Target;
 
 /// The TCP connections of one guest.
 #[derive(Debug)]
