@@ -148,6 +148,11 @@ impl ForwardTable {
         &self.rules
     }
 
+    /// A table of the same ground that forwards nothing.
+    pub fn without_rules(&self) -> Self {
+        Self::new(self.ground.clone())
+    }
+
     /// Adds what `text` says, all of it or nothing. `none` adds nothing.
     ///
     /// # Errors

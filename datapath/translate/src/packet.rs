@@ -53,9 +53,7 @@ impl IpPacket<'_> {
     #[inline]
     pub fn check_ends(&self) -> Result<(), Refusal> {
         let impossible = match self.source {
-            IpAddr::V4(source) => {
-                matches!(source.octets(), [0 | 127 | 224..=255, ..]) && !source.is_unspecified()
-            }
+            IpAddr::V4(source) => matches!(source.octets(), [0 | 127 | 224..=255, ..]) && !source.is_unspecified(),
             IpAddr::V6(source) => source.is_multicast() || source.is_loopback() || source.to_ipv4_mapped().is_some(),
         };
         if impossible {

@@ -75,26 +75,26 @@ impl Refusal {
         self as usize
     }
 
-    /// Its name in output: lower case, with hyphens.
+    /// Its name among the statistics.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Truncated => "truncated",
-            Self::Malformed => "malformed",
-            Self::OtherProtocol => "other-protocol",
-            Self::BadOffload => "bad-offload",
-            Self::BadSource => "bad-source",
-            Self::BadDestination => "bad-destination",
-            Self::DestinationNotAllowed => "destination-not-allowed",
-            Self::SwitchedOff => "switched-off",
-            Self::BadTransport => "bad-transport",
-            Self::NoConnection => "no-connection",
-            Self::TooManyFlows => "too-many-flows",
-            Self::TooFast => "too-fast",
-            Self::NoDescriptor => "no-descriptor",
-            Self::BadFragment => "bad-fragment",
-            Self::SocketError => "socket-error",
-            Self::GuestFull => "guest-full",
-            Self::BadRequest => "bad-request",
+            Self::Truncated => "refused_truncated",
+            Self::Malformed => "refused_malformed",
+            Self::OtherProtocol => "refused_other_protocol",
+            Self::BadOffload => "refused_bad_offload",
+            Self::BadSource => "refused_bad_source",
+            Self::BadDestination => "refused_bad_destination",
+            Self::DestinationNotAllowed => "refused_destination_not_allowed",
+            Self::SwitchedOff => "refused_switched_off",
+            Self::BadTransport => "refused_bad_transport",
+            Self::NoConnection => "refused_no_connection",
+            Self::TooManyFlows => "refused_too_many_flows",
+            Self::TooFast => "refused_too_fast",
+            Self::NoDescriptor => "refused_no_descriptor",
+            Self::BadFragment => "refused_bad_fragment",
+            Self::SocketError => "refused_socket_error",
+            Self::GuestFull => "refused_guest_full",
+            Self::BadRequest => "refused_bad_request",
         }
     }
 }

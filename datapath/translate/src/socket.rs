@@ -3,6 +3,7 @@
 //! Every socket is non-blocking and registered edge-triggered with the event loop under its [`SocketId`]. TCP is in
 //! [`stream`], UDP and echo in [`datagram`], socket options that no library has in [`option`].
 
+mod no_datagrams;
 mod option;
 mod stream;
 

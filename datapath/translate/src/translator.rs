@@ -8,7 +8,7 @@
 use std::io;
 use std::time::Instant;
 
-use culvert_frame::{Offload, Offloads};
+use culvert_frame::{DropReason, Offload};
 use culvert_guest::Packet;
 use slab::Slab;
 
@@ -119,21 +119,31 @@ impl Translator {
         }
     }
 
-    /// A frame of the guest's; `asks` is what its driver may leave to us.
+    /// A frame of the guest's; `offload` is what its driver left undone.
     #[inline]
     pub fn frame<S: Sockets, L: GuestLink>(
         &mut self,
         now: Instant,
         frame: &Packet<'_>,
-        asks: Offloads,
+        offload: Offload,
         sockets: &mut S,
         link: &mut L,
     ) {
         self.shared.counters.rx_frames += 1;
         self.shared.counters.rx_bytes += u64::from(frame.length);
-        if let Err(reason) = self.take(now, frame, asks, sockets, link) {
+        if let Err(reason) = self.take(now, frame, offload, sockets, link) {
             self.shared.counters.refuse(reason);
         }
+    }
+
+    /// The guest sent what is no frame.
+    pub fn no_frame(&mut self, reason: DropReason) {
+        self.shared.counters.rx_frames += 1;
+        self.shared.counters.refuse(match reason {
+            DropReason::BadOffload | DropReason::OffloadNotNegotiated => Refusal::BadOffload,
+            DropReason::Runt | DropReason::ShortHeader => Refusal::Truncated,
+            _ => Refusal::Malformed,
+        });
     }
 
     #[inline]
@@ -141,13 +151,12 @@ impl Translator {
         &mut self,
         now: Instant,
         frame: &Packet<'_>,
-        asks: Offloads,
+        offload: Offload,
         sockets: &mut S,
         link: &mut L,
     ) -> Result<(), Refusal> {
-        // A checksum means nothing where bytes go to a socket, nor does TCP's segmentation; but what is asked for must make sense.
-        let offload = Offload::check(frame.header.request(), asks, frame.head, frame.length);
-        let segment = match offload.map_err(|_| Refusal::BadOffload)? {
+        // A checksum that is not complete means nothing where bytes go to a socket, nor do TCP's segments.
+        let segment = match offload {
             Offload::Segment(segmentation) => Some(segmentation.size),
             Offload::None | Offload::Valid | Offload::Checksum(_) => None,
         };
@@ -334,6 +343,16 @@ impl Translator {
     /// The TCP connections.
     pub fn tcp(&self) -> &TcpFlows {
         &self.tcp
+    }
+
+    /// The flows of UDP datagrams.
+    pub fn udp(&self) -> &UdpFlows {
+        &self.udp
+    }
+
+    /// The flows of echo requests.
+    pub fn echo(&self) -> &EchoFlows {
+        &self.echo
     }
 }
 

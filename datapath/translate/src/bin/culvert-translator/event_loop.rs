@@ -1,14 +1,59 @@
 //! The event loop: waits for the guest, for sockets, for the control socket and for time, and has the translator act.
+//!
+//! One thread does everything. It sleeps in epoll and never polls; each round serves what the events told of, takes a
+//! bounded number of frames from the guest, and ends with what is due. What the control socket may ask is answered by
+//! [`running`](crate::running).
 
-use anyhow::Result;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::setup::Setup;
+use anyhow::{Context, Result};
+use culvert_frame::{Offload, Offloads};
+use culvert_guest::Packet;
+use culvert_guest::device::DeviceConfig;
+use culvert_translate::limits::LimitSettings;
+use culvert_translate::link::{Full, GuestLink};
+use culvert_translate::packet::Payload;
+use culvert_translate::settings::DEFAULT_MTU;
+use culvert_translate::socket::KernelSockets;
+use culvert_translate::sockets::{Readiness, SocketId};
+use culvert_translate::translator::Translator;
+use culvert_translate::transport::{Link, PacketSocket, QemuStream, Transport, VhostUser};
+use culvert_vhost::{PortKey, PortSocket};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token};
+
+use crate::control::ControlSocket;
+use crate::pcap::Pcap;
+use crate::running::Running;
+use crate::setup::{self, Setup};
 
 /// Everything that is waited for.
 #[derive(Debug)]
 pub struct EventLoop {
-    setup: Setup,
+    poll: Poll,
+    transport: Transport,
+    running: Running,
+    control: Option<ControlSocket>,
+    pcap: Option<Pcap>,
+    statistics: Option<Statistics>,
+    one_off: bool,
+    /// Readable when the process is to end.
+    _quit: std::os::unix::net::UnixStream,
 }
+
+/// Tokens of sockets are below 2^35.
+const QUIT: Token = Token(1 << 40);
+const CONTROL: Token = Token(2 << 40);
+const TRANSPORT: Token = Token(3 << 40);
+
+/// Bursts that are taken from the guest before sockets have their turn again.
+const BURSTS: usize = 8;
+
+/// Events that are taken at once.
+const EVENTS: usize = 256;
 
 impl EventLoop {
     /// Opens what needs a name or a right: the guest's socket and the forwards. Starts no thread.
@@ -16,7 +61,29 @@ impl EventLoop {
     /// # Errors
     /// What could not be opened, with the remedy.
     pub fn open(setup: Setup) -> Result<Self> {
-        Ok(Self { setup })
+        let poll = Poll::new().context("cannot wait for events (epoll_create1)")?;
+        let registry = poll.registry();
+        let mtu = setup.settings.mtu.unwrap_or(DEFAULT_MTU);
+        let transport = open_transport(setup.transport, mtu, registry)?;
+        let sockets = KernelSockets::new(registry.try_clone()?).context("cannot make sockets")?;
+        // The standard library's hasher has random keys.
+        let seed = RandomState::new().hash_one(0);
+        let translator = Translator::new(setup.settings, LimitSettings::default(), Instant::now(), seed);
+        let mut control = setup.control;
+        if let Some(control) = &mut control {
+            control.register(registry, CONTROL).context("cannot wait for the control socket")?;
+        }
+        registry.register(&mut SourceFd(&setup.quit.as_raw_fd()), QUIT, Interest::READABLE)?;
+        Ok(Self {
+            running: Running::new(translator, sockets, setup.forwards, setup.freebind)?,
+            transport,
+            control,
+            pcap: setup.pcap,
+            statistics: setup.statistics.map(Statistics::every),
+            one_off: setup.one_off,
+            _quit: setup.quit,
+            poll,
+        })
     }
 
     /// Starts threads, calls `ready` once guests can connect, and serves until it is told to end or, with `one_off`, the
@@ -24,8 +91,163 @@ impl EventLoop {
     ///
     /// # Errors
     /// Why it could not be started or cannot go on.
-    pub fn run(self, ready: impl FnOnce() -> Result<()>) -> Result<()> {
-        drop(self.setup);
-        ready()
+    pub fn run(mut self, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+        ready()?;
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let now = Instant::now();
+            let timeout = self.deadline(now).saturating_duration_since(now);
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("cannot wait for events (epoll_wait)"),
+            }
+            if events.iter().any(|event| event.token() == QUIT) || self.round(&events, Instant::now()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn deadline(&self, now: Instant) -> Instant {
+        let others = [self.transport.deadline(now), self.statistics.as_ref().map(|statistics| statistics.next)];
+        others.into_iter().flatten().fold(self.running.translator.deadline(now), Instant::min)
+    }
+
+    /// One round; whether it was the last.
+    fn round(&mut self, events: &Events, now: Instant) -> bool {
+        for event in events {
+            let token = event.token();
+            if token >= TRANSPORT {
+                self.transport.event(token, now);
+            } else if token >= CONTROL
+                && let Some(control) = &mut self.control
+            {
+                control.ready(token, now, &mut self.running);
+            }
+        }
+        let news = self.transport.turn(now);
+        let (mut source, link) = self.transport.halves();
+        let mut link = Recorded { link, pcap: self.pcap.as_mut() };
+        let Running { translator, sockets, .. } = &mut self.running;
+        if news.came {
+            translator.guest_came(&mut link);
+        }
+        if news.room {
+            translator.link_ready(now, sockets, &mut link);
+        }
+        for event in events {
+            if let Some(id) = SocketId::from_token(event.token().0) {
+                let failed = event.is_error();
+                let readable = event.is_readable() || event.is_read_closed() || failed;
+                let writable = event.is_writable() || event.is_write_closed() || failed;
+                translator.socket_event(now, id, Readiness { readable, writable }, sockets, &mut link);
+            }
+        }
+        for _ in 0..BURSTS {
+            let burst = source.receive();
+            if burst.is_empty() {
+                break;
+            }
+            for index in 0..burst.len() {
+                match burst.frame(index) {
+                    Ok((frame, offload)) => {
+                        link.record_from_guest(&frame);
+                        translator.frame(now, &frame, offload, sockets, &mut link);
+                    }
+                    Err(reason) => translator.no_frame(reason),
+                }
+            }
+        }
+        translator.finish(now, sockets, &mut link);
+        if let Some(statistics) = &mut self.statistics {
+            statistics.print(now, &self.running);
+        }
+        news.left && self.one_off
+    }
+}
+
+fn open_transport(transport: setup::Transport, mtu: u16, registry: &Registry) -> Result<Transport> {
+    Ok(match transport {
+        setup::Transport::VhostUser { path, role, queue_pairs } => {
+            let device = DeviceConfig { queue_pairs, mtu, mac: None, offloads: true };
+            let socket = PortSocket { port: PortKey(0), name: "guest".to_owned(), path, role, device };
+            Transport::VhostUser(Box::new(VhostUser::new(socket, None, registry, TRANSPORT)?))
+        }
+        setup::Transport::Stream { path } => {
+            Transport::Stream(Box::new(QemuStream::listen(&path, registry, TRANSPORT)?))
+        }
+        setup::Transport::StreamDescriptor(descriptor) => {
+            Transport::Stream(Box::new(QemuStream::connected(descriptor.into(), registry, TRANSPORT)?))
+        }
+        setup::Transport::PacketDescriptor(descriptor) => {
+            Transport::Packet(Box::new(PacketSocket::new(descriptor, registry, TRANSPORT)?))
+        }
+    })
+}
+
+/// The way to the guest, with what goes there recorded.
+struct Recorded<'a> {
+    link: Link<'a>,
+    pcap: Option<&'a mut Pcap>,
+}
+
+impl Recorded<'_> {
+    fn record_from_guest(&mut self, frame: &Packet<'_>) {
+        if let Some(pcap) = &mut self.pcap {
+            let mut bytes = vec![0; frame.length as usize];
+            Payload::of_frame(frame).copy_to(&mut bytes);
+            pcap.record(SystemTime::now(), [bytes.as_slice()], bytes.len());
+        }
+    }
+}
+
+impl GuestLink for Recorded<'_> {
+    fn takes(&self) -> Offloads {
+        self.link.takes()
+    }
+
+    #[inline]
+    fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
+        self.link.put(offload, head, payload)?;
+        if let Some(pcap) = &mut self.pcap {
+            pcap.record(SystemTime::now(), [head, payload], head.len() + payload.len());
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        self.link.flush();
+    }
+}
+
+/// Prints statistics at intervals, when there is something new.
+#[derive(Debug)]
+struct Statistics {
+    interval: Duration,
+    next: Instant,
+    printed: Vec<(&'static str, u64)>,
+}
+
+impl Statistics {
+    fn every(interval: Duration) -> Self {
+        Self { interval, next: Instant::now() + interval, printed: Vec::new() }
+    }
+
+    fn print(&mut self, now: Instant, running: &Running) {
+        if now < self.next {
+            return;
+        }
+        self.next = now + self.interval;
+        let statistics = crate::control::Controlled::statistics(running);
+        if statistics != self.printed {
+            let mut text = String::new();
+            for (name, value) in &statistics {
+                text.push_str(&format!("{name} {value}\n"));
+            }
+            text.push('\n');
+            // Nobody may be reading any more.
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            self.printed = statistics;
+        }
     }
 }

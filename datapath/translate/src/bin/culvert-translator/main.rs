@@ -11,6 +11,7 @@ mod event_loop;
 mod options;
 mod pcap;
 mod pod;
+mod running;
 mod setup;
 
 use std::io::{ErrorKind, Write};

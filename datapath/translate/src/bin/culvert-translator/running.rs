@@ -1,0 +1,112 @@
+//! The translator as it runs: its protocol cores, its sockets, and what is forwarded; and what can be asked of it and changed
+//! by the control socket.
+
+use anyhow::Result;
+use culvert_translate::forward::{ForwardTable, Protocol, Rule, open_all};
+use culvert_translate::refusal::Refusal;
+use culvert_translate::socket::KernelSockets;
+use culvert_translate::translator::Translator;
+
+use crate::control::Controlled;
+
+/// A translator with its sockets.
+#[derive(Debug)]
+pub struct Running {
+    /// The protocol cores.
+    pub translator: Translator,
+    /// Their sockets.
+    pub sockets: KernelSockets,
+    forwards: ForwardTable,
+    freebind: bool,
+}
+
+impl Running {
+    /// Opens what is forwarded.
+    ///
+    /// # Errors
+    /// A port that cannot be opened, with the remedy.
+    pub fn new(translator: Translator, sockets: KernelSockets, forwards: ForwardTable, freebind: bool) -> Result<Self> {
+        let none = forwards.without_rules();
+        let mut running = Self { translator, sockets, forwards: none, freebind };
+        running.change(forwards)?;
+        Ok(running)
+    }
+
+    /// Makes `new` what is forwarded, or leaves everything as it is.
+    fn change(&mut self, new: ForwardTable) -> Result<()> {
+        let Self { translator, sockets, freebind, .. } = self;
+        let changes = self.forwards.changes_to(&new);
+        for listen in &changes.close {
+            translator.close_forward(listen, sockets);
+        }
+        let mut opened = Vec::new();
+        let result = open_all(changes.open, |listen| {
+            translator.open_forward(listen, *freebind, sockets)?;
+            opened.push(listen.clone());
+            Ok(())
+        });
+        if let Err(error) = result {
+            for listen in &opened {
+                translator.close_forward(listen, sockets);
+            }
+            for listen in &changes.close {
+                // It was open a moment ago.
+                if let Err(error) = translator.open_forward(listen, *freebind, sockets) {
+                    tracing::warn!("{listen} is no longer forwarded: {error}");
+                }
+            }
+            return Err(error.into());
+        }
+        self.forwards = new;
+        Ok(())
+    }
+
+    fn edit(&mut self, edit: impl FnOnce(&mut ForwardTable) -> Result<(), String>) -> Result<(), String> {
+        let mut new = self.forwards.clone();
+        edit(&mut new)?;
+        self.change(new).map_err(|error| format!("{error:#}"))
+    }
+}
+
+impl Controlled for Running {
+    fn forwards(&self) -> &[Rule] {
+        self.forwards.rules()
+    }
+
+    fn add_forward(&mut self, protocol: Protocol, spec: &str) -> Result<(), String> {
+        self.edit(|table| table.add(protocol, spec).map_err(|error| error.to_string()))
+    }
+
+    fn remove_forward(&mut self, protocol: Protocol, spec: &str) -> Result<(), String> {
+        self.edit(|table| table.remove(protocol, spec).map_err(|error| error.to_string()))
+    }
+
+    fn flows(&self, each: &mut dyn FnMut(&str) -> bool) {
+        for (ends, far) in self.translator.tcp().iter() {
+            let ((guest, guest_port), (peer, peer_port)) = (ends.guest, ends.peer);
+            let (guest, peer) =
+                (std::net::SocketAddr::new(guest, guest_port), std::net::SocketAddr::new(peer, peer_port));
+            if !each(&format!("tcp guest {guest} peer {peer} far {far}")) {
+                return;
+            }
+        }
+    }
+
+    fn statistics(&self) -> Vec<(&'static str, u64)> {
+        let counters = self.translator.counters();
+        let mut statistics = vec![
+            ("rx_frames", counters.rx_frames),
+            ("rx_bytes", counters.rx_bytes),
+            ("tx_frames", counters.tx_frames),
+            ("tx_bytes", counters.tx_bytes),
+            ("tcp_flows", self.translator.tcp().len() as u64),
+            ("udp_flows", self.translator.udp().len() as u64),
+            ("echo_flows", self.translator.echo().len() as u64),
+            ("tcp_flows_total", counters.tcp_flows),
+            ("udp_flows_total", counters.udp_flows),
+            ("echo_flows_total", counters.echo_flows),
+        ];
+        statistics.extend(Refusal::ALL.map(|reason| (reason.name(), counters.refused(reason))));
+        statistics
+    }
+}
