@@ -1,0 +1,1 @@
+//! Over QEMU's stream socket.
