@@ -1,0 +1,214 @@
+//! Addresses and routes of this network namespace, by rtnetlink (rtnetlink(7)).
+//!
+//! Two questions, each answered with everything there is; nothing is changed and nothing watched. What the answers mean
+//! for the guest is decided in [`super`]. Names of interfaces come from the kernel as well.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Index of the interface.
+    pub interface: u32,
+    /// With the length of its prefix.
+    pub net: IpNet,
+    /// Beyond this link, and beyond this host.
+    pub global: bool,
+    /// Not for new connections, or not at all yet: deprecated, tentative, or a duplicate.
+    pub unfit: bool,
+}
+
+/// A unicast route of the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Whether it is one of IPv6.
+    pub is_v6: bool,
+    /// Whether it leads everywhere.
+    pub is_default: bool,
+    /// Index of the interface.
+    pub interface: u32,
+    /// The next hop, if there is one of the same family.
+    pub gateway: Option<IpAddr>,
+    /// The source address that it prefers.
+    pub source: Option<IpAddr>,
+    /// The lower, the better.
+    pub metric: u32,
+}
+
+/// All addresses, in the kernel's order.
+pub fn addresses() -> io::Result<Vec<Address>> {
+    let messages = dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    Ok(messages.into_iter().filter_map(address).collect())
+}
+
+/// All unicast routes of the main table, in the kernel's order.
+pub fn routes() -> io::Result<Vec<Route>> {
+    let messages = dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
+    Ok(messages.into_iter().filter_map(route).collect())
+}
+
+/// The name of an interface.
+pub fn interface_name(index: u32) -> io::Result<String> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    Ok(rustix::net::netdevice::index_to_name(socket, index)?)
+}
+
+/// The index of an interface.
+pub fn interface_index(name: &str) -> io::Result<u32> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    Ok(rustix::net::netdevice::name_to_index(socket, name)?)
+}
+
+/// Asks, and collects all parts of the answer. Parts that cannot be read are passed over.
+fn dump(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut question = NetlinkMessage::new(header, NetlinkPayload::from(question));
+    question.finalize();
+    let mut bytes = vec![0; question.buffer_len()];
+    question.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut parts = Vec::new();
+    loop {
+        let (answer, _) = socket.recv_from_full()?;
+        if read(&answer, &mut parts)? {
+            return Ok(parts);
+        }
+    }
+}
+
+/// Reads the messages of one datagram; whether the last one was among them.
+fn read(mut datagram: &[u8], parts: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
+    while let Some(length) = datagram.first_chunk().map(|length| u32::from_ne_bytes(*length)) {
+        // At least its own header (16 bytes), or this would never end.
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let Some((message, _)) = datagram.split_at_checked(length).filter(|_| length >= 16) else {
+            return Err(io::Error::other("a message of rtnetlink is cut off"));
+        };
+        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map(|message| message.payload) {
+            Ok(NetlinkPayload::Done(_)) => return Ok(true),
+            Ok(NetlinkPayload::Error(error)) => return Err(error.to_io()),
+            Ok(NetlinkPayload::InnerMessage(part)) => parts.push(part),
+            Ok(_) => {}
+            Err(error) => tracing::debug!("a message of rtnetlink is not understood: {error}"),
+        }
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    Ok(false)
+}
+
+fn address(message: RouteNetlinkMessage) -> Option<Address> {
+    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    let mut local = None;
+    let mut peer = None;
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    for attribute in message.attributes {
+        match attribute {
+            // On point-to-point links both are there, and `Address` is the peer's.
+            AddressAttribute::Local(address) => local = Some(address),
+            AddressAttribute::Address(address) => peer = Some(address),
+            AddressAttribute::Flags(all) => flags = all,
+            _ => {}
+        }
+    }
+    Some(Address {
+        interface: message.header.index,
+        net: IpNet::new(local.or(peer)?, message.header.prefix_len).ok()?,
+        global: matches!(message.header.scope, AddressScope::Universe | AddressScope::Site),
+        unfit: flags.intersects(AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed),
+    })
+}
+
+fn route(message: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+    let header = message.header;
+    let is_v6 = match header.address_family {
+        AddressFamily::Inet => false,
+        AddressFamily::Inet6 => true,
+        _ => return None,
+    };
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut hop = Hop::default();
+    let mut best = Hop::default();
+    let mut best_weight = None;
+    let mut source = None;
+    let mut metric = 0;
+    let mut is_link_local = false;
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(to) => is_link_local = address_of(&to).is_some_and(stays_on_link),
+            RouteAttribute::PrefSource(address) => source = address_of(&address),
+            RouteAttribute::Priority(priority) => metric = priority,
+            RouteAttribute::MultiPath(hops) => {
+                // The first one of those with the highest weight.
+                for next in hops {
+                    if best_weight.is_none_or(|weight| next.hops > weight) {
+                        best_weight = Some(next.hops);
+                        best = Hop { interface: Some(next.interface_index), gateway: None };
+                        next.attributes.iter().for_each(|attribute| best.learn(attribute));
+                    }
+                }
+            }
+            attribute => hop.learn(&attribute),
+        }
+    }
+    let interface = hop.interface.or(best.interface)?;
+    let gateway = hop.gateway.or(best.gateway);
+    // Every interface has these.
+    if is_v6 && is_link_local {
+        return None;
+    }
+    Some(Route {
+        is_v6,
+        is_default: header.destination_prefix_length == 0,
+        interface,
+        gateway: gateway.filter(|gateway| gateway.is_ipv6() == is_v6),
+        source,
+        metric,
+    })
+}
+
+/// Where a route leads next.
+#[derive(Default)]
+struct Hop {
+    interface: Option<u32>,
+    gateway: Option<IpAddr>,
+}
+
+impl Hop {
+    fn learn(&mut self, attribute: &RouteAttribute) {
+        match attribute {
+            RouteAttribute::Oif(index) => self.interface = Some(*index),
+            RouteAttribute::Gateway(address) => self.gateway = address_of(address),
+            _ => {}
+        }
+    }
+}
+
+fn address_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
+
+fn stays_on_link(destination: IpAddr) -> bool {
+    match destination {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
+    }
+}
