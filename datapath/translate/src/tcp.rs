@@ -6,13 +6,21 @@
 //!
 //! The caller hands in events (`on_...`), then calls [`Connection::poll`] until it is `None` and does what it says.
 
+mod action;
+mod config;
 mod connection;
 pub mod flows;
 mod options;
+mod receiver;
+mod rtt;
+mod scoreboard;
 mod segment;
+mod sender;
 mod seq;
 
-pub use connection::{Action, Config, Connection, Failure, Payload, SocketInfo, Transmit};
+pub use action::{Action, Failure, Payload, SocketInfo, Transmit};
+pub use config::Config;
+pub use connection::Connection;
 pub use options::{Options, SackBlocks, Timestamps};
 pub use segment::{Flags, Malformed, Segment, refusal};
 pub use seq::Seq;

@@ -4,296 +4,794 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::options::Options;
-use super::segment::{FIXED, Flags, Segment};
+use super::action::{Action, Failure, Payload, SocketInfo, Transmit};
+use super::config::Config;
+use super::options::{Options, Timestamps};
+use super::receiver::{Announcement, Receiver};
+use super::rtt;
+use super::segment::{Flags, Segment};
+use super::sender::{Acknowledgement, Chunk, Sender};
 use super::seq::Seq;
 
 /// TCP with the guest, for one flow.
 #[derive(Debug)]
 pub struct Connection {
     config: Arc<Config>,
+    state: State,
+    sender: Sender,
+    receiver: Receiver,
+    /// Our clock's zero.
+    epoch: Instant,
+    /// The guest's clock, where timestamps are used (RFC 7323, TS.Recent).
+    clock: Option<u32>,
+    /// What the guest's SYN said, and ours says.
+    offer: Offer,
+    /// The handshake, or the end.
+    timer: Option<Instant>,
+    retries: u8,
+    /// When the guest was heard last.
+    heard_at: Instant,
+    /// When data moved last, in either direction.
+    moved_at: Instant,
+    /// When a segment that did not fit was answered last.
+    challenged_at: Option<Instant>,
+    probes: u8,
+    /// To be dropped from the receive queue.
+    discard: u32,
+    /// The segment that was proposed last.
+    proposed: Option<Proposed>,
+    /// What is to be answered with RST.
+    refuse: Option<Seq>,
+    /// The guest's numbers are known.
+    is_synchronised: bool,
+    /// SYN is to be sent, or SYN and ACK.
+    wants_syn: bool,
+    wants_probe: bool,
+    wants_close_socket: bool,
+    /// The guest has no room for frames.
+    is_blocked: bool,
+    /// The guest's FIN came before ours was sent: it is the one to wait (RFC 9293, figure 12).
+    guest_closed_first: bool,
+    /// ECE is sent until CWR comes (RFC 3168, 6.1.3).
+    echoes_congestion: bool,
+    /// CWR is sent with the next new data.
+    slowed_down: bool,
+}
+
+/// Where the connection stands. Open stands for ESTABLISHED and, by what each direction has closed, for FIN-WAIT-1 and 2,
+/// CLOSE-WAIT, CLOSING and LAST-ACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The guest's SYN waits until the socket is connected.
+    Connecting,
+    SynSent,
+    SynReceived,
+    Open,
+    TimeWait,
+    /// The guest gets a RST, then the socket's end follows.
+    Refusing {
+        then: Ending,
+    },
+    /// The last action is due.
+    Ending(Ending),
+    Over,
+}
+
+/// How a socket ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Close,
+    Reset,
+}
+
+/// What both ends agreed on or may yet.
+#[derive(Clone, Copy, Debug)]
+struct Offer {
+    mss: u16,
+    /// `None`: windows are not scaled.
+    scale: Option<u8>,
+    sack: bool,
+    ecn: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Proposed {
+    kind: Kind,
+    announced: Announcement,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Acknowledgement,
+    Chunk(Chunk),
+    Probe,
+    Refusal,
+    Rst,
+    Syn,
 }
 
 impl Connection {
     /// The guest opens: `syn` came in, and a socket is connecting. `isn` is our initial sequence number (RFC 9293, 3.4.1).
     #[must_use]
     pub fn from_guest(now: Instant, isn: Seq, syn: &Segment, config: Arc<Config>) -> Self {
-        let _ = (now, isn, syn);
-        Self { config }
+        let mut connection = Self::new(now, isn, State::Connecting, config);
+        connection.synchronise(syn);
+        connection
     }
 
     /// The far end opened: a socket was accepted, and the guest gets a SYN.
     #[must_use]
     pub fn from_host(now: Instant, isn: Seq, info: &SocketInfo, config: Arc<Config>) -> Self {
-        let _ = (now, isn, info);
-        Self { config }
+        let mut connection = Self::new(now, isn, State::SynSent, config);
+        connection.receiver.on_info(now, info, &connection.config);
+        connection.start_handshake(now);
+        connection
+    }
+
+    fn new(now: Instant, isn: Seq, state: State, config: Arc<Config>) -> Self {
+        let receiver = Receiver::new(now, Seq(0), &config);
+        let offer = Offer { mss: config.default_mss, scale: Some(0), sack: true, ecn: config.ecn };
+        Self {
+            config,
+            state,
+            sender: Sender::new(isn),
+            receiver,
+            epoch: now,
+            clock: Some(0),
+            offer,
+            timer: None,
+            retries: 0,
+            heard_at: now,
+            moved_at: now,
+            challenged_at: None,
+            probes: 0,
+            discard: 0,
+            proposed: None,
+            refuse: None,
+            is_synchronised: false,
+            wants_syn: false,
+            wants_probe: false,
+            wants_close_socket: false,
+            is_blocked: false,
+            guest_closed_first: false,
+            echoes_congestion: false,
+            slowed_down: false,
+        }
     }
 
     /// A segment of the guest. Tells which part of its payload is to be written to the socket now; then
     /// [`Self::on_written`] or [`Self::on_failed`] must be called before any other method.
     pub fn on_segment(&mut self, now: Instant, segment: &Segment) -> Option<Range<u32>> {
-        let _ = (now, segment);
+        match self.state {
+            State::Connecting => self.on_segment_connecting(segment),
+            State::SynSent => self.on_segment_syn_sent(now, segment),
+            State::SynReceived | State::Open | State::TimeWait => return self.on_segment_synchronised(now, segment),
+            State::Refusing { .. } | State::Ending(_) | State::Over => {}
+        }
         None
     }
 
     /// The socket took the first `bytes` of what [`Self::on_segment`] named: 0 where it had no room.
     pub fn on_written(&mut self, now: Instant, bytes: u32) {
-        let _ = (now, bytes);
+        if self.receiver.on_written(now, bytes, &self.config) > 0 {
+            self.moved_at = now;
+        }
+        self.take_fin(now);
     }
 
     /// The socket is connected.
     pub fn on_connected(&mut self, now: Instant, info: &SocketInfo) {
-        let _ = (now, info);
+        if self.state == State::Connecting {
+            self.state = State::SynReceived;
+            self.receiver.on_info(now, info, &self.config);
+            self.start_handshake(now);
+        }
     }
 
     /// The socket failed: connecting, or later.
     pub fn on_failed(&mut self, now: Instant, failure: Failure) {
-        let _ = (now, failure);
+        match (self.state, failure) {
+            (State::TimeWait | State::Refusing { .. } | State::Ending(_) | State::Over, _) => {}
+            (_, Failure::Unreachable) => self.state = State::Ending(Ending::Close),
+            (_, Failure::Reset) => self.refuse_guest(now, Ending::Close),
+        }
     }
 
     /// There may be something to read: data, or the end.
-    pub fn on_readable(&mut self, now: Instant) {
-        let _ = now;
+    pub fn on_readable(&mut self) {
+        self.sender.on_readable();
     }
 
     /// The socket has room again.
-    pub fn on_writable(&mut self, now: Instant) {
-        let _ = now;
+    pub fn on_writable(&mut self) {
+        self.receiver.ask();
     }
 
     /// The answer to [`Action::AskInfo`].
     pub fn on_info(&mut self, now: Instant, info: &SocketInfo) {
-        let _ = (now, info);
+        if self.state == State::Open {
+            let was_stalled = self.receiver.is_stalled();
+            self.receiver.on_info(now, info, &self.config);
+            if !was_stalled {
+                self.moved_at = self.moved_at.max(now);
+            }
+        }
     }
 
     /// [`Self::deadline`] is reached. Too early is harmless.
     pub fn on_timer(&mut self, now: Instant) {
-        let _ = now;
+        if self.state == State::Open {
+            return self.on_timer_open(now);
+        }
+        if self.timer.is_none_or(|timer| now < timer) {
+            return;
+        }
+        self.timer = None;
+        match self.state {
+            State::SynSent | State::SynReceived => self.repeat_handshake(now),
+            State::TimeWait => self.state = State::Ending(Ending::Close),
+            // The guest has had no room for its RST all the time.
+            State::Refusing { then } => self.state = State::Ending(then),
+            State::Connecting | State::Open | State::Ending(_) | State::Over => {}
+        }
     }
 
     /// When [`Self::on_timer`] is to be called; may change with every other call.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        None
+        if self.state != State::Open {
+            return self.timer;
+        }
+        [self.sender.timer(), self.receiver.timer(), Some(self.lost_at())].into_iter().flatten().min()
     }
 
     /// What to do next; to be called until `None` after one or more events. A [`Action::Transmit`] is answered by
     /// one of [`Self::on_transmitted`], [`Self::on_blocked`], [`Self::on_drained`], [`Self::on_end`] before the next call.
     pub fn poll(&mut self, now: Instant) -> Option<Action> {
-        let _ = now;
-        None
+        match self.state {
+            State::Ending(Ending::Reset) => {
+                self.state = State::Over;
+                return Some(Action::Reset);
+            }
+            State::Over => return None,
+            _ => {}
+        }
+        if self.discard > 0 {
+            return Some(Action::Discard(std::mem::take(&mut self.discard)));
+        }
+        if self.receiver.take_shutdown() {
+            return Some(Action::ShutdownWrite);
+        }
+        if self.state == State::Ending(Ending::Close) {
+            self.state = State::Over;
+            return Some(Action::Close);
+        }
+        if std::mem::take(&mut self.wants_close_socket) {
+            return Some(Action::CloseSocket);
+        }
+        if self.state == State::Open {
+            if self.receiver.take_ask() {
+                return Some(Action::AskInfo);
+            }
+            if self.receiver.take_await_writable() {
+                return Some(Action::AwaitWritable);
+            }
+        }
+        if self.is_blocked {
+            return None;
+        }
+        self.propose(now).map(Action::Transmit)
     }
 
     /// The segment is on its way, with that many bytes of payload: at most what it asked for, and 0 where it asked for none.
     pub fn on_transmitted(&mut self, now: Instant, payload_bytes: u32) {
-        let _ = (now, payload_bytes);
+        let Some(Proposed { kind, announced }) = self.proposed.take() else { return };
+        let mut has_data = false;
+        match kind {
+            Kind::Chunk(chunk) => {
+                has_data = true;
+                let has_timestamps = self.clock.is_some();
+                self.sender.on_sent(now, chunk, payload_bytes, has_timestamps, &self.config);
+                if !matches!(chunk, Chunk::Again { .. }) {
+                    self.moved_at = now;
+                    self.slowed_down = false;
+                }
+            }
+            Kind::Probe => self.wants_probe = false,
+            Kind::Refusal => {
+                self.refuse = None;
+                return;
+            }
+            Kind::Rst => {
+                if let State::Refusing { then } = self.state {
+                    self.state = State::Ending(then);
+                }
+                return;
+            }
+            Kind::Syn => {
+                self.wants_syn = false;
+                self.sender.syn_sent();
+            }
+            Kind::Acknowledgement => {}
+        }
+        if self.state != State::SynSent {
+            self.receiver.on_announced(now, &announced, has_data, &self.config);
+        }
+        self.finish(now);
     }
 
     /// The guest has no room: nothing was sent. No segment is asked for until [`Self::on_unblocked`].
-    pub fn on_blocked(&mut self) {}
+    pub fn on_blocked(&mut self) {
+        self.proposed = None;
+        self.is_blocked = true;
+    }
 
     /// The guest has room again.
-    pub fn on_unblocked(&mut self) {}
+    pub fn on_unblocked(&mut self) {
+        self.is_blocked = false;
+    }
 
     /// Nothing was sent, because nothing is in the receive queue at that offset (EAGAIN); [`Self::on_readable`] tells of more.
-    pub fn on_drained(&mut self) {}
+    pub fn on_drained(&mut self) {
+        self.proposed = None;
+        self.sender.on_drained();
+    }
 
     /// Nothing was sent, because at that offset the far end's data ends: a read into a buffer that is not empty gave 0 bytes.
-    pub fn on_end(&mut self, now: Instant) {
-        let _ = now;
+    pub fn on_end(&mut self) {
+        if let Some(Proposed { kind: Kind::Chunk(Chunk::New { .. }), .. }) = self.proposed.take() {
+            self.sender.on_end();
+        }
     }
 
     /// Whether `segment`, a SYN, opens a new connection in this one's place (RFC 9293, 3.10.7.4, TIME-WAIT; RFC 6191): forget this
     /// one, and go on as if it were not there.
     #[must_use]
     pub fn is_superseded_by(&self, segment: &Segment) -> bool {
-        let _ = segment;
-        false
-    }
-}
-
-/// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Ask the socket (TCP_INFO and its send buffer), then call [`Connection::on_info`].
-    AskInfo,
-    /// Call [`Connection::on_writable`] once the socket has room, also if it has now: arm EPOLLOUT anew.
-    AwaitWritable,
-    /// Close the socket if it is open, and forget the connection: it is over.
-    Close,
-    /// Close the socket, orderly; the connection stays for a while to answer the guest.
-    CloseSocket,
-    /// The guest has that many bytes for good: drop them from the receive queue's head.
-    Discard(u32),
-    /// Close the socket with a RST towards the far end (SO_LINGER 0), and forget the connection.
-    Reset,
-    /// The guest sends no more: shut the socket down for writing.
-    ShutdownWrite,
-    /// Send a segment to the guest.
-    Transmit(Transmit),
-}
-
-/// A segment for the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Of the first byte, or SYN or FIN.
-    pub seq: Seq,
-    /// The acknowledgement; `None` without the ACK flag.
-    pub ack: Option<Seq>,
-    /// The control bits. PSH belongs on the last segment only, where the payload is cut into several, and CWR on the first.
-    pub flags: Flags,
-    /// The window as it stands in the header, scaled already.
-    pub window: u16,
-    /// The options.
-    pub options: Options,
-    /// What to read from the socket for it; `None`: no payload.
-    pub payload: Option<Payload>,
-    /// The most payload of one segment on the wire, in bytes. More is to be cut, or left to the guest's offloads.
-    pub mss: u16,
-    /// The IP header says that ECN is understood: ECT(0) (RFC 3168, 5).
-    pub ect: bool,
-}
-
-/// A part of the socket's receive queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Payload {
-    /// From where on: bytes behind the queue's head, as it is after all [`Action::Discard`] so far.
-    pub offset: u32,
-    /// How much at most, in bytes; not 0. May be more than the MSS.
-    pub max: u32,
-}
-
-impl Transmit {
-    /// Without options, window and payload.
-    pub(super) fn bare(seq: Seq, ack: Option<Seq>, flags: Flags) -> Self {
-        let flags = if ack.is_some() { flags | Flags::ACK } else { flags };
-        Self { seq, ack, flags, window: 0, options: Options::default(), payload: None, mss: 0, ect: false }
+        if !segment.is_opening() {
+            return false;
+        }
+        match self.state {
+            State::Connecting => segment.seq + 1 != self.receiver.nxt(),
+            State::TimeWait => {
+                let is_later = match (self.clock, segment.options.timestamps) {
+                    (Some(recent), Some(timestamps)) => Seq(timestamps.value).is_after(Seq(recent)),
+                    _ => false,
+                };
+                is_later || !segment.seq.is_before(self.receiver.nxt())
+            }
+            State::Refusing { .. } | State::Ending(_) | State::Over => true,
+            State::SynSent | State::SynReceived | State::Open => false,
+        }
     }
 
-    /// Writes the TCP header with a checksum of 0, and tells its length in bytes: 20 to 60.
-    pub fn write_header(&self, source_port: u16, destination_port: u16, header: &mut [u8; 60]) -> usize {
-        let (fixed, area) = header.split_at_mut(FIXED);
-        let mut options = [0; 40];
-        let length = FIXED + self.options.write(&mut options);
-        area.copy_from_slice(&options);
-        let [s0, s1] = source_port.to_be_bytes();
-        let [d0, d1] = destination_port.to_be_bytes();
-        let [q0, q1, q2, q3] = self.seq.0.to_be_bytes();
-        let [a0, a1, a2, a3] = self.ack.unwrap_or_default().0.to_be_bytes();
-        let [w0, w1] = self.window.to_be_bytes();
-        let offset = u8::try_from(length * 4).unwrap_or(0xf0);
-        fixed.copy_from_slice(&[
-            s0,
-            s1,
-            d0,
-            d1,
-            q0,
-            q1,
-            q2,
-            q3,
-            a0,
-            a1,
-            a2,
-            a3,
-            offset,
-            self.flags.0,
-            w0,
-            w1,
-            0,
-            0,
-            0,
-            0,
-        ]);
-        length
+    /// What the guest's SYN says.
+    fn synchronise(&mut self, syn: &Segment) {
+        self.is_synchronised = true;
+        self.receiver.synchronise(syn.seq);
+        let options = &syn.options;
+        self.offer.mss = options.mss.unwrap_or(self.config.default_mss);
+        self.offer.scale = options.window_scale.map(|shift| shift.min(14));
+        if self.offer.scale.is_none() {
+            self.receiver.disable_scale();
+        }
+        self.offer.sack = options.sack_permitted;
+        self.clock = options.timestamps.map(|timestamps| timestamps.value);
+        // RFC 3168, 6.1.1: a SYN offers with both bits, and is answered with one.
+        let asked = Flags::ECE | Flags::CWR;
+        let offered = Flags(syn.flags.0 & asked.0);
+        let expected = if syn.is_opening() { asked } else { Flags::ECE };
+        self.offer.ecn &= offered == expected;
     }
-}
 
-/// What a socket tells of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketInfo {
-    /// How many bytes of data the far end acknowledged since the beginning; SYN and FIN, which Linux counts in
-    /// `tcpi_bytes_acked`, are left out. A SYN or FIN too many does no harm.
-    pub acknowledged: u64,
-    /// How many bytes the socket surely takes now.
-    pub send_room: u32,
-    /// The smoothed round-trip time to the far end.
-    pub rtt: Duration,
-    /// The far end is on this host (a local address).
-    pub local: bool,
-}
+    fn start_handshake(&mut self, now: Instant) {
+        self.wants_syn = true;
+        self.retries = 0;
+        self.timer = Some(now + rtt::INITIAL);
+    }
 
-/// How a socket failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The far end refused or reset it, or it broke: the guest gets a RST.
-    Reset,
-    /// It never reached the far end: the guest hears nothing from us (the caller may relay an ICMP error).
-    Unreachable,
-}
+    /// SYN was not answered. This goes on also while the guest's ring is full, so that a guest that never came up is given up.
+    fn repeat_handshake(&mut self, now: Instant) {
+        if self.retries >= self.config.syn_retries {
+            return self.refuse_guest(now, Ending::Reset);
+        }
+        self.retries += 1;
+        self.wants_syn = true;
+        let doublings = self.retries.saturating_sub(self.config.syn_linear).min(16);
+        self.timer = Some(now + (rtt::INITIAL * (1 << doublings)).min(self.config.rto_max));
+    }
 
-/// What holds for every connection of a family.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// What we announce as MSS, and never exceed: the link's MTU without IP and TCP headers, in bytes.
-    pub mss: u16,
-    /// What a guest takes that announces no MSS: 536 for IPv4, 1220 for IPv6 (RFC 9293, 3.7.1).
-    pub default_mss: u16,
-    /// The most payload of one [`Transmit`], in bytes: 64 KiB without headers.
-    pub burst: u32,
-    /// The largest window that the guest is given, in bytes.
-    pub window: u32,
-    /// How often a SYN is sent again.
-    pub syn_retries: u8,
-    /// How many of these come at equal distances, before those double.
-    pub syn_linear: u8,
-    /// How often data is sent again in a row before the guest counts as lost.
-    pub retries: u8,
-    /// The shortest retransmission timeout: longer than guests delay acknowledgements.
-    pub rto_min: Duration,
-    /// The longest.
-    pub rto_max: Duration,
-    /// For how long an acknowledgement waits for data to travel with.
-    pub delayed_ack: Duration,
-    /// A far end with at most this round-trip time is near: its acknowledgements are not waited for.
-    pub near: Duration,
-    /// After how long without a segment of the guest it is probed.
-    pub keep_alive: Duration,
-    /// The same once the guest has sent its FIN: it may have forgotten the connection.
-    pub keep_alive_half_closed: Duration,
-    /// The distance of these probes.
-    pub keep_alive_interval: Duration,
-    /// How many unanswered probes mean that the guest is lost.
-    pub keep_alive_probes: u8,
-    /// After how long a connection is given up that has data to move in either direction and moves none.
-    pub stall: Duration,
-    /// For how long a closed connection answers late segments. Nothing on the way to a guest lives for long, so this is short.
-    pub time_wait: Duration,
-    /// Whether ECN is offered and taken.
-    pub ecn: bool,
-}
+    /// The guest gets a RST, and the socket ends.
+    fn refuse_guest(&mut self, now: Instant, then: Ending) {
+        self.state = State::Refusing { then };
+        self.timer = Some(now + RST_WAIT);
+    }
 
-impl Default for Config {
-    /// For IPv4 with an MTU of 1500; timers as Linux has them.
-    fn default() -> Self {
-        Self {
-            mss: 1460,
-            default_mss: 536,
-            burst: 65_535 - 60 - 60,
-            window: 16 << 20,
-            syn_retries: 6,
-            syn_linear: 4,
-            retries: 15,
-            rto_min: Duration::from_millis(200),
-            rto_max: Duration::from_secs(120),
-            delayed_ack: Duration::from_millis(10),
-            near: Duration::from_millis(2),
-            keep_alive: Duration::from_secs(7200),
-            keep_alive_half_closed: Duration::from_secs(60),
-            keep_alive_interval: Duration::from_secs(75),
-            keep_alive_probes: 9,
-            stall: Duration::from_secs(7200),
-            time_wait: Duration::from_secs(1),
-            ecn: true,
+    fn on_segment_connecting(&mut self, segment: &Segment) {
+        if segment.flags.contains(Flags::RST) && self.is_reset_by(segment) {
+            self.state = State::Ending(Ending::Reset);
+        }
+    }
+
+    /// RFC 9293, 3.10.7.3.
+    fn on_segment_syn_sent(&mut self, now: Instant, segment: &Segment) {
+        let acknowledges = segment.ack == Some(self.sender.nxt()) && self.sender.in_flight() > 0;
+        if let Some(ack) = segment.ack
+            && !acknowledges
+        {
+            if !segment.flags.contains(Flags::RST) {
+                self.refuse = Some(ack);
+            }
+            return;
+        }
+        if segment.flags.contains(Flags::RST) {
+            if acknowledges {
+                self.state = State::Ending(Ending::Reset);
+            }
+            return;
+        }
+        if !segment.flags.contains(Flags::SYN) {
+            return;
+        }
+        self.synchronise(segment);
+        if acknowledges {
+            self.open(now, segment);
+            self.receiver.acknowledge_now();
+        } else {
+            self.state = State::SynReceived;
+            self.start_handshake(now);
+        }
+    }
+
+    /// The handshake is over.
+    fn open(&mut self, now: Instant, segment: &Segment) {
+        let options = if self.clock.is_some() { TIMESTAMP_BYTES } else { 0 };
+        let mss = self.offer.mss.min(self.config.mss);
+        let window = self.window_of(segment);
+        let ack = segment.ack.unwrap_or(self.sender.nxt());
+        let rtt = self.measured_rtt(now, segment).filter(|_| self.retries == 0);
+        self.sender.open(segment.seq, ack, window, mss, options, rtt);
+        self.state = State::Open;
+        self.timer = None;
+        self.wants_syn = false;
+        self.heard_at = now;
+        self.moved_at = now;
+    }
+
+    /// In bytes; that of a SYN is not scaled (RFC 7323, 2.2).
+    fn window_of(&self, segment: &Segment) -> u32 {
+        let scale = self.offer.scale.filter(|_| !segment.flags.contains(Flags::SYN));
+        u32::from(segment.window) << scale.unwrap_or(0)
+    }
+
+    /// RFC 9293, 3.10.7.4, in its order.
+    fn on_segment_synchronised(&mut self, now: Instant, segment: &Segment) -> Option<Range<u32>> {
+        let is_reset = segment.flags.contains(Flags::RST);
+        if !is_reset && !self.passes_clock(now, segment) {
+            return None;
+        }
+        if self.state == State::SynReceived && segment.is_opening() && segment.seq + 1 == self.receiver.nxt() {
+            self.wants_syn = true;
+            return None;
+        }
+        if !self.is_acceptable(segment) {
+            if !is_reset {
+                self.answer_misfit(now, segment);
+            }
+            return None;
+        }
+        if is_reset {
+            if self.is_reset_by(segment) {
+                // RFC 1337: a TIME-WAIT is not cut short.
+                if self.state != State::TimeWait {
+                    self.state = State::Ending(Ending::Reset);
+                }
+            } else {
+                self.challenge(now);
+            }
+            return None;
+        }
+        if segment.flags.contains(Flags::SYN) {
+            // Of a simultaneous open: the guest's answer to our SYN (RFC 9293, figure 7).
+            let is_answer = self.state == State::SynReceived && segment.seq + 1 == self.receiver.nxt();
+            if !is_answer || segment.ack != Some(self.sender.nxt()) {
+                self.challenge(now);
+                return None;
+            }
+        }
+        let ack = segment.ack?;
+        if self.state == State::SynReceived {
+            if ack != self.sender.nxt() || self.sender.in_flight() == 0 {
+                self.refuse = Some(ack);
+                return None;
+            }
+            self.open(now, segment);
+        }
+        let una = self.sender.una();
+        if ack.is_after(self.sender.nxt()) || una.since(ack) > self.sender.window_largest().max(1) {
+            // RFC 5961, 5.2.
+            self.challenge(now);
+            return None;
+        }
+        self.heard_at = now;
+        self.probes = 0;
+        self.wants_probe = false;
+        self.on_ack(now, segment, ack);
+        if self.state == State::TimeWait {
+            self.on_segment_time_wait(now, segment);
+            return None;
+        }
+        self.on_congestion(segment);
+        let seq = if segment.flags.contains(Flags::SYN) { segment.seq + 1 } else { segment.seq };
+        let part = self.receiver.place(seq, segment.length, segment.flags.contains(Flags::FIN));
+        if part.is_none() {
+            self.take_fin(now);
+        }
+        part
+    }
+
+    /// The ACK field and what belongs to it.
+    fn on_ack(&mut self, now: Instant, segment: &Segment, ack: Seq) {
+        let told = Acknowledgement {
+            seq: segment.seq,
+            ack,
+            window: self.window_of(segment),
+            is_loaded: segment.span() > 0,
+            sack: &segment.options.sack,
+            rtt: self.measured_rtt(now, segment),
+        };
+        let bytes = self.sender.on_ack(now, &told, &self.config);
+        if bytes > 0 {
+            self.discard += bytes;
+            self.moved_at = now;
+        }
+        self.finish(now);
+    }
+
+    /// RFC 3168, 6.1.2 and 6.1.3.
+    fn on_congestion(&mut self, segment: &Segment) {
+        if !self.offer.ecn {
+            return;
+        }
+        if segment.flags.contains(Flags::CWR) {
+            self.echoes_congestion = false;
+        }
+        if segment.congested && segment.length > 0 {
+            self.echoes_congestion = true;
+        }
+        if segment.flags.contains(Flags::ECE) && self.sender.on_congestion() {
+            self.slowed_down = true;
+        }
+    }
+
+    fn on_segment_time_wait(&mut self, now: Instant, segment: &Segment) {
+        if segment.span() > 0 {
+            self.receiver.acknowledge_now();
+        }
+        if segment.flags.contains(Flags::FIN) {
+            self.timer = Some(now + self.config.time_wait);
+        }
+    }
+
+    fn take_fin(&mut self, now: Instant) {
+        if self.receiver.take_fin(now) {
+            self.moved_at = now;
+            self.guest_closed_first = !self.sender.is_ending();
+            self.finish(now);
+        }
+    }
+
+    /// RFC 7323, 5.3 (PAWS) and 4.3 (what is echoed).
+    fn passes_clock(&mut self, now: Instant, segment: &Segment) -> bool {
+        let Some(recent) = self.clock else { return true };
+        // Those that negotiated timestamps send them always (RFC 7323, 3.2).
+        let Some(timestamps) = segment.options.timestamps else { return false };
+        let is_older = Seq(timestamps.value).is_before(Seq(recent));
+        if is_older && now.saturating_duration_since(self.heard_at) < CLOCK_LIFE {
+            self.answer_misfit(now, segment);
+            return false;
+        }
+        if !segment.seq.is_after(self.receiver.acked()) {
+            self.clock = Some(timestamps.value);
+        }
+        true
+    }
+
+    /// The round trip of what a segment answers (RFC 7323, 4.1).
+    fn measured_rtt(&self, now: Instant, segment: &Segment) -> Option<Duration> {
+        self.clock?;
+        let echo = segment.options.timestamps?.echo;
+        let elapsed = self.time(now).wrapping_sub(echo);
+        (elapsed < 1 << 31).then(|| Duration::from_millis(u64::from(elapsed)))
+    }
+
+    /// Our clock, in milliseconds; it wraps.
+    fn time(&self, now: Instant) -> u32 {
+        let millis = now.saturating_duration_since(self.epoch).as_millis() & u128::from(u32::MAX);
+        u32::try_from(millis).unwrap_or(0)
+    }
+
+    /// RFC 9293, 3.10.7.4, first: some of it lies in the window; or just before it, in what was acknowledged last, because what we
+    /// dropped for want of room makes the guest's numbers run ahead and ours stay behind.
+    fn is_acceptable(&self, segment: &Segment) -> bool {
+        let end = segment.seq + segment.span();
+        !end.is_before(self.receiver.acked()) && !segment.seq.is_after(self.receiver.edge())
+    }
+
+    /// RFC 5961, 3.2: the exact number. The guest may know less than we wrote: what it was told is as good.
+    fn is_reset_by(&self, segment: &Segment) -> bool {
+        segment.seq == self.receiver.nxt() || segment.seq == self.receiver.acked()
+    }
+
+    /// A segment outside of the window is answered, with data at once, otherwise as a challenge.
+    fn answer_misfit(&mut self, now: Instant, segment: &Segment) {
+        if self.state == State::SynReceived {
+            return;
+        }
+        self.receiver.ask();
+        if segment.length > 0 { self.receiver.acknowledge_now() } else { self.challenge(now) }
+    }
+
+    /// RFC 5961, 7: not too often, so that two ends that disagree do not keep each other busy.
+    fn challenge(&mut self, now: Instant) {
+        if self.challenged_at.is_none_or(|at| now.saturating_duration_since(at) >= CHALLENGE_INTERVAL) {
+            self.challenged_at = Some(now);
+            self.receiver.acknowledge_now();
+        }
+    }
+
+    /// Both directions may be through.
+    fn finish(&mut self, now: Instant) {
+        if self.state != State::Open || !self.sender.is_ended() || !self.receiver.is_closed() {
+            return;
+        }
+        if !self.receiver.is_done() {
+            return self.receiver.acknowledge_all();
+        }
+        if self.guest_closed_first {
+            self.state = State::Ending(Ending::Close);
+        } else {
+            self.state = State::TimeWait;
+            self.timer = Some(now + self.config.time_wait);
+            self.wants_close_socket = true;
+        }
+    }
+
+    fn on_timer_open(&mut self, now: Instant) {
+        self.receiver.on_timer(now);
+        if self.sender.on_timer(now, self.is_blocked, &self.config).is_err() {
+            return self.refuse_guest(now, Ending::Reset);
+        }
+        if now < self.lost_at() {
+            return;
+        }
+        if self.is_moving() || self.probes >= self.config.keep_alive_probes {
+            return self.refuse_guest(now, Ending::Reset);
+        }
+        self.probes += 1;
+        self.wants_probe = true;
+    }
+
+    /// There is data to move, in one direction at least.
+    fn is_moving(&self) -> bool {
+        self.sender.is_pending() || self.receiver.is_stalled()
+    }
+
+    /// When the guest is probed, or given up.
+    fn lost_at(&self) -> Instant {
+        if self.is_moving() {
+            return self.moved_at + self.config.stall;
+        }
+        let idle = if self.receiver.is_closed() { self.config.keep_alive_half_closed } else { self.config.keep_alive };
+        self.heard_at + idle.min(self.config.keep_alive) + self.config.keep_alive_interval * u32::from(self.probes)
+    }
+
+    /// The next segment.
+    fn propose(&mut self, now: Instant) -> Option<Transmit> {
+        if let Some(seq) = self.refuse {
+            let announced = self.receiver.announce(0);
+            self.proposed = Some(Proposed { kind: Kind::Refusal, announced });
+            return Some(Transmit::bare(seq, None, Flags::RST));
+        }
+        let kind = match self.state {
+            State::SynSent | State::SynReceived => self.wants_syn.then_some(Kind::Syn)?,
+            State::Open => self.propose_open(now)?,
+            State::TimeWait => self.receiver.is_due().then_some(Kind::Acknowledgement)?,
+            State::Refusing { .. } => Kind::Rst,
+            State::Connecting | State::Ending(_) | State::Over => return None,
+        };
+        let shift = if kind == Kind::Syn { 0 } else { self.receiver.scale() };
+        let announced = self.receiver.announce(shift);
+        self.proposed = Some(Proposed { kind, announced });
+        Some(self.segment(now, kind, &announced))
+    }
+
+    fn propose_open(&mut self, now: Instant) -> Option<Kind> {
+        let was_pending = self.sender.is_pending();
+        if let Some(chunk) = self.sender.next(now, &self.config) {
+            return Some(Kind::Chunk(chunk));
+        }
+        if !was_pending && self.sender.is_pending() {
+            self.moved_at = now;
+        }
+        if self.wants_probe {
+            return Some(Kind::Probe);
+        }
+        self.receiver.is_due().then_some(Kind::Acknowledgement)
+    }
+
+    fn segment(&self, now: Instant, kind: Kind, announced: &Announcement) -> Transmit {
+        let ack = (self.state != State::SynSent).then_some(announced.ack);
+        let una = self.sender.una();
+        let mut flags = Flags::default();
+        let mut options = Options::default();
+        let mut payload = None;
+        let mut is_new = false;
+        let seq = match kind {
+            Kind::Acknowledgement | Kind::Refusal | Kind::Rst => self.sender.nxt(),
+            // What the guest has already makes it answer (RFC 9293, 3.8.4).
+            Kind::Probe => una - 1,
+            Kind::Chunk(Chunk::Again { seq, length }) => {
+                payload = Some(Payload { offset: seq - una, max: length });
+                flags |= Flags::PSH;
+                seq
+            }
+            Kind::Chunk(Chunk::Fin) => {
+                flags |= Flags::FIN;
+                self.sender.fin_seq()
+            }
+            Kind::Chunk(Chunk::New { length }) => {
+                is_new = true;
+                payload = Some(Payload { offset: self.sender.in_flight(), max: length });
+                flags |= Flags::PSH;
+                self.sender.nxt()
+            }
+            Kind::Syn => {
+                flags |= Flags::SYN | self.ecn_offer();
+                options.mss = Some(self.config.mss);
+                options.window_scale = self.offer.scale.map(|_| self.receiver.scale());
+                options.sack_permitted = self.offer.sack;
+                una
+            }
+        };
+        if kind == Kind::Rst {
+            let ack = self.is_synchronised.then_some(self.receiver.acked());
+            return Transmit::bare(seq, ack, Flags::RST);
+        }
+        if self.offer.ecn && kind != Kind::Syn {
+            if self.echoes_congestion {
+                flags |= Flags::ECE;
+            }
+            if is_new && self.slowed_down {
+                flags |= Flags::CWR;
+            }
+        }
+        if let Some(echo) = self.clock {
+            options.timestamps = Some(Timestamps { value: self.time(now), echo });
+        }
+        let ect = self.offer.ecn && is_new;
+        let window = announced.window;
+        Transmit { window, options, payload, mss: self.sender.mss(), ect, ..Transmit::bare(seq, ack, flags) }
+    }
+
+    /// RFC 3168, 6.1.1; without it after the first try, for what cannot bear it (6.1.1.1).
+    const fn ecn_offer(&self) -> Flags {
+        match (self.offer.ecn, self.state) {
+            (true, State::SynSent) if self.retries == 0 => Flags(Flags::ECE.0 | Flags::CWR.0),
+            (true, State::SynReceived) => Flags::ECE,
+            _ => Flags(0),
         }
     }
 }
+
+/// Bytes of a timestamps option, padded.
+const TIMESTAMP_BYTES: u16 = 12;
+
+/// How far apart challenges are.
+const CHALLENGE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// For how long the guest's clock counts (RFC 7323, 5.5).
+const CLOCK_LIFE: Duration = Duration::from_secs(24 * 24 * 3600);
+
+/// For how long a guest without room is waited for with a RST.
+const RST_WAIT: Duration = Duration::from_secs(10);

@@ -283,10 +283,10 @@ impl TcpFlows {
         }
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
         if ready.writable {
-            flow.connection.on_writable(ctx.now);
+            flow.connection.on_writable();
         }
         if ready.readable {
-            flow.connection.on_readable(ctx.now);
+            flow.connection.on_readable();
         }
         self.touch(index);
     }
@@ -442,7 +442,7 @@ fn send<S: TcpSockets, L: GuestLink>(
     if let Some(payload) = transmit.payload {
         let scratch = ctx.scratch.get_mut(..payload.max as usize).ok_or(Full)?;
         match ctx.sockets.peek(SocketId::Tcp(index), payload.offset, scratch) {
-            Ok(0) => flow.connection.on_end(ctx.now),
+            Ok(0) => flow.connection.on_end(),
             Ok(count) => length = count,
             Err(error) if would_block(&error) => flow.connection.on_drained(),
             Err(_) => flow.connection.on_failed(ctx.now, Failure::Reset),

@@ -2,7 +2,7 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
-use super::connection::Transmit;
+use super::action::Transmit;
 use super::options::Options;
 use super::seq::Seq;
 

@@ -82,9 +82,8 @@ pub struct Guest {
 impl Guest {
     pub fn attach(stream: UnixStream, shape: Shape, features: u64) -> Self {
         let interface = Interface::new(shape, 70_000);
-        let features = features
-            | if shape.mergeable { MRG_RXBUF } else { 0 }
-            | if shape.event_idx { EVENT_IDX } else { 0 };
+        let features =
+            features | if shape.mergeable { MRG_RXBUF } else { 0 } | if shape.event_idx { EVENT_IDX } else { 0 };
         let mut frontend = begin(stream, interface.ram(), features, 2);
         let receive = start_ring(&mut frontend, 0, &interface.receive);
         let transmit = start_ring(&mut frontend, 1, &interface.transmit);

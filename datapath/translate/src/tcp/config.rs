@@ -1,0 +1,70 @@
+//! What holds for every connection of an address family: sizes and timers.
+
+use std::time::Duration;
+
+/// What holds for every connection of a family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What we announce as MSS, and never exceed: the link's MTU without IP and TCP headers, in bytes.
+    pub mss: u16,
+    /// What a guest takes that announces no MSS: 536 for IPv4, 1220 for IPv6 (RFC 9293, 3.7.1).
+    pub default_mss: u16,
+    /// The most payload of one [`Transmit`], in bytes: 64 KiB without headers.
+    pub burst: u32,
+    /// The largest window that the guest is given, in bytes.
+    pub window: u32,
+    /// How often a SYN is sent again.
+    pub syn_retries: u8,
+    /// How many of these come at equal distances, before those double.
+    pub syn_linear: u8,
+    /// How often data is sent again in a row before the guest counts as lost.
+    pub retries: u8,
+    /// The shortest retransmission timeout: longer than guests delay acknowledgements.
+    pub rto_min: Duration,
+    /// The longest.
+    pub rto_max: Duration,
+    /// For how long an acknowledgement waits for data to travel with.
+    pub delayed_ack: Duration,
+    /// A far end with at most this round-trip time is near: its acknowledgements are not waited for.
+    pub near: Duration,
+    /// After how long without a segment of the guest it is probed.
+    pub keep_alive: Duration,
+    /// The same once the guest has sent its FIN: it may have forgotten the connection.
+    pub keep_alive_half_closed: Duration,
+    /// The distance of these probes.
+    pub keep_alive_interval: Duration,
+    /// How many unanswered probes mean that the guest is lost.
+    pub keep_alive_probes: u8,
+    /// After how long a connection is given up that has data to move in either direction and moves none.
+    pub stall: Duration,
+    /// For how long a closed connection answers late segments. Nothing on the way to a guest lives for long, so this is short.
+    pub time_wait: Duration,
+    /// Whether ECN is offered and taken.
+    pub ecn: bool,
+}
+
+impl Default for Config {
+    /// For IPv4 with an MTU of 1500; timers as Linux has them.
+    fn default() -> Self {
+        Self {
+            mss: 1460,
+            default_mss: 536,
+            burst: 65_535 - 60 - 60,
+            window: 65_535 << 8,
+            syn_retries: 6,
+            syn_linear: 4,
+            retries: 15,
+            rto_min: Duration::from_millis(200),
+            rto_max: Duration::from_secs(120),
+            delayed_ack: Duration::from_millis(10),
+            near: Duration::from_millis(2),
+            keep_alive: Duration::from_secs(7200),
+            keep_alive_half_closed: Duration::from_secs(60),
+            keep_alive_interval: Duration::from_secs(75),
+            keep_alive_probes: 9,
+            stall: Duration::from_secs(7200),
+            time_wait: Duration::from_secs(1),
+            ecn: true,
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! The guest's data on its way to the socket: what is taken, what is acknowledged when, and how much more may come.
+//!
+//! Data is written to the socket in order and at once, or not taken. What was written belongs to the kernel, which sends it
+//! again as needed; still an acknowledgement means more to the guest when it comes from the far end. So where the far end is some
+//! way off, acknowledgements follow its own, as the kernel counts them: the guest measures the real round trip. They are
+//! asked for when data comes and at a fraction of that round trip; but the guest waits for them no longer than it would
+//! before it sends again, so a far end that takes its time does not make it lose patience. Where the far end is near,
+//! everything written is acknowledged, and nothing depends on a timer.
+//!
+//! The window is what the socket has room for. The far end's own window is in that: the kernel fills it without asking us, and a
+//! far end that takes nothing makes the socket full. A window is never taken back.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::action::SocketInfo;
+use super::config::Config;
+use super::seq::Seq;
+
+/// One direction's state: from the guest.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    /// The next byte that is to be written to the socket.
+    nxt: Seq,
+    /// What the guest was told last (RFC 9293: what follows RCV.NXT in most texts).
+    acked: Seq,
+    /// The window's right edge, as the guest was told.
+    edge: Seq,
+    /// What the guest may know as acknowledged: by the far end, or for other reasons.
+    far: Seq,
+    /// When `far` moved last, or should have begun to.
+    far_at: Instant,
+    /// Bytes written so far.
+    written: u64,
+    /// Bytes of the segment that [`Self::place`] offered for writing.
+    offered: u32,
+    /// What the socket has room for behind `nxt`, as far as is known.
+    room: u32,
+    /// The most that it had room for lately.
+    room_largest: u32,
+    /// To the far end, in microseconds.
+    rtt: u32,
+    is_near: bool,
+    /// The last byte's successor, where FIN is.
+    fin: Option<Seq>,
+    /// FIN was taken: `nxt` is behind it.
+    is_closed: bool,
+    due: Due,
+    /// When data was taken last.
+    data_at: Option<Instant>,
+    /// Data of ours follows the guest's soon: acknowledgements may travel with it.
+    is_interactive: bool,
+    /// Ask the socket now.
+    ask: bool,
+    /// Ask it then.
+    ask_at: Option<Instant>,
+    /// How long after the last time, in microseconds.
+    ask_after: u32,
+    /// Ask to be told when there is room.
+    await_writable: bool,
+    /// That was done; not again before the next timed question, because a socket may call itself writable at once.
+    is_awaiting: bool,
+    shutdown: bool,
+    /// By how many bits our windows are shifted.
+    scale: u8,
+    /// The most payload of a guest's segment.
+    mss: u16,
+}
+
+/// When the guest is to get an acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    At(Instant),
+    Never,
+    Now,
+}
+
+/// What a header says of our side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Announcement {
+    pub(super) ack: Seq,
+    /// Scaled.
+    pub(super) window: u16,
+    edge: Seq,
+}
+
+impl Receiver {
+    /// `irs` is the guest's initial sequence number; not known yet when we open, then [`Self::synchronise`] follows.
+    pub(super) fn new(now: Instant, irs: Seq, config: &Config) -> Self {
+        let nxt = irs + 1;
+        Self {
+            nxt,
+            acked: nxt,
+            edge: nxt,
+            far: nxt,
+            far_at: now,
+            written: 0,
+            offered: 0,
+            room: 0,
+            room_largest: 0,
+            rtt: 0,
+            is_near: true,
+            fin: None,
+            is_closed: false,
+            due: Due::Never,
+            data_at: None,
+            is_interactive: false,
+            ask: false,
+            ask_at: None,
+            ask_after: 0,
+            await_writable: false,
+            is_awaiting: false,
+            shutdown: false,
+            scale: scale(config.window),
+            mss: config.mss,
+        }
+    }
+
+    /// The guest's SYN came.
+    pub(super) fn synchronise(&mut self, irs: Seq) {
+        self.nxt = irs + 1;
+        (self.acked, self.edge, self.far) = (self.nxt, self.nxt, self.nxt);
+    }
+
+    /// The guest does not scale windows, so neither do we.
+    pub(super) fn disable_scale(&mut self) {
+        self.scale = 0;
+    }
+
+    pub(super) const fn scale(&self) -> u8 {
+        self.scale
+    }
+
+    pub(super) const fn nxt(&self) -> Seq {
+        self.nxt
+    }
+
+    pub(super) const fn acked(&self) -> Seq {
+        self.acked
+    }
+
+    pub(super) const fn edge(&self) -> Seq {
+        self.edge
+    }
+
+    /// The guest's FIN was taken.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// And acknowledged.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_closed && self.acked == self.nxt
+    }
+
+    /// The guest may want to send, but has no window to speak of.
+    pub(super) fn is_stalled(&self) -> bool {
+        !self.is_closed && self.edge.since(self.nxt) < self.least_step()
+    }
+
+    /// When [`Self::on_timer`] has something to do.
+    pub(super) fn timer(&self) -> Option<Instant> {
+        let acknowledgement = match self.due {
+            Due::At(at) => Some(at),
+            Due::Never | Due::Now => None,
+        };
+        acknowledgement.into_iter().chain(self.ask_at).min()
+    }
+
+    pub(super) fn on_timer(&mut self, now: Instant) {
+        if matches!(self.due, Due::At(at) if now >= at) {
+            self.due = Due::Now;
+            // Nothing came along to travel with.
+            self.is_interactive = false;
+        }
+        if self.ask_at.is_some_and(|at| now >= at) {
+            self.ask_at = None;
+            self.ask = true;
+            self.is_awaiting = false;
+        }
+    }
+
+    /// Which part of a segment's payload is to be written now. The caller has checked that some of it is at or before the
+    /// window's edge.
+    pub(super) fn place(&mut self, seq: Seq, length: u32, has_fin: bool) -> Option<Range<u32>> {
+        let end = seq + length;
+        let is_old = !end.is_after(self.nxt);
+        if length > 0 && is_old && self.far != self.nxt {
+            // Sent again because of our silence: the kernel has it.
+            self.far = self.data_end();
+        }
+        if seq.is_after(self.nxt) || self.is_closed {
+            if length > 0 || has_fin {
+                self.due = Due::Now;
+            }
+            return None;
+        }
+        if has_fin && self.fin.is_none() && !end.is_before(self.nxt) {
+            self.fin = Some(end);
+        }
+        let limit = self.fin.map_or(self.edge, |fin| fin.min(self.edge.max(self.nxt)));
+        let (first, last) = (self.nxt - seq, limit.since(seq).min(length));
+        if last < length || (length > 0 && is_old) {
+            self.due = Due::Now;
+            self.ask = true;
+        }
+        if first < last {
+            self.offered = last - first;
+            return Some(first..last);
+        }
+        None
+    }
+
+    /// The socket took that many bytes of what was offered. Returns how many of them there were.
+    pub(super) fn on_written(&mut self, now: Instant, bytes: u32, config: &Config) -> u32 {
+        let offered = std::mem::take(&mut self.offered);
+        let bytes = bytes.min(offered);
+        if bytes < offered {
+            self.room = 0;
+            self.await_writable = true;
+            self.is_awaiting = true;
+            self.due = Due::Now;
+        }
+        if bytes > 0 {
+            if self.far == self.nxt {
+                self.far_at = now;
+                self.ask_after = self.shortest_wait();
+            }
+            self.nxt = self.nxt + bytes;
+            self.written += u64::from(bytes);
+            self.room = self.room.saturating_sub(bytes);
+            self.data_at = Some(now);
+            if self.is_near {
+                self.far = self.nxt;
+            }
+            self.schedule(now, config);
+        }
+        self.ask |= self.room < self.room_largest / 2;
+        bytes
+    }
+
+    /// Takes FIN once everything before it is written. Whether it did.
+    pub(super) fn take_fin(&mut self, now: Instant) -> bool {
+        if self.is_closed || self.fin != Some(self.nxt) {
+            return false;
+        }
+        let everything_arrived = self.far == self.nxt;
+        self.nxt = self.nxt + 1;
+        self.is_closed = true;
+        self.shutdown = true;
+        self.edge = self.edge.max(self.nxt);
+        if everything_arrived || self.is_near {
+            self.far = self.nxt;
+            self.due = Due::Now;
+        } else {
+            self.ask_at.get_or_insert(now + self.wait());
+        }
+        true
+    }
+
+    /// Both ends are through: nothing is gained by waiting for the far end.
+    pub(super) fn acknowledge_all(&mut self) {
+        if self.acked != self.nxt {
+            self.far = self.nxt;
+            self.due = Due::Now;
+        }
+    }
+
+    pub(super) fn acknowledge_now(&mut self) {
+        self.due = Due::Now;
+    }
+
+    /// Ask the socket how much room it has: the guest wants to know, or it has more.
+    pub(super) fn ask(&mut self) {
+        self.ask = true;
+    }
+
+    /// What the socket tells.
+    pub(super) fn on_info(&mut self, now: Instant, info: &SocketInfo, config: &Config) {
+        self.rtt = u32::try_from(info.rtt.as_micros()).unwrap_or(u32::MAX).min(LONGEST_RTT);
+        self.is_near = info.local || info.rtt <= config.near;
+        let outstanding = self.written.saturating_sub(info.acknowledged);
+        let far = self.data_end() - u32::try_from(outstanding).unwrap_or(u32::MAX).min(self.data_end().since(self.far));
+        let is_late = now.saturating_duration_since(self.far_at) >= self.patience();
+        let moved = far.is_after(self.far);
+        if moved {
+            (self.far, self.far_at) = (far, now);
+            self.ask_after = self.shortest_wait();
+        }
+        if self.is_near || is_late || self.far == self.data_end() {
+            self.far = self.nxt;
+        }
+        self.room = info.send_room.min(config.window);
+        // It is remembered for long, not for ever: a socket's buffer can shrink.
+        self.room_largest = (self.room_largest - self.room_largest / 16).max(self.room);
+        if self.acked.is_before(self.far) || self.is_update_due() {
+            self.schedule(now, config);
+        }
+        let is_short = !self.is_closed && self.room < self.least_step();
+        if is_short && !self.is_awaiting {
+            self.await_writable = true;
+            self.is_awaiting = true;
+        }
+        if is_short || self.far != self.nxt {
+            if !moved {
+                self.ask_after = self.ask_after.saturating_mul(2).clamp(self.shortest_wait(), LONGEST_WAIT);
+            }
+            self.ask_at = Some(now + self.wait());
+        } else {
+            self.ask_at = None;
+            self.is_awaiting = false;
+        }
+    }
+
+    /// Decides when the guest gets its acknowledgement.
+    fn schedule(&mut self, now: Instant, config: &Config) {
+        let news = self.far.since(self.acked);
+        if self.is_update_due()
+            || (news > 0 && (!self.is_near || !self.is_interactive))
+            || news >= 2 * u32::from(self.mss)
+        {
+            self.due = Due::Now;
+        } else if news > 0 && self.due == Due::Never {
+            self.due = Due::At(now + config.delayed_ack);
+        }
+        if self.far != self.nxt {
+            let at = now + self.wait();
+            self.ask_at = Some(self.ask_at.map_or(at, |before| before.min(at)));
+        }
+    }
+
+    /// Whether the guest waits for an acknowledgement that should go now.
+    pub(super) fn is_due(&self) -> bool {
+        self.due == Due::Now
+    }
+
+    /// What the next segment says. In a SYN windows are not scaled: `shift` is 0.
+    pub(super) fn announce(&self, shift: u8) -> Announcement {
+        let ack = self.acked.max(self.far);
+        let mut edge = self.edge;
+        let open = self.open_to();
+        if open.since(edge) >= self.least_step() {
+            edge = open;
+        }
+        // Rounded down (RFC 7323, 2.4): with many acknowledgements, rounding up would creep beyond what there is room for.
+        let window = u16::try_from(edge.since(ack) >> shift).unwrap_or(u16::MAX);
+        Announcement { ack, window, edge: self.edge.max(ack + (u32::from(window) << shift)) }
+    }
+
+    /// The guest was told; `has_data`: by a segment with data of ours.
+    pub(super) fn on_announced(&mut self, now: Instant, announced: &Announcement, has_data: bool, config: &Config) {
+        self.acked = announced.ack;
+        self.edge = announced.edge;
+        if has_data && self.data_at.is_some_and(|at| now.saturating_duration_since(at) < config.delayed_ack) {
+            self.is_interactive = true;
+        }
+        self.due = Due::Never;
+    }
+
+    pub(super) fn take_ask(&mut self) -> bool {
+        std::mem::take(&mut self.ask)
+    }
+
+    pub(super) fn take_await_writable(&mut self) -> bool {
+        std::mem::take(&mut self.await_writable)
+    }
+
+    pub(super) fn take_shutdown(&mut self) -> bool {
+        std::mem::take(&mut self.shutdown)
+    }
+
+    /// A window update is worth a segment of its own: the guest has used half of what there is.
+    fn is_update_due(&self) -> bool {
+        let (told, open) = (self.edge.since(self.nxt), self.open_to());
+        told < open.since(self.nxt) / 2 && open.since(self.edge) >= self.least_step()
+    }
+
+    /// Up to where the guest may send.
+    fn open_to(&self) -> Seq {
+        if self.is_closed { self.nxt } else { self.nxt + self.room }
+    }
+
+    /// The edge moves by no less (RFC 9293, 3.8.6.2.2), so that windows are not cut into crumbs; also where the socket's buffer is
+    /// smaller than a segment.
+    fn least_step(&self) -> u32 {
+        u32::from(self.mss).min(self.room_largest / 2).max(1)
+    }
+
+    /// Behind the last byte that was written: `nxt` without FIN.
+    fn data_end(&self) -> Seq {
+        self.nxt - u32::from(self.is_closed)
+    }
+
+    const fn wait(&self) -> Duration {
+        Duration::from_micros(self.ask_after as u64)
+    }
+
+    /// How soon the socket is asked again at least, in microseconds.
+    fn shortest_wait(&self) -> u32 {
+        (self.rtt / 8).clamp(SHORTEST_WAIT, 20_000)
+    }
+
+    /// For how long the guest waits for the far end: a round trip, and less than guests add to it before they send again.
+    fn patience(&self) -> Duration {
+        Duration::from_micros(u64::from(self.rtt)) + Duration::from_millis(100)
+    }
+}
+
+/// The shift with which 16 bits hold a window (RFC 7323, 2.2): at most 14.
+fn scale(window: u32) -> u8 {
+    (0..14).find(|shift| window >> shift <= u32::from(u16::MAX)).unwrap_or(14)
+}
+
+/// In microseconds.
+const SHORTEST_WAIT: u32 = 500;
+const LONGEST_WAIT: u32 = 1_000_000;
+const LONGEST_RTT: u32 = 60_000_000;

@@ -1,0 +1,536 @@
+//! Our data on its way to the guest: what may be sent, what has to be sent again, and when.
+//!
+//! The data itself lies in the socket's receive queue, whose first byte is [`Sender::una`]. Whether there is more than was
+//! sent is known only by asking: [`Sender::next`] proposes a chunk, and whoever reads the queue tells what came of it.
+//!
+//! There is no congestion on a ring, so the window alone limits what is sent, until something is lost (a queue behind the
+//! ring overflowed): from then on there is a congestion window as well (RFC 5681). What is sent again is clocked by what the guest
+//! acknowledges (the idea of RFC 6937): `credit` grows with that, so that a loss is not answered with a burst.
+
+use std::time::{Duration, Instant};
+
+use super::config::Config;
+use super::options::SackBlocks;
+use super::rtt::Rtt;
+use super::scoreboard::Scoreboard;
+use super::seq::Seq;
+
+/// One direction's state: towards the guest.
+#[derive(Debug)]
+pub(super) struct Sender {
+    /// The first that is not acknowledged; once SYN is, the head of the receive queue.
+    una: Seq,
+    /// The first that was never sent.
+    nxt: Seq,
+    /// What the guest takes behind `una`, in bytes.
+    window: u32,
+    window_largest: u32,
+    /// The segment that `window` is from: its number and acknowledgement (RFC 9293, SND.WL1 and SND.WL2).
+    window_from: (Seq, Seq),
+    /// The most payload of a segment.
+    mss: u16,
+    /// Where FIN is, once it is known.
+    end: Option<Seq>,
+    /// There may be data behind `nxt`.
+    readable: bool,
+    /// The window is closed, and a byte is to be sent nevertheless (RFC 9293, 3.8.6.1).
+    probing: bool,
+    congestion_window: u32,
+    slow_start_until: u32,
+    recovery: Recovery,
+    /// The next that is to be sent again.
+    cursor: Seq,
+    /// How many bytes may be sent during recovery.
+    credit: u32,
+    duplicates: u8,
+    /// How often in a row something was sent again without an answer.
+    retries: u8,
+    sacked: Option<Box<Scoreboard>>,
+    rtt: Rtt,
+    /// What is being timed, where there are no timestamps: the byte behind it, and when it was sent.
+    timed: Option<(Seq, Instant)>,
+    /// Retransmission, or a probe of a closed window.
+    timer: Option<Instant>,
+    /// Up to where congestion was answered (RFC 3168, 6.1.2).
+    slowed: Seq,
+}
+
+/// What is going on after a loss: everything below `until` is to be acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recovery {
+    None,
+    /// Something arrived behind a hole (RFC 6582, RFC 6675).
+    Fast {
+        until: Seq,
+    },
+    /// Nothing arrived (RFC 5681, 3.1).
+    Timeout {
+        until: Seq,
+    },
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chunk {
+    /// Data that was sent before.
+    Again {
+        seq: Seq,
+        length: u32,
+    },
+    Fin,
+    /// Data that was not; perhaps there is none.
+    New {
+        length: u32,
+    },
+}
+
+/// What an acknowledgement tells, besides its number.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Acknowledgement<'a> {
+    pub(super) seq: Seq,
+    pub(super) ack: Seq,
+    /// Scaled.
+    pub(super) window: u32,
+    /// It travels with data, SYN or FIN.
+    pub(super) is_loaded: bool,
+    pub(super) sack: &'a SackBlocks,
+    /// Since when what it answers was on its way, by timestamps (RFC 7323, 4).
+    pub(super) rtt: Option<Duration>,
+}
+
+/// The guest does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unanswered;
+
+impl Sender {
+    /// Before SYN was sent.
+    pub(super) fn new(isn: Seq) -> Self {
+        Self {
+            una: isn,
+            nxt: isn,
+            window: 0,
+            window_largest: 0,
+            window_from: (isn, isn),
+            mss: SMALLEST_MSS,
+            end: None,
+            readable: true,
+            probing: false,
+            congestion_window: UNLIMITED,
+            slow_start_until: UNLIMITED,
+            recovery: Recovery::None,
+            cursor: isn,
+            credit: 0,
+            duplicates: 0,
+            retries: 0,
+            sacked: None,
+            rtt: Rtt::default(),
+            timed: None,
+            timer: None,
+            slowed: isn,
+        }
+    }
+
+    pub(super) const fn una(&self) -> Seq {
+        self.una
+    }
+
+    pub(super) const fn nxt(&self) -> Seq {
+        self.nxt
+    }
+
+    pub(super) const fn mss(&self) -> u16 {
+        self.mss
+    }
+
+    pub(super) const fn timer(&self) -> Option<Instant> {
+        self.timer
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.nxt - self.una
+    }
+
+    /// Where FIN is, or would be.
+    pub(super) fn fin_seq(&self) -> Seq {
+        self.end.unwrap_or(self.nxt)
+    }
+
+    /// FIN was sent.
+    pub(super) fn is_ending(&self) -> bool {
+        self.end.is_some_and(|end| self.nxt.is_after(end))
+    }
+
+    /// FIN was acknowledged.
+    pub(super) fn is_ended(&self) -> bool {
+        self.end.is_some_and(|end| self.una.is_after(end))
+    }
+
+    /// There is something that the guest has to take before it is done.
+    pub(super) fn is_pending(&self) -> bool {
+        self.in_flight() > 0 || self.timer.is_some()
+    }
+
+    /// The largest window that there was, in bytes.
+    pub(super) const fn window_largest(&self) -> u32 {
+        self.window_largest
+    }
+
+    /// SYN was sent: it is in flight, but its timer is not ours.
+    pub(super) fn syn_sent(&mut self) {
+        self.nxt = self.una + 1;
+    }
+
+    /// The handshake is over: SYN is acknowledged. `guest_mss` is what the guest said, `options` what options take of it, in bytes.
+    pub(super) fn open(
+        &mut self,
+        seq: Seq,
+        ack: Seq,
+        window: u32,
+        guest_mss: u16,
+        options: u16,
+        rtt: Option<Duration>,
+    ) {
+        self.una = ack;
+        self.nxt = ack;
+        self.slowed = ack;
+        self.cursor = ack;
+        self.mss = guest_mss.max(SMALLEST_MSS) - options;
+        self.window_from = (seq, ack);
+        self.set_window(window);
+        if let Some(rtt) = rtt {
+            self.rtt.sample(rtt);
+        }
+    }
+
+    fn set_window(&mut self, window: u32) {
+        self.window = window;
+        self.window_largest = self.window_largest.max(window);
+    }
+
+    pub(super) fn on_readable(&mut self) {
+        self.readable = self.end.is_none();
+    }
+
+    pub(super) fn on_drained(&mut self) {
+        self.readable = false;
+        self.probing = false;
+    }
+
+    /// The far end sends no more than was sent already.
+    pub(super) fn on_end(&mut self) {
+        self.readable = false;
+        self.probing = false;
+        if self.end.is_none() {
+            self.end = Some(self.nxt);
+        }
+    }
+
+    /// What is to be sent now.
+    pub(super) fn next(&mut self, now: Instant, config: &Config) -> Option<Chunk> {
+        let chunk = self.again().or_else(|| self.new_data(config));
+        let waits = self.readable || self.end == Some(self.nxt);
+        if chunk.is_none() && waits && self.timer.is_none() && self.in_flight() == 0 {
+            // A closed window is opened by a segment that may be lost: it is asked for (RFC 9293, 3.8.6.1).
+            self.timer = Some(now + self.rtt.timeout(config));
+        }
+        chunk
+    }
+
+    /// The next hole that is to be filled.
+    fn again(&self) -> Option<Chunk> {
+        let from = self.cursor.max(self.una);
+        let (seq, behind) = match self.recovery {
+            Recovery::None => return None,
+            Recovery::Fast { until } => match self.sacked.as_deref().filter(|sacked| !sacked.is_empty()) {
+                Some(sacked) => sacked.hole(from)?,
+                // Without SACK only the first segment is known to be missing (RFC 6582).
+                None => (from, until.min(self.una + u32::from(self.mss))),
+            },
+            Recovery::Timeout { until } => match self.sacked.as_deref() {
+                Some(sacked) => sacked.hole(from).unwrap_or_else(|| (sacked.skip(from), until)),
+                None => (from, until),
+            },
+        };
+        if self.end == Some(seq) && behind.is_after(seq) {
+            return Some(Chunk::Fin);
+        }
+        let behind = self.end.map_or(behind, |end| behind.min(end)).min(self.una + self.window.max(1));
+        let length = behind.since(seq).min(self.credit);
+        (length > 0).then_some(Chunk::Again { seq, length })
+    }
+
+    fn new_data(&self, config: &Config) -> Option<Chunk> {
+        let edge = self.una + self.window;
+        if self.end == Some(self.nxt) {
+            // A FIN alone is taken by guests even where no byte would be.
+            return (self.probing || !self.nxt.is_after(edge)).then_some(Chunk::Fin);
+        }
+        if !self.readable {
+            return None;
+        }
+        let mss = u32::from(self.mss);
+        let in_flight = self.in_flight() - self.sacked.as_deref().map_or(0, Scoreboard::bytes).min(self.in_flight());
+        let allowed = match self.recovery {
+            Recovery::None => self.congestion_window.saturating_sub(in_flight),
+            _ => self.credit,
+        };
+        let length = edge.since(self.nxt).min(allowed);
+        // No small segments because of a small window (RFC 9293, 3.8.6.2.1).
+        let is_worth_it = length >= mss || (length > 0 && length >= self.window_largest / 2);
+        if !is_worth_it {
+            return self.probing.then_some(Chunk::New { length: length.clamp(1, mss) });
+        }
+        let length = length.min(config.burst).min(mss.saturating_mul(SEGMENTS));
+        Some(Chunk::New { length: if length > mss { length - length % mss } else { length } })
+    }
+
+    /// A chunk is on its way, with that many bytes. `has_timestamps`: its round trip is measured by those.
+    pub(super) fn on_sent(&mut self, now: Instant, chunk: Chunk, bytes: u32, has_timestamps: bool, config: &Config) {
+        self.probing = false;
+        let fresh = match chunk {
+            Chunk::Again { seq, length } => {
+                let bytes = bytes.min(length);
+                self.cursor = seq + bytes;
+                self.credit = self.credit.saturating_sub(bytes);
+                self.timed = None;
+                if seq == self.una {
+                    self.timer = None;
+                }
+                0
+            }
+            Chunk::Fin => {
+                let seq = self.end.unwrap_or(self.nxt);
+                self.cursor = if self.recovery == Recovery::None { self.cursor } else { seq + 1 };
+                u32::from(seq == self.nxt)
+            }
+            Chunk::New { length } => {
+                let bytes = bytes.min(length);
+                if self.recovery != Recovery::None {
+                    self.credit = self.credit.saturating_sub(bytes);
+                }
+                bytes
+            }
+        };
+        self.nxt = self.nxt + fresh;
+        if fresh > 0 && self.timed.is_none() && !has_timestamps && self.recovery == Recovery::None {
+            self.timed = Some((self.nxt, now));
+        }
+        if self.timer.is_none() && self.in_flight() > 0 {
+            self.timer = Some(now + self.rtt.timeout(config));
+        }
+    }
+
+    /// An acknowledgement of something that was sent, or of nothing new. Returns how many bytes of data it is for.
+    pub(super) fn on_ack(&mut self, now: Instant, told: &Acknowledgement<'_>, config: &Config) -> u32 {
+        if told.ack.is_before(self.una) {
+            return 0;
+        }
+        let was_in_flight = self.in_flight();
+        let newly_sacked = self.on_sack(told);
+        let window_changed = self.update_window(told);
+        let newly = told.ack - self.una;
+        if newly > 0 {
+            self.advance(now, told, newly, newly_sacked, config)
+        } else {
+            let duplicate = !told.is_loaded && !window_changed;
+            if was_in_flight > 0 && (duplicate || newly_sacked > 0) {
+                self.on_duplicate(newly_sacked);
+            }
+            if self.window == 0 {
+                // It answers, so it lives: a closed window may stay closed for long.
+                self.retries = 0;
+            }
+            0
+        }
+    }
+
+    fn on_sack(&mut self, told: &Acknowledgement<'_>) -> u32 {
+        let (una, in_flight) = (self.una, self.in_flight());
+        let mut newly = 0;
+        for (first, end) in told.sack.iter() {
+            let (from, to) = (first - una, end - una);
+            if from < to && to <= in_flight && from > 0 {
+                let sacked = self.sacked.get_or_insert_default();
+                newly += sacked.add(una, first, end);
+            }
+        }
+        newly
+    }
+
+    /// RFC 9293, 3.10.7.4: the window of the newest segment counts.
+    fn update_window(&mut self, told: &Acknowledgement<'_>) -> bool {
+        let (seq, ack) = self.window_from;
+        if told.seq.is_before(seq) || (told.seq == seq && told.ack.is_before(ack)) {
+            return false;
+        }
+        let changed = self.window != told.window;
+        if self.window == 0 && told.window > 0 {
+            self.probing = false;
+            self.rtt.undouble();
+            self.credit = self.credit.max(u32::from(self.mss));
+            if self.in_flight() == 0 {
+                self.timer = None;
+            } else {
+                self.cursor = self.una;
+            }
+        }
+        self.window_from = (told.seq, told.ack);
+        self.set_window(told.window);
+        changed
+    }
+
+    /// Something new was acknowledged.
+    fn advance(
+        &mut self,
+        now: Instant,
+        told: &Acknowledgement<'_>,
+        newly: u32,
+        newly_sacked: u32,
+        config: &Config,
+    ) -> u32 {
+        let had_ended = self.is_ended();
+        self.una = told.ack;
+        self.retries = 0;
+        self.duplicates = 0;
+        if let Some(rtt) = told.rtt.or_else(|| self.timed_rtt(now)) {
+            self.rtt.sample(rtt);
+        }
+        self.rtt.undouble();
+        if let Some(sacked) = self.sacked.as_deref_mut() {
+            sacked.acknowledge(self.una);
+        }
+        self.timer = (self.in_flight() > 0).then(|| now + self.rtt.timeout(config));
+        let mss = u32::from(self.mss);
+        match self.recovery {
+            Recovery::None => self.grow(newly),
+            Recovery::Fast { until } | Recovery::Timeout { until } if !self.una.is_before(until) => {
+                self.recovery = Recovery::None;
+                self.congestion_window = self.slow_start_until;
+                self.credit = 0;
+            }
+            Recovery::Fast { .. } => self.earn(newly.saturating_add(newly_sacked).max(mss)),
+            Recovery::Timeout { .. } => self.earn(newly.saturating_mul(2).max(mss)),
+        }
+        if self.recovery == Recovery::None && self.sacked.as_deref().is_some_and(Scoreboard::is_empty) {
+            self.sacked = None;
+        }
+        newly - u32::from(self.is_ended() && !had_ended)
+    }
+
+    fn timed_rtt(&mut self, now: Instant) -> Option<Duration> {
+        let (behind, sent) = self.timed?;
+        if self.una.is_before(behind) {
+            return None;
+        }
+        self.timed = None;
+        Some(now.saturating_duration_since(sent))
+    }
+
+    /// Something behind a hole arrived, or the same was acknowledged again.
+    fn on_duplicate(&mut self, newly_sacked: u32) {
+        let mss = u32::from(self.mss);
+        match self.recovery {
+            Recovery::None => {
+                self.duplicates = self.duplicates.saturating_add(1);
+                let sacked = self.sacked.as_deref().map_or(0, Scoreboard::bytes);
+                if self.duplicates >= DUPLICATES || sacked >= u32::from(DUPLICATES) * mss {
+                    self.reduce();
+                    self.congestion_window = self.slow_start_until;
+                    self.recovery = Recovery::Fast { until: self.nxt };
+                    self.cursor = self.una;
+                    self.credit = newly_sacked.max(mss);
+                }
+            }
+            Recovery::Fast { .. } => self.earn(newly_sacked.max(mss)),
+            Recovery::Timeout { .. } => self.earn(newly_sacked),
+        }
+    }
+
+    fn earn(&mut self, bytes: u32) {
+        self.credit = self.credit.saturating_add(bytes).min(self.slow_start_until.max(2 * u32::from(self.mss)));
+    }
+
+    /// RFC 5681, equation 4.
+    fn reduce(&mut self) {
+        self.slow_start_until = (self.in_flight() / 2).max(2 * u32::from(self.mss));
+        self.timed = None;
+    }
+
+    /// RFC 5681, 3.1, counting bytes (RFC 3465). Nothing grows before something was lost.
+    fn grow(&mut self, newly: u32) {
+        if self.congestion_window == UNLIMITED {
+            return;
+        }
+        let mss = u64::from(self.mss);
+        let more = if self.congestion_window < self.slow_start_until {
+            newly
+        } else {
+            let more = mss * u64::from(newly) / u64::from(self.congestion_window.max(1));
+            u32::try_from(more).unwrap_or(u32::MAX).max(1)
+        };
+        self.congestion_window = self.congestion_window.saturating_add(more);
+        if self.congestion_window / 2 > self.window_largest {
+            self.congestion_window = UNLIMITED;
+        }
+    }
+
+    /// The guest tells that a segment of ours was marked (RFC 3168, 6.1.2). Whether we slow down: once per window.
+    pub(super) fn on_congestion(&mut self) -> bool {
+        if self.recovery != Recovery::None || self.una.is_before(self.slowed) || self.in_flight() == 0 {
+            return false;
+        }
+        self.reduce();
+        self.congestion_window = self.slow_start_until;
+        self.slowed = self.nxt;
+        true
+    }
+
+    /// The timer may have run out; `is_blocked`: the guest has no room for frames, so that it has nothing to answer.
+    ///
+    /// # Errors
+    /// [`Unanswered`]: it ran out too often.
+    pub(super) fn on_timer(&mut self, now: Instant, is_blocked: bool, config: &Config) -> Result<(), Unanswered> {
+        if self.timer.is_none_or(|timer| now < timer) {
+            return Ok(());
+        }
+        if is_blocked {
+            self.timer = Some(now + self.rtt.timeout(config));
+            return Ok(());
+        }
+        self.rtt.double();
+        if self.in_flight() == 0 {
+            self.probing = true;
+            self.timer = None;
+            return Ok(());
+        }
+        if self.retries >= config.retries {
+            return Err(Unanswered);
+        }
+        self.retries += 1;
+        if self.recovery == Recovery::None {
+            self.reduce();
+        }
+        self.timed = None;
+        self.duplicates = 0;
+        self.recovery = Recovery::Timeout { until: self.nxt };
+        self.cursor = self.una;
+        // Two segments rather than one: one would wait for the guest's delayed acknowledgement.
+        self.credit = 2 * u32::from(self.mss);
+        // The guest may have dropped what it told to have (RFC 2018, 8).
+        self.sacked = None;
+        self.timer = Some(now + self.rtt.timeout(config));
+        Ok(())
+    }
+}
+
+/// No guest has a smaller MSS: 68 bytes are the least MTU of IPv4 (RFC 791), and options take some.
+const SMALLEST_MSS: u16 = 48;
+
+/// How many segments there are in a chunk at most.
+const SEGMENTS: u32 = 64;
+
+/// How many duplicates tell of a loss (RFC 5681, 3.2).
+const DUPLICATES: u8 = 3;
+
+/// No congestion window: nothing was lost so far.
+const UNLIMITED: u32 = u32::MAX;
