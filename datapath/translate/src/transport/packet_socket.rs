@@ -31,6 +31,9 @@ const HEADER_BYTES: usize = 10;
 const READ_BYTES: usize = 512 << 10;
 const LONGEST: usize = HEADER_BYTES + MAX_FRAME_BYTES as usize;
 
+/// How much of the guest's frames the kernel is to keep for us.
+const BUFFER_BYTES: usize = 4 << 20;
+
 /// How soon a device whose queue is full is tried again: the kernel does not tell when it has room.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -55,6 +58,8 @@ impl PacketSocket {
         }
         packet_socket::prepare(descriptor.as_fd())?;
         rustix::io::ioctl_fionbio(&descriptor, true)?;
+        // As much as the node allows (net.core.rmem_max).
+        rustix::net::sockopt::set_socket_recv_buffer_size(&descriptor, BUFFER_BYTES)?;
         let watch = Watch::new(registry, first)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut SourceFd(&descriptor.as_raw_fd()), watch.token(0), interest)?;

@@ -7,6 +7,7 @@
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
     clippy::panic,
+    unsafe_code,
     reason = "tests"
 )]
 
