@@ -85,6 +85,7 @@ fn setup(options: Options) -> Result<Setup> {
         (Control::BesideGuest, Transport::StreamDescriptor(_) | Transport::PacketDescriptor(_)) => None,
     };
     let (quit, _signals) = UnixStream::pair()?;
+    std::mem::forget(_signals);
     Ok(Setup {
         settings,
         transport,
