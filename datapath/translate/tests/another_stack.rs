@@ -3,7 +3,13 @@
 //!
 //! Frames may be lost, doubled or exchanged on their way in both directions.
 
-#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -17,7 +23,7 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Address};
+use smoltcp::wire::{EthernetAddress, IpCidr};
 
 /// What the guest is told where the pod has no interface, as in this test.
 const GUEST: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 1);
@@ -55,7 +61,7 @@ impl Guest {
         config.random_seed = 1;
         let mut interface = Interface::new(config, &mut wire, Instant::now());
         interface
-            .update_ip_addrs(|addresses| addresses.push(IpCidr::new(Ipv4Address::from(GUEST).into(), 24)).unwrap());
+            .update_ip_addrs(|addresses| addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap());
         interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
         Self { translator, interface, wire, sockets: SocketSet::new(Vec::new()) }
     }
@@ -350,7 +356,7 @@ fn many_connections_at_once() {
     });
     let handles: Vec<_> = (0..COUNT).map(|number| guest.connect(port, 3000 + number as u16)).collect();
     let mut answers = vec![Vec::new(); COUNT];
-    let mut closed = vec![false; COUNT];
+    let mut closed = [false; COUNT];
     guest.until(|guest| {
         for (number, handle) in handles.iter().enumerate() {
             let socket = guest.tcp(*handle);
