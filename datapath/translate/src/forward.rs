@@ -111,10 +111,10 @@ pub enum ForwardError {
     NoFamily(IpAddr),
     /// A target needs an address to listen at.
     #[error("{0} has a target address: name an address of the same family before the ports, such as {example}", example = example(.0))]
-    NoListenAddress(Rule),
+    NoListenAddress(Box<Rule>),
     /// A target is of the other family.
     #[error("{0} leads from one address family to the other; choose addresses of the same family")]
-    OtherFamily(Rule),
+    OtherFamily(Box<Rule>),
     /// A target that cannot be the guest.
     #[error("{0} cannot lead to the guest: choose a unicast address that the guest has")]
     Target(IpAddr),
@@ -122,13 +122,13 @@ pub enum ForwardError {
     #[error("{new} contradicts {old}; leave out one of them")]
     Conflict {
         /// The rule to be added.
-        new: Rule,
+        new: Box<Rule>,
         /// The rule that is there.
-        old: Rule,
+        old: Box<Rule>,
     },
     /// There is nothing like that to remove.
     #[error("{0} is not forwarded; `forward list` shows what is")]
-    Missing(Rule),
+    Missing(Box<Rule>),
     /// The table would grow too large.
     #[error("there would be more than {MAX_RULES} rules; combine ports to ranges")]
     TooMany,
@@ -163,7 +163,7 @@ impl ForwardTable {
         for rule in rules(protocol, &ports, &self.ground.ephemeral) {
             self.check(&rule)?;
             if let Some(old) = all.iter().find(|old| old.overlaps(&rule)) {
-                return Err(ForwardError::Conflict { new: rule, old: old.clone() });
+                return Err(ForwardError::Conflict { new: Box::new(rule), old: Box::new(old.clone()) });
             }
             all.push(rule);
         }
@@ -193,7 +193,7 @@ impl ForwardTable {
             let (there, mut others): (Vec<Rule>, Vec<Rule>) = left.into_iter().partition(matching);
             let covered: usize = there.iter().filter_map(|old| old.common_ports(&rule)).map(|ports| ports.len()).sum();
             if rule.strict && covered != rule.ports().len() {
-                return Err(ForwardError::Missing(rule));
+                return Err(ForwardError::Missing(Box::new(rule)));
             }
             others.extend(there.iter().flat_map(|old| old.without(&rule)));
             left = others;
@@ -237,8 +237,10 @@ impl ForwardTable {
             return Err(ForwardError::Target(target));
         }
         match rule.address {
-            None => Err(ForwardError::NoListenAddress(rule.clone())),
-            Some(address) if address.is_ipv4() != target.is_ipv4() => Err(ForwardError::OtherFamily(rule.clone())),
+            None => Err(ForwardError::NoListenAddress(Box::new(rule.clone()))),
+            Some(address) if address.is_ipv4() != target.is_ipv4() => {
+                Err(ForwardError::OtherFamily(Box::new(rule.clone())))
+            }
             Some(_) => Ok(()),
         }
     }

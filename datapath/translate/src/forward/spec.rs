@@ -23,7 +23,7 @@ pub(super) enum Spec {
     Ports(Ports),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ports {
     pub address: Option<IpAddr>,
     pub interface: Option<Arc<str>>,
@@ -90,8 +90,17 @@ enum Problem<'a> {
 }
 
 fn ports(text: &str) -> Result<Ports, Problem<'_>> {
-    let (address, interface, items) = listen_address(text)?;
-    let mut ports = Ports { address, interface, ranges: Vec::new(), exclusions: Vec::new(), all_target: None };
+    let (place, items) = match text.split_once('/') {
+        // Otherwise the slash belongs to an item, as in 2000:192.0.2.5/2001.
+        Some((place, items)) if place.contains('%') || !place.contains(':') || ip_address(place).is_some() => {
+            (place, items)
+        }
+        _ => ("", text),
+    };
+    let mut ports = Ports::default();
+    if text.len() > items.len() {
+        (ports.address, ports.interface) = listen_place(place)?;
+    }
     for item in items.split(',') {
         let item = item.trim();
         if item == "all" {
@@ -112,30 +121,20 @@ fn ports(text: &str) -> Result<Ports, Problem<'_>> {
     Ok(ports)
 }
 
-/// What stands before the first slash, if that is an address and not part of an item's target; and the items.
-fn listen_address(text: &str) -> Result<(Option<IpAddr>, Option<Arc<str>>, &str), Problem<'_>> {
-    let Some((before, items)) = text.split_once('/') else { return Ok((None, None, text)) };
-    let (address, interface) = match before.split_once('%') {
-        Some((address, interface)) => (address, Some(interface)),
-        None => (before, None),
+/// `[ADDRESS]["%" INTERFACE]`
+fn listen_place(place: &str) -> Result<(Option<IpAddr>, Option<Arc<str>>), Problem<'_>> {
+    let Some((address, interface)) = place.split_once('%') else {
+        return ip_address(place).map(|address| (Some(address), None)).ok_or(Problem::Part(place, "is no IP address"));
     };
-    if let Some(interface) = interface {
-        let fits = (1..=MAX_INTERFACE_BYTES).contains(&interface.len());
-        if !fits || interface.contains(|c: char| c.is_whitespace() || c.is_control() || c == ':' || c == '%') {
-            return Err(Problem::Part(before, "names no interface: give 1 to 15 characters after %"));
-        }
-        let address = match address {
-            "" => None,
-            address => Some(ip_address(address).ok_or(Problem::Part(before, "is no IP address with an interface"))?),
-        };
-        return Ok((address, Some(interface.into()), items));
+    let fits = (1..=MAX_INTERFACE_BYTES).contains(&interface.len());
+    if !fits || interface.contains(|c: char| c.is_whitespace() || c.is_control() || c == ':' || c == '%') {
+        return Err(Problem::Part(place, "names no interface: give 1 to 15 characters after %"));
     }
-    match ip_address(address) {
-        Some(address) => Ok((Some(address), None, items)),
-        // As in 2000:192.0.2.5/2001, where the slash belongs to an item.
-        None if before.contains(':') => Ok((None, None, text)),
-        None => Err(Problem::Part(before, "is no IP address")),
-    }
+    let address = match address {
+        "" => None,
+        address => Some(ip_address(address).ok_or(Problem::Part(place, "is no IP address with an interface"))?),
+    };
+    Ok((address, Some(interface.into())))
 }
 
 fn range(item: &str) -> Result<Range, Problem<'_>> {

@@ -118,9 +118,6 @@ struct Client {
 }
 
 impl ControlSocket {
-    /// How many tokens the socket and its clients use, from the one on that is given to [`Self::register`].
-    pub const TOKENS: usize = MAX_CLIENTS + 1;
-
     /// Creates the socket. One that a dead process left is replaced.
     ///
     /// # Errors
@@ -130,7 +127,7 @@ impl ControlSocket {
         Ok(Self { socket, _name: name, token: None, clients: [const { None }; MAX_CLIENTS] })
     }
 
-    /// Has the event loop wait for it. [`Self::TOKENS`] tokens from `token` on are its own.
+    /// Has the event loop wait for it: for the socket with `token`, for its clients with those that follow, fewer than 256.
     ///
     /// # Errors
     /// The kernel's reason.

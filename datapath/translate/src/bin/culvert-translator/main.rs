@@ -1,33 +1,45 @@
 //! culvert-translator: one process for one guest on the primary network; takes passt's command line.
 //!
-//! The life of the process, which is also the order of the modules: the command line ([`arguments`], [`options`]), the
-//! pod's network ([`pod`]), everything together ([`setup`]), then the event loop ([`event_loop`]), which asks [`control`]
-//! for requests and records frames with [`pcap`].
+//! [`run`] is the life of the process: what the command line asks for ([`arguments`], [`options`]) is opened, with the
+//! pod's network ([`pod`]) as the pattern; then the process gives up its rights in stages ([`isolation`]), goes to the
+//! background ([`background`]) and serves the guest ([`event_loop`]; [`running`] answers [`control`], [`pcap`] records).
+//! What happens is told by [`log`].
 #![deny(unsafe_code)]
 
 mod arguments;
+mod background;
 mod control;
 mod event_loop;
+mod isolation;
+mod log;
 mod options;
 mod pcap;
 mod pod;
+mod process;
 mod running;
 mod setup;
 
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::ops::RangeInclusive;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use culvert_translate::forward::{ForwardTable, Ground, Protocol};
+use rustix::process::{Resource, Rlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use arguments::Arguments;
 use control::ControlSocket;
 use event_loop::EventLoop;
-use options::{Control, Guest, Options};
+use isolation::User;
+use log::{Log, LogFile, Sink, Syslog};
+use options::{Control, Guest, Level, Options};
 use pcap::Pcap;
 use setup::{Setup, Transport};
 
@@ -47,17 +59,85 @@ fn main() -> ExitCode {
         };
     }
     let Err(error) = Options::try_from(arguments).map_err(Into::into).and_then(run) else { return ExitCode::SUCCESS };
-    let _ = writeln!(std::io::stderr(), "culvert-translator: {error:#}");
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{error:#}");
+    } else {
+        let _ = writeln!(std::io::stderr(), "culvert-translator: {error:#}");
+    }
     ExitCode::FAILURE
 }
 
+/// The life of the process. Each stage of isolation comes as soon as what it forbids is done.
 fn run(options: Options) -> Result<()> {
-    let event_loop = EventLoop::open(setup(options)?)?;
-    event_loop.run(|| Ok(()))
+    let start = Instant::now();
+    let user = options.run_as.as_deref().map(User::named).transpose()?.or_else(User::instead_of_root);
+    isolation::begin(match options.guest {
+        Guest::StreamDescriptor(number) | Guest::PacketDescriptor(number) => Some(number),
+        Guest::Stream(_) | Guest::VhostUser { .. } => None,
+    })?;
+
+    let log = open_log(&options, start)?;
+    log.install();
+    for notice in &options.notices {
+        tracing::warn!("{notice}");
+    }
+    raise_descriptor_limit();
+    let pid_file = options.pid_file.as_deref().map(create_pid_file).transpose()?;
+    let background = if options.foreground { None } else { Some(background::prepare()?) };
+    let event_loop = EventLoop::open(setup(&options)?)?;
+
+    isolation::become_user(user)?;
+    isolation::leave_file_system(background.is_some(), options.chroot_fallback)?;
+    let ready = match (background, pid_file) {
+        (Some(prepared), pid_file) => Some(background::enter(prepared, pid_file)?),
+        (None, Some(pid_file)) => {
+            background::write_pid(pid_file, rustix::process::getpid())?;
+            None
+        }
+        (None, None) => None,
+    };
+    event_loop.run(move || {
+        if let Some(ready) = &ready {
+            ready.leave_terminal()?;
+        }
+        isolation::seal()?;
+        log.started();
+        if let Some(ready) = ready {
+            ready.tell();
+        }
+        Ok(())
+    })
+}
+
+/// The log that was asked for: a file, or with --debug standard error; otherwise the system's, or what there is.
+fn open_log(options: &Options, start: Instant) -> Result<Log> {
+    let sink = match &options.log_file {
+        Some(path) => {
+            let file = LogFile::create(path, options.log_size);
+            Sink::File(file.with_context(|| format!("--log-file {}: it cannot be made", path.display()))?)
+        }
+        None if options.foreground || options.level >= Level::Debug => Sink::Stderr,
+        None => Syslog::connect().map_or(Sink::Stderr, Sink::Syslog),
+    };
+    Ok(Log::new(sink, options.level.into(), start))
+}
+
+/// Each flow costs a descriptor: takes as many as are allowed.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of descriptors stays as it is");
+    }
+}
+
+fn create_pid_file(path: &Path) -> Result<File> {
+    let file = File::options().write(true).create(true).truncate(true).mode(0o644).open(path);
+    file.with_context(|| format!("--pid {}: it cannot be made", path.display()))
 }
 
 /// Everything that the event loop needs.
-fn setup(options: Options) -> Result<Setup> {
+fn setup(options: &Options) -> Result<Setup> {
     let pod = pod::read(&options.wanted)?;
     let settings = pod::settings(&pod, &options.wanted)?;
     let ground = Ground {
@@ -84,8 +164,10 @@ fn setup(options: Options) -> Result<Setup> {
         }
         (Control::BesideGuest, Transport::StreamDescriptor(_) | Transport::PacketDescriptor(_)) => None,
     };
-    let (quit, _signals) = UnixStream::pair()?;
-    std::mem::forget(_signals);
+    let (quit, signalled) = UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
+    }
     Ok(Setup {
         settings,
         transport,
@@ -93,7 +175,7 @@ fn setup(options: Options) -> Result<Setup> {
         freebind: options.freebind,
         one_off: options.one_off,
         control: control.as_deref().map(ControlSocket::bind).transpose()?,
-        pcap: options.pcap.as_deref().map(Pcap::create).transpose()?,
+        pcap: options.pcap.as_deref().map(create_pcap).transpose()?,
         statistics: options.statistics,
         quit,
     })
@@ -107,10 +189,19 @@ fn transport(guest: &Guest) -> Result<Transport> {
             role: *role,
             queue_pairs: *queue_pairs,
         },
-        Guest::StreamDescriptor(number) | Guest::PacketDescriptor(number) => {
-            return Err(anyhow!("descriptor {number} cannot be taken"));
+        Guest::StreamDescriptor(number) => {
+            let descriptor = process::take_descriptor(*number);
+            Transport::StreamDescriptor(descriptor.with_context(|| format!("--fd {number}: there is none"))?)
+        }
+        Guest::PacketDescriptor(number) => {
+            let descriptor = process::take_descriptor(*number);
+            Transport::PacketDescriptor(descriptor.with_context(|| format!("--packet-fd {number}: there is none"))?)
         }
     })
+}
+
+fn create_pcap(path: &Path) -> Result<Pcap> {
+    Pcap::create(path).with_context(|| format!("--pcap {}: it cannot be made", path.display()))
 }
 
 /// The first of passt's paths at which nobody listens.

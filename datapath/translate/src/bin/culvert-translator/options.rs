@@ -55,8 +55,8 @@ pub struct Options {
     pub notices: Vec<&'static str>,
 }
 
-/// How much is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How much is logged, from little to much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Warnings and errors.
     Quiet,
@@ -66,6 +66,17 @@ pub enum Level {
     Debug,
     /// Also single packets.
     Trace,
+}
+
+impl From<Level> for tracing::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Quiet => Self::WARN,
+            Level::Normal => Self::INFO,
+            Level::Debug => Self::DEBUG,
+            Level::Trace => Self::TRACE,
+        }
+    }
 }
 
 /// The way to the guest.

@@ -53,7 +53,7 @@ impl Pcap {
         for piece in pieces {
             self.frame.extend_from_slice(piece);
         }
-        let length = u32::try_from(length.max(self.frame.len())).unwrap_or(u32::MAX);
+        let length = u32::try_from(length.max(self.frame.len())).unwrap_or(u32::MAX).min(MAX_FRAME_BYTES);
         self.frame.truncate(usize::try_from(MAX_FRAME_BYTES).unwrap_or(usize::MAX));
         let packet = PcapPacket {
             timestamp: time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO),
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(first.timestamp, Duration::new(1_000_000_000, 123_456_000));
         assert_eq!(reader.next_packet().unwrap().unwrap().orig_len, 1500);
         let long = reader.next_packet().unwrap().unwrap();
-        assert_eq!((long.orig_len, long.data.len()), (200_000, MAX_FRAME_BYTES as usize));
+        assert_eq!((long.orig_len, long.data.len()), (MAX_FRAME_BYTES, MAX_FRAME_BYTES as usize));
         assert!(reader.next_packet().is_none());
     }
 
