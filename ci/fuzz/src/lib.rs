@@ -6,6 +6,7 @@
 //! - [`guard`]: any frame before a port's guard, and messages about multicast groups;
 //! - [`session`]: a whole vhost-user dialogue, with workers that run the rings it sets up;
 //! - [`transmit`], [`receive`]: one ring, whose driver rewrites anything between two calls;
+//! - [`stream`]: what a peer writes to the translator's stream socket;
 //! - [`switch`]: guests that send each other frames through the forwarder.
 //!
 //! What they share: [`descriptor`] makes file descriptors, [`guest`] a guest's memory and ring.
@@ -22,6 +23,7 @@ pub mod messages;
 pub mod offload;
 pub mod receive;
 pub mod session;
+pub mod stream;
 pub mod switch;
 pub mod transmit;
 
@@ -29,13 +31,14 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("frame", frame::run),
     ("guard", guard::run),
     ("messages", messages::run),
     ("offload", offload::run),
     ("receive", receive::run),
     ("session", session::run),
+    ("stream", stream::run),
     ("switch", switch::run),
     ("transmit", transmit::run),
 ];

@@ -58,6 +58,11 @@ fn session() {
 }
 
 #[test]
+fn stream() {
+    replay("stream");
+}
+
+#[test]
 fn switch() {
     replay("switch");
 }
@@ -70,5 +75,5 @@ fn transmit() {
 #[test]
 fn every_target_is_replayed() {
     let names = culvert_fuzz::TARGETS.map(|(name, _)| name);
-    assert_eq!(names, ["frame", "guard", "messages", "offload", "receive", "session", "switch", "transmit"]);
+    assert_eq!(names, ["frame", "guard", "messages", "offload", "receive", "session", "stream", "switch", "transmit"]);
 }

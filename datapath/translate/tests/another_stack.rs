@@ -60,8 +60,7 @@ impl Guest {
         let mut config = Config::new(EthernetAddress([2, 0, 0, 0, 0, 1]).into());
         config.random_seed = 1;
         let mut interface = Interface::new(config, &mut wire, Instant::now());
-        interface
-            .update_ip_addrs(|addresses| addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap());
+        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap());
         interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
         Self { translator, interface, wire, sockets: SocketSet::new(Vec::new()) }
     }
