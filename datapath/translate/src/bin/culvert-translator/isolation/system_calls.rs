@@ -22,6 +22,7 @@ pub const TRANSLATOR: &[i64] = &[
     libc::SYS_listen,
     libc::SYS_lseek,
     libc::SYS_newfstatat,
+    libc::SYS_ppoll,
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_recvfrom,
