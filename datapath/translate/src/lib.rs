@@ -34,6 +34,7 @@ pub mod mapping;
 pub mod multicast;
 pub mod ndp;
 pub mod packet;
+mod recency;
 pub mod refusal;
 mod reply;
 #[cfg(test)]

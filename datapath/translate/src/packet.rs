@@ -249,7 +249,8 @@ fn ipv6(packet: Payload<'_>, source_mac: MacAddress, destination_mac: MacAddress
                 fragment = Some(Fragment { identification, offset: offset & !7, more });
                 protocol = next;
                 at += 8;
-                if offset & !7 != 0 {
+                // What follows in a part of a packet is looked at when it is whole.
+                if offset & !6 != 0 {
                     break;
                 }
             }

@@ -41,6 +41,8 @@ pub enum Refusal {
     SocketError,
     /// The guest had no room for it.
     GuestFull,
+    /// An ICMP message that no socket can carry: an error, a redirect.
+    IcmpNotCarried,
     /// A malformed or pointless request to one of our services: ARP, NDP, DHCP, DHCPv6.
     BadRequest,
 }
@@ -50,7 +52,7 @@ impl Refusal {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Truncated,
         Self::Malformed,
         Self::OtherProtocol,
@@ -67,6 +69,7 @@ impl Refusal {
         Self::BadFragment,
         Self::SocketError,
         Self::GuestFull,
+        Self::IcmpNotCarried,
         Self::BadRequest,
     ];
 
@@ -94,6 +97,7 @@ impl Refusal {
             Self::BadFragment => "refused_bad_fragment",
             Self::SocketError => "refused_socket_error",
             Self::GuestFull => "refused_guest_full",
+            Self::IcmpNotCarried => "refused_icmp_not_carried",
             Self::BadRequest => "refused_bad_request",
         }
     }

@@ -26,7 +26,6 @@ use crate::ndp::Advertiser;
 use crate::packet::{self, Content, IpPacket, Payload};
 use crate::refusal::{Counters, Refusal};
 use crate::settings::Settings;
-use crate::sockets::datagram::ListenerWish;
 use crate::sockets::{ListenAt, Readiness, SocketId, Sockets};
 use crate::tcp::flows::TcpFlows;
 use crate::udp::{Target, UdpFlows, UdpSettings};
@@ -197,7 +196,7 @@ impl Translator {
         } else {
             let Some(joined) = self.fragments.add(now, packet)? else { return Ok(()) };
             whole = joined;
-            &whole.packet().ok_or(Refusal::BadFragment)?
+            &whole.packet()
         };
         let services = self.shared.settings.services;
         let ctx = &mut self.shared.context(now, sockets, link);
@@ -304,9 +303,10 @@ impl Translator {
         let index = u32::try_from(self.forwards.vacant_key()).unwrap_or(u32::MAX);
         let Listen { address, port, .. } = *listen;
         let interface = listen.interface.as_deref();
+        let at = ListenAt { address, port, interface, freebind };
         match listen.protocol {
-            Protocol::Tcp => sockets.listen(index, &ListenAt { address, port, interface, freebind })?,
-            Protocol::Udp => sockets.open_udp_listener(index, &ListenerWish { address, port, interface, freebind })?,
+            Protocol::Tcp => sockets.listen(index, &at)?,
+            Protocol::Udp => sockets.open_udp_listener(index, &at)?,
         }
         self.forwards.insert(listen.clone());
         Ok(())

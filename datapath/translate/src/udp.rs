@@ -1,20 +1,33 @@
 //! UDP (RFC 768): flows of datagrams between the guest and its peers, each with a socket of its own.
 //!
 //! A flow begins with the guest's first datagram to an address and port, or with a peer's first one to a forwarded port,
-//! and ends when nothing was heard for a while. Its socket is bound to the guest's port where that is free, and connected to the
-//! peer, so that the kernel sorts what arrives, and reports what went wrong. Datagrams to groups leave by sockets that are
-//! not connected: answers come from others. Fragments are put together before ([`crate::fragment`]); echo is in
-//! [`crate::icmp`]. Called by the translator.
+//! and ends when nothing was heard for a while. Its socket is bound to the guest's port where that is free, and connected
+//! to the peer, so that the kernel sorts what arrives, and reports what went wrong. Datagrams to groups, multicast or
+//! broadcast, leave by sockets that are not connected: answers come from others. What is sent to a group that the guest
+//! listens to, and arrives at a forwarded port, makes no flow. Datagrams wait nowhere: what does not fit is dropped, and counted.
+//! Fragments are put together before ([`crate::fragment`]); echo is in [`crate::icmp`]. Called by the translator.
 
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use culvert_frame::{MacAddress, Offload, Offloads, PartialChecksum};
+use slab::Slab;
+
 use crate::context::Context;
+use crate::fragment;
+use crate::head::{Ends, UDP};
+use crate::icmp_error;
 use crate::link::GuestLink;
+use crate::mapping;
 use crate::multicast::Groups;
-use crate::packet::IpPacket;
+use crate::packet::{IpPacket, Payload};
+use crate::recency::Recency;
 use crate::refusal::Refusal;
-use crate::sockets::datagram::DatagramSockets;
+use crate::settings::Settings;
+use crate::sockets::SocketId;
+use crate::sockets::datagram::{Burst, Datagram, DatagramSockets, Marks, UdpWish};
 
 /// How long flows last, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,69 +59,546 @@ pub struct Target {
 #[derive(Debug)]
 pub struct UdpFlows {
     settings: UdpSettings,
+    flows: Slab<Flow>,
+    by_ends: HashMap<FlowEnds, u32>,
+    /// Flows in which only one side was heard.
+    one_sided: Recency,
+    /// Flows in which both were.
+    streams: Recency,
+    /// Ports from which datagrams to groups leave, and how many flows do so: what we hear of them ourselves is not news.
+    group_ports: HashMap<u16, u32>,
+    burst: Burst,
+    /// Tells the packets apart that are cut into fragments.
+    identification: u32,
+}
+
+/// The two ends of a flow, in the guest's eyes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowEnds {
+    /// The guest's.
+    pub guest: SocketAddr,
+    /// The peer's, or the group's.
+    pub peer: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Flow {
+    ends: FlowEnds,
+    /// Where datagrams of the guest's go, on the host's side.
+    peer: SocketAddr,
+    /// The port of the socket where the peer is a group.
+    group_port: Option<u16>,
+    guest_was_heard: bool,
+    peer_was_heard: bool,
+    /// Of the guest's last datagram.
+    marks: Marks,
 }
 
 impl UdpFlows {
     /// No flows.
     pub fn new(settings: UdpSettings) -> Self {
-        Self { settings }
+        Self {
+            settings,
+            flows: Slab::new(),
+            by_ends: HashMap::new(),
+            one_sided: Recency::default(),
+            streams: Recency::default(),
+            group_ports: HashMap::new(),
+            burst: Burst::default(),
+            identification: 0,
+        }
     }
 
-    /// What was configured.
-    pub const fn settings(&self) -> UdpSettings {
-        self.settings
-    }
-
-    /// A whole UDP packet of the guest's. `segment`: the guest left it to us to make datagrams of so many bytes of it (USO).
-    /// What can be told the guest by ICMP, it is told.
+    /// A whole UDP packet of the guest's. `segment`: the guest left it to us to make datagrams of so many bytes of it
+    /// (USO). What can be told the guest by ICMP, it is told.
     ///
     /// # Errors
     /// Why it was refused; to be counted.
     pub fn from_guest<S: DatagramSockets, L: GuestLink>(
         &mut self,
-        _ctx: &mut Context<'_, S, L>,
-        _ip: &IpPacket<'_>,
-        _segment: Option<u16>,
+        ctx: &mut Context<'_, S, L>,
+        ip: &IpPacket<'_>,
+        segment: Option<u16>,
     ) -> Result<(), Refusal> {
-        Err(Refusal::SwitchedOff)
+        let (ends, payload) = parse(ip, segment)?;
+        let marks = Marks { hop_limit: ip.hop_limit, traffic_class: ip.traffic_class };
+        let index = match self.by_ends.get(&ends) {
+            Some(&index) => index,
+            None => self.open_from_guest(ctx, &ends, marks).map_err(|failure| failure.tell(ctx, ip))?,
+        };
+        let Some(flow) = self.flows.get_mut(index as usize) else { return Err(Refusal::SocketError) };
+        flow.marks = marks;
+        flow.guest_was_heard = true;
+        let to = flow.group_port.map(|_| flow.peer);
+        self.touch(index, ctx.now);
+        let sent = ctx.sockets.send_datagram(SocketId::Udp(index), payload, segment, to, marks);
+        sent.map_err(|failure| {
+            icmp_error::about_failure(ctx, ip, &failure);
+            Refusal::SocketError
+        })
     }
 
-    /// The socket of flow `index` ([`crate::sockets::SocketId::Udp`]) has datagrams, or errors. Whether there may be
-    /// more: call again soon then, nobody else tells.
-    pub fn from_socket<S: DatagramSockets, L: GuestLink>(&mut self, _ctx: &mut Context<'_, S, L>, _index: u32) -> bool {
-        false
+    /// The socket of flow `index` ([`SocketId::Udp`]) has datagrams, or errors. Whether there may be more: call again soon
+    /// then, nobody else tells.
+    pub fn from_socket<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) -> bool {
+        if !self.flows.contains(index as usize) {
+            return false;
+        }
+        self.pass_errors_on(ctx, index);
+        let mut burst = std::mem::take(&mut self.burst);
+        let mut more = false;
+        for _ in 0..BURSTS {
+            burst.clear();
+            more = ctx.sockets.receive_datagrams(SocketId::Udp(index), &mut burst).is_ok();
+            if !more {
+                break;
+            }
+            for (datagram, payload) in burst.iter() {
+                self.deliver(ctx, index, datagram, payload);
+            }
+        }
+        self.burst = burst;
+        more
     }
 
-    /// The socket of a forwarded port ([`crate::sockets::SocketId::UdpListener`]) has datagrams. Whether there may be
-    /// more: call again soon then, nobody else tells.
+    /// The socket of a forwarded port ([`SocketId::UdpListener`]) has datagrams. Whether there may be more: call again soon
+    /// then, nobody else tells.
     pub fn from_listener<S: DatagramSockets, L: GuestLink>(
         &mut self,
-        _ctx: &mut Context<'_, S, L>,
-        _groups: &Groups,
-        _listener: u32,
-        _target: &Target,
+        ctx: &mut Context<'_, S, L>,
+        groups: &Groups,
+        listener: u32,
+        target: &Target,
     ) -> bool {
-        false
+        let id = SocketId::UdpListener(listener);
+        let mut burst = std::mem::take(&mut self.burst);
+        let mut more = false;
+        for _ in 0..BURSTS {
+            burst.clear();
+            more = ctx.sockets.receive_datagrams(id, &mut burst).is_ok();
+            if !more {
+                break;
+            }
+            for (datagram, payload) in burst.iter() {
+                if let Err(refusal) = self.forward(ctx, groups, target, datagram, payload) {
+                    ctx.refuse(refusal);
+                }
+            }
+        }
+        self.burst = burst;
+        more
     }
 
     /// When [`Self::expire`] is to be called.
     pub fn deadline(&self) -> Option<Instant> {
-        None
+        let one_sided = self.one_sided.oldest().map(|(_, used)| used + self.settings.timeout);
+        let stream = self.streams.oldest().map(|(_, used)| used + self.settings.stream_timeout);
+        one_sided.into_iter().chain(stream).min()
     }
 
     /// Ends the flows that were silent for too long.
-    pub fn expire<S: DatagramSockets, L: GuestLink>(&mut self, _ctx: &mut Context<'_, S, L>) {}
+    pub fn expire<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
+        while let Some((index, used)) = self.one_sided.oldest()
+            && used + self.settings.timeout <= ctx.now
+        {
+            self.close(ctx, index);
+        }
+        while let Some((index, used)) = self.streams.oldest()
+            && used + self.settings.stream_timeout <= ctx.now
+        {
+            self.close(ctx, index);
+        }
+    }
 
     /// Ends all flows.
-    pub fn clear<S: DatagramSockets, L: GuestLink>(&mut self, _ctx: &mut Context<'_, S, L>) {}
+    pub fn clear<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
+        while self.make_room(ctx) {}
+    }
+
+    /// The ends of all flows.
+    pub fn iter(&self) -> impl Iterator<Item = FlowEnds> {
+        self.flows.iter().map(|(_, flow)| flow.ends)
+    }
 
     /// How many flows there are.
     pub fn len(&self) -> usize {
-        0
+        self.flows.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.flows.is_empty()
+    }
+
+    /// A flow that begins with a datagram of the guest's.
+    fn open_from_guest<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        ends: &FlowEnds,
+        marks: Marks,
+    ) -> Result<u32, Failure> {
+        let peer = mapping::towards_host(ctx.settings, ends.peer)?;
+        let is_group = is_group(ctx.settings, peer.ip());
+        let outbound = mapping::outbound(ctx.settings, peer.ip());
+        let wish = UdpWish {
+            local: SocketAddr::new(outbound.address.unwrap_or(unspecified(peer.ip())), ends.guest.port()),
+            any_port: true,
+            interface: outbound.interface,
+            peer: (!is_group).then_some(peer),
+        };
+        let (index, local) = self.open(ctx, ends, peer, marks, &wish)?;
+        if is_group && let Some(flow) = self.flows.get_mut(index as usize) {
+            flow.group_port = Some(local.port());
+            *self.group_ports.entry(local.port()).or_default() += 1;
+        }
+        Ok(index)
+    }
+
+    /// Opens the socket of a new flow, where necessary in place of that which was used longest ago.
+    fn open<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        ends: &FlowEnds,
+        peer: SocketAddr,
+        marks: Marks,
+        wish: &UdpWish<'_>,
+    ) -> Result<(u32, SocketAddr), Failure> {
+        if self.flows.len() >= self.settings.flows as usize {
+            self.make_room(ctx);
+        }
+        match ctx.limits.open(ctx.now) {
+            Err(Refusal::TooManyFlows) if self.make_room(ctx) => ctx.limits.open(ctx.now)?,
+            result => result?,
+        }
+        let mut index = self.next_index();
+        let mut opened = ctx.sockets.open_udp(index, wish);
+        if opened.as_ref().is_err_and(is_out_of_descriptors) && self.make_room(ctx) {
+            index = self.next_index();
+            opened = ctx.sockets.open_udp(index, wish);
+        }
+        let local = opened.inspect_err(|_| ctx.limits.close())?;
+        let flow = Flow { ends: *ends, peer, group_port: None, guest_was_heard: false, peer_was_heard: false, marks };
+        self.flows.insert(flow);
+        self.by_ends.insert(*ends, index);
+        self.one_sided.touch(index, ctx.now);
+        ctx.counters.udp_flows += 1;
+        Ok((index, local))
+    }
+
+    fn next_index(&self) -> u32 {
+        u32::try_from(self.flows.vacant_key()).unwrap_or(u32::MAX)
+    }
+
+    /// Ends the flow that was used longest ago, best one in which only one side was heard. Whether there was one.
+    fn make_room<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) -> bool {
+        let oldest = self.one_sided.oldest().or_else(|| self.streams.oldest());
+        if let Some((index, _)) = oldest {
+            self.close(ctx, index);
+        }
+        oldest.is_some()
+    }
+
+    fn close<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
+        self.one_sided.remove(index);
+        self.streams.remove(index);
+        let Some(flow) = self.flows.try_remove(index as usize) else { return };
+        self.by_ends.remove(&flow.ends);
+        if let Some(port) = flow.group_port
+            && let Some(count) = self.group_ports.get_mut(&port)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.group_ports.remove(&port);
+            }
+        }
+        ctx.sockets.close_datagrams(SocketId::Udp(index));
+        ctx.limits.close();
+    }
+
+    fn touch(&mut self, index: u32, now: Instant) {
+        let Some(flow) = self.flows.get(index as usize) else { return };
+        if flow.guest_was_heard && flow.peer_was_heard {
+            self.one_sided.remove(index);
+            self.streams.touch(index, now);
+        } else {
+            self.one_sided.touch(index, now);
+        }
+    }
+
+    /// A datagram of a flow's peer.
+    fn deliver<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        index: u32,
+        datagram: &Datagram,
+        payload: &[u8],
+    ) {
+        let is_echo = self.is_echo(ctx.settings, datagram.source);
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        let from = if flow.group_port.is_some() {
+            match mapping::towards_guest(ctx.settings, ctx.guest, datagram.source.ip()) {
+                Ok((seen, _)) if !is_echo => SocketAddr::new(seen, datagram.source.port()),
+                _ => return,
+            }
+        } else if (datagram.source.ip(), datagram.source.port()) == (flow.peer.ip(), flow.peer.port()) {
+            flow.ends.peer
+        } else {
+            // It came between the socket's being bound and connected.
+            return;
+        };
+        flow.peer_was_heard = true;
+        let to = flow.ends.guest;
+        self.touch(index, ctx.now);
+        self.put(ctx, (from, to, datagram.marks), ctx.guest.mac_or_broadcast(), payload);
+    }
+
+    /// A datagram that arrived at a forwarded port.
+    fn forward<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        groups: &Groups,
+        target: &Target,
+        datagram: &Datagram,
+        payload: &[u8],
+    ) -> Result<(), Refusal> {
+        let source = datagram.source;
+        if source.port() == 0 {
+            return Err(Refusal::BadTransport);
+        }
+        let (seen, own) = mapping::towards_guest(ctx.settings, ctx.guest, source.ip())?;
+        let peer = SocketAddr::new(seen, source.port());
+        let group = datagram.destination.map(|to| to.ip()).filter(|&to| is_group(ctx.settings, to));
+        let to = SocketAddr::new(group.or(target.address).unwrap_or(own), target.port);
+        if to.is_ipv4() != peer.is_ipv4() {
+            return Err(Refusal::BadDestination);
+        }
+        if let Some(group) = group {
+            // Makes no flow: an answer makes one of its own.
+            if self.is_echo(ctx.settings, source) || (group.is_multicast() && !groups.contains(group)) {
+                return Err(Refusal::BadDestination);
+            }
+            self.put(ctx, (peer, to, datagram.marks), group_mac(group), payload);
+            return Ok(());
+        }
+        let ends = FlowEnds { guest: to, peer };
+        let index = match self.by_ends.get(&ends) {
+            Some(&index) => index,
+            // From the same address and port that the datagram came to.
+            None => {
+                let local = datagram.local.ok_or(Refusal::SocketError)?;
+                let wish = UdpWish { local, any_port: false, interface: None, peer: Some(source) };
+                self.open(ctx, &ends, source, datagram.marks, &wish).map_err(Refusal::from)?.0
+            }
+        };
+        self.deliver(ctx, index, datagram, payload);
+        Ok(())
+    }
+
+    /// Whether we sent it ourselves, to a group that we hear as well.
+    fn is_echo(&self, settings: &Settings, source: SocketAddr) -> bool {
+        self.group_ports.contains_key(&source.port()) && is_of_host(settings, source.ip())
+    }
+
+    /// Tells the guest what the network reported about datagrams that it sent.
+    fn pass_errors_on<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
+        let Some(flow) = self.flows.get(index as usize) else { return };
+        let mut quoted = [0; icmp_error::MAX_QUOTE];
+        for _ in 0..ERRORS {
+            let Ok(error) = ctx.sockets.receive_error(SocketId::Udp(index), &mut quoted) else { break };
+            let payload = quoted.get(..error.quoted_bytes).unwrap_or(&quoted);
+            icmp_error::about_datagram(ctx, &error, (flow.ends.guest, flow.ends.peer, flow.marks), payload);
+        }
+    }
+
+    /// Puts a datagram for the guest: from, to, and its marks.
+    fn put<S, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        (from, to, marks): (SocketAddr, SocketAddr, Marks),
+        mac: MacAddress,
+        payload: &[u8],
+    ) {
+        let ends = Ends {
+            source_mac: ctx.settings.mac,
+            destination_mac: mac,
+            source: from.ip(),
+            destination: to.ip(),
+            hop_limit: marks.hop_limit,
+            traffic_class: marks.traffic_class,
+        };
+        let is_cut = fragment::is_cut(ctx.settings, &ends, HEADER_BYTES + payload.len());
+        let (offload, header) = if ctx.link.takes().contains(Offloads::CHECKSUM) && !is_cut {
+            partial_header(&ends, from.port(), to.port(), payload.len())
+        } else {
+            (Offload::None, header(&ends, from.port(), to.port(), payload))
+        };
+        self.identification = self.identification.wrapping_add(1);
+        if fragment::put(ctx, &ends, UDP, (offload, &header, payload), self.identification).is_err() {
+            ctx.refuse(Refusal::GuestFull);
+        }
+    }
+}
+
+/// Why a flow could not be opened.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// We refused it.
+    Refused(Refusal),
+    /// The kernel refused it.
+    Socket(io::Error),
+}
+
+impl Failure {
+    /// Tells the guest, whose packet it was; returns what is to be counted.
+    pub(crate) fn tell<S, L: GuestLink>(self, ctx: &mut Context<'_, S, L>, ip: &IpPacket<'_>) -> Refusal {
+        match &self {
+            Self::Socket(failure) if !is_out_of_descriptors(failure) => icmp_error::about_failure(ctx, ip, failure),
+            _ => {}
+        }
+        let refusal = Refusal::from(self);
+        icmp_error::about_refused(ctx, ip, refusal);
+        refusal
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(failure: io::Error) -> Self {
+        Self::Socket(failure)
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(refusal) => refusal,
+            Failure::Socket(failure) if is_out_of_descriptors(&failure) => Self::NoDescriptor,
+            Failure::Socket(_) => Self::SocketError,
+        }
+    }
+}
+
+/// Whether this process, or the machine, has no descriptors left.
+pub(crate) fn is_out_of_descriptors(failure: &io::Error) -> bool {
+    matches!(failure.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Reads the header of the guest's datagram; returns the flow's ends and the payload.
+fn parse<'a>(ip: &IpPacket<'a>, segment: Option<u16>) -> Result<(FlowEnds, Payload<'a>), Refusal> {
+    let header: &[u8; HEADER_BYTES] = ip.payload.first_bytes().first_chunk().ok_or(Refusal::Truncated)?;
+    let [s0, s1, d0, d1, l0, l1, checksum @ ..] = *header;
+    let ends = FlowEnds {
+        guest: SocketAddr::new(ip.source, u16::from_be_bytes([s0, s1])),
+        peer: SocketAddr::new(ip.destination, u16::from_be_bytes([d0, d1])),
+    };
+    if ends.guest.port() == 0 || ends.peer.port() == 0 {
+        return Err(Refusal::BadTransport);
+    }
+    // RFC 8200, section 8.1: only IPv4 goes without.
+    if checksum == [0, 0] && ip.source.is_ipv6() {
+        return Err(Refusal::BadTransport);
+    }
+    if ip.source.is_unspecified() {
+        return Err(Refusal::BadSource);
+    }
+    let length = u32::from(u16::from_be_bytes([l0, l1]));
+    let payload = match segment {
+        // One header for several datagrams: it may tell the length of each.
+        Some(0) => return Err(Refusal::BadOffload),
+        Some(_) => ip.payload.skip(8),
+        None if length < 8 || length > ip.payload.length() => return Err(Refusal::BadTransport),
+        None => ip.payload.take(length).skip(8),
+    };
+    Ok((ends, payload))
+}
+
+/// Bytes of a UDP header.
+const HEADER_BYTES: usize = 8;
+/// Where the checksum is in it.
+const CHECKSUM_OFFSET: u16 = 6;
+/// Calls that receive datagrams, for one event.
+const BURSTS: usize = 4;
+/// Errors of the network that are passed on, for one event.
+const ERRORS: usize = 16;
+
+/// A UDP header with its checksum, before `payload`.
+pub(crate) fn header(ends: &Ends, from: u16, to: u16, payload: &[u8]) -> [u8; HEADER_BYTES] {
+    let bytes = u16::try_from(HEADER_BYTES + payload.len()).unwrap_or(u16::MAX);
+    let mut sum = ends.pseudo_header(UDP, bytes.into());
+    let mut header = fields(from, to, bytes, 0);
+    sum.add(&header);
+    sum.add(payload);
+    // 0 would mean that there is none.
+    let checksum = match sum.checksum() {
+        0 => u16::MAX,
+        checksum => checksum,
+    };
+    header = fields(from, to, bytes, checksum);
+    header
+}
+
+/// A UDP header before `payload_bytes`, whose checksum is left to the guest.
+fn partial_header(ends: &Ends, from: u16, to: u16, payload_bytes: usize) -> (Offload, [u8; HEADER_BYTES]) {
+    let bytes = u16::try_from(HEADER_BYTES + payload_bytes).unwrap_or(u16::MAX);
+    let sum = ends.pseudo_header(UDP, bytes.into()).partial();
+    let start = u16::try_from(ends.header_bytes()).unwrap_or(u16::MAX);
+    (Offload::Checksum(PartialChecksum { start, offset: CHECKSUM_OFFSET }), fields(from, to, bytes, sum))
+}
+
+fn fields(from: u16, to: u16, bytes: u16, checksum: u16) -> [u8; HEADER_BYTES] {
+    let ([f0, f1], [t0, t1]) = (from.to_be_bytes(), to.to_be_bytes());
+    let ([b0, b1], [c0, c1]) = (bytes.to_be_bytes(), checksum.to_be_bytes());
+    [f0, f1, t0, t1, b0, b1, c0, c1]
+}
+
+/// Whether what is sent there goes to several, or to whoever is there: multicast, or a broadcast.
+pub(crate) fn is_group(settings: &Settings, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let net = settings.v4.as_ref().map(|v4| v4.address).filter(|net| net.prefix_len() < 31);
+            ip.is_multicast() || ip.is_broadcast() || net.is_some_and(|net| net.broadcast() == ip)
+        }
+        IpAddr::V6(ip) => ip.is_multicast(),
+    }
+}
+
+/// Where frames for a group go (RFC 1112, section 6.4; RFC 2464, section 7).
+fn group_mac(group: IpAddr) -> MacAddress {
+    match group {
+        IpAddr::V4(group) if group.is_multicast() => {
+            let [_, b, c, d] = group.octets();
+            MacAddress([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+        }
+        IpAddr::V4(_) => MacAddress::BROADCAST,
+        IpAddr::V6(group) => {
+            let [.., a, b, c, d] = group.octets();
+            MacAddress([0x33, 0x33, a, b, c, d])
+        }
+    }
+}
+
+/// Whether an address is the pod's.
+fn is_of_host(settings: &Settings, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => settings
+            .v4
+            .as_ref()
+            .is_some_and(|v4| ip.is_loopback() || v4.address.addr() == ip || v4.mapping.host_addresses.contains(&ip)),
+        IpAddr::V6(ip) => settings
+            .v6
+            .as_ref()
+            .is_some_and(|v6| ip.is_loopback() || v6.address == ip || v6.mapping.host_addresses.contains(&ip)),
+    }
+}
+
+const fn unspecified(of: IpAddr) -> IpAddr {
+    match of {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }

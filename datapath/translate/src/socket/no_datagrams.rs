@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::KernelSockets;
 use crate::mapping::Outbound;
 use crate::packet::Payload;
-use crate::sockets::SocketId;
-use crate::sockets::datagram::{Burst, DatagramSockets, ListenerWish, Marks, NetworkError, UdpWish};
+use crate::sockets::datagram::{Burst, DatagramSockets, Marks, NetworkError, UdpWish};
+use crate::sockets::{ListenAt, SocketId};
 
 fn refused<T>() -> io::Result<T> {
     Err(io::ErrorKind::Unsupported.into())
@@ -18,7 +18,7 @@ impl DatagramSockets for KernelSockets {
         refused()
     }
 
-    fn open_udp_listener(&mut self, _: u32, _: &ListenerWish<'_>) -> io::Result<()> {
+    fn open_udp_listener(&mut self, _: u32, _: &ListenAt<'_>) -> io::Result<()> {
         refused()
     }
 

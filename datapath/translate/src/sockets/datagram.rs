@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 
 use crate::mapping::Outbound;
 use crate::packet::Payload;
-use crate::sockets::SocketId;
+use crate::sockets::{ListenAt, SocketId};
 
 /// Sockets of datagrams, each known by the index that its flow or listener has. Nothing here waits.
 pub trait DatagramSockets {
@@ -25,8 +25,8 @@ pub trait DatagramSockets {
     /// Opens the listener of a forwarded port, [`SocketId::UdpListener`].
     ///
     /// # Errors
-    /// The kernel's; nothing is open then.
-    fn open_udp_listener(&mut self, index: u32, wish: &ListenerWish<'_>) -> io::Result<()>;
+    /// The kernel's: the port is taken, or needs a privilege.
+    fn open_udp_listener(&mut self, index: u32, at: &ListenAt<'_>) -> io::Result<()>;
 
     /// Opens an echo ("ping") socket, [`SocketId::Echo`], of the family that is asked for. What is sent by it has the
     /// identifier that is returned: the one asked for, or another where that one is taken.
@@ -90,19 +90,6 @@ pub struct UdpWish<'a> {
     pub peer: Option<SocketAddr>,
 }
 
-/// What the listener of a forwarded UDP port is to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenerWish<'a> {
-    /// Its address; `None`: all of both families.
-    pub address: Option<IpAddr>,
-    /// Its port.
-    pub port: u16,
-    /// The interface it is bound to.
-    pub interface: Option<&'a str>,
-    /// Whether the address need not be the pod's yet (IP_FREEBIND).
-    pub freebind: bool,
-}
-
 /// What a datagram carries beside addresses and payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
@@ -117,10 +104,10 @@ pub struct Marks {
 pub struct Datagram {
     /// Who sent it. Of an IPv4 peer in the IPv4 form, whatever the socket. Port 0 of an echo reply.
     pub source: SocketAddr,
-    /// To which address, perhaps a group's or broadcast; known of listeners.
-    pub destination: Option<IpAddr>,
-    /// Where an answer comes from: the pod's address, also where the destination is a group; known of listeners.
-    pub local: Option<IpAddr>,
+    /// To whom: perhaps a group, or all. Known of listeners.
+    pub destination: Option<SocketAddr>,
+    /// Where an answer to it comes from: the destination, or the pod's own address when that is a group. Known of listeners.
+    pub local: Option<SocketAddr>,
     /// As it arrived.
     pub marks: Marks,
 }
