@@ -23,7 +23,7 @@ use crate::recency::Recency;
 use crate::refusal::Refusal;
 use crate::sockets::SocketId;
 use crate::sockets::datagram::{Burst, Datagram, DatagramSockets, Marks, NetworkError};
-use crate::udp::{Failure, is_out_of_descriptors};
+use crate::udp::{Failure, is_out_of_descriptors, receive};
 
 /// How long flows last, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl EchoFlows {
             flows: Slab::new(),
             by_key: HashMap::new(),
             recency: Recency::default(),
-            burst: Burst::default(),
+            burst: Burst::new(),
             identification: 0,
         }
     }
@@ -135,13 +135,11 @@ impl EchoFlows {
         if !self.flows.contains(index as usize) {
             return false;
         }
-        self.pass_errors_on(ctx, index);
+        let mut more = self.pass_errors_on(ctx, index);
         let mut burst = std::mem::take(&mut self.burst);
-        burst.clear();
-        let more = ctx.sockets.receive_datagrams(SocketId::Echo(index), &mut burst).is_ok();
-        for (datagram, message) in burst.iter() {
+        more |= receive(ctx, SocketId::Echo(index), &mut burst, |ctx, datagram, message| {
             self.deliver(ctx, index, datagram, message);
-        }
+        });
         self.burst = burst;
         more
     }
@@ -251,15 +249,16 @@ impl EchoFlows {
         }
     }
 
-    /// Tells the guest what the network reported about its requests.
-    fn pass_errors_on<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
-        let Some(flow) = self.flows.get(index as usize) else { return };
+    /// Tells the guest what the network reported about its requests. Whether there may be more.
+    fn pass_errors_on<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) -> bool {
+        let Some(flow) = self.flows.get(index as usize) else { return false };
         let mut quoted = [0; icmp_error::MAX_QUOTE];
         for _ in 0..ERRORS {
-            let Ok(error) = ctx.sockets.receive_error(SocketId::Echo(index), &mut quoted) else { break };
+            let Ok(error) = ctx.sockets.receive_error(SocketId::Echo(index), &mut quoted) else { return false };
             let message = quoted.get(..error.quoted_bytes).unwrap_or(&quoted);
             pass_error_on(ctx, flow, &error, message);
         }
+        true
     }
 }
 

@@ -1,9 +1,10 @@
 //! The real sockets: the only system calls of the protocol cores, and the only `unsafe` of this crate.
 //!
 //! Every socket is non-blocking and registered edge-triggered with the event loop under its [`SocketId`]. TCP is in
-//! [`stream`], UDP and echo in [`datagram`], socket options that no library has in [`option`].
+//! [`stream`], UDP and echo in [`datagram`] (what they receive, in [`message`]), socket options that no library has in [`option`].
 
-mod no_datagrams;
+mod datagram;
+mod message;
 mod option;
 mod stream;
 
@@ -23,6 +24,7 @@ pub struct KernelSockets {
     registry: Registry,
     streams: Table<stream::Stream>,
     listeners: Table<OwnedFd>,
+    datagrams: datagram::Datagrams,
     /// Whether the kernel keeps a peek's offset for TCP (SO_PEEK_OFF, Linux 6.9).
     peek_offset: bool,
     /// Where bytes go that are read only to get behind them, without `peek_offset`.
@@ -39,7 +41,8 @@ impl KernelSockets {
         let peek_offset = option::set_peek_offset(probe.as_fd(), 0).is_ok();
         let trash = Vec::new();
         let (streams, listeners) = (Table::default(), Table::default());
-        Ok(Self { registry, streams, listeners, peek_offset, trash })
+        let datagrams = datagram::Datagrams::default();
+        Ok(Self { registry, streams, listeners, datagrams, peek_offset, trash })
     }
 
     /// Without the kernel keeping offsets of peeks, as before Linux 6.9.
@@ -94,6 +97,10 @@ impl<T> Table<T> {
 
     fn get_mut(&mut self, index: u32) -> io::Result<&mut T> {
         self.0.get_mut(index as usize).and_then(Option::as_mut).ok_or_else(closed)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flatten()
     }
 
     /// What was there before is dropped.

@@ -7,7 +7,7 @@
 //! listens to, and arrives at a forwarded port, makes no flow. Datagrams wait nowhere: what does not fit is dropped, and counted.
 //! Fragments are put together before ([`crate::fragment`]); echo is in [`crate::icmp`]. Called by the translator.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ use crate::recency::Recency;
 use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::sockets::SocketId;
-use crate::sockets::datagram::{Burst, Datagram, DatagramSockets, Marks, UdpWish};
+use crate::sockets::datagram::{BURST, Burst, Datagram, DatagramSockets, Marks, UdpWish};
 
 /// How long flows last, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct UdpFlows {
     settings: UdpSettings,
     flows: Slab<Flow>,
     by_ends: HashMap<FlowEnds, u32>,
+    /// Ports of sockets with the peers that they are connected to: the kernel would not tell two alike apart.
+    taken: HashSet<(u16, SocketAddr)>,
     /// Flows in which only one side was heard.
     one_sided: Recency,
     /// Flows in which both were.
@@ -86,8 +88,9 @@ struct Flow {
     ends: FlowEnds,
     /// Where datagrams of the guest's go, on the host's side.
     peer: SocketAddr,
-    /// The port of the socket where the peer is a group.
-    group_port: Option<u16>,
+    is_group: bool,
+    /// The port of the socket.
+    port: u16,
     guest_was_heard: bool,
     peer_was_heard: bool,
     /// Of the guest's last datagram.
@@ -101,10 +104,11 @@ impl UdpFlows {
             settings,
             flows: Slab::new(),
             by_ends: HashMap::new(),
+            taken: HashSet::new(),
             one_sided: Recency::default(),
             streams: Recency::default(),
             group_ports: HashMap::new(),
-            burst: Burst::default(),
+            burst: Burst::new(),
             identification: 0,
         }
     }
@@ -129,7 +133,7 @@ impl UdpFlows {
         let Some(flow) = self.flows.get_mut(index as usize) else { return Err(Refusal::SocketError) };
         flow.marks = marks;
         flow.guest_was_heard = true;
-        let to = flow.group_port.map(|_| flow.peer);
+        let to = flow.is_group.then_some(flow.peer);
         self.touch(index, ctx.now);
         let sent = ctx.sockets.send_datagram(SocketId::Udp(index), payload, segment, to, marks);
         sent.map_err(|failure| {
@@ -144,19 +148,11 @@ impl UdpFlows {
         if !self.flows.contains(index as usize) {
             return false;
         }
-        self.pass_errors_on(ctx, index);
+        let mut more = self.pass_errors_on(ctx, index);
         let mut burst = std::mem::take(&mut self.burst);
-        let mut more = false;
-        for _ in 0..BURSTS {
-            burst.clear();
-            more = ctx.sockets.receive_datagrams(SocketId::Udp(index), &mut burst).is_ok();
-            if !more {
-                break;
-            }
-            for (datagram, payload) in burst.iter() {
-                self.deliver(ctx, index, datagram, payload);
-            }
-        }
+        more |= receive(ctx, SocketId::Udp(index), &mut burst, |ctx, datagram, payload| {
+            self.deliver(ctx, index, datagram, payload);
+        });
         self.burst = burst;
         more
     }
@@ -170,21 +166,12 @@ impl UdpFlows {
         listener: u32,
         target: &Target,
     ) -> bool {
-        let id = SocketId::UdpListener(listener);
         let mut burst = std::mem::take(&mut self.burst);
-        let mut more = false;
-        for _ in 0..BURSTS {
-            burst.clear();
-            more = ctx.sockets.receive_datagrams(id, &mut burst).is_ok();
-            if !more {
-                break;
+        let more = receive(ctx, SocketId::UdpListener(listener), &mut burst, |ctx, datagram, payload| {
+            if let Err(refusal) = self.forward(ctx, groups, target, datagram, payload) {
+                ctx.refuse(refusal);
             }
-            for (datagram, payload) in burst.iter() {
-                if let Err(refusal) = self.forward(ctx, groups, target, datagram, payload) {
-                    ctx.refuse(refusal);
-                }
-            }
-        }
+        });
         self.burst = burst;
         more
     }
@@ -240,18 +227,14 @@ impl UdpFlows {
         let peer = mapping::towards_host(ctx.settings, ends.peer)?;
         let is_group = is_group(ctx.settings, peer.ip());
         let outbound = mapping::outbound(ctx.settings, peer.ip());
+        let port = Some(ends.guest.port()).filter(|&port| !self.taken.contains(&(port, peer))).unwrap_or(0);
         let wish = UdpWish {
-            local: SocketAddr::new(outbound.address.unwrap_or(unspecified(peer.ip())), ends.guest.port()),
+            local: SocketAddr::new(outbound.address.unwrap_or(unspecified(peer.ip())), port),
             any_port: true,
             interface: outbound.interface,
             peer: (!is_group).then_some(peer),
         };
-        let (index, local) = self.open(ctx, ends, peer, marks, &wish)?;
-        if is_group && let Some(flow) = self.flows.get_mut(index as usize) {
-            flow.group_port = Some(local.port());
-            *self.group_ports.entry(local.port()).or_default() += 1;
-        }
-        Ok(index)
+        self.open(ctx, ends, peer, marks, &wish)
     }
 
     /// Opens the socket of a new flow, where necessary in place of that which was used longest ago.
@@ -262,7 +245,7 @@ impl UdpFlows {
         peer: SocketAddr,
         marks: Marks,
         wish: &UdpWish<'_>,
-    ) -> Result<(u32, SocketAddr), Failure> {
+    ) -> Result<u32, Failure> {
         if self.flows.len() >= self.settings.flows as usize {
             self.make_room(ctx);
         }
@@ -276,13 +259,19 @@ impl UdpFlows {
             index = self.next_index();
             opened = ctx.sockets.open_udp(index, wish);
         }
-        let local = opened.inspect_err(|_| ctx.limits.close())?;
-        let flow = Flow { ends: *ends, peer, group_port: None, guest_was_heard: false, peer_was_heard: false, marks };
-        self.flows.insert(flow);
+        let port = opened.inspect_err(|_| ctx.limits.close())?.port();
+        let is_group = wish.peer.is_none();
+        let (guest_was_heard, peer_was_heard) = (false, false);
+        self.flows.insert(Flow { ends: *ends, peer, is_group, port, guest_was_heard, peer_was_heard, marks });
         self.by_ends.insert(*ends, index);
+        if is_group {
+            *self.group_ports.entry(port).or_default() += 1;
+        } else {
+            self.taken.insert((port, peer));
+        }
         self.one_sided.touch(index, ctx.now);
         ctx.counters.udp_flows += 1;
-        Ok((index, local))
+        Ok(index)
     }
 
     fn next_index(&self) -> u32 {
@@ -303,12 +292,12 @@ impl UdpFlows {
         self.streams.remove(index);
         let Some(flow) = self.flows.try_remove(index as usize) else { return };
         self.by_ends.remove(&flow.ends);
-        if let Some(port) = flow.group_port
-            && let Some(count) = self.group_ports.get_mut(&port)
-        {
+        if !flow.is_group {
+            self.taken.remove(&(flow.port, flow.peer));
+        } else if let Some(count) = self.group_ports.get_mut(&flow.port) {
             *count -= 1;
             if *count == 0 {
-                self.group_ports.remove(&port);
+                self.group_ports.remove(&flow.port);
             }
         }
         ctx.sockets.close_datagrams(SocketId::Udp(index));
@@ -335,7 +324,7 @@ impl UdpFlows {
     ) {
         let is_echo = self.is_echo(ctx.settings, datagram.source);
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
-        let from = if flow.group_port.is_some() {
+        let from = if flow.is_group {
             match mapping::towards_guest(ctx.settings, ctx.guest, datagram.source.ip()) {
                 Ok((seen, _)) if !is_echo => SocketAddr::new(seen, datagram.source.port()),
                 _ => return,
@@ -387,7 +376,7 @@ impl UdpFlows {
             None => {
                 let local = datagram.local.ok_or(Refusal::SocketError)?;
                 let wish = UdpWish { local, any_port: false, interface: None, peer: Some(source) };
-                self.open(ctx, &ends, source, datagram.marks, &wish).map_err(Refusal::from)?.0
+                self.open(ctx, &ends, source, datagram.marks, &wish).map_err(Refusal::from)?
             }
         };
         self.deliver(ctx, index, datagram, payload);
@@ -399,15 +388,16 @@ impl UdpFlows {
         self.group_ports.contains_key(&source.port()) && is_of_host(settings, source.ip())
     }
 
-    /// Tells the guest what the network reported about datagrams that it sent.
-    fn pass_errors_on<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
-        let Some(flow) = self.flows.get(index as usize) else { return };
+    /// Tells the guest what the network reported about datagrams that it sent. Whether there may be more.
+    fn pass_errors_on<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) -> bool {
+        let Some(flow) = self.flows.get(index as usize) else { return false };
         let mut quoted = [0; icmp_error::MAX_QUOTE];
         for _ in 0..ERRORS {
-            let Ok(error) = ctx.sockets.receive_error(SocketId::Udp(index), &mut quoted) else { break };
+            let Ok(error) = ctx.sockets.receive_error(SocketId::Udp(index), &mut quoted) else { return false };
             let payload = quoted.get(..error.quoted_bytes).unwrap_or(&quoted);
             icmp_error::about_datagram(ctx, &error, (flow.ends.guest, flow.ends.peer, flow.marks), payload);
         }
+        true
     }
 
     /// Puts a datagram for the guest: from, to, and its marks.
@@ -437,6 +427,29 @@ impl UdpFlows {
             ctx.refuse(Refusal::GuestFull);
         }
     }
+}
+
+/// Receives what a socket has, in some bursts. Whether there may be more.
+pub(crate) fn receive<S: DatagramSockets, L>(
+    ctx: &mut Context<'_, S, L>,
+    socket: SocketId,
+    burst: &mut Burst,
+    mut each: impl FnMut(&mut Context<'_, S, L>, &Datagram, &[u8]),
+) -> bool {
+    for _ in 0..BURSTS {
+        burst.clear();
+        if ctx.sockets.receive_datagrams(socket, burst).is_err() {
+            return false;
+        }
+        for (datagram, payload) in burst.iter() {
+            each(ctx, datagram, payload);
+        }
+        // Fewer than there is room for: there are no more.
+        if burst.len() < BURST {
+            return false;
+        }
+    }
+    true
 }
 
 /// Why a flow could not be opened.
@@ -509,7 +522,9 @@ fn parse<'a>(ip: &IpPacket<'a>, segment: Option<u16>) -> Result<(FlowEnds, Paylo
     let length = u32::from(u16::from_be_bytes([l0, l1]));
     let payload = match segment {
         // One header for several datagrams: it may tell the length of each.
-        Some(0) => return Err(Refusal::BadOffload),
+        Some(size) if ip.payload.length().div_ceil(u32::from(size).max(1)) > MAX_SEGMENTS => {
+            return Err(Refusal::BadOffload);
+        }
         Some(_) => ip.payload.skip(8),
         None if length < 8 || length > ip.payload.length() => return Err(Refusal::BadTransport),
         None => ip.payload.take(length).skip(8),
@@ -521,6 +536,8 @@ fn parse<'a>(ip: &IpPacket<'a>, segment: Option<u16>) -> Result<(FlowEnds, Paylo
 const HEADER_BYTES: usize = 8;
 /// Where the checksum is in it.
 const CHECKSUM_OFFSET: u16 = 6;
+/// The most datagrams that the guest may leave to us to cut; Linux does not ask for more (UDP_MAX_SEGMENTS).
+const MAX_SEGMENTS: u32 = 128;
 /// Calls that receive datagrams, for one event.
 const BURSTS: usize = 4;
 /// Errors of the network that are passed on, for one event.

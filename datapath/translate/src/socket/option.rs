@@ -40,6 +40,14 @@ pub fn set_freebind(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::IPPROTO_IP, libc::IP_FREEBIND, &1_i32.to_ne_bytes())
 }
 
+/// An option that is an int.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_number(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    set(socket, level, name, &value.to_ne_bytes())
+}
+
 /// Drops `bytes` from the start of a TCP receive queue without copying them (tcp(7), MSG_TRUNC).
 ///
 /// # Errors

@@ -35,27 +35,28 @@ pub(super) struct Stream {
 }
 
 impl ListenAt<'_> {
-    /// A socket bound so. Without an address and without IPv6 on this machine it is one of IPv4 only.
+    /// A socket bound so: `reuse` beside others that allow it (SO_REUSEADDR). Without an address and without IPv6 on this machine it is
+    /// one of IPv4 only.
     ///
     /// # Errors
     /// The kernel's: the port is taken, or needs a privilege.
-    pub(super) fn bind(&self, kind: SocketType) -> io::Result<OwnedFd> {
-        let bound = self.bind_to(self.address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), kind);
+    pub(super) fn bind(&self, kind: SocketType, reuse: bool) -> io::Result<OwnedFd> {
+        let bound = self.bind_to(self.address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), kind, reuse);
         match bound {
             Err(error) if self.address.is_none() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-                self.bind_to(std::net::Ipv4Addr::UNSPECIFIED.into(), kind)
+                self.bind_to(std::net::Ipv4Addr::UNSPECIFIED.into(), kind, reuse)
             }
             bound => bound,
         }
     }
 
-    fn bind_to(&self, address: IpAddr, kind: SocketType) -> io::Result<OwnedFd> {
+    fn bind_to(&self, address: IpAddr, kind: SocketType, reuse: bool) -> io::Result<OwnedFd> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = socket_with(family, kind, FLAGS, None)?;
         if address.is_ipv6() {
             sockopt::set_ipv6_v6only(&socket, self.address.is_some())?;
         }
-        sockopt::set_socket_reuseaddr(&socket, true)?;
+        sockopt::set_socket_reuseaddr(&socket, reuse)?;
         if let Some(interface) = self.interface {
             option::bind_to_device(socket.as_fd(), interface)?;
         }
@@ -97,7 +98,7 @@ impl KernelSockets {
 
 impl TcpSockets for KernelSockets {
     fn listen(&mut self, index: u32, at: &ListenAt<'_>) -> io::Result<()> {
-        let socket = at.bind(SocketType::STREAM)?;
+        let socket = at.bind(SocketType::STREAM, true)?;
         listen(&socket, BACKLOG)?;
         register(&self.registry, SocketId::TcpListener(index), &socket)?;
         self.listeners.insert(index, socket);

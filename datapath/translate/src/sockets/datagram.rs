@@ -147,7 +147,8 @@ pub const BURST: usize = 32;
 /// Bytes of the longest datagram, and a few more.
 const SLOT_BYTES: usize = 65_536;
 
-/// Room for datagrams, and those in it.
+/// Room for datagrams, and those in it. The default has room for none, and costs nothing.
+#[derive(Default)]
 pub struct Burst {
     /// A slot for each. What was never written costs no memory.
     bytes: Box<[u8]>,
@@ -155,6 +156,11 @@ pub struct Burst {
 }
 
 impl Burst {
+    /// Room for [`BURST`] datagrams.
+    pub fn new() -> Self {
+        Self { bytes: vec![0; BURST * SLOT_BYTES].into_boxed_slice(), datagrams: ArrayVec::new() }
+    }
+
     /// Removes all datagrams.
     pub fn clear(&mut self) {
         self.datagrams.clear();
@@ -184,12 +190,6 @@ impl Burst {
     pub fn iter(&self) -> impl Iterator<Item = (&Datagram, &[u8])> {
         let slots = self.bytes.chunks_exact(SLOT_BYTES);
         slots.zip(&self.datagrams).map(|(slot, (datagram, bytes))| (datagram, slot.get(..*bytes).unwrap_or_default()))
-    }
-}
-
-impl Default for Burst {
-    fn default() -> Self {
-        Self { bytes: vec![0; BURST * SLOT_BYTES].into_boxed_slice(), datagrams: ArrayVec::new() }
     }
 }
 
