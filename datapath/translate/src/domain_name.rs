@@ -65,3 +65,44 @@ const MAX_LABEL_BYTES: u8 = 63;
 
 /// The two bits that make a pointer of two bytes.
 const POINTER: u16 = 0xc000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_behind_their_lengths() {
+        assert_eq!(encode("a.bc.example").unwrap(), b"\x01a\x02bc\x07example\0");
+        assert_eq!(encode("a.bc.example."), encode("a.bc.example"));
+        assert_eq!(encode("single").unwrap(), b"\x06single\0");
+        let longest = [&"x".repeat(63), &"x".repeat(63), &"x".repeat(63), &"x".repeat(61)].map(|x| x.clone()).join(".");
+        assert_eq!(encode(&longest).unwrap().len(), 255);
+        for bad in ["", ".", "..", "a..b", ".a", "a..", &"x".repeat(64), &format!("{longest}x")] {
+            assert_eq!(encode(bad), None, "{bad}");
+        }
+    }
+
+    fn compressed(names: &[&str], limit: usize) -> Vec<u8> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        encode_compressed(&names, limit)
+    }
+
+    /// RFC 1035, section 4.1.4.
+    #[test]
+    fn endings_that_were_there_are_pointed_to() {
+        let names = ["a.example.org", "b.example.org", "example.org.", "A.EXAMPLE.org", "org", "c.b.example.org"];
+        let expected = b"\x01a\x07example\x03org\0\x01b\xc0\x02\xc0\x02\xc0\x00\xc0\x0a\x01c\xc0\x0f";
+        assert_eq!(compressed(&names, 100), expected);
+    }
+
+    #[test]
+    fn names_that_are_too_much_or_bad_are_left_out() {
+        let names = ["a.example.org", "bad..org", "a-long-one.example.net", "b.example.org"];
+        assert_eq!(compressed(&names, 19), b"\x01a\x07example\x03org\0\x01b\xc0\x02");
+        assert_eq!(compressed(&names, 18), b"\x01a\x07example\x03org\0");
+        assert_eq!(compressed(&names, 14), b"");
+        // Nothing points to where a name was that has been left out.
+        let names = ["x.example.org", "b.example.org", "org"];
+        assert_eq!(compressed(&names, 14), b"\x03org\0");
+    }
+}

@@ -93,3 +93,76 @@ fn bytes_at<const N: usize>(from: &[u8], offset: usize) -> Option<[u8; N]> {
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    fn v4(source: [u8; 4]) -> Vec<u8> {
+        let ip = [&[0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0][..], &source, &[8, 8, 8, 8]].concat();
+        [&[0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55][..], &samples::GUEST_MAC.0, &[8, 0], &ip].concat()
+    }
+
+    fn v6(source: &str) -> Vec<u8> {
+        let source: Ipv6Addr = source.parse().unwrap();
+        let ip = [&[0x60, 0, 0, 0, 0, 0, 59, 64][..], &source.octets(), &[0; 16]].concat();
+        [&[0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55][..], &samples::GUEST_MAC.0, &[0x86, 0xdd], &ip].concat()
+    }
+
+    #[test]
+    fn a_guest_has_what_it_was_assigned_until_it_uses_something_else() {
+        let settings = samples::settings();
+        let mut guest = Guest::new(&settings);
+        let ll = samples::GUEST_LINK_LOCAL;
+        assert_eq!((guest.v4, guest.v6), ([192, 0, 2, 2].into(), "2001:db8::2".parse().unwrap()));
+        assert_eq!((guest.mac_or_broadcast(), guest.v6_link_local), (MacAddress::BROADCAST, None));
+        guest.learn(&settings, &v4([10, 0, 0, 9]));
+        assert_eq!((guest.mac_or_broadcast(), guest.v4), (samples::GUEST_MAC, [10, 0, 0, 9].into()));
+        guest.learn(&settings, &v6(&ll.to_string()));
+        assert_eq!((guest.v6, guest.v6_link_local), ("2001:db8::2".parse().unwrap(), Some(ll)));
+        guest.learn(&settings, &v6("2001:db8::77"));
+        assert_eq!((guest.v6, guest.v6_link_local), ("2001:db8::77".parse().unwrap(), Some(ll)));
+    }
+
+    #[test]
+    fn sources_that_no_guest_has_are_not_learned() {
+        let settings = samples::settings();
+        let mut guest = Guest::new(&settings);
+        guest.learn(&settings, &v4([192, 0, 2, 2]));
+        let before = guest;
+        for source in [[0; 4], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255; 4], [192, 0, 2, 1]] {
+            guest.learn(&settings, &v4(source));
+            assert_eq!(guest, before, "{source:?}");
+        }
+        for source in ["::", "::1", "ff02::1", "fe80::1"] {
+            guest.learn(&settings, &v6(source));
+            assert_eq!(guest, before, "{source}");
+        }
+        for mac in [[0; 6], [0xff; 6], [1, 0, 0x5e, 0, 0, 1], settings.mac.0] {
+            let mut frame = v4([10, 0, 0, 9]);
+            frame[6..12].copy_from_slice(&mac);
+            guest.learn(&settings, &frame);
+            assert_eq!(guest, before, "{mac:?}");
+        }
+    }
+
+    #[test]
+    fn frames_cut_short_and_families_that_there_are_not() {
+        let settings = samples::settings();
+        let mut guest = Guest::new(&settings);
+        for frame in [v4([10, 0, 0, 9]), v6("2001:db8::77")] {
+            let end = if frame.len() > 50 { 38 } else { 30 };
+            for length in 0..end {
+                guest.learn(&settings, &frame[..length]);
+            }
+        }
+        let untouched = Guest::new(&settings);
+        assert_eq!((guest.v4, guest.v6, guest.v6_link_local), (untouched.v4, untouched.v6, None));
+        let none = Settings { v4: None, v6: None, ..settings };
+        let mut guest = Guest::new(&none);
+        guest.learn(&none, &v4([10, 0, 0, 9]));
+        guest.learn(&none, &v6("2001:db8::77"));
+        assert_eq!((guest.v4, guest.v6), (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED));
+    }
+}

@@ -236,3 +236,6 @@ const MAX_INTERVAL_MS: u64 = 600_000;
 /// The advertisement stays below the least MTU of IPv6, 1,280 bytes, with these.
 const MAX_RESOLVERS: usize = 16;
 const MAX_SEARCH_BYTES: usize = 512;
+
+#[cfg(test)]
+mod tests;

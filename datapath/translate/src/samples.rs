@@ -51,3 +51,32 @@ fn mapping<A>(gateway: A) -> Mapping<A> {
         host_addresses: Vec::new(),
     }
 }
+
+/// A client's frame, and the answer to it.
+pub struct Captured<'a> {
+    /// Which client, and what it says.
+    pub name: &'a str,
+    /// What it sends.
+    pub frame: Vec<u8>,
+    /// What it gets.
+    pub answer: Option<Vec<u8>>,
+}
+
+/// Reads files `captured.txt`: a name, the frame behind `>`, the answer behind `<`, all in lines of their own.
+pub fn captured(text: &str) -> Vec<Captured<'_>> {
+    let mut all: Vec<Captured<'_>> = Vec::new();
+    for line in text.lines() {
+        match line.split_at_checked(2) {
+            Some(("> ", hex)) => all.last_mut().unwrap().frame = bytes(hex),
+            Some(("< ", "none") | ("# ", _)) | None => {}
+            Some(("< ", hex)) => all.last_mut().unwrap().answer = Some(bytes(hex)),
+            Some(_) => all.push(Captured { name: line, frame: Vec::new(), answer: None }),
+        }
+    }
+    all
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks(2).map(|digits| std::str::from_utf8(digits).unwrap());
+    digits.map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect()
+}
