@@ -1,25 +1,31 @@
 /* guest-traffic: data that a test guest sends, and checks byte by byte where it arrives. Part of the guest image (ci/guest-image); also run
  * outside of guests, at the other end of their connections.
  *
- *   guest-traffic receive PORT                    takes one TCP connection, on IPv4 or IPv6, and all that comes until its end
- *   guest-traffic send ADDRESS PORT BYTES         sends so many bytes on a TCP connection, and waits until the peer has taken them
+ *   guest-traffic receive PORT [PAUSE]            takes one TCP connection, on IPv4 or IPv6, and all that comes until its end
+ *   guest-traffic send ADDRESS PORT BYTES [PAUSE] sends so many bytes on a TCP connection, and waits until the peer has taken them
+ *   guest-traffic serve PORT                      takes TCP connections for ever, answers eight bytes with the same and closes
+ *   guest-traffic connect ADDRESS PORT COUNT N    makes COUNT such connections, N at a time: none is used before all of them are there
  *   guest-traffic receive-udp PORT                takes datagrams in batches, and answers each batch that is complete
  *   guest-traffic send-udp ADDRESS PORT BYTES N   sends datagrams of N bytes, a batch of them in one call (UDP_SEGMENT, udp(7))
  *
- * Addresses are IPv4 or IPv6, a link-local one with %INTERFACE. Receivers print READY when they can be reached, and in the end how many bytes were right. What is sent at an offset of the stream is
+ * PAUSE is the time in milliseconds after each 64 KiB, for ends that are slow. Addresses are IPv4 or IPv6, a link-local one with %INTERFACE. Receivers print READY when they can be reached, and in the end how many bytes were right. What is sent at an offset of the stream is
  * computed from the offset, so that lost, repeated, moved or changed bytes are told from right ones. The status is 0 only when all
  * was right.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -79,14 +85,14 @@ static int listening(int type, const char *port)
 	setsockopt(s, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
 	if (s < 0 || bind(s, (struct sockaddr *)&address, sizeof address))
 		fail("bind");
-	if (type == SOCK_STREAM && listen(s, 1))
+	if (type == SOCK_STREAM && listen(s, SOMAXCONN))
 		fail("listen");
 	puts("READY");
 	fflush(stdout);
 	return s;
 }
 
-static int connected(int type, const char *address, const char *port)
+static struct sockaddr_in6 peer_at(const char *address, const char *port)
 {
 	struct sockaddr_in6 peer = { .sin6_family = AF_INET6, .sin6_port = htons(atoi(port)) };
 	char text[INET6_ADDRSTRLEN + IF_NAMESIZE], *interface;
@@ -98,13 +104,19 @@ static int connected(int type, const char *address, const char *port)
 	}
 	if (inet_pton(AF_INET6, text, &peer.sin6_addr) != 1)
 		fail(address);
+	return peer;
+}
+
+static int connected(int type, const char *address, const char *port)
+{
+	struct sockaddr_in6 peer = peer_at(address, port);
 	int s = socket(AF_INET6, type, 0);
 	if (s < 0 || connect(s, (struct sockaddr *)&peer, sizeof peer))
 		fail("connect");
 	return s;
 }
 
-static void receive_tcp(const char *port)
+static void receive_tcp(const char *port, int pause)
 {
 	static unsigned char bytes[CHUNK];
 	uint64_t offset = 0;
@@ -114,6 +126,8 @@ static void receive_tcp(const char *port)
 		fail("accept");
 	while ((count = read(s, bytes, sizeof bytes)) > 0) {
 		bytes_at(offset, bytes, count, 1);
+		if (pause && (offset + count) / CHUNK != offset / CHUNK)
+			usleep(1000 * pause);
 		offset += count;
 	}
 	if (count < 0)
@@ -124,7 +138,7 @@ static void receive_tcp(const char *port)
 	printf("%llu\n", (unsigned long long)offset);
 }
 
-static void send_tcp(const char *address, const char *port, uint64_t length)
+static void send_tcp(const char *address, const char *port, uint64_t length, int pause)
 {
 	static unsigned char bytes[CHUNK];
 	uint64_t offset = 0, taken = 0;
@@ -139,10 +153,87 @@ static void send_tcp(const char *address, const char *port, uint64_t length)
 			sent += n;
 		}
 		offset += count;
+		usleep(1000 * pause);
 	}
 	shutdown(s, SHUT_WR);
 	if (read(s, &taken, sizeof taken) != sizeof taken || taken != length)
 		fail("the peer did not take it all");
+}
+
+/* As many descriptors as there may be. */
+static void want_descriptors(void)
+{
+	struct rlimit limit;
+	getrlimit(RLIMIT_NOFILE, &limit);
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static void serve(const char *port)
+{
+	struct epoll_event event = { .events = EPOLLIN }, events[64];
+	uint64_t bytes;
+	want_descriptors();
+	int listener = listening(SOCK_STREAM, port), set = epoll_create1(0);
+	event.data.fd = listener;
+	epoll_ctl(set, EPOLL_CTL_ADD, listener, &event);
+	for (;;) {
+		int count = epoll_wait(set, events, 64, -1);
+		for (int i = 0; i < count; i++) {
+			int s = events[i].data.fd;
+			if (s == listener) {
+				event.data.fd = accept(listener, NULL, NULL);
+				if (event.data.fd >= 0)
+					epoll_ctl(set, EPOLL_CTL_ADD, event.data.fd, &event);
+			} else {
+				/* What was sent as one comes as one; a peer that has gone is no fault. */
+				if (read(s, &bytes, sizeof bytes) == sizeof bytes)
+					send(s, &bytes, sizeof bytes, MSG_NOSIGNAL);
+				close(s);
+			}
+		}
+	}
+}
+
+static void connect_many(const char *address, const char *port, uint64_t total, uint64_t at_a_time)
+{
+	struct sockaddr_in6 peer = peer_at(address, port);
+	int *sockets = calloc(at_a_time, sizeof *sockets);
+	want_descriptors();
+	for (uint64_t done = 0; done < total;) {
+		uint64_t count = total - done < at_a_time ? total - done : at_a_time, answer;
+		for (uint64_t i = 0; i < count; i++) {
+			sockets[i] = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK, 0);
+			if (sockets[i] < 0)
+				fail("socket");
+			if (connect(sockets[i], (struct sockaddr *)&peer, sizeof peer) && errno != EINPROGRESS)
+				fail("connect");
+		}
+		for (uint64_t i = 0; i < count; i++) {
+			struct pollfd wait = { .fd = sockets[i], .events = POLLOUT };
+			socklen_t size = sizeof errno;
+			poll(&wait, 1, -1);
+			if (getsockopt(sockets[i], SOL_SOCKET, SO_ERROR, &errno, &size) || errno)
+				fail("connect");
+			fcntl(sockets[i], F_SETFL, 0);
+		}
+		for (uint64_t i = 0; i < count; i++) {
+			uint64_t question = word(8 * (done + i));
+			if (write(sockets[i], &question, sizeof question) != sizeof question)
+				fail("write");
+		}
+		for (uint64_t i = 0; i < count; i++) {
+			if (recv(sockets[i], &answer, sizeof answer, MSG_WAITALL) != sizeof answer)
+				fail("read");
+			if (answer != word(8 * (done + i)))
+				wrong(8 * (done + i));
+			if (read(sockets[i], &answer, 1) != 0)
+				fail("the end");
+			close(sockets[i]);
+		}
+		done += count;
+	}
+	printf("%llu\n", (unsigned long long)total);
 }
 
 /* A batch is BATCH datagrams of the stream, or fewer at its end; a datagram says where it belongs. Its header: */
@@ -242,10 +333,14 @@ static void send_udp(const char *address, const char *port, uint64_t length, siz
 
 int main(int count, char **words)
 {
-	if (count == 3 && !strcmp(words[1], "receive"))
-		receive_tcp(words[2]);
-	else if (count == 5 && !strcmp(words[1], "send"))
-		send_tcp(words[2], words[3], strtoull(words[4], NULL, 10));
+	if ((count == 3 || count == 4) && !strcmp(words[1], "receive"))
+		receive_tcp(words[2], count == 4 ? atoi(words[3]) : 0);
+	else if ((count == 5 || count == 6) && !strcmp(words[1], "send"))
+		send_tcp(words[2], words[3], strtoull(words[4], NULL, 10), count == 6 ? atoi(words[5]) : 0);
+	else if (count == 3 && !strcmp(words[1], "serve"))
+		serve(words[2]);
+	else if (count == 6 && !strcmp(words[1], "connect"))
+		connect_many(words[2], words[3], strtoull(words[4], NULL, 10), strtoull(words[5], NULL, 10));
 	else if (count == 3 && !strcmp(words[1], "receive-udp"))
 		receive_udp(words[2]);
 	else if (count == 6 && !strcmp(words[1], "send-udp"))

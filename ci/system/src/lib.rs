@@ -10,6 +10,8 @@
 //! - [`testpmd`]: DPDK's own guest (virtio-user) and its own switch (net_vhost), to compare with;
 //! - [`veth`]: a pair of network interfaces; [`place`]: cores and network namespaces;
 //! - [`rows`]: numbered checks in one test;
+//! - [`dns`]: a name server;
+//! - [`impairment`]: a long, bad wire;
 //! - [`paths`]: where the programs and the guest's kernel are.
 //!
 //! The tests are in `tests/`, one file per topic. They need `ci/setup`, and root where they say so; `ci/test` runs them
@@ -17,9 +19,11 @@
 
 pub mod console;
 pub mod daemon;
+pub mod dns;
 pub mod frame;
 pub mod frontend;
 pub mod guest;
+pub mod impairment;
 pub mod paths;
 pub mod pcap;
 pub mod place;

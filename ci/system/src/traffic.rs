@@ -75,7 +75,23 @@ impl Endpoint for Host {
 /// # Errors
 /// A byte was changed, or the connection stalls.
 pub fn tcp(from: &mut dyn Endpoint, to: &mut dyn Endpoint, address: &str, port: u16, bytes: u64) -> Result<Duration> {
-    transfer(from, to, &format!("receive {port}"), &format!("send {address} {port} {bytes}"), bytes)
+    slow_tcp(from, to, address, port, bytes, [0, 0])
+}
+
+/// As [`tcp`], with pauses of the sender and of the receiver, in milliseconds for each 64 KiB.
+///
+/// # Errors
+/// A byte was changed, or the connection stalls.
+pub fn slow_tcp(
+    from: &mut dyn Endpoint,
+    to: &mut dyn Endpoint,
+    address: &str,
+    port: u16,
+    bytes: u64,
+    [sender, receiver]: [u32; 2],
+) -> Result<Duration> {
+    let send = format!("send {address} {port} {bytes} {sender}");
+    transfer(from, to, &format!("receive {port} {receiver}"), &send, bytes)
 }
 
 /// Sends `bytes` in UDP datagrams of `datagram` bytes, many in one system call (`UDP_SEGMENT`), to `address`, where `to` receives

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::console::Console;
 use crate::guest::Guest;
+use crate::impairment::Impairment;
 use crate::paths::program;
 use crate::place::{Namespace, Place};
 use crate::qemu::{GuestOptions, Transport};
@@ -53,7 +54,9 @@ impl Pod {
             namespace.set_parameter("net/ipv6/conf/default/accept_dad", "0")?;
             namespace.set_parameter("net/ipv6/conf/default/accept_ra", "0")?;
         }
+        // What a CNI does for translators: echo and low ports without capabilities.
         pod.set_parameter("net/ipv4/ping_group_range", "0 2147483647")?;
+        pod.set_parameter("net/ipv4/ip_unprivileged_port_start", "0")?;
         world.ip(&format!("link add pod type veth peer name eth0 netns {}", pod.name()))?;
         for address in ["192.0.2.1/24", "2001:db8:1::1/64", "fe80::1/64"] {
             world.ip(&format!("addr add {address} dev pod"))?;
@@ -146,6 +149,55 @@ impl Pod {
     }
 }
 
+/// Addresses of a far end.
+pub const FAR: [&str; 2] = ["203.0.113.1", "2001:db8:3::1"];
+
+/// A namespace behind the world, which becomes its router, on a wire that is long and bad.
+pub struct Far {
+    // Cut before the namespaces go.
+    wire: Impairment,
+    _middle: Namespace,
+    far: Namespace,
+}
+
+impl Far {
+    /// Frames to it and from it take `delay`, and one in `lost` is lost (0: none).
+    ///
+    /// # Errors
+    /// The test is not root.
+    pub fn new(pod: &Pod, delay: Duration, lost: u32) -> Result<Self> {
+        let (world, middle, far) = (pod.world(), Namespace::new("middle")?, Namespace::new("far")?);
+        // It is a wire, and says nothing of itself.
+        middle.set_parameter("net/ipv6/conf/default/disable_ipv6", "1")?;
+        far.set_parameter("net/ipv6/conf/default/accept_dad", "0")?;
+        world.ip(&format!("link add far type veth peer name near netns {}", middle.name()))?;
+        middle.ip(&format!("link add far type veth peer name eth0 netns {}", far.name()))?;
+        world.ip("addr add 203.0.113.254/24 dev far")?;
+        world.ip("addr add 2001:db8:3::fe/64 dev far")?;
+        far.ip("addr add 203.0.113.1/24 dev eth0")?;
+        far.ip("addr add 2001:db8:3::1/64 dev eth0")?;
+        for (namespace, interface) in [(world, "far"), (&middle, "near"), (&middle, "far"), (&far, "eth0")] {
+            Impairment::prepare(namespace, interface)?;
+            namespace.ip(&format!("link set {interface} up"))?;
+        }
+        world.set_parameter("net/ipv4/ip_forward", "1")?;
+        world.set_parameter("net/ipv6/conf/all/forwarding", "1")?;
+        far.ip("route add default via 203.0.113.254")?;
+        far.ip("route add default via 2001:db8:3::fe")?;
+        Ok(Self { wire: Impairment::new(&middle, ["near", "far"], delay, lost)?, _middle: middle, far })
+    }
+
+    /// The wire to it.
+    pub fn wire(&self) -> &Impairment {
+        &self.wire
+    }
+
+    /// The far namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.far
+    }
+}
+
 /// A running translator. It is killed when this is dropped.
 pub struct Translator {
     console: Console,
@@ -222,7 +274,7 @@ pub fn configure(guest: &mut Guest) -> Result<[Lease; 2]> {
     )?;
     let client = |guest: &mut Guest, family: u8| {
         guest.check(&format!(
-            "dhclient -{family} -1 -v -cf /tmp/lease/conf -pf /tmp/lease/pid{family} -lf /tmp/lease/{family} -sf /bin/guest-lease eth0 2>&1"
+            "timeout 40 dhclient -{family} -1 -v -cf /tmp/lease/conf -pf /tmp/lease/pid{family} -lf /tmp/lease/{family} -sf /bin/guest-lease eth0 2>&1"
         ))
     };
     guest.check(&format!("echo 'request {OPTIONS};' >/tmp/lease/conf"))?;
@@ -262,7 +314,7 @@ pub fn translator_program() -> Result<PathBuf> {
     }
 }
 
-/// Runs `ip` or another program of this machine in a namespace, and returns what it printed.
+/// Runs a shell command of this machine in a namespace, and returns what it printed.
 ///
 /// # Errors
 /// It failed.
@@ -277,6 +329,11 @@ pub fn run_in(namespace: &Namespace, command: &str) -> Result<String> {
 /// What a guest asks a DHCP and a DHCPv6 server for.
 const OPTIONS: &str = "subnet-mask, routers, domain-name-servers, domain-search, interface-mtu, host-name, fqdn.fqdn, \
                        dhcp6.name-servers, dhcp6.domain-search, dhcp6.fqdn";
+
+/// Whether to test at full size (`CULVERT_FULL=1`): gigabytes, and a million connections. The ordinary run is smaller.
+pub fn full_size() -> bool {
+    std::env::var_os("CULVERT_FULL").is_some()
+}
 
 const VARIABLE: &str = "CULVERT_TRANSLATOR";
 
