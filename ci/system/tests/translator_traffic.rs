@@ -258,6 +258,7 @@ fn is_reset(error: &anyhow::Error) -> bool {
 /// Many connections, one after the other and at the same time; when all have gone, nothing of them is left.
 fn connections(rows: &mut Rows, pod: &Pod, guest: &mut Guest, translator: &Translator) -> Result<()> {
     let (short, parallel, last) = if full_size() { (10_000, 1000, 1_000_000) } else { (2000, 1000, 0) };
+    let limit = if full_size() { FILE_LIMIT } else { Duration::from_secs(30) };
     let mut outside = Host::new(pod.world());
     outside.start("serve 10003")?;
     outside.wait_listening()?;
@@ -271,15 +272,24 @@ fn connections(rows: &mut Rows, pod: &Pod, guest: &mut Guest, translator: &Trans
             continue;
         }
         rows.row(&format!("{count} {name} connections, guest to world"), || {
-            guest.send(&format!("guest-traffic connect {} 10003 {count} {at_a_time}", WORLD[0]))?;
-            let (printed, status) = guest.finish_within(FILE_LIMIT)?;
-            ensure!(status == 0, "status {status}:\n{printed}");
+            let states = "netstat -tan | awk '{print $6}' | sort | uniq -c";
+            // A shell beside it tells of connections that it has to give up.
+            let command = format!(
+                "guest-traffic connect {} 10003 {count} {at_a_time} & traffic=$!; \
+                 {{ sleep {}; {states}; kill $traffic; }} & watch=$!; wait $traffic; status=$?; kill $watch; (exit $status)",
+                WORLD[0],
+                limit.as_secs()
+            );
+            guest.send(&command)?;
+            let (printed, status) = guest.finish_within(limit + LIMIT)?;
+            let inside = run_in(pod.pod(), &format!("busybox {states}"))?;
+            ensure!(status == 0, "status {status}; connections in the guest:\n{printed}and in the pod:\n{inside}");
             Ok(())
         });
         rows.row(&format!("{count} {name} connections, world to guest"), || {
             let mut client = Host::new(pod.world());
             client.start(&format!("connect {} 10001 {count} {at_a_time}", POD[1]))?;
-            client.finish(FILE_LIMIT).map(drop)
+            client.finish(limit).map(drop)
         });
     }
     rows.row("nothing is left of them", || {
