@@ -1,13 +1,17 @@
 //! A receive queue whose driver rewrites ring, tables and buffers between two calls. Whatever it does, we write to nothing
 //! but the used ring and buffers that are offered for writing, and complete no more chains than were offered.
 
+use std::io::Write as _;
 use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 use arbitrary::{Arbitrary, Unstructured};
 use culvert_frame::MAX_FRAME_BYTES;
 use culvert_guest::receive::PutError;
 use culvert_guest::transmit::HEAD_BYTES;
-use culvert_guest::{NetHeader, Piece, ReceiveQueue};
+use culvert_guest::{NetHeader, Piece, ReceiveQueue, descriptor};
+use rustix::net::RecvFlags;
 
 use crate::guest::{Guest, Length, MEMORY_BYTES, Setup, Write};
 
@@ -42,7 +46,8 @@ pub fn run(data: &[u8]) {
             Operation::Write(write) => device.guest.write(write),
             Operation::Put { length, pieces } => {
                 let length = length.bytes().min(MAX_FRAME_BYTES) as usize;
-                device.put(length, usize::from(*pieces));
+                // The upper half: the kernel puts the payload.
+                if *pieces < 0x8000 { device.put(length, usize::from(*pieces)) } else { device.put_by_kernel(length) }
             }
             Operation::Fill { length } => (0..32).for_each(|_| device.put(usize::from(*length), 100)),
             Operation::Publish => device.publish(),
@@ -95,6 +100,33 @@ impl Device {
         check_writes(&self.guest, &before);
         if let Err(PutError::Fault(_)) = result {
             // As the switch does: what came before is published, then the queue is stopped.
+            self.publish();
+            self.queue = None;
+        }
+    }
+
+    /// As [`Self::put`], with the payload received from a socket, which may have less than there is room for.
+    fn put_by_kernel(&mut self, length: usize) {
+        self.look();
+        let Some(queue) = &mut self.queue else { return };
+        let frame: Vec<u8> = (0..length).map(|at| (at % 255) as u8 + 1).collect();
+        let (head, rest) = frame.split_at(length.min(HEAD_BYTES));
+        let (sender, receiver) = UnixStream::pair().expect("a pair of sockets");
+        let there = rest.len() - rest.len() / 3;
+        sender.set_nonblocking(true).expect("a socket that does not block");
+        let there = (&sender).write(&rest[..there]).unwrap_or(0);
+        let before = image(&self.guest);
+        let found = queue.find_room(head.len() as u32, rest.len() as u32);
+        if let Some(mut reserved) = queue.reserved() {
+            assert_eq!(reserved.rooms().bytes() as usize, rest.len());
+            if there > 0 {
+                let count = descriptor::receive(receiver.as_fd(), reserved.rooms(), RecvFlags::DONTWAIT);
+                assert_eq!(count.expect("bytes"), there);
+            }
+            reserved.commit(&NetHeader::default(), head, there as u32);
+        }
+        check_writes(&self.guest, &before);
+        if let Err(PutError::Fault(_)) = found {
             self.publish();
             self.queue = None;
         }

@@ -1,19 +1,19 @@
-//! Guest memory straight to a file descriptor: the kernel copies, we never do.
+//! Guest memory straight to a file descriptor, and back: the kernel copies, we never do.
 //!
-//! What a guest sent goes to a socket of its translator without a copy in between. The kernel reads guest memory while the
-//! guest may change it, as every copy does; decisions were taken on a frame's head, which is ours. Called by the
-//! translator's sockets; knows nothing of what the bytes are.
+//! What a guest sent goes to a socket of its translator, and what a socket has goes into the guest's receive buffers, without
+//! a copy in between. The kernel reads guest memory while the guest may change it, as every copy does; decisions were
+//! taken on a frame's head, which is ours. Called by the translator's sockets; knows nothing of what the bytes are.
 
-#![expect(unsafe_code, reason = "sendmsg from ranges of guest memory")]
+#![expect(unsafe_code, reason = "sendmsg from and recvmsg into ranges of guest memory")]
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use rustix::net::{SendFlags, SocketAddrAny};
+use rustix::net::{RecvFlags, SendFlags, SocketAddrAny};
 
-use crate::piece::Piece;
+use crate::piece::{Piece, Rooms};
 
 /// Most pieces of one call (the kernel's UIO_MAXIOV).
 pub const MAX_PIECES: usize = 1024;
@@ -52,4 +52,27 @@ pub fn send<'a>(
     // reads them; the address outlives the call and is only read.
     let sent = unsafe { libc::sendmsg(descriptor.as_raw_fd(), &raw const message, flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Receives bytes by one `recvmsg`, or looks at them (`PEEK`); returns how many there were, 0 at the end of a stream.
+///
+/// # Errors
+/// The kernel's. `EFAULT`: the memory behind the rooms is gone, its file was truncated: quarantine the guest.
+pub fn receive(descriptor: BorrowedFd<'_>, mut rooms: Rooms<'_>, flags: RecvFlags) -> io::Result<usize> {
+    let mut ranges = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX_PIECES];
+    let mut count = 0;
+    // What does not fit into one call is left for the next.
+    for (range, room) in ranges.iter_mut().zip(rooms.ranges()) {
+        range.write(room);
+        count += 1;
+    }
+    // SAFETY: an all-zero msghdr is valid: no address, no ranges, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = ranges.as_mut_ptr().cast();
+    message.msg_iovlen = count;
+    let flags = flags.bits().cast_signed();
+    // SAFETY: the first `count` ranges were written; each may be written to for as long as `rooms` is borrowed, and none is
+    // seen as a Rust reference meanwhile.
+    let received = unsafe { libc::recvmsg(descriptor.as_raw_fd(), &raw mut message, flags) };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
 }

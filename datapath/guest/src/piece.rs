@@ -1,7 +1,7 @@
 //! Bytes of a frame, wherever they lie: in guest memory, in an mbuf, in a buffer of ours.
 //!
-//! A [`Piece`] is read and a [`Room`] is written only by copying. Both are bounds-checked when they are made, and
-//! borrow what they point into, so neither can outlive the mapping.
+//! A [`Piece`] is read and a [`Room`] is written only by copying, by us or by the kernel. Both are bounds-checked when they
+//! are made. A piece, and [`Rooms`], borrow what they point into, so neither can outlive the mapping.
 
 #![expect(unsafe_code, reason = "the copies from and to guest memory")]
 
@@ -87,7 +87,7 @@ impl<'a> From<&'a [u8]> for Piece<'a> {
     }
 }
 
-/// A range of a guest's receive buffer, to be written once.
+/// A range of a guest's receive buffer, or of a buffer of ours, to be written once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
     address: *mut u8,
@@ -113,6 +113,14 @@ impl Room {
         self.length
     }
 
+    /// As the kernel takes it, from `skip` on and at most `most` bytes. Only to be written while the room may be.
+    #[inline]
+    pub(crate) const fn range(self, skip: u32, most: u32) -> libc::iovec {
+        let skip = if skip < self.length { skip } else { self.length };
+        let length = if self.length - skip < most { self.length - skip } else { most };
+        libc::iovec { iov_base: self.address.wrapping_add(skip as usize).cast(), iov_len: length as usize }
+    }
+
     /// Copies in as much of `source` as fits; returns what is left of the room and how many bytes were copied.
     #[inline]
     pub(crate) fn fill(self, source: Piece<'_>) -> (Self, u32) {
@@ -120,6 +128,58 @@ impl Room {
         // SAFETY: `length` is within both ranges. They cannot overlap: the source is another port's memory or ours.
         unsafe { copy(source.address, self.address, length as usize) };
         (Self { address: self.address.wrapping_add(length as usize), length: self.length - length }, length)
+    }
+}
+
+/// Where bytes may be received: some ranges, one after the other.
+#[derive(Debug)]
+pub struct Rooms<'a> {
+    source: Ranges<'a>,
+    /// Bytes that are left out at the start.
+    skip: u32,
+    /// How many bytes may be written.
+    most: u32,
+}
+
+#[derive(Debug)]
+enum Ranges<'a> {
+    Guest(&'a [Room]),
+    Own(Room, PhantomData<&'a mut [u8]>),
+}
+
+impl<'a> Rooms<'a> {
+    /// `most` bytes of `rooms`, behind the first `skip`.
+    pub(crate) const fn in_guest(rooms: &'a [Room], skip: u32, most: u32) -> Self {
+        Self { source: Ranges::Guest(rooms), skip, most }
+    }
+
+    /// How many bytes may be received.
+    pub const fn bytes(&self) -> u32 {
+        self.most
+    }
+
+    /// As the kernel takes it; only to be written, and only while this is borrowed.
+    pub(crate) fn ranges(&mut self) -> impl Iterator<Item = libc::iovec> + '_ {
+        let (mut skip, mut left) = (self.skip, self.most);
+        let rooms = match &self.source {
+            Ranges::Guest(rooms) => *rooms,
+            Ranges::Own(room, _) => std::slice::from_ref(room),
+        };
+        rooms.iter().filter_map(move |room| {
+            let range = room.range(skip, left);
+            skip = skip.saturating_sub(room.length());
+            left = left.saturating_sub(u32::try_from(range.iov_len).unwrap_or(u32::MAX));
+            (range.iov_len > 0).then_some(range)
+        })
+    }
+}
+
+impl<'a> From<&'a mut [u8]> for Rooms<'a> {
+    /// All of `bytes`, or the first 4 GiB.
+    fn from(bytes: &'a mut [u8]) -> Self {
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let room = Room { address: bytes.as_mut_ptr(), length };
+        Self { source: Ranges::Own(room, PhantomData), skip: 0, most: length }
     }
 }
 

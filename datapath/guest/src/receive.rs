@@ -1,8 +1,8 @@
 //! Putting frames into a guest's receive queue, which is our tx (virtio 1.3, section 5.1.6.4).
 //!
-//! [`ReceiveQueue::put`] copies a frame into the guest's buffers; nothing is visible to the guest until
-//! [`ReceiveQueue::publish`], so that a burst costs one index and at most one interrupt. Whoever calls holds the queue's
-//! lock: several workers deliver to one guest.
+//! [`ReceiveQueue::put`] copies a frame into the guest's buffers; [`ReceiveQueue::find_room`] and [`Reserved`] leave the
+//! copy to the kernel. Nothing is visible to the guest until [`ReceiveQueue::publish`], so that a burst costs one index and
+//! at most one interrupt. Whoever calls holds the queue's lock: several workers deliver to one guest.
 
 #![expect(unsafe_code, reason = "writable ranges in checked guest buffers")]
 
@@ -16,7 +16,7 @@ use crate::features;
 use crate::layout::RingLayout;
 use crate::memory::Memory;
 use crate::net_header::{NetHeader, header_bytes};
-use crate::piece::{Piece, Room};
+use crate::piece::{Piece, Room, Rooms};
 use crate::split::{DESC_INDIRECT, DESC_NEXT, RingFault, SplitRing, StartError};
 
 /// A guest's receive queue.
@@ -32,6 +32,8 @@ pub struct ReceiveQueue {
     /// Storage for frames that spread over several ranges: the ranges, and the chains that they belong to.
     rooms: Vec<Room>,
     chains: Vec<Chain>,
+    /// What they were found for: bytes before the payload, and of the payload.
+    found: Option<(u32, u32)>,
 }
 
 /// Why a frame could not be put.
@@ -76,6 +78,7 @@ impl ReceiveQueue {
             region: 0,
             rooms: Vec::with_capacity(size),
             chains: Vec::with_capacity(size),
+            found: None,
         })
     }
 
@@ -91,6 +94,7 @@ impl ReceiveQueue {
         length: u32,
         rest: impl Iterator<Item = Piece<'a>>,
     ) -> Result<(), PutError> {
+        self.found = None;
         if self.ring.known(self.taken) == 0 && self.ring.refresh()? == self.taken {
             return Err(PutError::NoBuffer);
         }
@@ -114,6 +118,23 @@ impl ReceiveQueue {
         self.ring.put_used(self.taken, chain, buffer.length - room.length());
         self.taken += 1;
         Ok(())
+    }
+
+    /// Finds room for a frame of `head_bytes` and at most `payload_bytes` behind them, for [`Self::reserved`].
+    ///
+    /// # Errors
+    /// [`PutError`].
+    pub fn find_room(&mut self, head_bytes: u32, payload_bytes: u32) -> Result<(), PutError> {
+        let before = u32::try_from(self.header_bytes).unwrap_or(0).saturating_add(head_bytes);
+        self.gather(u64::from(before) + u64::from(payload_bytes))?;
+        self.found = Some((before, payload_bytes));
+        Ok(())
+    }
+
+    /// The room that the last call of this queue's has found by [`Self::find_room`]; none if that was another call.
+    pub fn reserved(&mut self) -> Option<Reserved<'_>> {
+        let (before, payload_bytes) = self.found.take()?;
+        Some(Reserved { queue: self, before, payload_bytes })
     }
 
     /// Makes everything that was put visible to the guest, and interrupts it if it asks for that.
@@ -160,27 +181,33 @@ impl ReceiveQueue {
         needed: u64,
         rest: impl Iterator<Item = Piece<'a>>,
     ) -> Result<(), PutError> {
-        self.reserve(needed)?;
+        self.gather(needed)?;
         let count = u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
         let bytes = header.to_bytes(count);
         let mut pour = Pour::new(&self.rooms);
         pour.add(Piece::from(bytes.get(..self.header_bytes).unwrap_or(&bytes)));
         pour.add(Piece::from(head));
         rest.for_each(|piece| pour.add(piece));
-        let mut written = pour.written;
-        for chain in &self.chains {
+        let written = pour.written;
+        self.complete(count, written);
+        Ok(())
+    }
+
+    /// Gives the first `count` of the gathered chains back with `written` bytes in them.
+    fn complete(&mut self, count: u16, mut written: u64) {
+        for chain in self.chains.iter().take(usize::from(count)) {
             let length = u64::from(chain.length).min(written);
             written -= length;
             self.ring.put_used(self.taken, chain.head, u32::try_from(length).unwrap_or(0));
             self.taken += 1;
         }
-        Ok(())
     }
 
     /// Finds chains for `needed` bytes and lists them and their ranges. Nothing is taken when they do not suffice.
-    fn reserve(&mut self, needed: u64) -> Result<(), PutError> {
+    fn gather(&mut self, needed: u64) -> Result<(), PutError> {
         self.rooms.clear();
         self.chains.clear();
+        self.found = None;
         let (mut found, mut walked) = (0, 0);
         while found < needed {
             let ahead = self.taken + u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
@@ -216,6 +243,42 @@ impl ReceiveQueue {
             self.chains.push(Chain { head, length: u32::try_from(length).unwrap_or(u32::MAX) });
         }
         Ok(())
+    }
+}
+
+/// Buffers of the guest's for one frame, whose payload is received straight into them
+/// ([`descriptor::receive`](crate::descriptor::receive)) before its head is written. Dropped without [`Self::commit`], they
+/// stay the guest's offer.
+#[derive(Debug)]
+pub struct Reserved<'q> {
+    queue: &'q mut ReceiveQueue,
+    before: u32,
+    payload_bytes: u32,
+}
+
+impl Reserved<'_> {
+    /// Where the payload goes.
+    pub fn rooms(&mut self) -> Rooms<'_> {
+        Rooms::in_guest(&self.queue.rooms, self.before, self.payload_bytes)
+    }
+
+    /// Puts the frame: `head`, as long as room was found for, and the first `payload_bytes` that were received.
+    pub fn commit(self, header: &NetHeader, head: &[u8], payload_bytes: u32) {
+        let Self { queue, before, payload_bytes: most } = self;
+        let written = u64::from(before) + u64::from(payload_bytes.min(most));
+        let (mut count, mut covered) = (0, 0);
+        for chain in &queue.chains {
+            if covered < written {
+                covered += u64::from(chain.length);
+                count += 1;
+            }
+        }
+        let bytes = header.to_bytes(count);
+        let bytes = bytes.get(..queue.header_bytes).unwrap_or(&bytes);
+        let mut pour = Pour::new(&queue.rooms);
+        pour.add(Piece::from(bytes));
+        pour.add(Piece::from(head.get(..(before as usize).saturating_sub(bytes.len())).unwrap_or(head)));
+        queue.complete(count, written);
     }
 }
 

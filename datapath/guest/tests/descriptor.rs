@@ -1,6 +1,6 @@
-//! Guest memory to sockets.
+//! Guest memory to sockets, and back.
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test")]
 
 mod harness;
 
@@ -9,10 +9,11 @@ use std::os::fd::AsFd;
 
 use culvert_driver::Shape;
 use culvert_guest::descriptor::{self, MAX_PIECES};
-use culvert_guest::{NetHeader, Packet, Piece, TransmitBurst};
+use culvert_guest::receive::PutError;
+use culvert_guest::{NetHeader, Packet, Piece, Rooms, TransmitBurst};
 use harness::pair;
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 
 fn frame(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i * 7 + i / 251) as u8).collect()
@@ -96,6 +97,64 @@ fn lost_memory_is_an_error() {
     rustix::fs::ftruncate(pair.driver.ram().file(), 0).unwrap();
     let (sender, _receiver) = std::os::unix::net::UnixDatagram::pair().unwrap();
     let error = descriptor::send(sender.as_fd(), packet.rest(), SendFlags::DONTWAIT, None).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(Errno::FAULT.raw_os_error()));
+}
+
+/// A frame whose payload is received straight into the guest's buffers, as much as there is.
+#[test]
+fn payloads_are_received_into_the_guests_buffers() {
+    let header = NetHeader { gso_size: 1460, ..NetHeader::default() };
+    let shapes = [(12, true, false), (12, true, true), (12, false, false), (10, false, true)];
+    for (header_bytes, mergeable, split_header) in shapes {
+        let receive_bytes = if mergeable { 1526 } else { 70_000 };
+        let shape = Shape { queue_size: 128, header_bytes, mergeable, split_header, receive_bytes, ..Shape::default() };
+        let mut pair = pair(shape);
+        let (sender, receiver) = std::os::unix::net::UnixStream::pair().unwrap();
+        for (most, there) in [(1, 1), (1000, 1000), (1400, 5000), (60_000, 60_000), (60_000, 10), (60_000, 1460)] {
+            let head = frame(54);
+            let bytes = frame(there);
+            std::io::Write::write_all(&mut &sender, &bytes).unwrap();
+            let before = pair.receive.position();
+            // Not used: nothing happens.
+            pair.receive.find_room(54, most).unwrap();
+            assert!(pair.receive.reserved().is_some());
+            assert!(pair.receive.reserved().is_none());
+            pair.receive.publish();
+            assert_eq!(pair.receive.position(), before);
+
+            pair.receive.find_room(54, most).unwrap();
+            let mut reserved = pair.receive.reserved().unwrap();
+            assert_eq!(reserved.rooms().bytes(), most);
+            let count = descriptor::receive(receiver.as_fd(), reserved.rooms(), RecvFlags::PEEK).unwrap();
+            assert_eq!(count, there.min(most as usize));
+            reserved.commit(&header, &head, count as u32);
+            pair.receive.publish();
+            let (header, received) = pair.driver.receive().unwrap();
+            assert_eq!(header[4..6], 1460_u16.to_le_bytes());
+            assert!(received == [&head, &bytes[..count]].concat(), "{shape:?} {most} {there}");
+            let mut drained = vec![0; there];
+            let rooms = Rooms::from(&mut drained[..]);
+            assert_eq!(descriptor::receive(receiver.as_fd(), rooms, RecvFlags::WAITALL).unwrap(), there);
+            assert_eq!(drained, bytes);
+        }
+        // Put in between: what was found is not there any more.
+        pair.receive.find_room(54, 100).unwrap();
+        pair.receive.put(&header, &frame(60), 60, std::iter::empty()).unwrap();
+        assert!(pair.receive.reserved().is_none());
+    }
+}
+
+#[test]
+fn rooms_that_do_not_suffice_are_not_found() {
+    let mut pair = pair(Shape { queue_size: 16, mergeable: true, receive_bytes: 1526, ..Shape::default() });
+    assert_eq!(pair.receive.find_room(54, 60_000), Err(PutError::NoBuffer));
+    assert!(pair.receive.reserved().is_none());
+    pair.receive.find_room(54, 20_000).unwrap();
+    rustix::fs::ftruncate(pair.driver.ram().file(), 0).unwrap();
+    let (sender, receiver) = std::os::unix::net::UnixStream::pair().unwrap();
+    std::io::Write::write_all(&mut &sender, b"x").unwrap();
+    let mut reserved = pair.receive.reserved().unwrap();
+    let error = descriptor::receive(receiver.as_fd(), reserved.rooms(), RecvFlags::DONTWAIT).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(Errno::FAULT.raw_os_error()));
 }
 
