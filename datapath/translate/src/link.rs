@@ -5,6 +5,8 @@
 
 use culvert_frame::{Offload, Offloads};
 
+use crate::transport::Reservation;
+
 /// Takes frames for the guest.
 pub trait GuestLink {
     /// What the guest takes unfinished: checksums, segmentation. May change when the guest's driver starts anew.
@@ -18,6 +20,21 @@ pub trait GuestLink {
     /// # Errors
     /// [`Full`]: the frame was not put. The transport tells once there is room again.
     fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full>;
+
+    /// Room for a frame whose payload somebody receives straight into it: one copy less. `head` is such a head as the frame
+    /// will have (its length and its flow count), `payload_bytes` the most that may follow it, `offload` what is to be left
+    /// undone then. `None` where this way to the guest has no such room: the frame is to be put.
+    ///
+    /// # Errors
+    /// [`Full`].
+    fn reserve(
+        &mut self,
+        _offload: Offload,
+        _head: &[u8],
+        _payload_bytes: u32,
+    ) -> Result<Option<Reservation<'_>>, Full> {
+        Ok(None)
+    }
 
     /// Makes everything that was put visible to the guest.
     fn flush(&mut self);

@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use culvert_frame::{DropReason, Offload, Offloads};
-use culvert_guest::{NetHeader, Packet, Received};
+use culvert_guest::{NetHeader, Packet, Received, Rooms};
 use mio::{Registry, Token};
 
 use crate::link::{Full, GuestLink};
@@ -248,11 +248,53 @@ impl GuestLink for Link<'_> {
         }
     }
 
+    #[inline]
+    fn reserve(&mut self, offload: Offload, head: &[u8], payload_bytes: u32) -> Result<Option<Reservation<'_>>, Full> {
+        let kind = match self {
+            Self::Rings(link) => link.reserve(offload, head, payload_bytes)?.map(Reserved::Ring),
+            Self::Stream(link) => link.reserve(offload, head, payload_bytes)?.map(Reserved::Stream),
+            Self::Packet(_) => None,
+        };
+        Ok(kind.map(Reservation))
+    }
+
     fn flush(&mut self) {
         match self {
             Self::Rings(link) => link.flush(),
             Self::Stream(link) => link.flush(),
             Self::Packet(_) => {}
+        }
+    }
+}
+
+/// Room for one frame at the guest, to be filled by [`descriptor::receive`](culvert_guest::descriptor::receive). Dropped, it
+/// leaves nothing behind.
+#[derive(Debug)]
+pub struct Reservation<'a>(Reserved<'a>);
+
+#[derive(Debug)]
+enum Reserved<'a> {
+    Ring(vhost_user::RingReservation<'a>),
+    Stream(qemu_stream::StreamReservation<'a>),
+}
+
+impl Reservation<'_> {
+    /// Where the payload goes.
+    #[inline]
+    pub fn rooms(&mut self) -> Rooms<'_> {
+        match &mut self.0 {
+            Reserved::Ring(reservation) => reservation.rooms(),
+            Reserved::Stream(reservation) => reservation.rooms(),
+        }
+    }
+
+    /// Puts the frame: `head`, as long as was said, and the first `payload_bytes` of what was received. `offload` as with
+    /// [`GuestLink::put`]; less may be left undone than was said, not more.
+    #[inline]
+    pub fn commit(self, offload: Offload, head: &[u8], payload_bytes: u32) {
+        match self.0 {
+            Reserved::Ring(reservation) => reservation.commit(offload, head, payload_bytes),
+            Reserved::Stream(reservation) => reservation.commit(offload, head, payload_bytes),
         }
     }
 }

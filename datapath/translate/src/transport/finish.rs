@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use culvert_frame::{MAX_FRAME_BYTES, Offload, Offloads, Segmentation, Segmenter, checksum};
+use culvert_frame::{MAX_FRAME_BYTES, Offload, Offloads, PartialChecksum, Segmentation, Segmenter, checksum};
 use culvert_guest::NetHeader;
 use culvert_guest::receive::PutError;
 
@@ -19,6 +19,26 @@ pub trait Sink {
     /// # Errors
     /// [`PutError`]; the frame was not put.
     fn put(&mut self, header: &NetHeader, head: &[u8], payload: &[u8]) -> Result<(), PutError>;
+
+    /// Puts a frame whose checksum is to be completed before.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    fn put_completed(
+        &mut self,
+        partial: PartialChecksum,
+        head: &[u8],
+        payload: &[u8],
+        workspace: &mut Workspace,
+    ) -> Result<(), PutError> {
+        let length = head.len() + payload.len();
+        let frame = workspace.frame.get_mut(..length).ok_or(PutError::SmallBuffer)?;
+        let (start, end) = frame.split_at_mut(head.len());
+        start.copy_from_slice(head);
+        end.copy_from_slice(payload);
+        checksum::complete(frame, partial);
+        self.put(&made(self.takes()), frame, &[])
+    }
 }
 
 /// Where frames are finished: room for the largest one.
@@ -89,14 +109,7 @@ pub fn put(
     backlog: &mut Backlog,
 ) -> Result<bool, PutError> {
     let takes = sink.takes();
-    let offload = match offload {
-        Offload::Valid if !takes.contains(Offloads::CHECKSUM) => Offload::None,
-        // One segment needs no cutting.
-        Offload::Segment(segmentation) if head.len() + payload.len() <= segment_bytes(&segmentation) => {
-            Offload::Checksum(segmentation.partial_checksum())
-        }
-        offload => offload,
-    };
+    let offload = simplest(offload, head.len() + payload.len(), takes);
     if offload.receivable(takes) {
         let result = sink.put(&NetHeader::of(&offload.fields()), head, payload);
         return match (result, offload) {
@@ -109,15 +122,7 @@ pub fn put(
     }
     match offload {
         Offload::Segment(segmentation) => segment(sink, segmentation, head, payload, workspace, backlog).map(|()| true),
-        Offload::Checksum(partial) => {
-            let length = head.len() + payload.len();
-            let frame = workspace.frame.get_mut(..length).ok_or(PutError::SmallBuffer)?;
-            let (start, end) = frame.split_at_mut(head.len());
-            start.copy_from_slice(head);
-            end.copy_from_slice(payload);
-            checksum::complete(frame, partial);
-            sink.put(&made(takes), frame, &[]).map(|()| false)
-        }
+        Offload::Checksum(partial) => sink.put_completed(partial, head, payload, workspace).map(|()| false),
         Offload::None | Offload::Valid => sink.put(&NetHeader::default(), head, payload).map(|()| false),
     }
 }
@@ -165,6 +170,16 @@ fn made(takes: Offloads) -> NetHeader {
     NetHeader::of(&valid.fields())
 }
 
-fn segment_bytes(segmentation: &Segmentation) -> usize {
-    usize::from(segmentation.header_bytes) + usize::from(segmentation.size)
+/// What is left to do for a frame of `length` bytes that goes to somebody who takes `takes`: one segment needs no cutting.
+#[inline]
+pub fn simplest(offload: Offload, length: usize, takes: Offloads) -> Offload {
+    match offload {
+        Offload::Valid if !takes.contains(Offloads::CHECKSUM) => Offload::None,
+        Offload::Segment(segmentation)
+            if length <= usize::from(segmentation.header_bytes) + usize::from(segmentation.size) =>
+        {
+            Offload::Checksum(segmentation.partial_checksum())
+        }
+        offload => offload,
+    }
 }

@@ -11,10 +11,12 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::Instant;
 
-use culvert_frame::{MAX_FRAME_BYTES, Offload, Offloads};
-use culvert_guest::NetHeader;
+use culvert_frame::layers::MAX_HEADER_BYTES;
+use culvert_frame::offload::MAX_SEGMENTS;
+use culvert_frame::{MAX_FRAME_BYTES, Offload, Offloads, PartialChecksum, checksum};
 use culvert_guest::receive::PutError;
 use culvert_guest::transmit::BURST;
+use culvert_guest::{NetHeader, Rooms};
 use culvert_vhost::listen::Listener;
 use culvert_vhost::log_limit::LogLimit;
 use culvert_vhost::single::SingleError;
@@ -33,8 +35,16 @@ const LENGTH_BYTES: usize = 4;
 const READ_BYTES: usize = 256 << 10;
 const _: () = assert!(READ_BYTES > 2 * (MAX_FRAME_BYTES as usize + LENGTH_BYTES));
 
-/// How much may wait to be sent before the link is full, and how much is gathered before it is sent.
+/// How much may wait to be sent before the link is full.
 const WRITE_BYTES: usize = 128 << 10;
+
+const LONGEST: usize = MAX_FRAME_BYTES as usize;
+
+/// What one frame may take, cut into the most segments, each with all headers.
+const FRAME_BYTES: usize = LONGEST + MAX_SEGMENTS as usize * (MAX_HEADER_BYTES + LENGTH_BYTES);
+
+/// Room for what waits, and as much again before it is moved to the front.
+const BUFFER_BYTES: usize = 2 * WRITE_BYTES + FRAME_BYTES;
 
 const LISTENER: usize = 0;
 const STREAM: usize = 1;
@@ -317,11 +327,11 @@ impl StreamSource<'_> {
 }
 
 /// The direction to the guest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Writer {
-    /// What is to be sent, from `start` on.
-    buffer: Vec<u8>,
-    start: usize,
+    buffer: Box<[u8]>,
+    /// What of it is to be sent.
+    bytes: Range<usize>,
     /// The socket may take more.
     ready: bool,
     told_full: bool,
@@ -330,51 +340,110 @@ struct Writer {
     end: Option<End>,
 }
 
+impl Default for Writer {
+    fn default() -> Self {
+        Self {
+            buffer: vec![0; BUFFER_BYTES].into(),
+            bytes: 0..0,
+            ready: false,
+            told_full: false,
+            workspace: Workspace::default(),
+            segmented: 0,
+            end: None,
+        }
+    }
+}
+
 impl Writer {
     fn begin(&mut self) {
-        self.buffer.clear();
-        (self.start, self.ready, self.told_full, self.end) = (0, true, false, None);
+        (self.bytes, self.ready, self.told_full, self.end) = (0..0, true, false, None);
     }
 
     fn is_full(&self) -> bool {
-        self.buffer.len() - self.start >= WRITE_BYTES
+        self.bytes.len() >= WRITE_BYTES
     }
 
     /// Sends what the socket takes.
     fn send(&mut self, stream: &UnixStream) {
-        while self.ready && self.start < self.buffer.len() && self.end.is_none() {
-            match socket::send(stream, self.buffer.get(self.start..).unwrap_or_default()) {
+        while self.ready && !self.bytes.is_empty() && self.end.is_none() {
+            match socket::send(stream, self.buffer.get(self.bytes.clone()).unwrap_or_default()) {
                 Ok(0) => self.ready = false,
-                Ok(sent) => self.start += sent,
+                Ok(sent) => self.bytes.start += sent,
                 Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
                     self.end = Some(End::HungUp);
                 }
                 Err(error) => self.end = Some(End::Fault(error.to_string())),
             }
         }
-        if self.start == self.buffer.len() {
-            self.buffer.clear();
-            self.start = 0;
-        } else if self.start >= WRITE_BYTES {
-            self.buffer.drain(..self.start);
-            self.start = 0;
+    }
+
+    /// Makes room for one frame, however it is cut.
+    fn make_room(&mut self, stream: Option<&UnixStream>) -> Result<(), Full> {
+        let stream = stream.ok_or(Full)?;
+        if self.is_full() {
+            self.send(stream);
         }
+        if self.is_full() || self.end.is_some() {
+            self.told_full = true;
+            return Err(Full);
+        }
+        if self.buffer.len() - self.bytes.end < FRAME_BYTES {
+            self.buffer.copy_within(self.bytes.clone(), 0);
+            self.bytes = 0..self.bytes.len();
+        }
+        Ok(())
     }
 }
 
-/// Gathers frames behind their lengths.
-struct Gather<'a>(&'a mut Vec<u8>);
+/// The room behind what is to be sent, for one frame behind its length.
+#[derive(Debug)]
+struct Room<'a> {
+    buffer: &'a mut [u8],
+    end: &'a mut usize,
+}
 
-impl Sink for Gather<'_> {
+impl Room<'_> {
+    /// The part for a frame of that length, behind its length; the next frame goes behind it.
+    fn take(&mut self, length: usize) -> Result<&mut [u8], PutError> {
+        let prefix = u32::try_from(length).map_err(|_| PutError::SmallBuffer)?.to_be_bytes();
+        let start = *self.end;
+        let end = start + LENGTH_BYTES + length;
+        let (before, frame) = self
+            .buffer
+            .get_mut(start..end)
+            .and_then(|room| room.split_at_mut_checked(LENGTH_BYTES))
+            .ok_or(PutError::SmallBuffer)?;
+        before.copy_from_slice(&prefix);
+        *self.end = end;
+        Ok(frame)
+    }
+
+    fn add(&mut self, head: &[u8], payload: &[u8]) -> Result<&mut [u8], PutError> {
+        let frame = self.take(head.len() + payload.len())?;
+        let (start, end) = frame.split_at_mut(head.len());
+        start.copy_from_slice(head);
+        end.copy_from_slice(payload);
+        Ok(frame)
+    }
+}
+
+impl Sink for Room<'_> {
     fn takes(&self) -> Offloads {
         Offloads::NONE
     }
 
     fn put(&mut self, _: &NetHeader, head: &[u8], payload: &[u8]) -> Result<(), PutError> {
-        let length = u32::try_from(head.len() + payload.len()).map_err(|_| PutError::SmallBuffer)?;
-        self.0.extend_from_slice(&length.to_be_bytes());
-        self.0.extend_from_slice(head);
-        self.0.extend_from_slice(payload);
+        self.add(head, payload).map(|_| ())
+    }
+
+    fn put_completed(
+        &mut self,
+        partial: PartialChecksum,
+        head: &[u8],
+        payload: &[u8],
+        _: &mut Workspace,
+    ) -> Result<(), PutError> {
+        checksum::complete(self.add(head, payload)?, partial);
         Ok(())
     }
 }
@@ -393,25 +462,69 @@ impl StreamLink<'_> {
     /// [`Full`].
     #[inline]
     pub fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
-        let stream = self.stream.ok_or(Full)?;
-        if self.writer.is_full() {
-            self.writer.send(stream);
-        }
-        if self.writer.is_full() || self.writer.end.is_some() {
-            self.writer.told_full = true;
-            return Err(Full);
-        }
-        let Writer { buffer, workspace, segmented, .. } = &mut *self.writer;
-        // There is always room for one frame, so none is left over.
-        let cut = finish::put(&mut Gather(buffer), offload, head, payload, workspace, &mut Backlog::default());
+        self.writer.make_room(self.stream)?;
+        let Writer { buffer, bytes, workspace, segmented, .. } = &mut *self.writer;
+        let mut room = Room { buffer, end: &mut bytes.end };
+        // There is room for all segments, so none is left over.
+        let cut = finish::put(&mut room, offload, head, payload, workspace, &mut Backlog::default());
         *segmented += u64::from(cut == Ok(true));
         Ok(())
+    }
+
+    /// See [`GuestLink::reserve`](crate::link::GuestLink::reserve).
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn reserve(
+        &mut self,
+        offload: Offload,
+        head: &[u8],
+        payload_bytes: u32,
+    ) -> Result<Option<StreamReservation<'_>>, Full> {
+        let length = head.len() + payload_bytes as usize;
+        if matches!(finish::simplest(offload, length, Offloads::NONE), Offload::Segment(_)) || length > LONGEST {
+            return Ok(None);
+        }
+        self.writer.make_room(self.stream)?;
+        let Writer { buffer, bytes, .. } = &mut *self.writer;
+        let room = Room { buffer, end: &mut bytes.end };
+        Ok(Some(StreamReservation { room, head_bytes: head.len(), payload_bytes: payload_bytes as usize }))
     }
 
     /// Sends what was put.
     pub fn flush(&mut self) {
         if let Some(stream) = self.stream {
             self.writer.send(stream);
+        }
+    }
+}
+
+/// Room for one frame in what is to be sent.
+#[derive(Debug)]
+pub struct StreamReservation<'a> {
+    room: Room<'a>,
+    head_bytes: usize,
+    payload_bytes: usize,
+}
+
+impl StreamReservation<'_> {
+    /// See [`Reservation::rooms`](super::Reservation::rooms).
+    pub fn rooms(&mut self) -> Rooms<'_> {
+        let start = *self.room.end + LENGTH_BYTES + self.head_bytes;
+        Rooms::from(self.room.buffer.get_mut(start..start + self.payload_bytes).unwrap_or_default())
+    }
+
+    /// See [`Reservation::commit`](super::Reservation::commit).
+    pub fn commit(mut self, offload: Offload, head: &[u8], payload_bytes: u32) {
+        let payload_bytes = self.payload_bytes.min(payload_bytes as usize);
+        let offload = finish::simplest(offload, self.head_bytes + payload_bytes, Offloads::NONE);
+        // There was room for it.
+        let Ok(frame) = self.room.take(self.head_bytes + payload_bytes) else { return };
+        for (to, from) in frame.iter_mut().zip(head).take(self.head_bytes) {
+            *to = *from;
+        }
+        if let Offload::Checksum(partial) = offload {
+            checksum::complete(frame, partial);
         }
     }
 }

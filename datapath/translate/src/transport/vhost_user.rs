@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use culvert_frame::{Offload, Offloads, header};
 use culvert_guest::device::{RingChange, RingSetup, StoppedRing};
 use culvert_guest::receive::PutError;
-use culvert_guest::{Memory, NetHeader, Piece, ReceiveQueue, RingFault, TransmitBurst, TransmitQueue, bus_fault};
+use culvert_guest::{
+    Memory, NetHeader, Piece, ReceiveQueue, Reserved, RingFault, Rooms, TransmitBurst, TransmitQueue, bus_fault,
+};
 use culvert_vhost::single::{Rings, SingleError, SinglePort};
 use culvert_vhost::{PortSocket, SocketState, single};
 use mio::unix::SourceFd;
@@ -532,8 +534,66 @@ impl RingLink<'_> {
         }
     }
 
+    /// See [`GuestLink::reserve`](crate::link::GuestLink::reserve).
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn reserve(
+        &mut self,
+        offload: Offload,
+        head: &[u8],
+        payload_bytes: u32,
+    ) -> Result<Option<RingReservation<'_>>, Full> {
+        let Receive { rings, room, fault, .. } = &mut *self.0;
+        let ring = choose(rings, head).ok_or(Full)?;
+        let takes = ring.queue.takes();
+        if !finish::simplest(offload, head.len() + payload_bytes as usize, takes).receivable(takes) {
+            return Ok(None);
+        }
+        let head_bytes = u32::try_from(head.len()).unwrap_or(u32::MAX);
+        let found = ring.try_to(|ring| {
+            ring.backlog.drain(&mut ring.queue)?;
+            ring.queue.find_room(head_bytes, payload_bytes)
+        });
+        match found {
+            Ok(()) => Ok(ring.queue.reserved().map(|reserved| RingReservation { reserved, takes })),
+            // To be cut into segments, or lost.
+            Err(PutError::SmallBuffer) => Ok(None),
+            Err(PutError::NoBuffer) => {
+                *room |= ring.state == State::Awake;
+                Err(Full)
+            }
+            Err(PutError::Fault(_)) => {
+                note(fault, ring, found);
+                Err(Full)
+            }
+        }
+    }
+
     /// Shows the guest what was put.
     pub fn flush(&mut self) {
         self.0.rings.iter_mut().flatten().for_each(|ring| ring.queue.publish());
+    }
+}
+
+/// Room for one frame in a ring.
+#[derive(Debug)]
+pub struct RingReservation<'a> {
+    reserved: Reserved<'a>,
+    takes: Offloads,
+}
+
+impl RingReservation<'_> {
+    /// See [`Reservation::rooms`](super::Reservation::rooms).
+    #[inline]
+    pub fn rooms(&mut self) -> Rooms<'_> {
+        self.reserved.rooms()
+    }
+
+    /// See [`Reservation::commit`](super::Reservation::commit).
+    #[inline]
+    pub fn commit(self, offload: Offload, head: &[u8], payload_bytes: u32) {
+        let offload = finish::simplest(offload, head.len() + payload_bytes as usize, self.takes);
+        self.reserved.commit(&NetHeader::of(&offload.fields()), head, payload_bytes);
     }
 }

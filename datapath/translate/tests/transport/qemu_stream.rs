@@ -97,6 +97,7 @@ fn frames_may_be_cut_anywhere() {
         assert_eq!(read(&mut guest), frame(100 + number % 1400));
     }
     writing.join().unwrap();
+    assert!(setup.echo.reserved() > 1000);
 }
 
 #[test]
