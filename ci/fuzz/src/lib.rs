@@ -6,20 +6,26 @@
 //! - [`guard`]: any frame before a port's guard, and messages about multicast groups;
 //! - [`session`]: a whole vhost-user dialogue, with workers that run the rings it sets up;
 //! - [`transmit`], [`receive`]: one ring, whose driver rewrites anything between two calls;
+//! - [`dhcp`], [`dhcpv6`], [`neighbours`]: what a guest asks the translator for its addresses;
 //! - [`stream`]: what a peer writes to the translator's stream socket;
 //! - [`switch`]: guests that send each other frames through the forwarder.
 //!
-//! What they share: [`descriptor`] makes file descriptors, [`guest`] a guest's memory and ring.
+//! What they share: [`descriptor`] makes file descriptors, [`guest`] a guest's memory and ring, [`network`] what a
+//! translator's guest is told.
 //!
 //! `ci/fuzz/run` runs them under libFuzzer and AddressSanitizer; `tests/replay.rs` runs the committed inputs, in `corpus/`
 //! and `regressions/`, as an ordinary test. An input that once failed goes to `regressions/<target>/`.
 
 mod descriptor;
 mod guest;
+mod network;
 
+pub mod dhcp;
+pub mod dhcpv6;
 pub mod frame;
 pub mod guard;
 pub mod messages;
+pub mod neighbours;
 pub mod offload;
 pub mod receive;
 pub mod session;
@@ -31,10 +37,13 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 12] = [
+    ("dhcp", dhcp::run),
+    ("dhcpv6", dhcpv6::run),
     ("frame", frame::run),
     ("guard", guard::run),
     ("messages", messages::run),
+    ("neighbours", neighbours::run),
     ("offload", offload::run),
     ("receive", receive::run),
     ("session", session::run),

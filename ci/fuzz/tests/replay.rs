@@ -28,6 +28,16 @@ fn replay(name: &str) {
 }
 
 #[test]
+fn dhcp() {
+    replay("dhcp");
+}
+
+#[test]
+fn dhcpv6() {
+    replay("dhcpv6");
+}
+
+#[test]
 fn frame() {
     replay("frame");
 }
@@ -40,6 +50,11 @@ fn guard() {
 #[test]
 fn messages() {
     replay("messages");
+}
+
+#[test]
+fn neighbours() {
+    replay("neighbours");
 }
 
 #[test]
@@ -75,5 +90,21 @@ fn transmit() {
 #[test]
 fn every_target_is_replayed() {
     let names = culvert_fuzz::TARGETS.map(|(name, _)| name);
-    assert_eq!(names, ["frame", "guard", "messages", "offload", "receive", "session", "stream", "switch", "transmit"]);
+    assert_eq!(
+        names,
+        [
+            "dhcp",
+            "dhcpv6",
+            "frame",
+            "guard",
+            "messages",
+            "neighbours",
+            "offload",
+            "receive",
+            "session",
+            "stream",
+            "switch",
+            "transmit"
+        ]
+    );
 }

@@ -1,0 +1,119 @@
+//! A guest's network for the targets of address configuration, and what every answer must be.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use culvert_frame::MacAddress;
+use culvert_translate::guest::Guest;
+use culvert_translate::settings::{DEFAULT_MAC, Ipv4, Ipv6, Mapping, Services, Settings};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+/// The guest's MAC address.
+pub const GUEST_MAC: MacAddress = MacAddress([0x02, 0, 0, 0, 0, 0x0a]);
+
+/// The guest's link-local address.
+pub const GUEST_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0x0a);
+
+/// Each bit of `choice` makes one thing other than usual.
+pub fn settings(choice: u8) -> Settings {
+    let is = |bit: u8| choice & (1 << bit) != 0;
+    let gateway = if is(0) { Ipv4Addr::new(169, 254, 1, 1) } else { Ipv4Addr::new(192, 0, 2, 1) };
+    let many = if is(1) { 40 } else { 2 };
+    Settings {
+        mac: DEFAULT_MAC,
+        mtu: Some(1500).filter(|_| !is(2)),
+        v4: Some(Ipv4 {
+            address: "192.0.2.2/24".parse().expect("a network"),
+            gateway,
+            ours: gateway,
+            resolvers: vec![Ipv4Addr::new(192, 0, 2, 53); many],
+            mapping: mapping(gateway),
+        }),
+        v6: Some(Ipv6 {
+            address: if is(3) { Ipv6Addr::UNSPECIFIED } else { "2001:db8::2".parse().expect("an address") },
+            gateway: "fe80::1".parse().expect("an address"),
+            link_local: "fe80::1".parse().expect("an address"),
+            interface_index: 2,
+            resolvers: vec!["2001:db8::53".parse().expect("an address"); many],
+            mapping: mapping("fe80::1".parse().expect("an address")),
+        }),
+        search: (0..many).map(|n| format!("label-{n}.example.org")).collect(),
+        hostname: Some("guest".to_owned()).filter(|_| !is(4)),
+        fqdn: Some("guest.example.org".to_owned()).filter(|_| !is(5)),
+        services: Services { dhcp_dns: !is(6), dhcp_search: !is(7), ..Services::default() },
+    }
+}
+
+fn mapping<A>(gateway: A) -> Mapping<A> {
+    Mapping {
+        host_loopback: Some(gateway),
+        guest_address: None,
+        dns_forward: None,
+        dns_host: None,
+        outbound_address: None,
+        outbound_interface: None,
+        host_refused: false,
+        host_addresses: Vec::new(),
+    }
+}
+
+/// Asks twice: nothing may be left behind by the first time. Judges the frame that is answered, and learns of the
+/// guest's.
+pub fn ask(
+    settings: &Settings,
+    frame: &[u8],
+    answer: impl Fn(&Settings, &Guest, &[u8]) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    let mut guest = Guest::new(settings);
+    let answered = answer(settings, &guest, frame);
+    assert_eq!(answered, answer(settings, &guest, frame));
+    if let Some(answered) = &answered {
+        judge(answered);
+        let to = MacAddress(answered[..6].try_into().expect("six bytes"));
+        assert!(to.is_group() || to.0 == frame[6..12]);
+    }
+    guest.learn(settings, frame);
+    assert!(
+        !guest.v4.is_multicast() && !guest.v4.is_broadcast() && !guest.v4.is_loopback() && !guest.v4.is_unspecified()
+    );
+    assert!(!guest.v6.is_multicast() && !guest.v6.is_loopback());
+    assert!(guest.mac.is_none_or(|mac| !mac.is_group() && mac != settings.mac));
+    let ours = settings.v4.as_ref().map(|v4| v4.ours);
+    assert_ne!(Some(guest.v4), ours);
+    answered
+}
+
+/// A whole frame of ours, short enough for every link, with right checksums.
+fn judge(frame: &[u8]) {
+    assert_eq!(frame[6..12], DEFAULT_MAC.0);
+    let packet = SlicedPacket::from_ethernet(frame).expect("a frame that can be read");
+    match (&packet.net, &packet.transport) {
+        (Some(NetSlice::Arp(_)), None) => {}
+        (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) => {
+            assert!(frame.len() <= 14 + 1500);
+            let header = ip.header();
+            assert_eq!(header.to_header().calc_header_checksum(), header.header_checksum());
+            let expected = udp.to_header().calc_checksum_ipv4_raw(header.source(), header.destination(), udp.payload());
+            assert_eq!(Ok(udp.checksum()), expected);
+        }
+        (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Udp(udp))) => {
+            assert!(frame.len() <= 14 + 1280);
+            let header = ip.header();
+            let expected = udp.to_header().calc_checksum_ipv6_raw(header.source(), header.destination(), udp.payload());
+            assert_eq!(Ok(udp.checksum()), expected);
+        }
+        (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(message))) => {
+            assert!(frame.len() <= 14 + 1280);
+            assert!(message.is_checksum_valid(ip.header().source(), ip.header().destination()));
+        }
+        other => panic!("neither ARP nor UDP nor ICMPv6: {other:?}"),
+    }
+}
+
+/// The payload of a UDP datagram of ours.
+pub fn payload(frame: &[u8]) -> &[u8] {
+    let packet = SlicedPacket::from_ethernet(frame).expect("a frame that can be read");
+    match packet.transport {
+        Some(TransportSlice::Udp(udp)) => udp.payload(),
+        other => panic!("not UDP: {other:?}"),
+    }
+}
