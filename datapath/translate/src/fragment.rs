@@ -358,3 +358,6 @@ fn fragment_head(ends: &Ends, protocol: u8, bytes: u16, identification: u32, off
 }
 
 const FRAGMENT_HEADER: u8 = 44;
+
+#[cfg(test)]
+mod tests;

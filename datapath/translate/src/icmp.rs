@@ -291,3 +291,6 @@ const REQUEST_V6: u8 = 128;
 const REPLY_V6: u8 = 129;
 /// Errors of the network that are passed on, for one event.
 const ERRORS: usize = 16;
+
+#[cfg(test)]
+mod tests;

@@ -313,3 +313,95 @@ pub(crate) fn with_checksum(source: IpAddr, destination: IpAddr, header: [u8; 8]
     let [w0, w1, w2, w3] = word;
     [kind, code, c0, c1, w0, w1, w2, w3]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::{World, at, ip_frame, with_packet};
+
+    #[test]
+    fn a_failed_connection_is_told_with_its_syn() {
+        let cases = [
+            (libc::ENETUNREACH, Some([3, 0]), Some([1, 0])),
+            (libc::EHOSTUNREACH, Some([3, 1]), Some([1, 3])),
+            (libc::EADDRNOTAVAIL, Some([3, 1]), Some([1, 3])),
+            (libc::EACCES, Some([3, 13]), Some([1, 1])),
+            // Told by RST, or by silence.
+            (libc::ECONNREFUSED, None, None),
+            (libc::ETIMEDOUT, None, None),
+        ];
+        for (errno, v4, v6) in cases {
+            for (guest, peer, told) in
+                [("192.0.2.2:50000", "198.51.100.7:80", v4), ("[2001:db8::2]:50000", "[2001:db8:1::7]:80", v6)]
+            {
+                let mut world = World::new();
+                let connect = FailedConnect { guest: at(guest), peer: at(peer), sequence: 0x0102_0304 };
+                let failure = io::Error::from_raw_os_error(errno);
+                assert_eq!(about_connect(&mut world.context(), &connect, &failure), told.is_some());
+                let heard = world.heard();
+                assert_eq!(heard.first().map(|heard| [heard.packet[0], heard.packet[1]]), told);
+                if let Some(heard) = heard.first() {
+                    let quoted = etherparse::LaxSlicedPacket::from_ip(&heard.payload).unwrap();
+                    let Some(etherparse::TransportSlice::Tcp(tcp)) = quoted.transport else { panic!("{quoted:?}") };
+                    assert_eq!((tcp.source_port(), tcp.destination_port()), (50_000, 80));
+                    assert_eq!((tcp.sequence_number(), tcp.syn(), tcp.ack()), (0x0102_0304, true, false));
+                    assert_eq!(heard.destination, at(guest).ip());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_protocol_is_told() {
+        let mut world = World::new();
+        for (guest, peer, told) in [("192.0.2.2", "198.51.100.7", [3, 2]), ("2001:db8::2", "2001:db8:1::7", [4, 1])] {
+            let (guest, peer) = (guest.parse().unwrap(), peer.parse().unwrap());
+            let frame = ip_frame(guest, peer, 132, b"INIT");
+            with_packet(&frame, |ip| about_refused(&mut world.context(), ip, Refusal::OtherProtocol));
+            let heard = world.heard().remove(0);
+            assert_eq!((&heard.packet[..2], &heard.payload[..]), (&told[..], &frame[14..]));
+            let frame = ip_frame(guest, peer, 132, b"INIT");
+            with_packet(&frame, |ip| about_refused(&mut world.context(), ip, Refusal::TooFast));
+            assert!(world.heard().is_empty(), "who is too fast is not told faster");
+        }
+    }
+
+    /// RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e).
+    #[test]
+    fn there_are_no_errors_about_errors_or_groups() {
+        let mut world = World::new();
+        let (guest, peer, all) = ("192.0.2.2", "198.51.100.7", "224.0.0.5");
+        let (guest6, peer6, all6) = ("2001:db8::2", "2001:db8:1::7", "ff02::5");
+        let error = |kind: u8| [kind, 0, 0, 0, 0, 0, 0, 0];
+        let silent = [
+            (guest, peer, ICMP, error(3)),
+            (guest, peer, ICMP, error(11)),
+            (guest, peer, ICMP, error(5)),
+            (guest, all, UDP, error(0)),
+            (guest6, peer6, ICMPV6, error(1)),
+            (guest6, peer6, ICMPV6, error(4)),
+            (guest6, all6, UDP, error(0)),
+        ];
+        for (guest, peer, protocol, payload) in silent {
+            let frame = ip_frame(guest.parse().unwrap(), peer.parse().unwrap(), protocol, &payload);
+            with_packet(&frame, |ip| about_refused(&mut world.context(), ip, Refusal::DestinationNotAllowed));
+            assert!(world.heard().is_empty());
+        }
+        let frame = ip_frame(guest.parse().unwrap(), peer.parse().unwrap(), ICMP, &error(8));
+        with_packet(&frame, |ip| about_refused(&mut world.context(), ip, Refusal::DestinationNotAllowed));
+        assert_eq!(world.heard().len(), 1);
+        // And none at all where ICMP is switched off.
+        world.settings.services.icmp = false;
+        with_packet(&frame, |ip| about_refused(&mut world.context(), ip, Refusal::DestinationNotAllowed));
+        assert!(world.heard().is_empty());
+    }
+
+    #[test]
+    fn the_budget_fills_steadily() {
+        let (now, mut budget) = (Instant::now(), Budget::default());
+        let taken = |budget: &mut Budget, now| (0..1000).take_while(|_| budget.take(now)).count();
+        assert_eq!(taken(&mut budget, now), 100);
+        assert_eq!(taken(&mut budget, now + INTERVAL * 7), 7);
+        assert_eq!(taken(&mut budget, now + Duration::from_secs(3600)), 100);
+    }
+}

@@ -46,3 +46,5 @@ pub mod tcp;
 pub mod translator;
 pub mod transport;
 pub mod udp;
+#[cfg(test)]
+mod world;

@@ -70,6 +70,12 @@ impl Groups {
         }
     }
 
+    /// As if the guest had said so.
+    #[cfg(test)]
+    pub(crate) fn listen_to(&mut self, group: IpAddr) {
+        if group.is_ipv4() { self.v4.push(group) } else { self.v6.push(group) }
+    }
+
     fn report(
         &mut self,
         sockets: &mut impl DatagramSockets,
@@ -198,3 +204,6 @@ const MLD2_REPORT: u8 = 143;
 const IS_EXCLUDE: u8 = 2;
 const TO_EXCLUDE: u8 = 4;
 const BLOCK: u8 = 6;
+
+#[cfg(test)]
+mod tests;
