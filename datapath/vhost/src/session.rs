@@ -31,14 +31,19 @@ pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The protocol features that we offer, each of which works. We have nothing to request of a frontend, but user-mode
 /// Linux 6.1 finds its interrupt only together with the channel for requests (BACKEND_REQ), so we take and keep it.
-pub const PROTOCOL_FEATURES: Protocol = Protocol::MQ
-    .union(Protocol::BACKEND_REQ)
+const PROTOCOL_FEATURES: Protocol = Protocol::BACKEND_REQ
     .union(Protocol::REPLY_ACK)
     .union(Protocol::MTU)
     .union(Protocol::RARP)
     .union(Protocol::CONFIG)
     .union(Protocol::CONFIGURE_MEM_SLOTS)
     .union(Protocol::RESET_DEVICE);
+
+/// What is offered for a device. MQ only with several queue pairs: user-mode Linux 7.2 takes the number that comes with it for
+/// one of rings, and finds that a single pair has too many.
+fn protocol_features(config: &DeviceConfig) -> Protocol {
+    if config.queue_pairs > 1 { PROTOCOL_FEATURES | Protocol::MQ } else { PROTOCOL_FEATURES }
+}
 
 /// What follows from a call.
 #[derive(Debug)]
@@ -383,9 +388,9 @@ impl Session {
                 device.set_features(bits)?;
                 Step::SUCCESS
             }
-            Request::GetProtocolFeatures => Step::number(PROTOCOL_FEATURES.bits()),
+            Request::GetProtocolFeatures => Step::number(protocol_features(device.config()).bits()),
             Request::SetProtocolFeatures(bits) => {
-                let unknown = bits & !PROTOCOL_FEATURES.bits();
+                let unknown = bits & !protocol_features(device.config()).bits();
                 if unknown != 0 {
                     return Err(Refusal::ProtocolFeatures(unknown));
                 }

@@ -743,6 +743,15 @@ fn numbers_out_of_range_are_refused_and_not_cut_off() {
     }
 }
 
+/// User-mode Linux 7.2 takes the number of queue pairs, which it asks for with MQ, for one of rings.
+#[test]
+fn one_queue_pair_is_no_multi_queue() {
+    let one = DeviceConfig { queue_pairs: 1, ..CONFIG };
+    let mut dialogue = Dialogue::new(one);
+    let answer = dialogue.send(message(GET_PROTOCOL_FEATURES, 0, &[]));
+    assert_eq!(answer, Answer::Number(ALL_PROTOCOL & !1));
+}
+
 /// hostile V13
 #[test]
 fn features_that_were_never_offered_close() {
