@@ -211,6 +211,15 @@ impl Translator {
         &mut self.console
     }
 
+    /// The end of its log, and how it has ended, if it has: for messages.
+    pub fn last_words(&mut self) -> String {
+        let ended = match self.console.ended() {
+            Ok(Some(status)) => format!("the translator has ended with {status}; "),
+            _ => String::new(),
+        };
+        ended + &self.console.last_words()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.console.pid()

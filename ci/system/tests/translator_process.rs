@@ -69,7 +69,7 @@ fn words_and_exit_codes() -> Result<()> {
             guest.wait_booted()?;
             drop(guest);
             let status = translator.console().wait(LIMIT)?;
-            ensure!(status.success(), "it ended with {status}; {}", translator.console().last_words());
+            ensure!(status.success(), "it ended with {status}; {}", translator.last_words());
             Ok(())
         });
     }
@@ -87,7 +87,7 @@ fn it_needs_no_rights_and_may_be_killed() -> Result<()> {
         let mut translator = start("vm", transport)?;
         let mut guest = translator.guest("vm", 1).boot()?;
         guest.wait_booted()?;
-        configure(&mut guest).with_context(|| translator.console().last_words())?;
+        configure(&mut guest).with_context(|| translator.last_words())?;
         rows.row(&format!("without rights, {transport:?}"), || {
             let status = |name: &str| translator.status(name);
             ensure!(status("Uid:")?.split_whitespace().all(|id| id == "107"), "it runs as {}", status("Uid:")?);

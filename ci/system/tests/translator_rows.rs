@@ -38,7 +38,7 @@ fn guest_and_pod(transport: Transport) -> Result<()> {
     let mut guest = translator.guest("vm", 1).boot()?;
     guest.wait_booted()?;
     println!();
-    let leases = configure(&mut guest).with_context(|| translator.console().last_words())?;
+    let leases = configure(&mut guest).with_context(|| translator.last_words())?;
     addresses(&mut rows, &mut guest, &leases)?;
     for (family, number) in [(0, 1), (1, 5)] {
         let (version, loopback) = (["IPv4", "IPv6"][family], ["127.0.0.1", "::1"][family]);
@@ -110,7 +110,7 @@ fn guest_pod_and_world(transport: Transport) -> Result<()> {
     let mut guest = translator.guest("vm", 1).boot()?;
     guest.wait_booted()?;
     println!();
-    configure(&mut guest).with_context(|| translator.console().last_words())?;
+    configure(&mut guest).with_context(|| translator.last_words())?;
     let (mut inside, mut outside) = (Host::new(pod.pod()), Host::new(pod.world()));
     for family in [0, 1] {
         let version = ["IPv4", "IPv6"][family];

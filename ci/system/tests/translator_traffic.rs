@@ -49,7 +49,7 @@ fn programs(transport: Transport) -> Result<()> {
     let mut guest = GuestOptions { tools: true, ..translator.guest("vm", 1) }.boot()?;
     guest.wait_booted()?;
     println!();
-    configure(&mut guest).with_context(|| translator.console().last_words())?;
+    configure(&mut guest).with_context(|| translator.last_words())?;
     for (kind, address) in [("A", WORLD[0]), ("AAAA", WORLD[1])] {
         for flags in ["", "+tcp"] {
             rows.row(&format!("dig {kind} {flags}"), || {
@@ -185,7 +185,7 @@ fn hard_cases(transport: Transport) -> Result<()> {
     let mut guest = translator.guest("vm", 1).boot()?;
     guest.wait_booted()?;
     println!();
-    configure(&mut guest).with_context(|| translator.console().last_words())?;
+    configure(&mut guest).with_context(|| translator.last_words())?;
     let mut outside = Host::new(pod.world());
     for (slow, pauses) in [("reader", [0, PAUSE]), ("writer", [PAUSE, 0])] {
         rows.row(&format!("a slow {slow}, guest to world"), || {
