@@ -58,11 +58,25 @@ pub fn send<'a>(
 ///
 /// # Errors
 /// The kernel's. `EFAULT`: the memory behind the rooms is gone, its file was truncated: quarantine the guest.
-pub fn receive(descriptor: BorrowedFd<'_>, mut rooms: Rooms<'_>, flags: RecvFlags) -> io::Result<usize> {
+pub fn receive(descriptor: BorrowedFd<'_>, rooms: Rooms<'_>, flags: RecvFlags) -> io::Result<usize> {
+    receive_behind(descriptor, &mut [], rooms, flags)
+}
+
+/// The same, where the first bytes go into `ahead`, until it is full, and only the others into the rooms. Returns the bytes of both.
+///
+/// # Errors
+/// As with [`receive`].
+pub fn receive_behind(
+    descriptor: BorrowedFd<'_>,
+    ahead: &mut [u8],
+    mut rooms: Rooms<'_>,
+    flags: RecvFlags,
+) -> io::Result<usize> {
     let mut ranges = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX_PIECES];
     let mut count = 0;
+    let ahead = libc::iovec { iov_base: ahead.as_mut_ptr().cast(), iov_len: ahead.len() };
     // What does not fit into one call is left for the next.
-    for (range, room) in ranges.iter_mut().zip(rooms.ranges()) {
+    for (range, room) in ranges.iter_mut().zip(std::iter::once(ahead).chain(rooms.ranges())) {
         range.write(room);
         count += 1;
     }
@@ -71,8 +85,8 @@ pub fn receive(descriptor: BorrowedFd<'_>, mut rooms: Rooms<'_>, flags: RecvFlag
     message.msg_iov = ranges.as_mut_ptr().cast();
     message.msg_iovlen = count;
     let flags = flags.bits().cast_signed();
-    // SAFETY: the first `count` ranges were written; each may be written to for as long as `rooms` is borrowed, and none is
-    // seen as a Rust reference meanwhile.
+    // SAFETY: the first `count` ranges were written; each may be written to for as long as `ahead` and `rooms` are borrowed,
+    // and none is seen as a Rust reference meanwhile.
     let received = unsafe { libc::recvmsg(descriptor.as_raw_fd(), &raw mut message, flags) };
     usize::try_from(received).map_err(|_| io::Error::last_os_error())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use culvert_frame::Offload;
+use culvert_frame::{MacAddress, Offload};
 
 use crate::guest::Guest;
 use crate::icmp_error::Budget;
@@ -48,6 +48,11 @@ impl<S, L: GuestLink> Context<'_, S, L> {
         self.counters.tx_frames += 1;
         self.counters.tx_bytes += (head.len() + payload.len()) as u64;
         Ok(())
+    }
+
+    /// Of frames to the guest: our address, and the guest's.
+    pub fn macs(&self) -> (MacAddress, MacAddress) {
+        (self.settings.mac, self.guest.mac_or_broadcast())
     }
 
     /// Counts a refusal.

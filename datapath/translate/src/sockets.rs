@@ -8,6 +8,8 @@ pub mod datagram;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use culvert_guest::Rooms;
+
 use crate::mapping::Outbound;
 use crate::packet::Payload;
 use crate::tcp::SocketInfo;
@@ -103,12 +105,12 @@ pub trait TcpSockets {
     /// `WouldBlock` when the send buffer is full; the connection's own.
     fn write(&mut self, id: SocketId, bytes: Payload<'_>) -> io::Result<u32>;
 
-    /// Copies what lies `offset` bytes from the start of the receive queue, and leaves it there. 0: the far end's FIN is there.
-    /// `into` must not be empty.
+    /// Copies what lies `offset` bytes from the start of the receive queue, and leaves it there. Returns how many bytes; 0: the
+    /// far end's FIN is there. There must be room for one byte.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing yet; the connection's own.
-    fn peek(&mut self, id: SocketId, offset: u32, into: &mut [u8]) -> io::Result<usize>;
+    fn peek(&mut self, id: SocketId, offset: u32, into: Rooms<'_>) -> io::Result<u32>;
 
     /// Drops `bytes` from the start of the receive queue.
     fn discard(&mut self, id: SocketId, bytes: u32);

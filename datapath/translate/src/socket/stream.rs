@@ -4,15 +4,15 @@
 //! acknowledged it. Linux 6.9 and later keep the offset of the next peek for us; before, all that lies ahead of it is copied
 //! to a place where nobody reads it.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
-use culvert_guest::descriptor;
+use culvert_guest::{Rooms, descriptor};
 use rustix::net::sockopt;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendFlags, Shutdown, SocketType, accept_with, bind, connect,
-    getpeername, getsockname, listen, recv, recvmsg, shutdown, socket_with,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, accept_with, bind, connect, getpeername, getsockname,
+    listen, shutdown, socket_with,
 };
 
 use super::{FLAGS, KernelSockets, bind_outbound, option, register, reregister};
@@ -23,6 +23,9 @@ use crate::tcp::SocketInfo;
 
 /// Connections that wait for us to accept them: the kernel's own bound is usually lower (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
+
+/// A look at what is there, without waiting for it.
+const PEEK: RecvFlags = RecvFlags::PEEK.union(RecvFlags::DONTWAIT);
 
 /// One connection.
 #[derive(Debug)]
@@ -148,18 +151,18 @@ impl TcpSockets for KernelSockets {
         Ok(u32::try_from(sent).unwrap_or(u32::MAX))
     }
 
-    fn peek(&mut self, id: SocketId, offset: u32, into: &mut [u8]) -> io::Result<usize> {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    fn peek(&mut self, id: SocketId, offset: u32, into: Rooms<'_>) -> io::Result<u32> {
         if !self.peek_offset {
-            return self.peek_over(id, offset, into);
+            return self.peek_behind(id, offset, into);
         }
         let stream = self.stream_mut(id)?;
         if stream.peek_at != offset {
             option::set_peek_offset(stream.socket.as_fd(), offset)?;
             stream.peek_at = offset;
         }
-        let (count, _) = recv(&stream.socket, &mut *into, flags)?;
-        stream.peek_at += u32::try_from(count).unwrap_or(0);
+        let count = descriptor::receive(stream.socket.as_fd(), into, PEEK)?;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        stream.peek_at += count;
         Ok(count)
     }
 
@@ -215,22 +218,18 @@ impl TcpSockets for KernelSockets {
 
 impl KernelSockets {
     /// A peek where the kernel keeps no offset: the first `offset` bytes are read as well.
-    fn peek_over(&mut self, id: SocketId, offset: u32, into: &mut [u8]) -> io::Result<usize> {
-        let offset = offset as usize;
+    fn peek_behind(&mut self, id: SocketId, offset: u32, into: Rooms<'_>) -> io::Result<u32> {
         let mut trash = std::mem::take(&mut self.trash);
-        trash.resize(trash.len().max(offset), 0);
-        let mut slices = [IoSliceMut::new(trash.get_mut(..offset).unwrap_or_default()), IoSliceMut::new(into)];
-        let result = self.stream(id).and_then(|stream| {
-            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            Ok(recvmsg(&stream.socket, &mut slices, &mut RecvAncillaryBuffer::default(), flags)?.bytes)
-        });
+        trash.resize(trash.len().max(offset as usize), 0);
+        let ahead = trash.get_mut(..offset as usize).unwrap_or_default();
+        let result =
+            self.stream(id).and_then(|stream| descriptor::receive_behind(stream.socket.as_fd(), ahead, into, PEEK));
         self.trash = trash;
-        let count = result?;
+        let count = u32::try_from(result?).unwrap_or(u32::MAX);
         if count > offset {
             return Ok(count - offset);
         }
-        // Nothing behind the offset: has the far end finished, or is there nothing yet? A queue that ends in a FIN is readable
-        // with hang-up of the far end's half.
+        // Nothing is behind the offset: has the far end finished, or is there nothing yet?
         if self.has_ended(id)? { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
@@ -285,23 +284,23 @@ mod tests {
         for keep_offset in [true, false] {
             let (mut sockets, mut poll, mut far) = connected(keep_offset);
             let mut bytes = [0; 4];
-            assert_eq!(sockets.peek(ID, 0, &mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            assert_eq!(sockets.peek(ID, 0, Rooms::from(&mut bytes[..])).unwrap_err().kind(), io::ErrorKind::WouldBlock);
             far.write_all(b"abcdefgh").unwrap();
             wait(&mut poll);
             for (offset, expected) in [(0, b"abcd"), (4, b"efgh"), (1, b"bcde"), (0, b"abcd")] {
-                assert_eq!(sockets.peek(ID, offset, &mut bytes).unwrap(), 4);
+                assert_eq!(sockets.peek(ID, offset, Rooms::from(&mut bytes[..])).unwrap(), 4);
                 assert_eq!(&bytes, expected, "at {offset}");
             }
-            assert_eq!(sockets.peek(ID, 8, &mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            assert_eq!(sockets.peek(ID, 8, Rooms::from(&mut bytes[..])).unwrap_err().kind(), io::ErrorKind::WouldBlock);
             sockets.discard(ID, 3);
-            assert_eq!(sockets.peek(ID, 1, &mut bytes).unwrap(), 4);
+            assert_eq!(sockets.peek(ID, 1, Rooms::from(&mut bytes[..])).unwrap(), 4);
             assert_eq!(&bytes, b"efgh");
             far.shutdown(std::net::Shutdown::Write).unwrap();
             wait(&mut poll);
-            assert_eq!(sockets.peek(ID, 0, &mut bytes).unwrap(), 4);
-            assert_eq!(sockets.peek(ID, 5, &mut bytes).unwrap(), 0, "the end");
+            assert_eq!(sockets.peek(ID, 0, Rooms::from(&mut bytes[..])).unwrap(), 4);
+            assert_eq!(sockets.peek(ID, 5, Rooms::from(&mut bytes[..])).unwrap(), 0, "the end");
             sockets.discard(ID, 5);
-            assert_eq!(sockets.peek(ID, 0, &mut bytes).unwrap(), 0, "the end");
+            assert_eq!(sockets.peek(ID, 0, Rooms::from(&mut bytes[..])).unwrap(), 0, "the end");
         }
     }
 

@@ -12,7 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use culvert_frame::{Offload, PartialChecksum, SegmentKind, Segmentation};
+use culvert_frame::{MacAddress, Offload, PartialChecksum, SegmentKind, Segmentation};
+use culvert_guest::Rooms;
 use slab::Slab;
 
 use super::{Action, Config, Connection, Failure, Flags, Segment, Seq, Transmit, refusal};
@@ -438,35 +439,85 @@ fn send<S: TcpSockets, L: GuestLink>(
     flow: &mut Flow,
     transmit: &Transmit,
 ) -> Result<(), Full> {
-    let mut length = 0;
-    if let Some(payload) = transmit.payload {
-        let scratch = ctx.scratch.get_mut(..payload.max as usize).ok_or(Full)?;
-        match ctx.sockets.peek(SocketId::Tcp(index), payload.offset, scratch) {
-            Ok(0) => flow.connection.on_end(),
-            Ok(count) => length = count,
-            Err(error) if would_block(&error) => flow.connection.on_drained(),
-            Err(_) => flow.connection.on_failed(ctx.now, Failure::Reset),
-        }
-        if length == 0 {
-            return Ok(());
-        }
+    let Some(payload) = transmit.payload else {
+        put(ctx, flow.ends, transmit, 0)?;
+        flow.connection.on_transmitted(ctx.now, 0);
+        return Ok(());
+    };
+    let segment = u32::from(transmit.mss).min(payload.max);
+    let read = match send_payload(ctx, index, flow.ends, transmit, payload.offset, payload.max) {
+        // Perhaps there is room for less.
+        Err(Full) if segment < payload.max => send_payload(ctx, index, flow.ends, transmit, payload.offset, segment)?,
+        read => read?,
+    };
+    match read {
+        Ok(0) => flow.connection.on_end(),
+        Ok(bytes) => flow.connection.on_transmitted(ctx.now, bytes),
+        Err(error) if would_block(&error) => flow.connection.on_drained(),
+        Err(_) => flow.connection.on_failed(ctx.now, Failure::Reset),
     }
-    put(ctx, flow.ends, transmit, length)?;
-    flow.connection.on_transmitted(ctx.now, u32::try_from(length).unwrap_or(0));
     Ok(())
 }
 
-/// Sends a segment with the first `length` bytes of the scratch as payload.
-#[inline]
+/// Sends at most `most` bytes from `offset` on of what the socket holds: straight into the guest's memory where that can be
+/// had. Returns how many there were, or why there were none; then nothing was sent.
+fn send_payload<S: TcpSockets, L: GuestLink>(
+    ctx: &mut Context<'_, S, L>,
+    index: u32,
+    ends: FlowEnds,
+    transmit: &Transmit,
+    offset: u32,
+    most: u32,
+) -> Result<io::Result<u32>, Full> {
+    let id = SocketId::Tcp(index);
+    let macs = ctx.macs();
+    let (head, offload) = head(macs, ends, transmit, most);
+    if let Some(mut room) = ctx.link.reserve(offload, &head, most)? {
+        let read = ctx.sockets.peek(id, offset, room.rooms());
+        if let Ok(bytes @ 1..) = read {
+            let (head, offload) = self::head(macs, ends, transmit, bytes);
+            room.commit(offload, &head, bytes);
+            count(ctx, &head, bytes);
+        }
+        return Ok(read);
+    }
+    let scratch = ctx.scratch.get_mut(..most as usize).ok_or(Full)?;
+    let read = ctx.sockets.peek(id, offset, Rooms::from(scratch));
+    if let Ok(bytes @ 1..) = read {
+        put(ctx, ends, transmit, bytes)?;
+    }
+    Ok(read)
+}
+
+/// Sends a segment with the first `bytes` of the scratch as payload.
 fn put<S, L: GuestLink>(
     ctx: &mut Context<'_, S, L>,
+    ends: FlowEnds,
+    transmit: &Transmit,
+    bytes: u32,
+) -> Result<(), Full> {
+    let (head, offload) = head(ctx.macs(), ends, transmit, bytes);
+    ctx.link.put(offload, &head, ctx.scratch.get(..bytes as usize).unwrap_or_default())?;
+    count(ctx, &head, bytes);
+    Ok(())
+}
+
+fn count<S, L>(ctx: &mut Context<'_, S, L>, head: &Head, payload_bytes: u32) {
+    ctx.counters.tx_frames += 1;
+    ctx.counters.tx_bytes += head.len() as u64 + u64::from(payload_bytes);
+}
+
+/// The headers of a segment with `payload_bytes`, and what is left undone of it.
+#[inline]
+fn head(
+    (source_mac, destination_mac): (MacAddress, MacAddress),
     flow: FlowEnds,
     transmit: &Transmit,
-    length: usize,
-) -> Result<(), Full> {
+    payload_bytes: u32,
+) -> (Head, Offload) {
     let ends = Ends {
-        source_mac: ctx.settings.mac,
-        destination_mac: ctx.guest.mac_or_broadcast(),
+        source_mac,
+        destination_mac,
         source: flow.peer.0,
         destination: flow.guest.0,
         hop_limit: HOP_LIMIT,
@@ -474,27 +525,23 @@ fn put<S, L: GuestLink>(
     };
     let mut header = [0; 60];
     let header_bytes = transmit.write_header(flow.peer.1, flow.guest.1, &mut header);
-    let bytes = header_bytes + length;
+    let bytes = payload_bytes.saturating_add(u32::try_from(header_bytes).unwrap_or(0));
     let mut head = ends.head(TCP, u16::try_from(bytes).unwrap_or(u16::MAX));
-    let sum = ends.pseudo_header(TCP, u32::try_from(bytes).unwrap_or(u32::MAX)).partial();
+    let sum = ends.pseudo_header(TCP, bytes).partial();
     if let Some(field) = header.get_mut(16..18) {
         field.copy_from_slice(&sum.to_be_bytes());
     }
     // Ethernet, IP and TCP headers are 114 bytes at most.
     let _ = head.try_extend_from_slice(header.get(..header_bytes).unwrap_or_default());
-    let offload = offload(&ends, transmit, &head, length);
-    let payload = ctx.scratch.get(..length).unwrap_or_default();
-    ctx.link.put(offload, &head, payload)?;
-    ctx.counters.tx_frames += 1;
-    ctx.counters.tx_bytes += (head.len() + length) as u64;
-    Ok(())
+    let offload = offload(&ends, transmit, &head, payload_bytes);
+    (head, offload)
 }
 
 /// A checksum is always left to be completed, and segmentation where the payload is more than one segment's.
 #[inline]
-fn offload(ends: &Ends, transmit: &Transmit, head: &Head, length: usize) -> Offload {
+fn offload(ends: &Ends, transmit: &Transmit, head: &Head, payload_bytes: u32) -> Offload {
     let transport = u16::try_from(ends.header_bytes()).unwrap_or(0);
-    if length <= usize::from(transmit.mss) {
+    if payload_bytes <= u32::from(transmit.mss) {
         return Offload::Checksum(PartialChecksum { start: transport, offset: CHECKSUM });
     }
     Offload::Segment(Segmentation {
