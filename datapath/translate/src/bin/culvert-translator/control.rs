@@ -155,7 +155,6 @@ impl ControlSocket {
 }
 
 fn accept(socket: &OwnedFd, clients: &mut [Option<Client>], registry: &Registry, first: Token, now: Instant) {
-    // What is left waits for the next one to connect.
     for _ in 0..MAX_ACCEPTS {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let client = match rustix::net::accept_with(socket, flags) {
@@ -177,6 +176,10 @@ fn accept(socket: &OwnedFd, clients: &mut [Option<Client>], registry: &Registry,
             Err(error) => tracing::debug!(%error, "a client of the control socket cannot be served"),
         }
     }
+    // Others have their turn; then there is an event again.
+    if let Err(error) = registry.reregister(&mut SourceFd(&socket.as_raw_fd()), first, Interest::READABLE) {
+        tracing::debug!(%error, "clients of the control socket have to wait for the next one");
+    }
 }
 
 impl Client {
@@ -192,7 +195,8 @@ impl Client {
                 Err(Errno::AGAIN) => return true,
                 Err(_) => return false,
             };
-            let reply = if !self.may_ask(now) {
+            let may_ask = self.may_ask(now);
+            let reply = if !may_ask {
                 format!("error: ask at most {MAX_REQUESTS} times a second\n")
             } else if let Some(request) = request.get(..length) {
                 match str::from_utf8(request) {
@@ -203,7 +207,7 @@ impl Client {
                 format!("error: a request has at most {MAX_REQUEST_BYTES} bytes\n")
             };
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            if rustix::net::send(&self.socket, reply.as_bytes(), flags).is_err() || self.budget == 0 {
+            if rustix::net::send(&self.socket, reply.as_bytes(), flags).is_err() || !may_ask {
                 return false;
             }
         }
@@ -234,3 +238,6 @@ const MAX_ACCEPTS: usize = 16;
 const MAX_REQUESTS: u32 = 50;
 const REQUESTS: &str =
     "requests are: forward list; forward add tcp|udp SPEC; forward remove tcp|udp SPEC; flows; stats";
+
+#[cfg(test)]
+mod tests;

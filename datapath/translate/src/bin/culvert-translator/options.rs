@@ -378,3 +378,161 @@ const MIN_LOG_BYTES: u64 = 4096;
 const MAX_NAME_BYTES: usize = 253;
 /// As many as QEMU has at most for vhost-user would be 128; the translator has one thread.
 const MAX_QUEUE_PAIRS: u64 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    fn words(line: &str) -> Result<Options, String> {
+        let words = std::iter::once("culvert-translator").chain(line.split_whitespace());
+        let arguments = Arguments::try_parse_from(words).map_err(|error| error.to_string())?;
+        Options::try_from(arguments).map_err(|error| error.to_string())
+    }
+
+    fn options(line: &str) -> Options {
+        words(line).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    /// What libvirt 11 and KubeVirt start passt with.
+    #[test]
+    fn callers_of_passt_are_understood() {
+        let libvirt = options(
+            "--one-off --socket /run/libvirt/qemu/passt/1-vm-net0.socket --pid /run/libvirt/qemu/passt/1-vm-net0-passt.pid \
+             --vhost-user --mac-addr 52:54:00:00:00:01 --interface eth0 --log-file /var/run/kubevirt/passt.log --address \
+             10.0.2.15 --netmask 24 --address fd00::15 --mtu 1500 --hostname vm --fqdn vm.example --tcp-ports \
+             127.0.0.1%lo/~15000,2222:22,8000-8010 --tcp-ports 443 --udp-ports 53",
+        );
+        assert!(libvirt.one_off && !libvirt.foreground);
+        let path = PathBuf::from("/run/libvirt/qemu/passt/1-vm-net0.socket");
+        assert_eq!(libvirt.guest, Guest::VhostUser { path: Some(path), role: Role::Listen, queue_pairs: 1 });
+        assert_eq!(libvirt.control, Control::BesideGuest);
+        assert_eq!(libvirt.tcp_ports, ["127.0.0.1%lo/~15000,2222:22,8000-8010", "443"]);
+        assert_eq!(libvirt.udp_ports, ["53"]);
+        let wanted = &libvirt.wanted;
+        assert_eq!(wanted.mac, Some(MacAddress([0x52, 0x54, 0, 0, 0, 1])));
+        assert_eq!((wanted.netmask, wanted.mtu), (Some(24), Some(1500)));
+        assert_eq!(wanted.addresses.len(), 2);
+        assert_eq!(wanted.interface.as_deref(), Some("eth0"));
+        let kubevirt =
+            options("--one-off --socket s --mac-addr 02:00:00:00:00:01 --interface eth0 --log-file l --tcp-ports 80");
+        assert_eq!(kubevirt.guest, Guest::Stream(Some("s".into())));
+        let ours = options("--vhost-user -s S -f -q --one-off -m 1400 -t 80 -u 53 --no-map-gw");
+        assert!(ours.foreground && ours.wanted.no_map_gateway);
+        assert_eq!(ours.level, Level::Quiet);
+    }
+
+    #[test]
+    fn every_option_of_passt_for_guests_is_taken() {
+        let all = options(
+            "-d --trace -q -f -e -l log --log-size 100000 --runas 107:107 --chroot-fallback -c conf -p pcap -P pid -m 0 -a \
+             192.0.2.5/24 -a 2001:db8::5/64 -M 9a:55:9a:55:9a:56 -g 192.0.2.1 -g fe80::1 -i eth0 -o 192.0.2.5 -o \
+             2001:db8::5 --outbound-if4 eth0 --outbound-if6 eth1 -D 192.0.2.53 -D 127.0.0.1 --dns-forward 192.0.2.53 \
+             --dns-host 127.0.0.53 -S example.org --no-dhcp-dns --no-dhcp-search --no-tcp --no-udp --no-icmp --no-dhcp \
+             --no-ndp --no-dhcpv6 --no-ra --freebind --map-host-loopback 192.0.2.1 --no-map-gw --map-guest-addr none -4 -6 \
+             -H vm --fqdn vm.example.org -t none -u none -s S --vhost-user --repair-path none --migrate-exit \
+             --migrate-no-linger -1 --stats 5",
+        );
+        assert_eq!(all.level, Level::Quiet);
+        assert_eq!(all.statistics, Some(Duration::from_secs(5)));
+        // The last of those that contradict each other.
+        assert!(all.wanted.ipv6 && !all.wanted.ipv4);
+        assert_eq!(all.wanted.mtu, Some(0));
+        assert_eq!(all.wanted.map_guest_address, [None]);
+        assert!(!all.wanted.services.ndp && !all.wanted.services.tcp);
+        assert_eq!(all.notices.len(), 3);
+    }
+
+    #[test]
+    fn other_spellings_are_the_same() {
+        for (one, other) in [
+            ("--socket S", "--socket-path S"),
+            ("--socket S", "-sS"),
+            ("--socket=S", "-s S"),
+            ("--vhost-user", "--vhost"),
+            ("--tcp-ports 80", "-t80"),
+            ("--tcp-ports 80", "--tcp-p 80"),
+            ("-f1", "--foreground --one-off"),
+            ("-s S -s T", "-s T"),
+            ("-m 9000 -m 1500", "-m 1500"),
+            ("-n 255.255.255.0", "--netmask 24"),
+            ("-D none", "-D 192.0.2.1 -D none"),
+            ("-q -d", "-d"),
+            ("-d -q", "-q"),
+        ] {
+            assert_eq!(options(one), options(other), "{one}, {other}");
+        }
+    }
+
+    #[test]
+    fn where_the_control_socket_is() {
+        for (line, control) in [
+            ("", Control::BesideGuest),
+            ("-s S", Control::BesideGuest),
+            ("--fd 3", Control::None),
+            ("--fd 3 -s S", Control::At("S.ctl".into())),
+            ("--packet-fd 3 --control-path C", Control::At("C".into())),
+            ("-s S --control-path none", Control::None),
+            ("-s S --control-path ./none", Control::At("./none".into())),
+        ] {
+            assert_eq!(options(line).control, control, "{line}");
+        }
+        assert!(options("--fd 3").one_off && options("--packet-fd 3").one_off);
+    }
+
+    #[test]
+    fn mistakes_are_told_with_the_remedy() {
+        for (line, sentence) in [
+            ("--netns x", "--netns is for network namespaces (pasta), not for guests; leave it out"),
+            ("-T 22", "--tcp-ns is for network namespaces (pasta), not for guests; leave it out"),
+            ("--config-net", "--config-net is for network namespaces (pasta), not for guests; leave it out"),
+            ("--stats 1", "--stats prints to a terminal: add --foreground, or leave it out"),
+            ("-f --stats 0", "--stats 0: give the delay in seconds, 1 to 86400"),
+            ("--migrate-exit", "--migrate-exit is for --vhost-user; add that, or leave it out"),
+            ("--fd 3 --vhost-user", "--fd is for QEMU's -netdev stream, not for --vhost-user; leave out one of them"),
+            ("--fd x", "--fd x: give the number of an open descriptor, 0 to 2147483647"),
+            ("-m 70000", "--mtu 70000: give the MTU in bytes, 0 to 65521"),
+            ("-m x", "--mtu x: give the MTU in bytes, 0 to 65521"),
+            ("--log-size 10", "--log-size 10: give the bytes of the log file, 4096 to 4294967295"),
+            (
+                "-a 192.0.2.300",
+                "--address 192.0.2.300 is no address that can be used here; give an IPv4 or IPv6 address",
+            ),
+            ("-a 127.0.0.1", "--address 127.0.0.1 is no address that can be used here; give an IPv4 or IPv6 address"),
+            ("-a 192.0.2.1/33", "--address 33: give the length of the prefix, 0 to 32"),
+            ("-a 192.0.2.1/24 -n 24", "--netmask and the length in --address say the same; leave out one of them"),
+            ("-n 255.0.255.0", "--netmask 255.0.255.0 is no netmask; give bits, 0 to 32, or such as 255.255.255.0"),
+            ("-n 33", "--netmask 33 is no netmask; give bits, 0 to 32, or such as 255.255.255.0"),
+            (
+                "-M 01:00:5e:00:00:01",
+                "--mac-addr 01:00:5e:00:00:01 is no MAC address of one host; give one such as 9a:55:9a:55:9a:55",
+            ),
+            ("-g ::1", "--gateway ::1 is no address that can be used here; give an IPv4 or IPv6 address"),
+            ("-i a/b", "--interface \"a/b\" is no name of an interface; `ip link` shows them"),
+            ("-H a..b", "--hostname \"a..b\" is no name; give at most 253 letters, digits, dashes and dots"),
+            ("-t 80 -t none", "--tcp-ports none contradicts the --tcp-ports before it; leave out one of them"),
+            ("--vhost-user --connect", "--connect needs the path of the socket that QEMU creates: add --socket PATH"),
+            ("--vhost-user --queue-pairs 17", "--queue-pairs 17: give the number of queue pairs, 1 to 16"),
+        ] {
+            assert_eq!(words(line), Err(sentence.to_owned()), "{line}");
+        }
+        // Told by the parser.
+        for (line, part) in [
+            ("--no-such-option", "--no-such-option"),
+            ("extra", "extra"),
+            ("-t", "--tcp-ports"),
+            ("-t -5", "-5"),
+            ("--packet-fd 3 --fd 4", "--fd"),
+            ("--connect", "--vhost-user"),
+            ("--no-dhcp-d --no-", "--no-"),
+        ] {
+            let error = words(line).unwrap_err();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+}
