@@ -1,8 +1,10 @@
 //! The gRPC schema of culvertd's control socket, and the client and server generated from it.
 //!
 //! The schema is `proto/culvert/v1/culvert.proto`; its comments are the reference. Used by culvertd (server) and
-//! by culvertctl and later clients. There is no logic here.
+//! by culvertctl and later clients. Translators are asked by another, simpler protocol: [`translator`] is its client.
 #![forbid(unsafe_code)]
+
+pub mod translator;
 
 /// Version 1 of the schema.
 #[expect(missing_docs, unused_qualifications, reason = "generated code")]

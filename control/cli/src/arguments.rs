@@ -29,7 +29,16 @@ pub enum Format {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// The daemon and its workers
+    #[command(flatten)]
+    Daemon(DaemonCommand),
+    /// Translators: processes of their own, asked without culvertd
+    Translator(TranslatorArguments),
+}
+
+/// What culvertd is asked.
+#[derive(Debug, Subcommand)]
+pub enum DaemonCommand {
+    /// The daemon and its workers, and the node's translators
     Status,
     /// Networks: learning bridges between ports
     #[command(subcommand)]
@@ -249,6 +258,55 @@ pub enum MacCommand {
 }
 
 #[derive(Debug, Args)]
+pub struct TranslatorArguments {
+    /// The guest's socket, or the control socket beside it [default: the only one in /run/culvert/translators]
+    #[arg(long = "socket", id = "translator_socket", value_name = "PATH", global = true)]
+    pub socket: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub command: TranslatorCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TranslatorCommand {
+    /// All translators in /run/culvert/translators
+    List,
+    /// Ports that lead to the guest
+    #[command(subcommand)]
+    Forward(ForwardCommand),
+    /// Connections and other flows between the guest and the world
+    Flows,
+    /// Counters
+    Stats,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ForwardCommand {
+    /// What is forwarded
+    List,
+    /// Forwards more ports: all that is named, or nothing
+    Add(Forward),
+    /// Forwards no longer what is named; flows that are there go on
+    Remove(Forward),
+}
+
+#[derive(Debug, Args)]
+pub struct Forward {
+    /// tcp or udp
+    #[arg(value_enum)]
+    pub protocol: Protocol,
+    /// As in `culvert-translator --tcp-ports`: 80, 2222:22, 8000-8010, 192.0.2.1%eth0/443, all, none
+    pub spec: String,
+}
+
+/// What is forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+#[derive(Debug, Args)]
 pub struct CaptureWish {
     /// The port
     pub port: String,
@@ -280,16 +338,16 @@ pub struct TraceWish {
     pub from_pcap: Option<PathBuf>,
 }
 
-/// The exit code when culvertd refuses or the output cannot be written. 2 is clap's, for a wrong command line.
+/// The exit code when culvertd or a translator refuses or the output cannot be written. 2 is clap's, for a wrong command line.
 pub const EXIT_FAILED: u8 = 1;
-/// The exit code when culvertd cannot be reached.
+/// The exit code when culvertd or the translator cannot be reached.
 pub const EXIT_UNREACHABLE: u8 = 3;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
-  1  culvertd refused, or the output could not be written
+  1  culvertd or the translator refused, or the output could not be written
   2  the command line is wrong
-  3  culvertd cannot be reached";
+  3  culvertd or the translator cannot be reached";
 
 #[cfg(test)]
 mod tests {
@@ -303,7 +361,7 @@ mod tests {
 
     #[test]
     fn the_exit_codes_are_the_documented_ones() {
-        assert!(EXIT_CODES.contains(&format!("\n  {EXIT_FAILED}  culvertd refused")));
-        assert!(EXIT_CODES.contains(&format!("\n  {EXIT_UNREACHABLE}  culvertd cannot be reached")));
+        assert!(EXIT_CODES.contains(&format!("\n  {EXIT_FAILED}  culvertd or the translator refused")));
+        assert!(EXIT_CODES.contains(&format!("\n  {EXIT_UNREACHABLE}  culvertd or the translator cannot be reached")));
     }
 }

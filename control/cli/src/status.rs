@@ -1,5 +1,7 @@
 //! `culvertctl status`.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use culvert_api::v1;
 use serde::Serialize;
@@ -7,7 +9,7 @@ use serde::Serialize;
 use crate::arguments::Format;
 use crate::client::{Client, refusal};
 use crate::output::Align::{Left, Right};
-use crate::output::{duration, json, pairs, table};
+use crate::output::{duration, json, pairs, present, table};
 
 #[derive(Serialize)]
 struct Status {
@@ -24,6 +26,7 @@ struct Status {
     mirrors: u32,
     warnings: Vec<String>,
     workers: Vec<Worker>,
+    translators: Vec<Translator>,
 }
 
 #[derive(Serialize)]
@@ -35,7 +38,15 @@ struct Worker {
     sleeps: u64,
 }
 
-/// The daemon and its workers.
+#[derive(Serialize)]
+struct Translator {
+    socket: String,
+    statistics: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+/// The daemon and its workers, and the node's translators.
 pub async fn show(client: &mut Client, format: Format) -> Result<String> {
     let answer = client.get_status(v1::GetStatusRequest {}).await.map_err(|status| refusal(&status))?;
     let status = Status::from(answer.into_inner());
@@ -62,7 +73,39 @@ impl Status {
             std::iter::once(format!("core {}", worker.core)).chain(numbers.map(|number| number.to_string())).collect()
         });
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {warning}\n")).collect();
-        format!("{head}\n{}{warnings}", table(&columns, workers))
+        let translators = if self.translators.is_empty() { String::new() } else { self.translators_text() };
+        format!("{head}\n{}{translators}{warnings}", table(&columns, workers))
+    }
+
+    /// What is the same for all translators; `culvertctl translator stats` has the rest.
+    fn translators_text(&self) -> String {
+        let columns = [
+            ("TRANSLATOR", Left),
+            ("RX FRAMES", Right),
+            ("RX BYTES", Right),
+            ("TX FRAMES", Right),
+            ("TX BYTES", Right),
+            ("FLOWS", Right),
+            ("REFUSED", Right),
+        ];
+        let rows = self.translators.iter().filter(|translator| translator.problem.is_none()).map(|translator| {
+            let sum = |is_meant: fn(&str) -> bool| {
+                let meant = translator.statistics.iter().filter(|(name, _)| is_meant(name));
+                meant.fold(0u64, |sum, (_, value)| sum.saturating_add(*value))
+            };
+            let numbers = [
+                sum(|name| name == "rx_frames"),
+                sum(|name| name == "rx_bytes"),
+                sum(|name| name == "tx_frames"),
+                sum(|name| name == "tx_bytes"),
+                sum(|name| name.ends_with("_flows")),
+                sum(|name| name.starts_with("refused_")),
+            ];
+            std::iter::once(translator.socket.clone()).chain(numbers.map(|number| number.to_string())).collect()
+        });
+        let problems = self.translators.iter().filter_map(|translator| translator.problem.as_ref());
+        let problems: String = problems.map(|problem| format!("\nwarning: {problem}\n")).collect();
+        format!("\n{}{problems}", table(&columns, rows))
     }
 }
 
@@ -82,6 +125,7 @@ impl From<v1::GetStatusResponse> for Status {
             mirrors: status.mirrors,
             warnings: status.warnings,
             workers: status.workers.into_iter().map(Worker::from).collect(),
+            translators: status.translators.into_iter().map(Translator::from).collect(),
         }
     }
 }
@@ -90,5 +134,12 @@ impl From<v1::Worker> for Worker {
     fn from(worker: v1::Worker) -> Self {
         let v1::Worker { core, loops, busy_loops, sleeps, frames } = worker;
         Self { core, frames, loops, busy_loops, sleeps }
+    }
+}
+
+impl From<v1::Translator> for Translator {
+    fn from(translator: v1::Translator) -> Self {
+        let v1::Translator { socket, statistics, problem } = translator;
+        Self { socket, statistics: statistics.into_iter().collect(), problem: present(problem) }
     }
 }

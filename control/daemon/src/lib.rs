@@ -5,7 +5,7 @@
 //! - [`process`]: what culvertd changes about its own process;
 //! - [`node`]: the running node: datapath, ports, vhost-user sockets;
 //! - [`control_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods;
-//!   `request`: requests in the words of the configuration.
+//!   `request`: requests in the words of the configuration; `translators`: other processes of this node, asked for figures.
 #![forbid(unsafe_code)]
 
 pub mod arguments;
@@ -20,3 +20,4 @@ pub mod reconcile;
 mod request;
 pub mod server;
 pub mod service;
+mod translators;

@@ -3,6 +3,7 @@
 //! The node is asked on a thread that may wait: a worker that does not answer holds up those who ask, not the server.
 //! Changes may take long. They wait for each other before they take such a thread, so that questions find one.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::change::Refusal;
 use crate::config::Kind;
 use crate::name::Name;
 use crate::node::{CaptureError, ChangeError, Node};
-use crate::request;
+use crate::{request, translators};
 
 /// The service on one node.
 pub struct Service {
@@ -110,7 +111,11 @@ fn is_meant(filter: &str, value: &str) -> bool {
 #[tonic::async_trait]
 impl Culvert for Service {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
-        self.ask(|node| Ok(Response::new(node.status()))).await
+        self.ask(|node| {
+            let translators = translators::read(Path::new(culvert_api::translator::FOLDER));
+            Ok(Response::new(v1::GetStatusResponse { translators, ..node.status() }))
+        })
+        .await
     }
 
     async fn list_networks(

@@ -53,6 +53,27 @@ pub fn arp() -> Vec<u8> {
     frame
 }
 
+fn translators() -> Vec<v1::Translator> {
+    let statistics = [
+        ("rx_frames", 7),
+        ("rx_bytes", 700),
+        ("tx_frames", 8),
+        ("tx_bytes", 800),
+        ("tcp_flows", 2),
+        ("udp_flows", 1),
+        ("tcp_flows_total", 90),
+        ("refused_malformed", 3),
+        ("refused_too_fast", 4),
+    ];
+    let statistics = statistics.map(|(name, value)| (name.to_owned(), value)).into();
+    let folder = "/run/culvert/translators";
+    let problem = format!("the translator at {folder}/vm-b.sock.ctl cannot be reached: Connection refused");
+    vec![
+        v1::Translator { socket: format!("{folder}/vm-a.sock"), statistics, ..v1::Translator::default() },
+        v1::Translator { socket: format!("{folder}/vm-b.sock"), problem, ..v1::Translator::default() },
+    ]
+}
+
 #[tonic::async_trait]
 impl Culvert for Answers {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
@@ -71,6 +92,7 @@ impl Culvert for Answers {
             ports_up: 2,
             mirrors: 1,
             warnings: vec!["daemon.state_dir changed in f.toml; restart culvertd".to_owned()],
+            translators: translators(),
         }))
     }
 

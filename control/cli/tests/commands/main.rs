@@ -56,12 +56,71 @@ mirrors   1
 WORKER    FRAMES  LOOPS  BUSY LOOPS  SLEEPS
 core 1  12345678   1000          10       3
 
+TRANSLATOR                          RX FRAMES  RX BYTES  TX FRAMES  TX BYTES  FLOWS  REFUSED
+/run/culvert/translators/vm-a.sock          7       700          8       800      3        7
+
+warning: the translator at /run/culvert/translators/vm-b.sock.ctl cannot be reached: Connection refused
+
 warning: daemon.state_dir changed in f.toml; restart culvertd
 "
     );
     let status = printed_json(&["status"]).await;
     assert_eq!(status["ports_up"], 2);
     assert_eq!(status["workers"][0]["frames"], 12_345_678);
+    assert_eq!(status["translators"][0]["statistics"]["tcp_flows_total"], 90);
+    assert_eq!(status["translators"][1]["socket"], "/run/culvert/translators/vm-b.sock");
+}
+
+/// Asks a translator that gives one `reply` to whatever it is asked: what it was asked, and what became of it.
+fn translator(arguments: &[&str], reply: &'static str) -> (String, Output) {
+    let folder = tempfile::tempdir().unwrap();
+    let guest = folder.path().join("vm.sock");
+    let kind = rustix::net::SocketType::SEQPACKET;
+    let socket = rustix::net::socket(rustix::net::AddressFamily::UNIX, kind, None).unwrap();
+    let address = rustix::net::SocketAddrUnix::new(folder.path().join("vm.sock.ctl")).unwrap();
+    rustix::net::bind(&socket, &address).unwrap();
+    rustix::net::listen(&socket, 1).unwrap();
+    let server = std::thread::spawn(move || {
+        let client = rustix::net::accept(&socket).unwrap();
+        let mut request = [0; 1000];
+        let (length, _) = rustix::net::recv(&client, &mut request, rustix::net::RecvFlags::empty()).unwrap();
+        rustix::net::send(&client, reply.as_bytes(), rustix::net::SendFlags::empty()).unwrap();
+        String::from_utf8(request[..length].to_vec()).unwrap()
+    });
+    // There is no culvertd.
+    let mut command = culvertctl(Path::new("/nowhere"), &["translator"]);
+    let output = command.args(arguments).arg("--socket").arg(guest).output().unwrap();
+    (server.join().unwrap(), output)
+}
+
+#[test]
+fn translators() {
+    for (arguments, reply, request, printed) in [
+        (&["forward", "list"][..], "ok\nTCP *:80 => 80\n", "forward list", "TCP *:80 => 80\n"),
+        (&["forward", "list", "-o", "json"], "ok\nTCP *:80 => 80\n", "forward list", "[\n  \"TCP *:80 => 80\"\n]\n"),
+        (&["forward", "add", "tcp", "2222:22"], "ok\n", "forward add tcp 2222:22", ""),
+        (&["forward", "remove", "udp", "~53"], "ok\n", "forward remove udp ~53", ""),
+        (&["flows"], "ok\ntcp a\nudp b\n", "flows", "tcp a\nudp b\n"),
+        (&["stats"], "ok\nrx_frames 7\ntx_bytes 1234\n", "stats", "rx_frames  7\ntx_bytes   1234\n"),
+        (&["stats", "-o", "json"], "ok\nrx_frames 7\n", "stats", "{\n  \"rx_frames\": 7\n}\n"),
+    ] {
+        let (asked, output) = translator(arguments, reply);
+        assert_eq!(asked, request);
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(0), printed));
+    }
+    let (_, output) = translator(&["forward", "add", "tcp", "x"], "error: x is no port\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "culvertctl: x is no port\n");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn no_translator_is_one_sentence_and_exit_code_3() {
+    let (code, message) =
+        failure(Path::new("/nowhere"), &["translator", "stats", "--socket", "/nowhere/vm.sock"]).await;
+    let expected = "culvertctl: the translator at /nowhere/vm.sock.ctl cannot be reached: No such file or directory (os \
+                    error 2); does it run, and may you write to its socket?\n";
+    assert_eq!((code, message.as_str()), (Some(3), expected));
 }
 
 #[tokio::test]

@@ -341,6 +341,8 @@ impl Node for LiveNode {
             ports_up: count(ports.iter().filter(|port| port.state() == v1::PortState::Up).count()),
             mirrors: count(wanted.mirrors.len()),
             warnings,
+            // They are no part of the node: the service finds them.
+            translators: Vec::new(),
         }
     }
 
