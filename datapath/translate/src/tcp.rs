@@ -24,3 +24,6 @@ pub use connection::Connection;
 pub use options::{Options, SackBlocks, Timestamps};
 pub use segment::{Flags, Malformed, Segment, refusal};
 pub use seq::Seq;
+
+#[cfg(test)]
+mod tests;

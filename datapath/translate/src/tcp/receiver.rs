@@ -290,7 +290,7 @@ impl Receiver {
         if self.is_near || is_late || self.far == self.data_end() {
             self.far = self.nxt;
         }
-        self.room = info.send_room.min(config.window);
+        self.room = info.send_room.min(config.window).min(u32::from(u16::MAX) << self.scale);
         // It is remembered for long, not for ever: a socket's buffer can shrink.
         self.room_largest = (self.room_largest - self.room_largest / 16).max(self.room);
         if self.acked.is_before(self.far) || self.is_update_due() {
