@@ -7,7 +7,7 @@
 //! the translator for TCP.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -122,7 +122,8 @@ fn about_packet<S, L: GuestLink>(ctx: &mut Context<'_, S, L>, ip: &IpPacket<'_>,
 
 /// Whether there may be an error about a packet (RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e)).
 fn may_be_told(ip: &IpPacket<'_>) -> bool {
-    let is_to_group = ip.destination_mac.is_group() || ip.destination.is_multicast();
+    let is_broadcast = ip.destination == IpAddr::V4(Ipv4Addr::BROADCAST);
+    let is_to_group = ip.destination_mac.is_group() || ip.destination.is_multicast() || is_broadcast;
     let is_error = match ip.protocol {
         ICMP => !matches!(ip.payload.first_bytes().first(), Some(8 | 13 | 15 | 17)),
         ICMPV6 => ip.payload.first_bytes().first().is_none_or(|&kind| kind < 128),

@@ -104,6 +104,8 @@ impl DatagramSockets for KernelSockets {
         let is_v4 = SocketAddr::try_from(getsockname(&socket)?)?.is_ipv4();
         ask_for_marks(socket.as_fd(), is_v4)?;
         ask_for_destination(socket.as_fd(), is_v4)?;
+        // What goes to any group that this host is in; for IPv4 through a socket of IPv6 that is not so by itself.
+        option::set_number(socket.as_fd(), libc::SOL_IP, libc::IP_MULTICAST_ALL, 1)?;
         self.keep_datagram(SocketId::UdpListener(index), socket).map(|_| ())
     }
 
@@ -235,12 +237,14 @@ fn open(v4: bool, protocol: Option<Protocol>, interface: Option<&str>) -> io::Re
     if v4 {
         sockopt::set_socket_broadcast(&socket, true)?;
         option::set_number(socket.as_fd(), libc::SOL_IP, libc::IP_RECVERR, 1)?;
-        // What goes to groups is for the listeners of forwarded ports.
+        // What goes to groups is for the listeners of forwarded ports, but not what the guest itself sends there.
         option::set_number(socket.as_fd(), libc::SOL_IP, libc::IP_MULTICAST_ALL, 0)?;
+        sockopt::set_ip_multicast_loop(&socket, false)?;
     } else {
         sockopt::set_ipv6_v6only(&socket, true)?;
         option::set_number(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_RECVERR, 1)?;
         option::set_number(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_MULTICAST_ALL, 0)?;
+        sockopt::set_ipv6_multicast_loop(&socket, false)?;
     }
     ask_for_marks(socket.as_fd(), v4)?;
     if let Some(interface) = interface {
