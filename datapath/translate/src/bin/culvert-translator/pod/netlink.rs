@@ -212,3 +212,81 @@ fn stays_on_link(destination: IpAddr) -> bool {
         IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::NLM_F_MULTIPART;
+
+    use super::*;
+
+    /// A default route as the kernel tells of it, and the end of its answer.
+    fn answer() -> Vec<u8> {
+        let route = [
+            // 60 bytes, RTM_NEWROUTE, of several.
+            &60_u32.to_ne_bytes()[..],
+            &24_u16.to_ne_bytes(),
+            &NLM_F_MULTIPART.to_ne_bytes(),
+            &[0; 8],
+            // IPv4, to everywhere, table main, unicast.
+            &[2, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0],
+            &attribute(15, 254_u32.to_ne_bytes()),
+            &attribute(5, [192, 0, 2, 1]),
+            &attribute(4, 7_u32.to_ne_bytes()),
+            &attribute(6, 100_u32.to_ne_bytes()),
+        ]
+        .concat();
+        [&route[..], &route, &20_u32.to_ne_bytes(), &3_u16.to_ne_bytes(), &[0; 14]].concat()
+    }
+
+    fn attribute(kind: u16, value: [u8; 4]) -> Vec<u8> {
+        [&8_u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat()
+    }
+
+    #[test]
+    fn an_answer_of_several_messages() {
+        let mut parts = Vec::new();
+        assert!(read(&answer(), &mut parts).unwrap());
+        let expected = Route {
+            is_v6: false,
+            is_default: true,
+            interface: 7,
+            gateway: Some(IpAddr::from([192, 0, 2, 1])),
+            source: None,
+            metric: 100,
+        };
+        assert_eq!(parts.into_iter().filter_map(route).collect::<Vec<_>>(), [expected; 2]);
+    }
+
+    #[test]
+    fn answers_that_are_cut_off_end_or_go_on() {
+        let whole = answer();
+        for length in 0..whole.len() {
+            let mut parts = Vec::new();
+            match read(&whole[..length], &mut parts) {
+                Ok(ended) => assert!(!ended && (length % 60 < 4), "{length} bytes"),
+                Err(error) => assert_eq!(error.to_string(), "a message of rtnetlink is cut off"),
+            }
+        }
+        // Lengths that lead nowhere.
+        for length in [0_u32, 1, 15, u32::MAX] {
+            let mut bytes = whole.clone();
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            assert!(read(&bytes, &mut Vec::new()).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_passed_over_and_refusals_are_told() {
+        let mut bytes = answer();
+        // An attribute longer than the message.
+        bytes[28..30].copy_from_slice(&200_u16.to_ne_bytes());
+        let mut parts = Vec::new();
+        assert!(read(&bytes, &mut parts).unwrap());
+        assert_eq!(parts.into_iter().filter_map(route).count(), 1);
+        let eperm = -1_i32;
+        let refused =
+            [&36_u32.to_ne_bytes()[..], &2_u16.to_ne_bytes(), &[0; 10], &eperm.to_ne_bytes(), &[0; 16]].concat();
+        let error = read(&refused, &mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    }
+}
