@@ -54,6 +54,16 @@ pub struct News {
 }
 
 impl Transport {
+    /// Leaves the name of a socket behind, so that nothing of the file system stays open:
+    /// [`SocketName::leave`](culvert_vhost::listen::SocketName::leave).
+    pub fn leave_name(&mut self) {
+        match self {
+            Self::VhostUser(transport) => transport.leave_name(),
+            Self::Stream(transport) => transport.leave_name(),
+            Self::Packet(_) => {}
+        }
+    }
+
     /// What became of the guest since the last turn; also does what is due at [`Self::deadline`]. To be called once in each
     /// turn of the event loop.
     pub fn turn(&mut self, now: Instant) -> News {

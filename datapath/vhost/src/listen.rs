@@ -65,13 +65,14 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
-    _name: SocketName,
+    name: SocketName,
 }
 
 /// The name of a socket that we listen on. Dropping it removes the name, if it still is that of our socket.
 #[derive(Debug)]
 pub struct SocketName {
-    folder: OwnedFd,
+    /// None once the name is left to others.
+    folder: Option<OwnedFd>,
     name: OsString,
     identity: (u64, u64),
 }
@@ -108,7 +109,13 @@ impl SocketName {
         }
         rustix::fs::chmod(own_link(&ours), Mode::from_raw_mode(SOCKET_MODE)).map_err(kernel("set the mode of"))?;
         rustix::net::listen(&socket, BACKLOG).map_err(kernel("listen on"))?;
-        Ok((socket, Self { folder, name: name.to_owned(), identity: identity(&status) }))
+        Ok((socket, Self { folder: Some(folder), name: name.to_owned(), identity: identity(&status) }))
+    }
+
+    /// Leaves the name to whoever finds it stale, and closes the folder: a process that gives up the file system has
+    /// nothing open in it.
+    pub fn leave(&mut self) {
+        self.folder = None;
     }
 }
 
@@ -120,7 +127,12 @@ impl Listener {
     pub fn bind(path: &Path) -> Result<Self, BindError> {
         let (socket, name) = SocketName::bind(path, SocketType::STREAM)?;
         let socket = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket));
-        Ok(Self { socket, _name: name })
+        Ok(Self { socket, name })
+    }
+
+    /// See [`SocketName::leave`].
+    pub fn leave_name(&mut self) {
+        self.name.leave();
     }
 
     /// The next frontend, if one has come.
@@ -147,10 +159,11 @@ impl Listener {
 
 impl Drop for SocketName {
     fn drop(&mut self) {
-        let at = rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        let Some(folder) = &self.folder else { return };
+        let at = rustix::fs::statat(folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
         if at.is_ok_and(|status| identity(&status) == self.identity) {
             // If it cannot be removed, the next one to bind finds it stale.
-            let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(folder, &self.name, AtFlags::empty());
         }
     }
 }
@@ -305,6 +318,18 @@ mod tests {
             assert_eq!(path.symlink_metadata().unwrap().ino(), before, "{name}");
         }
         assert!(target.exists());
+    }
+
+    #[test]
+    fn a_name_that_was_left_stays_and_is_replaced() {
+        let folder = folder();
+        let path = folder.path().join("vhost.sock");
+        let mut listener = Listener::bind(&path).unwrap();
+        listener.leave_name();
+        drop(listener);
+        assert!(path.exists());
+        let _listener = Listener::bind(&path).unwrap();
+        StdStream::connect(&path).unwrap();
     }
 
     #[test]

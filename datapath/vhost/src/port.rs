@@ -309,6 +309,13 @@ impl Port {
         self.link = Link::Stuck(session, in_loop.now.checked_add(PENALTY).unwrap_or(in_loop.now));
     }
 
+    /// Leaves the name of the socket behind: see [`Listener::leave_name`].
+    pub fn leave_name(&mut self) {
+        if let Some(listener) = &mut self.listener {
+            listener.leave_name();
+        }
+    }
+
     /// The guest broke its rings: closes the connection.
     pub fn quarantine(&mut self, in_loop: &Loop, reason: String) {
         if let Link::Open(_) = self.link {

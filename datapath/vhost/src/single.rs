@@ -126,6 +126,11 @@ impl SinglePort {
         if self.busy { Some(now) } else { self.port.deadline() }
     }
 
+    /// Leaves the name of the socket behind: see [`SocketName::leave`](crate::listen::SocketName::leave).
+    pub fn leave_name(&mut self) {
+        self.port.leave_name();
+    }
+
     /// Closes the connection because the guest broke its rings; all of them are stopped. The next connection clears it.
     pub fn quarantine(&mut self, reason: String, rings: &mut impl Rings, now: Instant) {
         self.port.quarantine(&in_loop(&self.registry, &self.jobs, &self.states, now), reason);

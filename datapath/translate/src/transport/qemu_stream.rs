@@ -78,6 +78,13 @@ impl QemuStream {
         Ok(transport)
     }
 
+    /// See [`Transport::leave_name`](super::Transport::leave_name).
+    pub fn leave_name(&mut self) {
+        if let Some(listener) = &mut self.listener {
+            listener.leave_name();
+        }
+    }
+
     /// Takes up a connection that exists. There is never another one.
     ///
     /// # Errors

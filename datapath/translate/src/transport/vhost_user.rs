@@ -137,6 +137,11 @@ impl VhostUser {
         (RingSource(&mut self.transmit), RingLink(&mut self.receive))
     }
 
+    /// See [`Transport::leave_name`](super::Transport::leave_name).
+    pub fn leave_name(&mut self) {
+        self.port.leave_name();
+    }
+
     /// See [`Transport::quarantine`](super::Transport::quarantine); done in the next turn.
     pub fn quarantine(&mut self, reason: String) {
         self.receive.fault.get_or_insert(reason);

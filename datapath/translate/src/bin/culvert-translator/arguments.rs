@@ -92,7 +92,7 @@ pub struct Guest {
     /// Speak vhost-user there [default: frames with their length, as QEMU's -netdev stream does]
     #[arg(long)]
     pub vhost_user: bool,
-    /// With --vhost-user: connect to the socket, which QEMU creates (server=on)
+    /// With --vhost-user: wait for the socket, which QEMU creates (server=on), and connect to it; implies --one-off
     #[arg(long, requires = "vhost_user")]
     pub connect: bool,
     /// With --vhost-user: how many queue pairs are offered

@@ -101,8 +101,7 @@ fn reply(lines: impl FnOnce(&mut dyn FnMut(&str) -> bool)) -> String {
 #[derive(Debug)]
 pub struct ControlSocket {
     socket: OwnedFd,
-    /// Removed with it.
-    _name: SocketName,
+    name: SocketName,
     /// Set once it is registered: of the socket; those of the clients follow.
     token: Option<(Registry, Token)>,
     clients: [Option<Client>; MAX_CLIENTS],
@@ -124,7 +123,12 @@ impl ControlSocket {
     /// Any [`BindError`].
     pub fn bind(path: &Path) -> Result<Self, BindError> {
         let (socket, name) = SocketName::bind(path, SocketType::SEQPACKET)?;
-        Ok(Self { socket, _name: name, token: None, clients: [const { None }; MAX_CLIENTS] })
+        Ok(Self { socket, name, token: None, clients: [const { None }; MAX_CLIENTS] })
+    }
+
+    /// Leaves its name behind: see [`SocketName::leave`].
+    pub fn leave_name(&mut self) {
+        self.name.leave();
     }
 
     /// Has the event loop wait for it: for the socket with `token`, for its clients with those that follow, fewer than 256.

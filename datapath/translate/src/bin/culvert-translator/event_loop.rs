@@ -7,9 +7,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use culvert_frame::{Offload, Offloads};
 use culvert_guest::Packet;
 use culvert_guest::device::DeviceConfig;
@@ -21,9 +23,11 @@ use culvert_translate::socket::KernelSockets;
 use culvert_translate::sockets::{Readiness, SocketId};
 use culvert_translate::translator::Translator;
 use culvert_translate::transport::{Link, PacketSocket, QemuStream, Transport, VhostUser};
-use culvert_vhost::{PortKey, PortSocket};
+use culvert_vhost::{PortKey, PortSocket, Role};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::control::ControlSocket;
 use crate::pcap::Pcap;
@@ -41,7 +45,7 @@ pub struct EventLoop {
     statistics: Option<Statistics>,
     one_off: bool,
     /// Readable when the process is to end.
-    _quit: std::os::unix::net::UnixStream,
+    _quit: UnixStream,
 }
 
 /// Tokens of sockets are below 2^35.
@@ -64,7 +68,7 @@ impl EventLoop {
         let poll = Poll::new().context("cannot wait for events (epoll_create1)")?;
         let registry = poll.registry();
         let mtu = setup.settings.mtu.unwrap_or(DEFAULT_MTU);
-        let transport = open_transport(setup.transport, mtu, registry)?;
+        let transport = open_transport(setup.transport, mtu, registry, &setup.quit)?;
         let sockets = KernelSockets::new(registry.try_clone()?).context("cannot make sockets")?;
         // The standard library's hasher has random keys.
         let seed = RandomState::new().hash_one(0);
@@ -92,6 +96,10 @@ impl EventLoop {
     /// # Errors
     /// Why it could not be started or cannot go on.
     pub fn run(mut self, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.transport.leave_name();
+        if let Some(control) = &mut self.control {
+            control.leave_name();
+        }
         ready()?;
         let mut events = Events::with_capacity(EVENTS);
         loop {
@@ -166,12 +174,16 @@ impl EventLoop {
     }
 }
 
-fn open_transport(transport: setup::Transport, mtu: u16, registry: &Registry) -> Result<Transport> {
+fn open_transport(transport: setup::Transport, mtu: u16, registry: &Registry, quit: &UnixStream) -> Result<Transport> {
     Ok(match transport {
         setup::Transport::VhostUser { path, role, queue_pairs } => {
             let device = DeviceConfig { queue_pairs, mtu, mac: None, offloads: true };
+            let connected = match role {
+                Role::Listen => None,
+                Role::Connect => Some(connect(&path, quit)?),
+            };
             let socket = PortSocket { port: PortKey(0), name: "guest".to_owned(), path, role, device };
-            Transport::VhostUser(Box::new(VhostUser::new(socket, None, registry, TRANSPORT)?))
+            Transport::VhostUser(Box::new(VhostUser::new(socket, connected, registry, TRANSPORT)?))
         }
         setup::Transport::Stream { path } => {
             Transport::Stream(Box::new(QemuStream::listen(&path, registry, TRANSPORT)?))
@@ -184,6 +196,26 @@ fn open_transport(transport: setup::Transport, mtu: u16, registry: &Registry) ->
         }
     })
 }
+
+/// Connects to a socket that somebody else creates, as soon as it is there; later there would be no way to it.
+fn connect(path: &Path, quit: &UnixStream) -> Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot connect to {}", path.display())),
+        }
+        let mut asked_to_end = [PollFd::new(quit, PollFlags::IN)];
+        match poll(&mut asked_to_end, Some(&LOOK_AGAIN)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => bail!("told to end before there was a socket at {}", path.display()),
+            Err(error) => return Err(error).context("cannot wait for the guest's socket"),
+        }
+    }
+}
+
+/// How soon after a socket was not there it is looked for again.
+const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// The way to the guest, with what goes there recorded.
 struct Recorded<'a> {

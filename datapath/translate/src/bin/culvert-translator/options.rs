@@ -151,6 +151,8 @@ impl TryFrom<Arguments> for Options {
                 .filter(|_| inherited)
                 .map_or(Control::BesideGuest, |path| Control::At(beside(path))),
         };
+        // Once isolated, there is no way to connect a second time.
+        let once = inherited || guest.connect;
         let queue_pairs = guest
             .queue_pairs
             .map_or(Ok(1), |text| number("--queue-pairs", &text, 1, MAX_QUEUE_PAIRS, "the number of queue pairs"))?;
@@ -180,7 +182,7 @@ impl TryFrom<Arguments> for Options {
             udp_ports: specs("--udp-ports", network.udp_ports)?,
             freebind: network.freebind,
             foreground: process.foreground,
-            one_off: process.one_off || inherited,
+            one_off: process.one_off || once,
             pid_file: process.pid_file,
             run_as: process.runas,
             chroot_fallback: process.chroot_fallback,
