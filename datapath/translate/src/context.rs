@@ -1,5 +1,6 @@
 //! What every protocol core is handed with a packet or an event: the time, the settings, and the ways out.
 
+use std::io;
 use std::time::Instant;
 
 use culvert_frame::{MacAddress, Offload};
@@ -53,6 +54,13 @@ impl<S, L: GuestLink> Context<'_, S, L> {
     /// Of frames to the guest: our address, and the guest's.
     pub fn macs(&self) -> (MacAddress, MacAddress) {
         (self.settings.mac, self.guest.mac_or_broadcast())
+    }
+
+    /// Notes it when `error` says that memory which the guest shared with us is gone.
+    pub fn note_memory_fault(&mut self, error: &io::Error) {
+        if error.raw_os_error() == Some(libc::EFAULT) {
+            self.counters.memory_faults += 1;
+        }
     }
 
     /// Counts a refusal.

@@ -126,6 +126,8 @@ pub struct Counters {
     pub udp_flows: u64,
     /// Echo flows that were opened.
     pub echo_flows: u64,
+    /// How often the guest's memory was gone when it was to be read or written: its file was truncated.
+    pub memory_faults: u64,
     refused: [u64; Refusal::COUNT],
 }
 

@@ -33,7 +33,7 @@ pub(super) struct Stream {
     socket: OwnedFd,
     /// Where the kernel's next peek starts.
     peek_at: u32,
-    /// Whether the far end is on this very machine.
+    /// Whether the far end is in this very network namespace.
     is_local: bool,
 }
 
@@ -94,7 +94,9 @@ impl KernelSockets {
             option::set_peek_offset(socket.as_fd(), 0)?;
         }
         register(&self.registry, id, &socket)?;
-        self.streams.insert(index, Stream { socket, peek_at: 0, is_local: peer.to_canonical().is_loopback() });
+        let own = getsockname(&socket).ok().and_then(|own| SocketAddr::try_from(own).ok());
+        let is_local = peer.to_canonical().is_loopback() || own.is_some_and(|own| own.ip() == peer);
+        self.streams.insert(index, Stream { socket, peek_at: 0, is_local });
         Ok(())
     }
 }

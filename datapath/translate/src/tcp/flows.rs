@@ -19,6 +19,7 @@ use slab::Slab;
 use super::{Action, Config, Connection, Failure, Flags, Segment, Seq, Transmit, refusal};
 use crate::context::Context;
 use crate::head::{Ends, HOP_LIMIT, Head, TCP};
+use crate::icmp_error::{self, FailedConnect};
 use crate::link::{Full, GuestLink};
 use crate::mapping;
 use crate::packet::IpPacket;
@@ -61,6 +62,8 @@ struct Flow {
     /// The far end as the host knows it.
     far: SocketAddr,
     connection: Connection,
+    /// Of the guest's SYN, while the socket is connecting.
+    syn: Seq,
     is_connecting: bool,
     is_touched: bool,
     is_blocked: bool,
@@ -152,7 +155,10 @@ impl TcpFlows {
             match ctx.sockets.write(SocketId::Tcp(index), bytes) {
                 Ok(count) => flow.connection.on_written(ctx.now, count),
                 Err(error) if would_block(&error) => flow.connection.on_written(ctx.now, 0),
-                Err(_) => flow.connection.on_failed(ctx.now, Failure::Reset),
+                Err(error) => {
+                    ctx.note_memory_fault(&error);
+                    flow.connection.on_failed(ctx.now, Failure::Reset);
+                }
             }
         }
         self.touch(index);
@@ -181,6 +187,7 @@ impl TcpFlows {
             ends,
             far: to,
             connection,
+            syn: syn.seq,
             is_connecting: true,
             is_touched: false,
             is_blocked: false,
@@ -251,6 +258,7 @@ impl TcpFlows {
             ends,
             far,
             connection,
+            syn: Seq::default(),
             is_connecting: false,
             is_touched: false,
             is_blocked: false,
@@ -292,9 +300,14 @@ impl TcpFlows {
         self.touch(index);
     }
 
-    fn fail<S, L>(&mut self, ctx: &Context<'_, S, L>, index: u32, _error: &io::Error) {
+    /// Connecting failed: the guest is told by an ICMP error where the network was the reason, else by RST.
+    fn fail<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32, error: &io::Error) {
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
-        flow.connection.on_failed(ctx.now, Failure::Reset);
+        let FlowEnds { guest, peer } = flow.ends;
+        let (guest, peer) = (SocketAddr::from(guest), SocketAddr::from(peer));
+        let connect = FailedConnect { guest, peer, sequence: flow.syn.0 };
+        let told = icmp_error::about_connect(ctx, &connect, error);
+        flow.connection.on_failed(ctx.now, if told { Failure::Unreachable } else { Failure::Reset });
     }
 
     /// The end of a burst of frames and events: what was touched says what to do.
@@ -454,7 +467,10 @@ fn send<S: TcpSockets, L: GuestLink>(
         Ok(0) => flow.connection.on_end(),
         Ok(bytes) => flow.connection.on_transmitted(ctx.now, bytes),
         Err(error) if would_block(&error) => flow.connection.on_drained(),
-        Err(_) => flow.connection.on_failed(ctx.now, Failure::Reset),
+        Err(error) => {
+            ctx.note_memory_fault(&error);
+            flow.connection.on_failed(ctx.now, Failure::Reset);
+        }
     }
     Ok(())
 }

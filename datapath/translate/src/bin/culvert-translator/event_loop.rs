@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use culvert_frame::{Offload, Offloads};
 use culvert_guest::Packet;
 use culvert_guest::device::DeviceConfig;
-use culvert_translate::limits::LimitSettings;
+use culvert_translate::limits::{LimitSettings, MAX_FLOWS};
 use culvert_translate::link::{Full, GuestLink};
 use culvert_translate::packet::Payload;
 use culvert_translate::settings::DEFAULT_MTU;
@@ -28,6 +28,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::process::Resource;
 
 use crate::control::ControlSocket;
 use crate::pcap::Pcap;
@@ -44,6 +45,8 @@ pub struct EventLoop {
     pcap: Option<Pcap>,
     statistics: Option<Statistics>,
     one_off: bool,
+    /// As they were counted in the round before.
+    memory_faults: u64,
     /// Readable when the process is to end.
     _quit: UnixStream,
 }
@@ -72,7 +75,8 @@ impl EventLoop {
         let sockets = KernelSockets::new(registry.try_clone()?).context("cannot make sockets")?;
         // The standard library's hasher has random keys.
         let seed = RandomState::new().hash_one(0);
-        let translator = Translator::new(setup.settings, LimitSettings::default(), Instant::now(), seed);
+        let translator =
+            Translator::new(setup.settings, limits(setup.forwards.listens().count()), Instant::now(), seed);
         let mut control = setup.control;
         if let Some(control) = &mut control {
             control.register(registry, CONTROL).context("cannot wait for the control socket")?;
@@ -85,6 +89,7 @@ impl EventLoop {
             pcap: setup.pcap,
             statistics: setup.statistics.map(Statistics::every),
             one_off: setup.one_off,
+            memory_faults: 0,
             _quit: setup.quit,
             poll,
         })
@@ -167,12 +172,28 @@ impl EventLoop {
             }
         }
         translator.finish(now, sockets, &mut link);
+        let memory_faults = translator.counters().memory_faults;
+        if memory_faults > self.memory_faults {
+            self.memory_faults = memory_faults;
+            self.transport.quarantine("the guest's memory is gone: its file was truncated".to_owned());
+        }
         if let Some(statistics) = &mut self.statistics {
             statistics.print(now, &self.running);
         }
         news.left && self.one_off
     }
 }
+
+/// As many flows as there are descriptors for, but for those that everything else needs.
+fn limits(listeners: usize) -> LimitSettings {
+    let descriptors = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let others = RESERVE.saturating_add(listeners as u64);
+    let flows = u32::try_from(descriptors.saturating_sub(others)).unwrap_or(u32::MAX).clamp(1, MAX_FLOWS);
+    LimitSettings { flows, ..LimitSettings::default() }
+}
+
+/// Descriptors for the transport, the log, clients of the control socket, and ports that are forwarded later.
+const RESERVE: u64 = 256;
 
 fn open_transport(transport: setup::Transport, mtu: u16, registry: &Registry, quit: &UnixStream) -> Result<Transport> {
     Ok(match transport {
