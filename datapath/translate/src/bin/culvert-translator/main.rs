@@ -140,6 +140,9 @@ fn create_pid_file(path: &Path) -> Result<File> {
 fn setup(options: &Options) -> Result<Setup> {
     let pod = pod::read(&options.wanted)?;
     let settings = pod::settings(&pod, &options.wanted)?;
+    let summary = pod::Summary::of(&pod, &options.wanted, &settings);
+    summary.lines.iter().for_each(|line| tracing::info!("{line}"));
+    summary.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let ground = Ground {
         v4: settings.v4.is_some(),
         v6: settings.v6.is_some(),

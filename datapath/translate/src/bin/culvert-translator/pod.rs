@@ -7,6 +7,7 @@
 mod netlink;
 mod resolv_conf;
 mod settings;
+mod summary;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,6 +19,7 @@ use netlink::{Address, Route};
 use resolv_conf::ResolvConf;
 
 pub use settings::settings;
+pub use summary::Summary;
 
 /// What the command line says of addresses. The default says nothing: everything is taken from the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

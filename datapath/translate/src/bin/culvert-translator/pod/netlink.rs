@@ -22,7 +22,7 @@ pub struct Address {
     pub net: IpNet,
     /// Beyond this link, and beyond this host.
     pub global: bool,
-    /// Not for new connections, or not at all yet: deprecated, tentative, or a duplicate.
+    /// Not for new connections, or not at all yet: deprecated, tentative, or a duplicate; or temporary (RFC 8981).
     pub unfit: bool,
 }
 
@@ -126,7 +126,10 @@ fn address(message: RouteNetlinkMessage) -> Option<Address> {
         interface: message.header.index,
         net: IpNet::new(local.or(peer)?, message.header.prefix_len).ok()?,
         global: matches!(message.header.scope, AddressScope::Universe | AddressScope::Site),
-        unfit: flags.intersects(AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed),
+        // IPv6 calls temporary what IPv4 calls secondary.
+        unfit: flags.intersects(
+            AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Secondary,
+        ),
     })
 }
 
