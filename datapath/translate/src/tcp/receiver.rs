@@ -413,5 +413,5 @@ fn scale(window: u32) -> u8 {
 
 /// In microseconds.
 const SHORTEST_WAIT: u32 = 500;
-const LONGEST_WAIT: u32 = 1_000_000;
+const LONGEST_WAIT: u32 = 5_000_000;
 const LONGEST_RTT: u32 = 60_000_000;

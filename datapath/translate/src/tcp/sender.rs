@@ -241,7 +241,7 @@ impl Sender {
         let from = self.cursor.max(self.una);
         let (seq, behind) = match self.recovery {
             Recovery::None => return None,
-            Recovery::Fast { until } => match self.sacked.as_deref().filter(|sacked| !sacked.is_empty()) {
+            Recovery::Fast { until } => match self.sacked.as_deref() {
                 Some(sacked) => sacked.hole(from)?,
                 // Without SACK only the first segment is known to be missing (RFC 6582).
                 None => (from, until.min(self.una + u32::from(self.mss))),

@@ -5,4 +5,6 @@ mod guest;
 mod handshake;
 mod kernel;
 mod pair;
+mod recovery;
+mod time;
 mod transfer;

@@ -96,8 +96,8 @@ pub(super) struct Guest {
     ack_at: Option<Instant>,
     unacked_segments: u32,
     pub(super) aborts: bool,
-    echoes: bool,
-    pub(super) saw_echo: u32,
+    /// Every segment tells of congestion.
+    pub(super) echoes: bool,
     pub(super) sent_again: u64,
     pub(super) out: Vec<Frame>,
 }
@@ -139,7 +139,6 @@ impl Guest {
             unacked_segments: 0,
             aborts: false,
             echoes: false,
-            saw_echo: 0,
             sent_again: 0,
             out: Vec::new(),
         }
@@ -483,9 +482,6 @@ impl Guest {
             self.backoff = 0;
         }
         self.window = window;
-        if header.ece {
-            self.saw_echo += 1;
-        }
     }
 
     fn on_data(&mut self, now: Instant, header: &TcpHeader, payload: &[u8]) {

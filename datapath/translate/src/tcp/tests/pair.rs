@@ -44,6 +44,9 @@ pub(super) struct Pair {
     connected_at: Option<Instant>,
     pub(super) delay: Duration,
     pub(super) faults: Faults,
+    /// Segments with new data that are lost on their way to the guest, counted from now on.
+    pub(super) lost_places: Vec<u64>,
+    place: u64,
     /// How many frames the guest's ring holds.
     pub(super) ring: usize,
     /// The guest takes none: its ring stays full.
@@ -76,6 +79,8 @@ impl Pair {
             connected_at: None,
             delay: Duration::from_micros(30),
             faults: Faults::default(),
+            lost_places: Vec::new(),
+            place: 0,
             ring: 256,
             is_ring_closed: false,
             is_blocked: false,
@@ -197,6 +202,19 @@ impl Pair {
         self.transmitted[sent..].iter().map(|(_, transmit)| *transmit).collect()
     }
 
+    /// Data of the guest's arrives, marked "congestion experienced". What is answered.
+    pub(super) fn forge_marked(&mut self, payload: &[u8]) -> Transmit {
+        self.guest.stream.extend(payload);
+        let now = self.now;
+        self.guest.advance(now);
+        let mut frame = self.guest.out.pop().unwrap();
+        frame.is_marked = true;
+        self.on_frame(&frame);
+        self.drive();
+        self.run(Duration::from_millis(20), |_| false);
+        self.transmitted.last().unwrap().1
+    }
+
     /// A number below `limit`.
     fn dice(&mut self, limit: u32) -> u32 {
         self.random ^= self.random << 13;
@@ -243,7 +261,8 @@ impl Pair {
             self.on_frame(&frame);
             is_touched = true;
         }
-        if self.connected_at.is_some_and(|at| now >= at) && self.kernel_connects() {
+        let connects = self.connect != Connect::Never && self.connected_at.is_some_and(|at| now >= at);
+        if connects && self.kernel_connects() {
             is_touched = true;
         }
         if self.connected_at.is_some_and(|at| now >= at) {
@@ -366,13 +385,16 @@ impl Pair {
             return self.connection.as_mut().unwrap().on_blocked();
         }
         let length = u32::try_from(payload.len()).unwrap();
+        let sent_again = self.sent_again;
         self.check(transmit, length);
+        let is_new = sent_again == self.sent_again;
         let mut frame = header_of(transmit);
         frame.payload = payload;
         frame.is_marked = self.faults.marked > 0 && transmit.ect;
         self.connection.as_mut().unwrap().on_transmitted(self.now, length);
         self.transmitted.push((self.now, *transmit));
-        if self.happens(self.faults.lost_to_guest) {
+        let is_lost = self.happens(self.faults.lost_to_guest) || self.loses_place(is_new && length > 0);
+        if is_lost {
             return;
         }
         if self.happens(self.faults.repeated) {
@@ -385,6 +407,14 @@ impl Pair {
         } else {
             put(&mut self.to_guest, at, frame);
         }
+    }
+
+    fn loses_place(&mut self, is_new: bool) -> bool {
+        if !is_new || self.lost_places.is_empty() {
+            return false;
+        }
+        self.place += 1;
+        self.lost_places.contains(&(self.place - 1))
     }
 
     /// What holds for every segment.
