@@ -7,6 +7,8 @@
 //! - [`session`]: a whole vhost-user dialogue, with workers that run the rings it sets up;
 //! - [`transmit`], [`receive`]: one ring, whose driver rewrites anything between two calls;
 //! - [`dhcp`], [`dhcpv6`], [`neighbours`]: what a guest asks the translator for its addresses;
+//! - [`datagrams`]: a guest's UDP, ICMP and multicast reports, peers and a network that reports; [`fragments`]: parts of
+//!   packets;
 //! - [`stream`]: what a peer writes to the translator's stream socket;
 //! - [`switch`]: guests that send each other frames through the forwarder.
 //!
@@ -20,8 +22,10 @@ mod descriptor;
 mod guest;
 mod network;
 
+pub mod datagrams;
 pub mod dhcp;
 pub mod dhcpv6;
+pub mod fragments;
 pub mod frame;
 pub mod guard;
 pub mod messages;
@@ -37,9 +41,11 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 14] = [
+    ("datagrams", datagrams::run),
     ("dhcp", dhcp::run),
     ("dhcpv6", dhcpv6::run),
+    ("fragments", fragments::run),
     ("frame", frame::run),
     ("guard", guard::run),
     ("messages", messages::run),

@@ -1,11 +1,11 @@
 //! A guest's network for the targets of address configuration, and what every answer must be.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_frame::MacAddress;
 use culvert_translate::guest::Guest;
 use culvert_translate::settings::{DEFAULT_MAC, Ipv4, Ipv6, Mapping, Services, Settings};
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
 /// The guest's MAC address.
 pub const GUEST_MAC: MacAddress = MacAddress([0x02, 0, 0, 0, 0, 0x0a]);
@@ -117,3 +117,34 @@ pub fn payload(frame: &[u8]) -> &[u8] {
         other => panic!("not UDP: {other:?}"),
     }
 }
+
+/// A packet of the guest's with right headers, in a frame. `ends`: which of a few sources and destinations.
+pub fn ip_frame(v6: bool, protocol: u8, ends: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let (source, destination) = (address(v6, SOURCES, ends[0]), address(v6, DESTINATIONS, ends[1]));
+    let builder = PacketBuilder::ethernet2(GUEST_MAC.0, DEFAULT_MAC.0);
+    let mut frame = Vec::new();
+    let builder = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => builder.ipv4(source.octets(), destination.octets(), 9),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => builder.ipv6(source.octets(), destination.octets(), 9),
+        _ => panic!("two families"),
+    };
+    builder.write(&mut frame, protocol.into(), payload).expect("a packet that is not too long");
+    frame
+}
+
+/// One of some addresses of a family.
+pub fn address(v6: bool, of: [[&str; 6]; 2], choice: u8) -> IpAddr {
+    of[usize::from(v6)][usize::from(choice) % 6].parse().expect("an address")
+}
+
+/// What a guest may say that it is.
+pub const SOURCES: [[&str; 6]; 2] = [
+    ["192.0.2.2", "192.0.2.2", "192.0.2.9", "0.0.0.0", "198.51.100.7", "255.255.255.255"],
+    ["2001:db8::2", "2001:db8::2", "fe80::ff:fe00:a", "::", "2001:db8:1::7", "ff02::1"],
+];
+
+/// Whom it may speak to, and who may speak to it.
+pub const DESTINATIONS: [[&str; 6]; 2] = [
+    ["198.51.100.7", "198.51.100.8", "192.0.2.1", "127.0.0.1", "239.1.2.3", "255.255.255.255"],
+    ["2001:db8:1::7", "2001:db8:1::8", "fe80::1", "::1", "ff05::3", "ff02::fb"],
+];

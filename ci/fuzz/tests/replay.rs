@@ -28,6 +28,11 @@ fn replay(name: &str) {
 }
 
 #[test]
+fn datagrams() {
+    replay("datagrams");
+}
+
+#[test]
 fn dhcp() {
     replay("dhcp");
 }
@@ -35,6 +40,11 @@ fn dhcp() {
 #[test]
 fn dhcpv6() {
     replay("dhcpv6");
+}
+
+#[test]
+fn fragments() {
+    replay("fragments");
 }
 
 #[test]
@@ -93,8 +103,10 @@ fn every_target_is_replayed() {
     assert_eq!(
         names,
         [
+            "datagrams",
             "dhcp",
             "dhcpv6",
+            "fragments",
             "frame",
             "guard",
             "messages",
