@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::fragment;
 use crate::head::{Ends, ICMP, ICMPV6};
 use crate::icmp_error::{self, Sent, with_checksum};
+use crate::limits::LimitSettings;
 use crate::link::GuestLink;
 use crate::mapping;
 use crate::packet::{IpPacket, Payload, internet_checksum};
@@ -37,6 +38,14 @@ pub struct EchoSettings {
 impl Default for EchoSettings {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(60), flows: 1024 }
+    }
+}
+
+impl EchoSettings {
+    /// The usual, but no more than a small part of all flows.
+    pub fn within(limits: &LimitSettings) -> Self {
+        let usual = Self::default();
+        Self { flows: usual.flows.min(limits.flows / 16), ..usual }
     }
 }
 
@@ -197,6 +206,7 @@ impl EchoFlows {
         self.by_key.insert(*key, index);
         self.recency.touch(index, ctx.now);
         ctx.counters.echo_flows += 1;
+        tracing::debug!(guest = %key.guest, identifier = key.identifier, "an echo flow begins");
         Ok(index)
     }
 
@@ -209,6 +219,7 @@ impl EchoFlows {
         let Some((index, _)) = self.recency.oldest() else { return false };
         self.recency.remove(index);
         if let Some(flow) = self.flows.try_remove(index as usize) {
+            tracing::debug!(guest = %flow.key.guest, identifier = flow.key.identifier, "an echo flow ends");
             self.by_key.remove(&flow.key);
             ctx.sockets.close_datagrams(SocketId::Echo(index));
             ctx.limits.close();

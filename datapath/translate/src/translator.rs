@@ -91,8 +91,8 @@ impl Translator {
     pub fn new(settings: Settings, limits: LimitSettings, now: Instant, seed: u64) -> Self {
         Self {
             tcp: TcpFlows::new(now, &settings),
-            udp: UdpFlows::new(UdpSettings::default()),
-            echo: EchoFlows::new(EchoSettings::default()),
+            udp: UdpFlows::new(UdpSettings::within(&limits)),
+            echo: EchoFlows::new(EchoSettings::within(&limits)),
             groups: Groups::default(),
             fragments: Reassembler::default(),
             advertiser: Advertiser::new(now, seed),

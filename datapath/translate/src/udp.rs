@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::fragment;
 use crate::head::{Ends, UDP};
 use crate::icmp_error;
+use crate::limits::LimitSettings;
 use crate::link::GuestLink;
 use crate::mapping;
 use crate::multicast::Groups;
@@ -43,6 +44,14 @@ pub struct UdpSettings {
 impl Default for UdpSettings {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(30), stream_timeout: Duration::from_secs(120), flows: 32_768 }
+    }
+}
+
+impl UdpSettings {
+    /// The usual, but no more than half of all flows: the others are for TCP, whose do not make room.
+    pub fn within(limits: &LimitSettings) -> Self {
+        let usual = Self::default();
+        Self { flows: usual.flows.min(limits.flows / 2), ..usual }
     }
 }
 
@@ -271,6 +280,7 @@ impl UdpFlows {
         }
         self.one_sided.touch(index, ctx.now);
         ctx.counters.udp_flows += 1;
+        tracing::debug!(guest = %ends.guest, peer = %ends.peer, port, "a UDP flow begins");
         Ok(index)
     }
 
@@ -291,6 +301,7 @@ impl UdpFlows {
         self.one_sided.remove(index);
         self.streams.remove(index);
         let Some(flow) = self.flows.try_remove(index as usize) else { return };
+        tracing::debug!(guest = %flow.ends.guest, peer = %flow.ends.peer, "a UDP flow ends");
         self.by_ends.remove(&flow.ends);
         if !flow.is_group {
             self.taken.remove(&(flow.port, flow.peer));

@@ -219,6 +219,12 @@ fn the_flow_that_was_used_longest_ago_makes_room() {
 }
 
 #[test]
+fn other_protocols_keep_their_share() {
+    let limits = |flows| UdpSettings::within(&LimitSettings { flows, ..LimitSettings::default() }).flows;
+    assert_eq!((limits(1000), limits(1_000_000)), (500, UdpSettings::default().flows));
+}
+
+#[test]
 fn n10_opening_too_fast_is_refused() {
     let mut udp = Udp::new();
     udp.world.limits = Limits::new(LimitSettings { flows: 10, new_flows: 1, burst: 2 });
