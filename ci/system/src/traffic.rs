@@ -126,4 +126,4 @@ fn transfer(from: &mut dyn Endpoint, to: &mut dyn Endpoint, receive: &str, send:
 const LISTEN_LIMIT: Duration = Duration::from_secs(60);
 
 /// The longest that data of a test may take to arrive, on a busy machine.
-const TRANSFER_LIMIT: Duration = Duration::from_secs(600);
+const TRANSFER_LIMIT: Duration = Duration::from_secs(120);
