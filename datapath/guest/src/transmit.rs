@@ -80,9 +80,14 @@ pub struct Packet<'a> {
 impl<'a> Packet<'a> {
     /// A frame that lies in our own memory, whole.
     pub fn of_bytes(header: NetHeader, bytes: &'a [u8]) -> Self {
-        let (head, rest) = bytes.split_at_checked(HEAD_BYTES).unwrap_or((bytes, &[]));
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        Self { header, head, length, rest: Piece::from(rest), more: &[] }
+        Self::of_parts(header, bytes, &[])
+    }
+
+    /// A frame that lies in our own memory, in several parts, the first with all headers.
+    pub fn of_parts(header: NetHeader, first: &'a [u8], more: &'a [Piece<'a>]) -> Self {
+        let (head, rest) = first.split_at_checked(HEAD_BYTES).unwrap_or((first, &[]));
+        let length = more.iter().fold(first.len(), |length, piece| length.saturating_add(piece.length() as usize));
+        Self { header, head, length: u32::try_from(length).unwrap_or(u32::MAX), rest: Piece::from(rest), more }
     }
 
     /// What follows the head, in order.

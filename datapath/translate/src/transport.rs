@@ -11,6 +11,7 @@
 //! what it does not take is finished on its way out, so whoever sends need not care.
 
 mod finish;
+mod join;
 pub mod packet_socket;
 pub mod qemu_stream;
 pub mod vhost_user;
@@ -20,7 +21,8 @@ use std::ops::Range;
 use std::time::Instant;
 
 use culvert_frame::{DropReason, Offload, Offloads};
-use culvert_guest::{NetHeader, Packet, Received, Rooms};
+use culvert_guest::transmit::BURST;
+use culvert_guest::{NetHeader, Packet, Piece, Received, Rooms};
 use mio::{Registry, Token};
 
 use crate::link::{Full, GuestLink};
@@ -158,7 +160,7 @@ pub enum Source<'a> {
 }
 
 impl Source<'_> {
-    /// The next frames, at most [`BURST`](culvert_guest::transmit::BURST). An empty burst: there are none, and an event
+    /// The next frames, at most [`MAX_FRAMES`]. An empty burst: there are none, and an event
     /// tells of the next one.
     pub fn receive(&mut self) -> Burst<'_> {
         match self {
@@ -181,15 +183,20 @@ pub struct Burst<'a> {
 enum Frames<'a> {
     None,
     Rings(Received<'a>),
-    /// In memory of ours: all bytes, and where each frame is.
-    Own(&'a [u8], &'a [Place]),
+    /// In memory of ours: all bytes, where each frame is, and what was joined to them.
+    Own(&'a [u8], &'a [Place], Vec<Piece<'a>>),
 }
+
+/// Most frames of one burst.
+pub const MAX_FRAMES: usize = 2 * BURST;
 
 /// Where a frame lies in a buffer of ours, and what its sender asks for.
 #[derive(Clone, Debug, Default)]
 struct Place {
     header: NetHeader,
     bytes: Range<usize>,
+    /// Which of the joined parts follow.
+    parts: Range<usize>,
 }
 
 impl Burst<'_> {
@@ -200,7 +207,7 @@ impl Burst<'_> {
         match &self.frames {
             Frames::None => 0,
             Frames::Rings(received) => received.len(),
-            Frames::Own(_, places) => places.len(),
+            Frames::Own(_, places, _) => places.len(),
         }
     }
 
@@ -219,9 +226,10 @@ impl Burst<'_> {
         let packet = match &self.frames {
             Frames::None => return Err(DropReason::Runt),
             Frames::Rings(received) => received.packet(index)?,
-            Frames::Own(bytes, places) => {
+            Frames::Own(bytes, places, parts) => {
                 let place = places.get(index).ok_or(DropReason::Runt)?;
-                Packet::of_bytes(place.header, bytes.get(place.bytes.clone()).unwrap_or_default())
+                let more = parts.get(place.parts.clone()).unwrap_or_default();
+                Packet::of_parts(place.header, bytes.get(place.bytes.clone()).unwrap_or_default(), more)
             }
         };
         let offload = Offload::check(packet.header.request(), self.asks, packet.head, packet.length)?;

@@ -136,7 +136,7 @@ impl Reader {
                 Ok((length, _)) => {
                     // A frame that ends before its header is none.
                     if let Some(header) = NetHeader::parse(room.get(..length).unwrap_or_default()) {
-                        self.places.push(Place { header, bytes: at + HEADER_BYTES..at + length });
+                        self.places.push(Place { header, bytes: at + HEADER_BYTES..at + length, parts: 0..0 });
                         at += length.next_multiple_of(64);
                     }
                 }
@@ -163,7 +163,7 @@ impl PacketSource<'_> {
     /// See [`Source::receive`](super::Source::receive).
     pub fn receive(&mut self) -> Burst<'_> {
         self.reader.fill(self.descriptor);
-        Burst { frames: Frames::Own(&self.reader.buffer, &self.reader.places), asks: Offloads::ALL }
+        Burst { frames: Frames::Own(&self.reader.buffer, &self.reader.places, Vec::new()), asks: Offloads::ALL }
     }
 }
 

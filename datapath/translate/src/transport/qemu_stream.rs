@@ -3,7 +3,8 @@
 //! The length has 32 bits in network byte order and counts the frame alone. There are no offloads: frames are finished
 //! here. What is to be sent is gathered and written at once; when the socket is full and so is our buffer, the link is
 //! [`Full`] until the socket takes more. A length that no frame has ends the connection: where the next frame starts is
-//! unknown then. One peer at a time; another one is refused while it is there.
+//! unknown then. TCP segments that follow each other are joined ([`join`](super::join)), for nobody has done that before us.
+//! One peer at a time; another one is refused while it is there.
 
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
@@ -15,8 +16,7 @@ use culvert_frame::layers::MAX_HEADER_BYTES;
 use culvert_frame::offload::MAX_SEGMENTS;
 use culvert_frame::{MAX_FRAME_BYTES, Offload, Offloads, PartialChecksum, checksum};
 use culvert_guest::receive::PutError;
-use culvert_guest::transmit::BURST;
-use culvert_guest::{NetHeader, Rooms};
+use culvert_guest::{NetHeader, Piece, Rooms};
 use culvert_vhost::listen::Listener;
 use culvert_vhost::log_limit::LogLimit;
 use culvert_vhost::single::SingleError;
@@ -26,7 +26,8 @@ use mio::{Interest, Registry, Token};
 
 use crate::link::Full;
 use crate::transport::finish::{self, Backlog, Sink, Workspace};
-use crate::transport::{Burst, Frames, News, Place, Totals, Watch};
+use crate::transport::join::Joiner;
+use crate::transport::{Burst, Frames, MAX_FRAMES, News, Place, Totals, Watch};
 
 /// Bytes of the length before each frame.
 const LENGTH_BYTES: usize = 4;
@@ -244,6 +245,7 @@ struct Reader {
     /// What was read and not handed on.
     bytes: Range<usize>,
     places: Vec<Place>,
+    joiner: Joiner,
     /// There may be more to read.
     ready: bool,
     end: Option<End>,
@@ -251,8 +253,8 @@ struct Reader {
 
 impl Default for Reader {
     fn default() -> Self {
-        let (buffer, places) = (vec![0; READ_BYTES].into(), Vec::with_capacity(BURST));
-        Self { buffer, bytes: 0..0, places, ready: false, end: None }
+        let (buffer, places) = (vec![0; READ_BYTES].into(), Vec::with_capacity(MAX_FRAMES));
+        Self { buffer, bytes: 0..0, places, joiner: Joiner::default(), ready: false, end: None }
     }
 }
 
@@ -280,6 +282,7 @@ impl Reader {
             self.bytes = 0..self.bytes.len();
             match stream.read(self.buffer.get_mut(self.bytes.end..).unwrap_or_default()) {
                 Ok(0) => self.end = Some(End::HungUp),
+                // Also after less than there was room for: the end that may follow has no event of its own.
                 Ok(count) => self.bytes.end += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready = false,
@@ -290,13 +293,13 @@ impl Reader {
     }
 }
 
-/// Finds up to [`BURST`] whole frames in `bytes` of `buffer`, and takes them off its start.
+/// Finds up to [`MAX_FRAMES`] whole frames in `bytes` of `buffer`, and takes them off its start.
 ///
 /// # Errors
 /// A length that no frame has. Frames before it are found.
 fn split(buffer: &[u8], bytes: &mut Range<usize>, places: &mut Vec<Place>) -> Result<(), u32> {
     places.clear();
-    while places.len() < BURST {
+    while places.len() < MAX_FRAMES {
         let left = buffer.get(bytes.clone()).unwrap_or_default();
         let Some(length) = left.first_chunk::<LENGTH_BYTES>() else { break };
         let length = u32::from_be_bytes(*length);
@@ -309,7 +312,7 @@ fn split(buffer: &[u8], bytes: &mut Range<usize>, places: &mut Vec<Place>) -> Re
             break;
         }
         bytes.start = frame.end;
-        places.push(Place { header: NetHeader::default(), bytes: frame });
+        places.push(Place { bytes: frame, ..Place::default() });
     }
     Ok(())
 }
@@ -324,12 +327,14 @@ pub struct StreamSource<'a> {
 impl StreamSource<'_> {
     /// See [`Source::receive`](super::Source::receive).
     pub fn receive(&mut self) -> Burst<'_> {
-        match self.stream {
-            Some(stream) if self.reader.fill(stream) => {
-                Burst { frames: Frames::Own(&self.reader.buffer, &self.reader.places), asks: Offloads::NONE }
-            }
-            _ => Burst::NONE,
+        if !self.stream.is_some_and(|stream| self.reader.fill(stream)) {
+            return Burst::NONE;
         }
+        let Reader { buffer, places, joiner, .. } = &mut *self.reader;
+        joiner.join(buffer, places);
+        let parts = joiner.parts().map(|part| Piece::from(buffer.get(part).unwrap_or_default())).collect();
+        // What is joined is to be segmented; nothing else can be asked for on a stream.
+        Burst { frames: Frames::Own(buffer, places, parts), asks: Offloads::ALL }
     }
 }
 

@@ -164,6 +164,27 @@ fn frames_are_finished() {
     }
 }
 
+/// Segments that come together are one frame to us; sent back they are what they were.
+#[test]
+fn segments_are_joined() {
+    let setup = Setup::new();
+    let mut guest = setup.guest();
+    let mut segments = Vec::new();
+    for number in 0..40 {
+        let mut bytes = Vec::new();
+        let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [2; 16], 64);
+        let builder = builder.tcp(1, 2, number * 1428, 500).ack(7);
+        builder.write(&mut bytes, &frame(if number < 39 { 1428 } else { 100 })).unwrap();
+        segments.push(bytes);
+    }
+    let together: Vec<u8> = segments.iter().flat_map(|segment| framed(segment)).collect();
+    guest.write_all(&together).unwrap();
+    for segment in &segments {
+        assert!(read(&mut guest) == *segment);
+    }
+    assert!(setup.echo.frames() < 10, "{} frames", setup.echo.frames());
+}
+
 #[test]
 fn peers_come_again_and_a_second_one_is_refused() {
     let setup = Setup::new();
