@@ -3,7 +3,8 @@
 use std::cmp::Ordering;
 use std::ops::{Add, Sub};
 
-/// A sequence number. Two of one connection are at most 2^31 apart; of any others the order means nothing, but is defined.
+/// A sequence number. Two of one connection are less than 2^31 apart. Of two that are just as far apart each is after the other, so that what
+/// a guest makes up is out of bounds on either side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Seq(pub u32);
 
@@ -24,7 +25,7 @@ impl Seq {
     #[must_use]
     pub const fn is_after(self, other: Self) -> bool {
         let distance = self.0.wrapping_sub(other.0);
-        distance != 0 && distance < 1 << 31
+        distance != 0 && distance <= 1 << 31
     }
 
     /// The later of two.
@@ -87,8 +88,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_half_the_space_apart_is_not_after() {
-        assert!(!Seq(1 << 31).is_after(Seq(0)));
-        assert!(Seq((1 << 31) - 1).is_after(Seq(0)));
+    fn half_the_space_is_out_of_bounds_on_either_side() {
+        assert!(Seq(1 << 31).is_after(Seq(0)) && Seq(1 << 31).is_before(Seq(0)));
+        assert!(Seq((1 << 31) - 1).is_after(Seq(0)) && !Seq((1 << 31) - 1).is_before(Seq(0)));
     }
 }

@@ -3,6 +3,7 @@
 mod closing;
 mod guest;
 mod handshake;
+mod hostile;
 mod kernel;
 mod pair;
 mod recovery;

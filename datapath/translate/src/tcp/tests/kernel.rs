@@ -202,6 +202,9 @@ impl Kernel {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.is_reset {
+            return None;
+        }
         let arrival = self.next_arrival.filter(|_| self.far_sends && self.arrived < self.stream.len());
         let flight = self.flight.front().map(|(at, _)| *at);
         let acknowledgement = self.acknowledgements.front().map(|(at, _)| *at);
