@@ -55,3 +55,28 @@ as_root() {
     fail "needs root for \"$*\", and there is no sudo: run this script as root"
   fi
 }
+
+# add_modules MODULES_FOLDER NAME...: copies kernel modules and what they depend on to root/ here, for a guest, numbered in the order in
+# which they are loaded.
+add_modules() {
+  local folder=$1 version number=10 name file base
+  version=${folder##*/}
+  shift
+  # depmod and modprobe want <base>/lib/modules/<version>.
+  mkdir -p "depmod/lib/modules" "root/mod/$version"
+  cp -r "$folder" depmod/lib/modules/
+  depmod -b depmod "$version"
+  for name in "$@"; do
+    modprobe -d depmod -S "$version" --show-depends "$name" >needed
+    while read -r _ file _; do
+      base=${file##*/}
+      base=${base%.xz}
+      compgen -G "root/mod/$version/*-$base" >/dev/null && continue
+      case $file in
+        *.xz) xz -dc "$file" >"root/mod/$version/$number-$base" ;;
+        *) cp "$file" "root/mod/$version/$number-$base" ;;
+      esac
+      number=$((number + 1))
+    done < <(grep '^insmod' needed)
+  done
+}

@@ -7,6 +7,7 @@ mod core_to_core;
 mod load;
 mod report;
 mod tcp;
+mod translator;
 mod two_nodes;
 mod vm_to_vm;
 
@@ -28,6 +29,8 @@ enum Scenario {
     Tcp(tcp::Options),
     /// TCP between guests on two nodes, against testpmd.
     TwoNodes(two_nodes::Options),
+    /// TCP between a guest on the translator and the world around its pod, against passt.
+    Translator(translator::Options),
 }
 
 fn main() -> Result<()> {
@@ -35,5 +38,6 @@ fn main() -> Result<()> {
         Scenario::VmToVm(options) => vm_to_vm::run(&options),
         Scenario::Tcp(options) => tcp::run(&options),
         Scenario::TwoNodes(options) => two_nodes::run(&options),
+        Scenario::Translator(options) => translator::run(&options),
     }
 }

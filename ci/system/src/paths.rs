@@ -32,3 +32,13 @@ pub fn guest_file(name: &str) -> Result<PathBuf> {
     ensure!(path.exists(), "{} is missing: run ci/setup", path.display());
     Ok(path)
 }
+
+/// A file that ci/peers has made, by name, such as `passt`.
+///
+/// # Errors
+/// It has not been made.
+pub fn peer(name: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers").join(name);
+    ensure!(path.exists(), "{} is missing: run ci/peers", path.display());
+    Ok(path)
+}

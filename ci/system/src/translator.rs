@@ -40,14 +40,24 @@ pub struct Pod {
     pod: Namespace,
     world: Namespace,
     folder: TempDir,
+    program: PathBuf,
+    core: Option<usize>,
 }
 
 impl Pod {
     /// The pod's interface is `eth0` with IPv4 and IPv6 addresses and default routes, and an MTU of 1500.
     ///
     /// # Errors
-    /// The test is not root.
+    /// The test is not root, or there is no translator.
     pub fn new() -> Result<Self> {
+        Self::with_program(translator_program()?, None)
+    }
+
+    /// As [`Pod::new`], with a translator of the caller's choice, on one core.
+    ///
+    /// # Errors
+    /// The test is not root.
+    pub fn with_program(program: PathBuf, core: Option<usize>) -> Result<Self> {
         let (pod, world) = (Namespace::new("pod")?, Namespace::new("world")?);
         for namespace in [&pod, &world] {
             // Addresses can be used at once.
@@ -76,7 +86,7 @@ impl Pod {
         fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
         let resolvers: String = RESOLVERS.iter().map(|address| format!("nameserver {address}\n")).collect();
         fs::write(folder.path().join("resolv.conf"), format!("{resolvers}search {}\n", SEARCH.join(" ")))?;
-        Ok(Self { pod, world, folder })
+        Ok(Self { pod, world, folder, program, core })
     }
 
     /// The pod's namespace.
@@ -138,12 +148,12 @@ impl Pod {
     /// # Errors
     /// The program is missing.
     pub fn launch_by(&self, name: &str, by: &[&str], options: &str) -> Result<Console> {
-        let place = Place { namespace: Some(self.pod.name().to_owned()), ..Place::default() };
+        let place = Place { namespace: Some(self.pod.name().to_owned()), core: self.core };
         let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
         let mut arguments: Vec<String> = ["--mount", "--", "sh", "-c", script].map(str::to_owned).into();
         arguments.push(self.path("resolv.conf").display().to_string());
         arguments.extend(by.iter().map(|&word| word.to_owned()));
-        arguments.push(translator_program()?.display().to_string());
+        arguments.push(self.program.display().to_string());
         arguments.extend(options.split_whitespace().map(str::to_owned));
         Console::start_in(&place, name, "unshare", &arguments)
     }

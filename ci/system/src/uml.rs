@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::console::Console;
 use crate::guest::Guest;
+use crate::paths::peer;
 use crate::place::Place;
 
 /// Starts a guest on a socket that culvertd listens on, and returns before it has booted. It speaks modern virtio with one queue pair.
@@ -21,7 +22,18 @@ pub fn boot(name: &str, socket: &Path, number: u8) -> Result<Guest> {
 /// # Errors
 /// The guest image is missing.
 pub fn boot_in(place: &Place, name: &str, socket: &Path, number: u8) -> Result<Guest> {
+    start(place, name, number, &[socket])
+}
+
+/// As [`boot_in`], with the newer kernel that ci/peers fetches.
+///
+/// # Errors
+/// It has not been fetched.
+pub fn boot_newest(place: &Place, name: &str, socket: &Path, number: u8) -> Result<Guest> {
+    start(place, name, number, &[socket, &peer("")?])
+}
+
+fn start(place: &Place, name: &str, number: u8, arguments: &[&Path]) -> Result<Guest> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../uml-guest");
-    let socket = socket.to_str().context("the socket's path is not UTF-8")?;
-    Ok(Guest::new(name, number, Console::start_in(place, name, program, &[socket])?))
+    Ok(Guest::new(name, number, Console::start_in(place, name, program, arguments)?))
 }
