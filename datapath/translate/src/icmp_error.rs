@@ -208,6 +208,7 @@ pub(crate) fn about_sent<S, L: GuestLink>(
     };
     if let Some(message) = message
         && !sent.to.is_multicast()
+        && sent.to != IpAddr::V4(Ipv4Addr::BROADCAST)
     {
         put(ctx, from, &message, &sent.quote(transport, rest), sent.from);
     }

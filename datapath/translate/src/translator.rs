@@ -279,6 +279,7 @@ impl Translator {
         }
         self.fragments.expire(now);
         let ctx = &mut self.shared.context(now, sockets, link);
+        self.udp.flush(ctx);
         self.udp.expire(ctx);
         self.echo.expire(ctx);
         self.tcp.expire(ctx);

@@ -4,7 +4,8 @@
 //! and ends when nothing was heard for a while. Its socket is bound to the guest's port where that is free, and connected
 //! to the peer, so that the kernel sorts what arrives, and reports what went wrong. Datagrams to groups, multicast or
 //! broadcast, leave by sockets that are not connected: answers come from others. What is sent to a group that the guest
-//! listens to, and arrives at a forwarded port, makes no flow. Datagrams wait nowhere: what does not fit is dropped, and counted.
+//! listens to, and arrives at a forwarded port, makes no flow. Datagrams wait nowhere but for the others of the same round
+//! (`train`): what does not fit is dropped, and counted.
 //! Fragments are put together before ([`crate::fragment`]); echo is in [`crate::icmp`]. Called by the translator.
 
 use std::collections::{HashMap, HashSet};
@@ -28,7 +29,11 @@ use crate::recency::Recency;
 use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::sockets::SocketId;
-use crate::sockets::datagram::{BURST, Burst, Datagram, DatagramSockets, Marks, UdpWish};
+use crate::sockets::datagram::{BURST, Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish};
+
+mod train;
+
+use train::Train;
 
 /// How long flows last, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +84,8 @@ pub struct UdpFlows {
     /// Ports from which datagrams to groups leave, and how many flows do so: what we hear of them ourselves is not news.
     group_ports: HashMap<u16, u32>,
     burst: Burst,
+    /// What the guest sent in this round, and was not sent yet.
+    train: Train,
     /// Tells the packets apart that are cut into fragments.
     identification: u32,
 }
@@ -118,6 +125,7 @@ impl UdpFlows {
             streams: Recency::default(),
             group_ports: HashMap::new(),
             burst: Burst::new(),
+            train: Train::default(),
             identification: 0,
         }
     }
@@ -139,16 +147,52 @@ impl UdpFlows {
             Some(&index) => index,
             None => self.open_from_guest(ctx, &ends, marks).map_err(|failure| failure.tell(ctx, ip))?,
         };
-        let Some(flow) = self.flows.get_mut(index as usize) else { return Err(Refusal::SocketError) };
-        flow.marks = marks;
-        flow.guest_was_heard = true;
-        let to = flow.is_group.then_some(flow.peer);
+        if let Some(flow) = self.flows.get_mut(index as usize) {
+            flow.marks = marks;
+            flow.guest_was_heard = true;
+        }
         self.touch(index, ctx.now);
-        let sent = ctx.sockets.send_datagram(SocketId::Udp(index), payload, segment, to, marks);
-        sent.map_err(|failure| {
-            icmp_error::about_failure(ctx, ip, &failure);
-            Refusal::SocketError
-        })
+        if segment.is_some() || !self.train.add(index, marks, payload) {
+            // In the order in which they came.
+            self.flush(ctx);
+            if segment.is_some() || !self.train.add(index, marks, payload) {
+                self.send(ctx, index, payload, segment, marks);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what the guest's packets left to be sent: at the end of each round.
+    pub fn flush<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
+        let train = std::mem::take(&mut self.train);
+        if let (Some(index), Some((bytes, size, marks))) = (train.flow(), train.content()) {
+            let segment = Some(size).filter(|&size| usize::from(size) < bytes.len());
+            self.send(ctx, index, Payload::of_bytes(bytes), segment, marks);
+        }
+        self.train = train;
+        self.train.clear();
+    }
+
+    fn send<S: DatagramSockets, L: GuestLink>(
+        &self,
+        ctx: &mut Context<'_, S, L>,
+        index: u32,
+        payload: Payload<'_>,
+        segment: Option<u16>,
+        marks: Marks,
+    ) {
+        let Some(flow) = self.flows.get(index as usize) else { return };
+        let to = flow.is_group.then_some(flow.peer);
+        let Err(failure) = ctx.sockets.send_datagram(SocketId::Udp(index), payload, segment, to, marks) else { return };
+        ctx.refuse(Refusal::SocketError);
+        if !flow.is_group {
+            let mut quoted = [0; icmp_error::MAX_QUOTE];
+            let length = payload.take(segment.map_or(u32::MAX, u32::from)).copy_to(&mut quoted);
+            let cause = Cause::Local(failure.raw_os_error().unwrap_or(0));
+            let error = NetworkError { cause, destination: flow.peer, quoted_bytes: length };
+            let payload = quoted.get(..length).unwrap_or_default();
+            icmp_error::about_datagram(ctx, &error, (flow.ends.guest, flow.ends.peer, marks), payload);
+        }
     }
 
     /// The socket of flow `index` ([`SocketId::Udp`]) has datagrams, or errors. Whether there may be more: call again soon
@@ -298,6 +342,9 @@ impl UdpFlows {
     }
 
     fn close<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
+        if self.train.flow() == Some(index) {
+            self.flush(ctx);
+        }
         self.one_sided.remove(index);
         self.streams.remove(index);
         let Some(flow) = self.flows.try_remove(index as usize) else { return };
