@@ -132,10 +132,10 @@ pub struct Uplink<A> {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The kernel did not answer.
-    #[error("cannot read addresses and routes: {0}; must the AF_NETLINK socket be permitted?")]
+    #[error("cannot read addresses and routes: permit this process an AF_NETLINK socket")]
     Netlink(#[source] io::Error),
     /// An interface was asked for that is not there.
-    #[error("there is no interface {name:?} to take addresses from ({source}); see `ip link`, or leave the option out")]
+    #[error("there is no interface {name:?} to take addresses from: see `ip link`, or leave the option out")]
     NoInterface {
         /// Its name.
         name: String,
@@ -197,7 +197,7 @@ fn uplink(is_v6: bool, asked: Option<u32>, addresses: &[Address], routes: &[Rout
     let address = candidates
         .iter()
         .find(|address| Some(address.net.addr()) == preferred)
-        .or_else(|| candidates.iter().find(|address| address.global && !address.unfit))
+        .or_else(|| first_fit(&candidates))
         .or_else(|| candidates.first())?;
     Some(Found {
         index,
@@ -206,6 +206,14 @@ fn uplink(is_v6: bool, asked: Option<u32>, addresses: &[Address], routes: &[Rout
         link_local: own.clone().find(|address| is_link_local(address)).map(|address| address.net.addr()),
         gateway: default.and_then(|route| route.gateway),
     })
+}
+
+/// The first address that is fit for new connections to the world. One that IPv6 was assigned stands alone, without a
+/// prefix, and comes before those that the host has made up for itself.
+fn first_fit<'a, 'b>(candidates: &'a [&'b Address]) -> Option<&'a &'b Address> {
+    let mut fit = candidates.iter().filter(|address| address.global && !address.unfit);
+    let assigned = |address: &&&Address| address.net.addr().is_ipv6() && address.net.prefix_len() == 128;
+    fit.clone().find(assigned).or_else(|| fit.next())
 }
 
 /// The interface that all routes lead through.

@@ -70,6 +70,18 @@ fn the_first_fit_global_address_is_taken_or_the_one_that_the_route_prefers() {
     assert_eq!(found, Some((2, "169.254.9.9/16 None".to_owned())));
 }
 
+#[test]
+fn an_address_that_ipv6_was_assigned_comes_before_those_made_up() {
+    let addresses = [address(2, "fe80::1/64"), address(2, "2001:db8::ff:fe00:1/64"), address(2, "2001:db8::15/128")];
+    let route = default_route(2, "fe80::9", 1024);
+    let found = uplink(true, None, &addresses, &[route]).unwrap();
+    assert_eq!((found.address, found.prefix), ("2001:db8::15".parse().unwrap(), 128));
+    assert_eq!((found.link_local, found.gateway), (Some("fe80::1".parse().unwrap()), route.gateway));
+    let found = uplink(true, None, &addresses[..2], &[route]).unwrap();
+    assert_eq!(found.address, "2001:db8::ff:fe00:1".parse::<IpAddr>().unwrap());
+    assert_eq!(uplink(true, None, &addresses[..1], &[route]), None);
+}
+
 /// Reads a network namespace in which `ip` was run with each of `commands`. Needs root, as `ci/isolated` gives it.
 fn read_namespace(commands: &[&str], wanted: &Wanted) -> Result<Pod, ReadError> {
     let commands: Vec<String> = commands.iter().map(|command| (*command).to_owned()).collect();
@@ -164,7 +176,7 @@ fn a_pod_without_any_network() {
     assert_eq!((pod.v4, pod.v6, pod.addresses), (None, None, Vec::new()));
     let wanted = Wanted { interface: Some("eth7".to_owned()), ..Wanted::default() };
     let error = read_namespace(&[], &wanted).unwrap_err().to_string();
-    assert!(error.starts_with("there is no interface \"eth7\" to take addresses from (No such device"), "{error}");
+    assert!(error.starts_with("there is no interface \"eth7\" to take addresses from:"), "{error}");
 }
 
 #[test]
