@@ -246,6 +246,7 @@ struct Recorded<'a> {
 
 impl Recorded<'_> {
     fn record_from_guest(&mut self, frame: &Packet<'_>) {
+        trace_frame("from the guest", frame.head, frame.length as usize);
         if let Some(pcap) = &mut self.pcap {
             let mut bytes = vec![0; frame.length as usize];
             Payload::of_frame(frame).copy_to(&mut bytes);
@@ -262,6 +263,7 @@ impl GuestLink for Recorded<'_> {
     #[inline]
     fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
         self.link.put(offload, head, payload)?;
+        trace_frame("to the guest", head, head.len() + payload.len());
         if let Some(pcap) = &mut self.pcap {
             pcap.record(SystemTime::now(), [head, payload], head.len() + payload.len());
         }
@@ -270,6 +272,19 @@ impl GuestLink for Recorded<'_> {
 
     fn flush(&mut self) {
         self.link.flush();
+    }
+}
+
+/// For `--trace`.
+#[inline]
+fn trace_frame(way: &str, head: &[u8], length: usize) {
+    if tracing::enabled!(tracing::Level::TRACE)
+        && let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1, ..] = head
+    {
+        tracing::trace!(
+            "{way}: {length} bytes, type {t0:02x}{t1:02x}, {s0:02x}:{s1:02x}:{s2:02x}:{s3:02x}:{s4:02x}:{s5:02x} to \
+             {d0:02x}:{d1:02x}:{d2:02x}:{d3:02x}:{d4:02x}:{d5:02x}"
+        );
     }
 }
 

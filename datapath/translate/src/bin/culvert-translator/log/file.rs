@@ -4,8 +4,8 @@
 //! be renamed or removed, and this works without a file system. A line that cannot be written is lost.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A file of limited size.
@@ -46,31 +46,33 @@ impl LogFile {
     }
 
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
-        // Appended to what is known to be whole: a write that failed half-way is overwritten.
-        self.file.seek(SeekFrom::Start(self.size.try_into().map_err(io::Error::other)?))?;
-        self.file.write_all(line)?;
+        // Behind what is known to be whole: a write that failed half-way is overwritten.
+        self.file.write_all_at(line, offset(self.size))?;
         self.size += line.len();
         Ok(())
     }
 
     /// Moves the newer half of the lines to behind the header.
     fn make_room(&mut self) -> io::Result<()> {
-        let at = |offset: usize| u64::try_from(offset).map(SeekFrom::Start).map_err(io::Error::other);
-        let mut newer = Vec::new();
-        self.file.seek(at(self.header + (self.size - self.header) / 2)?)?;
-        self.file.read_to_end(&mut newer)?;
+        let from = self.header + (self.size - self.header) / 2;
+        let mut newer = vec![0; self.size - from];
+        self.file.read_exact_at(&mut newer, offset(from))?;
         let whole = newer.iter().position(|byte| *byte == b'\n').map_or(newer.len(), |end| end + 1);
         let newer = newer.get(whole..).unwrap_or_default();
-        self.file.seek(at(self.header)?)?;
-        self.file.write_all(newer)?;
+        self.file.write_all_at(newer, offset(self.header))?;
         self.size = self.header + newer.len();
-        self.file.set_len(self.size.try_into().map_err(io::Error::other)?)
+        self.file.set_len(offset(self.size))
     }
+}
+
+fn offset(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn the_newest_lines_stay_below_the_limit() {
