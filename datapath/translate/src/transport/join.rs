@@ -233,6 +233,7 @@ fn put(bytes: &mut [u8], at: usize, word: u16) -> Option<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use culvert_frame::{Offload, Offloads, Segmenter};
     use culvert_guest::{Packet, Piece};
