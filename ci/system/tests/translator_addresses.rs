@@ -1,4 +1,5 @@
-//! What a guest is told in pods that are not as usual: routed ones, one without any network, one whose resolver is on its loopback. And
+//! What a guest is told in pods that are not as usual: routed ones, one without any network, one whose resolver is on its loopback; and
+//! one that it was moved to. And
 //! that it works. passt passes all of it (see `culvert_system::translator`).
 #![allow(clippy::indexing_slicing, reason = "tests")]
 
@@ -10,7 +11,7 @@ use culvert_system::guest::Guest;
 use culvert_system::qemu::Transport;
 use culvert_system::rows::Rows;
 use culvert_system::traffic::{self, Host};
-use culvert_system::translator::{POD, Pod, Translator, WORLD, configure};
+use culvert_system::translator::{POD, Pod, Translator, WORLD, configure, is_ours};
 
 /// As CNIs do it that route instead of bridging: an address alone, and a gateway that is the same everywhere.
 #[test]
@@ -100,6 +101,24 @@ fn a_pod_with_a_resolver_on_its_loopback() -> Result<()> {
         ensure!(routes.is_empty(), "there is {routes}");
         Ok(())
     });
+    end(rows, translator)
+}
+
+/// RFC 2131, section 4.3.2: a guest that was moved here asks for the address that it had.
+#[test]
+fn a_guest_with_the_lease_of_another_pod() -> Result<()> {
+    let (pod, mut rows) = (Pod::new()?, Rows::default());
+    let (mut translator, mut guest) = start(&pod, "-4")?;
+    let lease = "lease { interface \"eth0\"; fixed-address 10.9.9.9; option subnet-mask 255.255.255.0; \
+                 option dhcp-server-identifier 10.9.9.1; expire never; }";
+    guest.check(&format!("mkdir -p /tmp/lease; echo '{lease}' >/tmp/lease/4"))?;
+    let told = dhcp(&mut guest).with_context(|| translator.last_words())?;
+    if is_ours() {
+        rows.same("DHCP the other address is refused", told.contains("DHCPNAK from 192.0.2.1"), true);
+    }
+    rows.same("DHCP the pod's address takes its place", told.contains("\nip_address=192.0.2.15\n"), true);
+    let addresses = guest.check("ip -4 addr show dev eth0")?;
+    rows.same("it is the only one", addresses.matches("inet ").count(), 1);
     end(rows, translator)
 }
 
