@@ -1,6 +1,5 @@
-//! What a guest is told in pods that are not as usual: routed ones, one without any network, one whose resolver is on its loopback; and
-//! one that it was moved to. And
-//! that it works. passt passes all of it (see `culvert_system::translator`).
+//! What a guest is told where its pod is not as usual, and that it works: a routed pod, one without any network, one whose resolver is on
+//! its loopback, and one that the guest comes to with another's lease. passt passes all of it (see `culvert_system::translator`).
 #![allow(clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
