@@ -4,7 +4,7 @@
 //! Needs root, and network and process namespaces of its own: ci/isolated.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
-#![allow(clippy::cast_possible_truncation, dead_code, reason = "tests; not all of the frontend is used")]
+#![allow(clippy::cast_possible_truncation, unsafe_code, dead_code, reason = "tests; not all of the frontend is used")]
 
 /// What the frontend waits with.
 mod echo {
@@ -17,6 +17,7 @@ mod translator;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -24,6 +25,9 @@ use std::time::Duration;
 
 use culvert_driver::Shape;
 use frontend::Guest;
+use vhost::VhostBackend;
+use vmm_sys_util::eventfd::EventFd;
+
 use translator::{Started, Translator, command, folder, wait_until};
 
 /// As root starts it: nobody's process, in namespaces and a root of its own.
@@ -190,6 +194,40 @@ fn it_does_its_work_under_its_filter() {
             assert_is_the_gateway(&reply);
         }
     }
+}
+
+/// A frontend may hand over what it wants, and take its memory away: that is its own affair, and no reason for a call that
+/// the filter does not know.
+#[test]
+fn hostile_frontends_do_not_end_it() {
+    let folder = folder();
+    let _translator = Translator::start(&folder, &["--vhost-user"]);
+    let connect = || UnixStream::connect(folder.path().join("guest.sock")).unwrap();
+    let shape = Shape::default();
+
+    let mut guest = Guest::attach(connect(), shape, 0);
+    let (mut interrupts, pipe) = std::io::pipe().unwrap();
+    // SAFETY: the descriptor is the pipe's, which is given up here. It is no eventfd: that is the point.
+    let pipe = unsafe { EventFd::from_raw_fd(pipe.into_raw_fd()) };
+    guest.frontend.set_vring_call(0, &pipe).unwrap();
+    guest.send(&[0; 12], &WHO_HAS_THE_GATEWAY, &[]);
+    interrupts.read_exact(&mut [0; 8]).unwrap();
+    let file = File::open("/etc/passwd").unwrap();
+    // SAFETY: as above.
+    let file = unsafe { EventFd::from_raw_fd(file.into_raw_fd()) };
+    // It is refused or the connection ends; what matters comes below.
+    let _ = guest.frontend.set_vring_kick(1, &file);
+    drop(guest);
+
+    let mut guest = Guest::attach(connect(), shape, 0);
+    rustix::fs::ftruncate(guest.interface.ram().file(), 0).unwrap();
+    guest.transmit.kick.write(1).unwrap();
+    guest.wait_closed();
+
+    let mut guest = Guest::attach(connect(), shape, 0);
+    guest.send(&[0; 12], &WHO_HAS_THE_GATEWAY, &[]);
+    let reply = std::iter::repeat_with(|| guest.receive().1).find(|frame| is_reply(frame)).unwrap();
+    assert_is_the_gateway(&reply);
 }
 
 /// Asks and changes what can be asked and changed.

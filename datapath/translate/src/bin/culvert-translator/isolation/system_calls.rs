@@ -12,6 +12,7 @@ pub const TRANSLATOR: &[i64] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_wait,
     libc::SYS_fcntl,
+    libc::SYS_fstat,
     libc::SYS_fstatfs,
     libc::SYS_ftruncate,
     libc::SYS_getpeername,
@@ -22,19 +23,15 @@ pub const TRANSLATOR: &[i64] = &[
     libc::SYS_ppoll,
     libc::SYS_pread64,
     libc::SYS_pwrite64,
-    libc::SYS_read,
-    libc::SYS_readv,
     libc::SYS_recvfrom,
     libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
-    libc::SYS_sendmmsg,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
     libc::SYS_socket,
     libc::SYS_write,
-    libc::SYS_writev,
 ];
 
 /// What the allocator, the runtime and the kernel itself need in cases that cannot be brought about at will.
@@ -43,7 +40,6 @@ pub const RUNTIME: &[i64] = &[
     libc::SYS_clock_gettime,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    libc::SYS_fstat,
     libc::SYS_futex,
     libc::SYS_getpid,
     libc::SYS_getrandom,
@@ -53,7 +49,6 @@ pub const RUNTIME: &[i64] = &[
     libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_munmap,
-    libc::SYS_poll,
     libc::SYS_restart_syscall,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
@@ -64,4 +59,4 @@ pub const RUNTIME: &[i64] = &[
 
 /// Calls for names, made where a vhost-user frontend's descriptors are looked at in /proc: answered as if there were
 /// nothing of the name, as in an empty root, also where there is none.
-pub const ANSWERED_NO_ENTRY: &[i64] = &[libc::SYS_openat, libc::SYS_readlinkat];
+pub const ANSWERED_NO_ENTRY: &[i64] = &[libc::SYS_open, libc::SYS_readlinkat];
