@@ -9,7 +9,7 @@ use culvert_translate::fragment::Reassembler;
 use culvert_translate::packet::{self, Content};
 use culvert_translate::refusal::Refusal;
 
-use crate::network::{GUEST_MAC, ip_frame};
+use crate::network::{GUEST_MAC, ip_frame, mend_v4};
 
 #[derive(Arbitrary, Debug)]
 enum Operation {
@@ -74,11 +74,7 @@ fn fragment(v6: bool, packet: u8, place: u16, more: bool, part: &[u8]) -> Vec<u8
     let mut frame = ip_frame(false, 17, [1, 1], part);
     frame[18..20].copy_from_slice(&u16::from(packet).to_be_bytes());
     frame[20..22].copy_from_slice(&(place | if more { 0x2000 } else { 0 }).to_be_bytes());
-    frame[24..26].fill(0);
-    let mut sum = culvert_frame::checksum::Sum::default();
-    sum.add(&frame[14..34]);
-    let checksum = sum.checksum().to_be_bytes();
-    frame[24..26].copy_from_slice(&checksum);
+    mend_v4(&mut frame);
     frame
 }
 

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_frame::MacAddress;
+use culvert_frame::checksum::Sum;
 use culvert_translate::guest::Guest;
 use culvert_translate::settings::{DEFAULT_MAC, Ipv4, Ipv6, Mapping, Services, Settings};
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
 /// The guest's MAC address.
 pub const GUEST_MAC: MacAddress = MacAddress([0x02, 0, 0, 0, 0, 0x0a]);
@@ -128,8 +129,25 @@ pub fn ip_frame(v6: bool, protocol: u8, ends: [u8; 2], payload: &[u8]) -> Vec<u8
         (IpAddr::V6(source), IpAddr::V6(destination)) => builder.ipv6(source.octets(), destination.octets(), 9),
         _ => panic!("two families"),
     };
-    builder.write(&mut frame, protocol.into(), payload).expect("a packet that is not too long");
+    // The builder knows what must follow some protocols' numbers: tell it of another.
+    let any = IpNumber::EXPERIMENTAL_AND_TESTING_0;
+    builder.write(&mut frame, any, payload).expect("a packet that is not too long");
+    if v6 {
+        frame[20] = protocol;
+    } else {
+        frame[23] = protocol;
+        mend_v4(&mut frame);
+    }
     frame
+}
+
+/// Puts a right checksum into the IPv4 header of a frame, of one without options.
+pub fn mend_v4(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let mut sum = Sum::default();
+    sum.add(&frame[14..34]);
+    let checksum = sum.checksum().to_be_bytes();
+    frame[24..26].copy_from_slice(&checksum);
 }
 
 /// One of some addresses of a family.

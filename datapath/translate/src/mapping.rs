@@ -126,3 +126,6 @@ pub fn towards_guest(settings: &Settings, guest: &Guest, peer: IpAddr) -> Result
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -292,3 +292,6 @@ pub(crate) fn internet_checksum(bytes: &[u8]) -> u16 {
     sum.add(bytes);
     sum.checksum()
 }
+
+#[cfg(test)]
+mod tests;

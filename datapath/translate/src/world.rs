@@ -16,7 +16,7 @@ use crate::icmp_error::Budget;
 use crate::limits::{LimitSettings, Limits};
 use crate::link::{Full, GuestLink};
 use crate::mapping::Outbound;
-use crate::packet::{Content, IpPacket, Payload, parse};
+use crate::packet::{Content, IpPacket, Payload, internet_checksum, parse};
 use crate::refusal::{Counters, Refusal};
 use crate::samples;
 use crate::settings::Settings;
@@ -367,7 +367,16 @@ pub fn udp_frame(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
 /// A frame of the guest's with any payload behind the IP header.
 pub fn ip_frame(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
-    builder(from, to).write(&mut frame, protocol.into(), payload).unwrap();
+    // The builder knows what must follow some protocols' numbers: tell it of another.
+    builder(from, to).write(&mut frame, etherparse::IpNumber::EXPERIMENTAL_AND_TESTING_0, payload).unwrap();
+    if from.is_ipv4() {
+        frame[14 + 9] = protocol;
+        frame[24..26].fill(0);
+        let checksum = internet_checksum(&frame[14..34]).to_be_bytes();
+        frame[24..26].copy_from_slice(&checksum);
+    } else {
+        frame[14 + 6] = protocol;
+    }
     frame
 }
 
