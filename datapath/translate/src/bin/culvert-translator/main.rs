@@ -159,6 +159,9 @@ fn setup(options: &Options) -> Result<Setup> {
         }
     }
     let transport = transport(&options.guest)?;
+    if let Transport::VhostUser { path, .. } | Transport::Stream { path } = &transport {
+        tracing::info!("the guest's socket is {}", path.display());
+    }
     let control = match (&options.control, &transport) {
         (Control::None, _) => None,
         (Control::At(path), _) => Some(path.clone()),
