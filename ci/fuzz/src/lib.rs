@@ -10,6 +10,7 @@
 //! - [`datagrams`]: a guest's UDP, ICMP and multicast reports, peers and a network that reports; [`fragments`]: parts of
 //!   packets;
 //! - [`stream`]: what a peer writes to the translator's stream socket;
+//! - [`translator`]: a whole translator between a guest and sockets that do anything;
 //! - [`switch`]: guests that send each other frames through the forwarder.
 //!
 //! What they share: [`descriptor`] makes file descriptors, [`guest`] a guest's memory and ring, [`network`] what a
@@ -35,13 +36,14 @@ pub mod receive;
 pub mod session;
 pub mod stream;
 pub mod switch;
+pub mod translator;
 pub mod transmit;
 
 /// Runs one input.
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("datagrams", datagrams::run),
     ("dhcp", dhcp::run),
     ("dhcpv6", dhcpv6::run),
@@ -55,5 +57,6 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("session", session::run),
     ("stream", stream::run),
     ("switch", switch::run),
+    ("translator", translator::run),
     ("transmit", transmit::run),
 ];
