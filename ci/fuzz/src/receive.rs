@@ -116,7 +116,7 @@ impl Device {
         sender.set_nonblocking(true).expect("a socket that does not block");
         let there = (&sender).write(&rest[..there]).unwrap_or(0);
         let before = image(&self.guest);
-        let found = queue.find_room(head.len() as u32, rest.len() as u32);
+        let found = queue.find_room(head.len() as u32, rest.len() as u32, rest.len() as u32);
         if let Some(mut reserved) = queue.reserved() {
             assert_eq!(reserved.rooms().bytes() as usize, rest.len());
             if there > 0 {

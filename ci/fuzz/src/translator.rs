@@ -17,9 +17,7 @@ use culvert_translate::link::{Full, GuestLink};
 use culvert_translate::mapping::Outbound;
 use culvert_translate::packet::Payload;
 use culvert_translate::settings::DEFAULT_MAC;
-use culvert_translate::sockets::datagram::{
-    Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish,
-};
+use culvert_translate::sockets::datagram::{Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish};
 use culvert_translate::sockets::{ListenAt, Readiness, SocketId, TcpSockets};
 use culvert_translate::tcp::SocketInfo;
 use culvert_translate::translator::Translator;
@@ -74,7 +72,8 @@ pub fn run(data: &[u8]) {
     let mut translator = Translator::new(network::settings(choice), limits, now, 1);
     let mut sockets = Sockets::default();
     let mut guest = Guest { has_room: true, ..Guest::default() };
-    while let Ok(step) = data.arbitrary() {
+    while !data.is_empty() {
+        let Ok(step) = data.arbitrary() else { break };
         match step {
             Step::Frame(bytes) => send(&mut translator, now, &bytes, &mut sockets, &mut guest),
             Step::Segment { port, flags, seq, ack, window, length } => {

@@ -93,6 +93,11 @@ fn switch() {
 }
 
 #[test]
+fn translator() {
+    replay("translator");
+}
+
+#[test]
 fn transmit() {
     replay("transmit");
 }
@@ -116,6 +121,7 @@ fn every_target_is_replayed() {
             "session",
             "stream",
             "switch",
+            "translator",
             "transmit"
         ]
     );

@@ -120,14 +120,16 @@ impl ReceiveQueue {
         Ok(())
     }
 
-    /// Finds room for a frame of `head_bytes` and at most `payload_bytes` behind them, for [`Self::reserved`].
+    /// Finds room for a frame of `head_bytes` and up to `most` bytes behind them, for [`Self::reserved`]; for less, but not less than
+    /// `least`, where the guest offers no more at present.
     ///
     /// # Errors
     /// [`PutError`].
-    pub fn find_room(&mut self, head_bytes: u32, payload_bytes: u32) -> Result<(), PutError> {
+    pub fn find_room(&mut self, head_bytes: u32, least: u32, most: u32) -> Result<(), PutError> {
         let before = u32::try_from(self.header_bytes).unwrap_or(0).saturating_add(head_bytes);
-        self.gather(u64::from(before) + u64::from(payload_bytes))?;
-        self.found = Some((before, payload_bytes));
+        let found = self.gather(u64::from(before) + u64::from(least), u64::from(before) + u64::from(most))?;
+        let room = u32::try_from(found - u64::from(before)).unwrap_or(u32::MAX);
+        self.found = Some((before, room.min(most)));
         Ok(())
     }
 
@@ -181,7 +183,7 @@ impl ReceiveQueue {
         needed: u64,
         rest: impl Iterator<Item = Piece<'a>>,
     ) -> Result<(), PutError> {
-        self.gather(needed)?;
+        self.gather(needed, needed)?;
         let count = u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
         let bytes = header.to_bytes(count);
         let mut pour = Pour::new(&self.rooms);
@@ -203,15 +205,19 @@ impl ReceiveQueue {
         }
     }
 
-    /// Finds chains for `needed` bytes and lists them and their ranges. Nothing is taken when they do not suffice.
-    fn gather(&mut self, needed: u64) -> Result<(), PutError> {
+    /// Finds chains for `most` bytes, or as many of them as there are, and lists them and their ranges; returns how many
+    /// bytes they have. Nothing is taken when they do not suffice for `least`.
+    fn gather(&mut self, least: u64, most: u64) -> Result<u64, PutError> {
         self.rooms.clear();
         self.chains.clear();
         self.found = None;
         let (mut found, mut walked) = (0, 0);
-        while found < needed {
+        while found < most {
             let ahead = self.taken + u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
             if self.ring.known(ahead) == 0 && self.ring.refresh()? == ahead {
+                if found >= least && found > 0 {
+                    break;
+                }
                 return Err(PutError::NoBuffer);
             }
             let head = self.ring.head(ahead)?;
@@ -235,14 +241,14 @@ impl ReceiveQueue {
                 self.taken += 1;
                 return Err(PutError::SmallBuffer);
             }
-            let whole = self.chains.is_empty() && length >= needed;
+            let whole = self.chains.is_empty() && length >= most;
             if full || (!self.mergeable && !whole) {
                 return Err(PutError::SmallBuffer);
             }
             found += length;
             self.chains.push(Chain { head, length: u32::try_from(length).unwrap_or(u32::MAX) });
         }
-        Ok(())
+        Ok(found)
     }
 }
 

@@ -116,13 +116,13 @@ fn payloads_are_received_into_the_guests_buffers() {
             std::io::Write::write_all(&mut &sender, &bytes).unwrap();
             let before = pair.receive.position();
             // Not used: nothing happens.
-            pair.receive.find_room(54, most).unwrap();
+            pair.receive.find_room(54, most, most).unwrap();
             assert!(pair.receive.reserved().is_some());
             assert!(pair.receive.reserved().is_none());
             pair.receive.publish();
             assert_eq!(pair.receive.position(), before);
 
-            pair.receive.find_room(54, most).unwrap();
+            pair.receive.find_room(54, most, most).unwrap();
             let mut reserved = pair.receive.reserved().unwrap();
             assert_eq!(reserved.rooms().bytes(), most);
             let count = descriptor::receive(receiver.as_fd(), reserved.rooms(), RecvFlags::PEEK).unwrap();
@@ -138,7 +138,7 @@ fn payloads_are_received_into_the_guests_buffers() {
             assert_eq!(drained, bytes);
         }
         // Put in between: what was found is not there any more.
-        pair.receive.find_room(54, 100).unwrap();
+        pair.receive.find_room(54, 100, 100).unwrap();
         pair.receive.put(&header, &frame(60), 60, std::iter::empty()).unwrap();
         assert!(pair.receive.reserved().is_none());
     }
@@ -147,9 +147,12 @@ fn payloads_are_received_into_the_guests_buffers() {
 #[test]
 fn rooms_that_do_not_suffice_are_not_found() {
     let mut pair = pair(Shape { queue_size: 16, mergeable: true, receive_bytes: 1526, ..Shape::default() });
-    assert_eq!(pair.receive.find_room(54, 60_000), Err(PutError::NoBuffer));
+    assert_eq!(pair.receive.find_room(54, 60_000, 60_000), Err(PutError::NoBuffer));
     assert!(pair.receive.reserved().is_none());
-    pair.receive.find_room(54, 20_000).unwrap();
+    // Sixteen buffers, less the header: a part of what was wanted.
+    pair.receive.find_room(54, 1460, 60_000).unwrap();
+    assert_eq!(pair.receive.reserved().unwrap().rooms().bytes(), 16 * 1526 - 12 - 54);
+    pair.receive.find_room(54, 20_000, 20_000).unwrap();
     rustix::fs::ftruncate(pair.driver.ram().file(), 0).unwrap();
     let (sender, receiver) = std::os::unix::net::UnixStream::pair().unwrap();
     std::io::Write::write_all(&mut &sender, b"x").unwrap();

@@ -23,7 +23,7 @@ pub trait GuestLink {
 
     /// Room for a frame whose payload somebody receives straight into it: one copy less. `head` is such a head as the frame
     /// will have (its length and its flow count), `payload_bytes` the most that may follow it, `offload` what is to be left
-    /// undone then. `None` where this way to the guest has no such room: the frame is to be put.
+    /// undone then. There may be room for less where the guest offers no more at present, but for one segment. `None` where this way to the guest has no such room: the frame is to be put.
     ///
     /// # Errors
     /// [`Full`].

@@ -457,12 +457,7 @@ fn send<S: TcpSockets, L: GuestLink>(
         flow.connection.on_transmitted(ctx.now, 0);
         return Ok(());
     };
-    let segment = u32::from(transmit.mss).min(payload.max);
-    let read = match send_payload(ctx, index, flow.ends, transmit, payload.offset, payload.max) {
-        // Perhaps there is room for less.
-        Err(Full) if segment < payload.max => send_payload(ctx, index, flow.ends, transmit, payload.offset, segment)?,
-        read => read?,
-    };
+    let read = send_payload(ctx, index, flow.ends, transmit, payload.offset, payload.max)?;
     match read {
         Ok(0) => flow.connection.on_end(),
         Ok(bytes) => flow.connection.on_transmitted(ctx.now, bytes),

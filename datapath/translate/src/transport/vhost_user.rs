@@ -556,9 +556,14 @@ impl RingLink<'_> {
             return Ok(None);
         }
         let head_bytes = u32::try_from(head.len()).unwrap_or(u32::MAX);
+        // One segment is enough: a guest may wait for what it gets before it offers more.
+        let least = match offload {
+            Offload::Segment(segmentation) => payload_bytes.min(segmentation.size.into()),
+            Offload::None | Offload::Valid | Offload::Checksum(_) => payload_bytes,
+        };
         let found = ring.try_to(|ring| {
             ring.backlog.drain(&mut ring.queue)?;
-            ring.queue.find_room(head_bytes, payload_bytes)
+            ring.queue.find_room(head_bytes, least, payload_bytes)
         });
         match found {
             Ok(()) => Ok(ring.queue.reserved().map(|reserved| RingReservation { reserved, takes })),
