@@ -134,6 +134,7 @@ pub struct Counters {
 impl Counters {
     /// Counts a refusal.
     pub fn refuse(&mut self, reason: Refusal) {
+        tracing::trace!(%reason, "refused");
         if let Some(count) = self.refused.get_mut(reason.index()) {
             *count += 1;
         }

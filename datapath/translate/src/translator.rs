@@ -220,6 +220,7 @@ impl Translator {
         let services = settings.services;
         let length = Payload::of_frame(frame).copy_to(scratch);
         let frame = scratch.get(..length).unwrap_or_default();
+        tracing::debug!(?service, "the guest asks");
         let answer = match service {
             Service::Dhcp if services.dhcp => dhcp::answer(settings, guest, frame),
             Service::Dhcpv6 if services.dhcpv6 => dhcpv6::answer(settings, guest, frame),

@@ -90,6 +90,8 @@ impl KernelSockets {
         let SocketId::Tcp(index) = id else { return Err(super::closed()) };
         // The guest decides when to send; waiting here as well would only delay.
         sockopt::set_tcp_nodelay(&socket, true)?;
+        // Urgent data is plain data (RFC 6093, section 4).
+        sockopt::set_socket_oobinline(&socket, true)?;
         if self.peek_offset {
             option::set_peek_offset(socket.as_fd(), 0)?;
         }
@@ -170,9 +172,18 @@ impl TcpSockets for KernelSockets {
 
     fn discard(&mut self, id: SocketId, bytes: u32) {
         let Ok(stream) = self.stream_mut(id) else { return };
-        // What fails here fails again at the next peek, and is told there.
-        if let Ok(count) = option::discard(stream.socket.as_fd(), bytes) {
-            stream.peek_at = stream.peek_at.saturating_sub(u32::try_from(count).unwrap_or(0));
+        let mut left = bytes;
+        // Reading stops at a byte that is marked as urgent. What fails here fails again at the next peek, and is told there.
+        while left > 0
+            && let Ok(count @ 1..) = option::discard(stream.socket.as_fd(), left)
+        {
+            let count = u32::try_from(count).unwrap_or(left);
+            stream.peek_at = stream.peek_at.saturating_sub(count);
+            left = left.saturating_sub(count);
+        }
+        if !self.peek_offset {
+            // A look from the start of the queue ends at the first such byte: what lies behind the next one can be seen now.
+            self.await_writable(id);
         }
     }
 
@@ -250,6 +261,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
@@ -303,6 +315,32 @@ mod tests {
             assert_eq!(sockets.peek(ID, 5, Rooms::from(&mut bytes[..])).unwrap(), 0, "the end");
             sockets.discard(ID, 5);
             assert_eq!(sockets.peek(ID, 0, Rooms::from(&mut bytes[..])).unwrap(), 0, "the end");
+        }
+    }
+
+    /// Reading stops at each mark; nothing is skipped or lost.
+    #[test]
+    fn urgent_data_is_plain_data() {
+        for keep_offset in [true, false] {
+            let (mut sockets, mut poll, far) = connected(keep_offset);
+            for part in [&b"abc"[..], b"d", b"efg", b"hi"] {
+                rustix::net::send(&far, part, if part.len() == 3 { SendFlags::empty() } else { SendFlags::OOB })
+                    .unwrap();
+                wait(&mut poll);
+            }
+            let (mut received, mut discarded) = (Vec::new(), 0);
+            let mut bytes = [0; 16];
+            while received.len() < 9 {
+                match sockets.peek(ID, received.len() as u32 - discarded, Rooms::from(&mut bytes[..])) {
+                    Ok(count) => received.extend_from_slice(&bytes[..count as usize]),
+                    Err(_) => {
+                        sockets.discard(ID, received.len() as u32 - discarded);
+                        discarded = received.len() as u32;
+                        wait(&mut poll);
+                    }
+                }
+            }
+            assert_eq!(received, b"abcdefghi");
         }
     }
 

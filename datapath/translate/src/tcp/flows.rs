@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -53,6 +54,13 @@ pub struct FlowEnds {
     pub guest: (IpAddr, u16),
     /// The peer's.
     pub peer: (IpAddr, u16),
+}
+
+impl fmt::Display for FlowEnds {
+    /// `the guest's -> the peer's`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", SocketAddr::from(self.guest), SocketAddr::from(self.peer))
+    }
 }
 
 /// One connection.
@@ -277,6 +285,7 @@ impl TcpFlows {
         ready: Readiness,
     ) {
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        tracing::trace!(ends = %flow.ends, ?ready, "a TCP socket is ready");
         let id = SocketId::Tcp(index);
         if flow.is_connecting {
             match ctx.sockets.connected(id) {
@@ -417,6 +426,7 @@ impl TcpFlows {
 
     fn insert(&mut self, flow: Flow) -> u32 {
         let ends = flow.ends;
+        tracing::debug!(%ends, far = %flow.far, "a TCP connection begins");
         // There are fewer than 2^32: `Limits` says so.
         let index = u32::try_from(self.flows.insert(flow)).unwrap_or(u32::MAX);
         self.by_ends.insert(ends, index);
@@ -425,6 +435,7 @@ impl TcpFlows {
 
     fn forget<S, L>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
         if let Some(flow) = self.flows.try_remove(index as usize) {
+            tracing::debug!(ends = %flow.ends, "a TCP connection ends");
             self.by_ends.remove(&flow.ends);
             ctx.limits.close();
         }
