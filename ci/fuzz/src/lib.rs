@@ -9,6 +9,7 @@
 //! - [`dhcp`], [`dhcpv6`], [`neighbours`]: what a guest asks the translator for its addresses;
 //! - [`datagrams`]: a guest's UDP, ICMP and multicast reports, peers and a network that reports; [`fragments`]: parts of
 //!   packets;
+//! - [`requests`]: what clients of a translator's control socket ask;
 //! - [`stream`]: what a peer writes to the translator's stream socket;
 //! - [`translator`]: a whole translator between a guest and sockets that do anything;
 //! - [`switch`]: guests that send each other frames through the forwarder.
@@ -33,6 +34,7 @@ pub mod messages;
 pub mod neighbours;
 pub mod offload;
 pub mod receive;
+pub mod requests;
 pub mod session;
 pub mod stream;
 pub mod switch;
@@ -54,6 +56,7 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("neighbours", neighbours::run),
     ("offload", offload::run),
     ("receive", receive::run),
+    ("requests", requests::run),
     ("session", session::run),
     ("stream", stream::run),
     ("switch", switch::run),

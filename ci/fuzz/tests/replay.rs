@@ -78,6 +78,11 @@ fn receive() {
 }
 
 #[test]
+fn requests() {
+    replay("requests");
+}
+
+#[test]
 fn session() {
     replay("session");
 }
@@ -118,6 +123,7 @@ fn every_target_is_replayed() {
             "neighbours",
             "offload",
             "receive",
+            "requests",
             "session",
             "stream",
             "switch",

@@ -9,7 +9,7 @@
 //! - [`link`]: the way to the guest; [`sockets`]: the way to the kernel; [`context`]: both, as protocol cores get them;
 //! - [`transport`]: the ways to the guest that there are;
 //! - [`guest`]: what was learned of the guest; [`mapping`]: which addresses mean what on the host's side;
-//! - [`forward`]: which ports of the pod lead to it;
+//! - [`forward`]: which ports of the pod lead to it; [`request`]: what can be asked and changed while it runs;
 //! - [`limits`]: how much one guest may use; [`refusal`]: what is refused, and counted;
 //! - [`arp`], [`ndp`], [`dhcp`], [`dhcpv6`]: how the guest gets its addresses; [`dns`]: where its questions go;
 //! - [`tcp`]: connections, between a guest's segments and a socket;
@@ -37,6 +37,7 @@ pub mod packet;
 mod recency;
 pub mod refusal;
 mod reply;
+pub mod request;
 #[cfg(test)]
 mod samples;
 pub mod settings;

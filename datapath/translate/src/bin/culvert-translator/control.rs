@@ -3,99 +3,19 @@
 //! `culvertctl translator ...` and culvertd speak it; docs/TRANSLATOR.md has the grammar. Who may connect is for the
 //! kernel to say (mode 0660). Clients are hostile all the same: there are few at a time, and the one that was silent the
 //! longest makes room; each has a budget of requests; requests and replies are short; who does not read its reply is cut
-//! off. [`answer`] is pure. The event loop registers a [`ControlSocket`] and calls [`ControlSocket::ready`].
+//! off. What requests mean is for [`culvert_translate::request`]. The event loop registers a [`ControlSocket`] and calls [`ControlSocket::ready`].
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use culvert_translate::forward::{MAX_SPEC_BYTES, Protocol, Rule};
+use culvert_translate::request::{Controlled, MAX_REQUEST_BYTES, REQUESTS, answer};
 use culvert_vhost::listen::{BindError, SocketName};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
-
-/// What can be asked of a running translator, and told to it.
-pub trait Controlled {
-    /// What is forwarded.
-    fn forwards(&self) -> &[Rule];
-
-    /// Forwards more ports: all of `spec`, or nothing.
-    ///
-    /// # Errors
-    /// One sentence: what is wrong and what would be right.
-    fn add_forward(&mut self, protocol: Protocol, spec: &str) -> Result<(), String>;
-
-    /// Forwards no longer what `spec` names. Flows that are there go on.
-    ///
-    /// # Errors
-    /// One sentence: what is wrong and what would be right.
-    fn remove_forward(&mut self, protocol: Protocol, spec: &str) -> Result<(), String>;
-
-    /// Calls `each` with one line for each flow, without line end, until it returns false.
-    fn flows(&self, each: &mut dyn FnMut(&str) -> bool);
-
-    /// Names and values of all counters and gauges. Names are of a-z, 0-9 and _.
-    fn statistics(&self) -> Vec<(&'static str, u64)>;
-}
-
-/// The reply to a request: `ok` or `error: ` and a sentence, then lines. At most [`MAX_REPLY_BYTES`] long; where lines
-/// are missing for that reason, the last one is `...`.
-pub fn answer(request: &str, translator: &mut dyn Controlled) -> String {
-    let words: Vec<&str> = request.split_whitespace().collect();
-    let changed = match words.as_slice() {
-        ["stats"] => {
-            let statistics = translator.statistics();
-            return reply(|each| {
-                statistics.iter().all(|(name, value)| each(&format!("{name} {value}")));
-            });
-        }
-        ["flows"] => return reply(|each| translator.flows(each)),
-        ["forward", "list"] => {
-            return reply(|each| {
-                translator.forwards().iter().all(|rule| each(&rule.to_string()));
-            });
-        }
-        ["forward", verb @ ("add" | "remove"), protocol @ ("tcp" | "udp"), spec @ ..] if !spec.is_empty() => {
-            let protocol = if *protocol == "tcp" { Protocol::Tcp } else { Protocol::Udp };
-            let spec = spec.join(" ");
-            if *verb == "add" {
-                translator.add_forward(protocol, &spec)
-            } else {
-                translator.remove_forward(protocol, &spec)
-            }
-        }
-        _ => Err(REQUESTS.to_owned()),
-    };
-    match changed {
-        Ok(()) => reply(|_| ()),
-        Err(mut sentence) => {
-            // It may quote the request.
-            sentence.truncate(sentence.floor_char_boundary(MAX_REPLY_BYTES / 2));
-            format!("error: {}\n", sentence.replace('\n', " "))
-        }
-    }
-}
-
-/// `ok` and the lines that `lines` hands out, as long as they fit.
-fn reply(lines: impl FnOnce(&mut dyn FnMut(&str) -> bool)) -> String {
-    let mut text = String::from("ok\n");
-    let mut whole = true;
-    lines(&mut |line| {
-        whole = whole && text.len() + line.len() + 1 + REST.len() <= MAX_REPLY_BYTES;
-        if whole {
-            text.push_str(line);
-            text.push('\n');
-        }
-        whole
-    });
-    if !whole {
-        text.push_str(REST);
-    }
-    text
-}
 
 /// The socket and its clients.
 #[derive(Debug)]
@@ -228,20 +148,11 @@ impl Client {
     }
 }
 
-/// A specification of ports, and the words before it.
-const MAX_REQUEST_BYTES: usize = MAX_SPEC_BYTES + 64;
-/// Less than what a socket takes at once by default (net.core.wmem_default).
-pub const MAX_REPLY_BYTES: usize = 64 * 1024;
-/// Said when lines are missing.
-const REST: &str = "...\n";
 /// Clients at one time.
 const MAX_CLIENTS: usize = 8;
 /// Clients that are accepted before others have their turn.
 const MAX_ACCEPTS: usize = 16;
 /// Requests of one client in a second.
 const MAX_REQUESTS: u32 = 50;
-const REQUESTS: &str =
-    "requests are: forward list; forward add tcp|udp SPEC; forward remove tcp|udp SPEC; flows; stats";
-
 #[cfg(test)]
 mod tests;

@@ -306,7 +306,7 @@ impl Statistics {
             return;
         }
         self.next = now + self.interval;
-        let statistics = crate::control::Controlled::statistics(running);
+        let statistics = culvert_translate::request::Controlled::statistics(running);
         if statistics != self.printed {
             let mut text = String::new();
             for (name, value) in &statistics {

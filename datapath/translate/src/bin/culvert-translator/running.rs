@@ -7,7 +7,7 @@ use culvert_translate::refusal::Refusal;
 use culvert_translate::socket::KernelSockets;
 use culvert_translate::translator::Translator;
 
-use crate::control::Controlled;
+use culvert_translate::request::Controlled;
 
 /// A translator with its sockets.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 use super::*;
-use culvert_translate::forward::{ForwardTable, Ground};
+use culvert_translate::forward::{ForwardTable, Ground, Protocol, Rule};
 use mio::{Events, Poll};
 use rustix::net::{AddressFamily, SocketAddrUnix};
 
@@ -36,49 +36,6 @@ impl Controlled for Fake {
     fn statistics(&self) -> Vec<(&'static str, u64)> {
         vec![("rx_frames", 7), ("tx_frames", u64::MAX)]
     }
-}
-
-#[test]
-fn requests_and_replies() {
-    let mut fake = Fake::new();
-    for (request, reply) in [
-        ("forward list", "ok\n"),
-        ("forward add tcp 2222:22, 80", "ok\n"),
-        ("forward add udp 127.0.0.1/53", "ok\n"),
-        ("  forward \t list\n", "ok\nTCP *:2222 => 22\nTCP *:80 => 80\nUDP 127.0.0.1:53 => 53\n"),
-        ("forward remove tcp 80", "ok\n"),
-        ("forward remove tcp 81", "error: TCP *:81 => 81 is not forwarded; `forward list` shows what is\n"),
-        ("forward list", "ok\nUDP 127.0.0.1:53 => 53\nTCP *:2222 => 22\n"),
-        ("flows", "ok\ntcp 192.0.2.1:0\ntcp 192.0.2.1:1\n"),
-        ("stats", "ok\nrx_frames 7\ntx_frames 18446744073709551615\n"),
-    ] {
-        assert_eq!(answer(request, &mut fake), reply, "{request}");
-    }
-    let usage = format!("error: {REQUESTS}\n");
-    for request in [
-        "",
-        "help",
-        "forward",
-        "forward add",
-        "forward add tcp",
-        "forward add sctp 80",
-        "forward list all",
-        "stats x",
-        "STATS",
-    ] {
-        assert_eq!(answer(request, &mut fake), usage, "{request}");
-    }
-}
-
-#[test]
-fn replies_have_a_size() {
-    let mut fake = Fake { flows: 1_000_000, ..Fake::new() };
-    let reply = answer("flows", &mut fake);
-    assert!(reply.len() <= MAX_REPLY_BYTES && reply.len() > MAX_REPLY_BYTES - 100);
-    assert!(reply.ends_with("\n...\n"));
-    let reply = answer(&format!("forward add tcp {}", "ü\u{1}x".repeat(4000)), &mut fake);
-    assert!(reply.starts_with("error: port specification") && reply.ends_with('\n') && reply.len() <= MAX_REPLY_BYTES);
-    assert_eq!(reply.lines().count(), 1);
 }
 
 /// A control socket that is served whenever a client waits.
