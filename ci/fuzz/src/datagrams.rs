@@ -18,7 +18,7 @@ use culvert_translate::fragment::Reassembler;
 use culvert_translate::guest::Guest;
 use culvert_translate::head::{ICMP, ICMPV6, IGMP, UDP};
 use culvert_translate::icmp::{EchoFlows, EchoSettings};
-use culvert_translate::icmp_error::Budget;
+use culvert_translate::icmp_error::{self, Budget};
 use culvert_translate::limits::{LimitSettings, Limits};
 use culvert_translate::link::{Full, GuestLink};
 use culvert_translate::mapping::Outbound;
@@ -287,7 +287,11 @@ impl World {
             UDP => self.udp.from_guest(ctx, ip, segment),
             IGMP => self.groups.from_guest(ctx, ip).map(|_| ()),
             ICMPV6 if self.groups.from_guest(ctx, ip)? => Ok(()),
-            ICMP | ICMPV6 => self.echo.from_guest(ctx, ip),
+            ICMP | ICMPV6 => self.echo.from_guest(ctx, ip).inspect_err(|_| {
+                if let Some(ends) = icmp_error::unreachable_port(ip) {
+                    self.udp.refused_by_guest(ctx, &ends);
+                }
+            }),
             _ => Err(Refusal::OtherProtocol),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! A flow is an identifier of the guest's, with a socket whose own identifier is the same where that is free, to any number
 //! of destinations; sequence numbers and contents stay as they are. What else comes from the guest by ICMP is refused:
-//! sockets cannot send errors, and redirects are nobody's business here. Neighbour discovery is in [`crate::ndp`],
+//! sockets cannot send errors (what can be made of some, see [`icmp_error::unreachable_port`]), and redirects are
+//! nobody's business here. Neighbour discovery is in [`crate::ndp`],
 //! multicast listening in [`crate::multicast`]; both see a packet before. Called by the translator.
 
 use std::collections::HashMap;
@@ -86,7 +87,7 @@ impl EchoFlows {
             flows: Slab::new(),
             by_key: HashMap::new(),
             recency: Recency::default(),
-            burst: Burst::new(),
+            burst: Burst::default(),
             identification: 0,
         }
     }

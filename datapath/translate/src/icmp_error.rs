@@ -21,6 +21,7 @@ use crate::mapping;
 use crate::packet::IpPacket;
 use crate::refusal::Refusal;
 use crate::sockets::datagram::{Cause, Marks, NetworkError};
+use crate::udp::FlowEnds;
 
 /// How many errors the guest may be sent: a bucket that fills steadily (RFC 4443, section 2.4 (f)).
 #[derive(Clone, Copy, Debug)]
@@ -262,6 +263,40 @@ impl Message {
     const fn prohibited(v4: bool) -> Self {
         if v4 { Self { kind: 3, code: 13, word: 0 } } else { Self { kind: 1, code: 1, word: 0 } }
     }
+}
+
+/// The flow of which the guest says, by an ICMP error, that it has nobody at that port: it quotes a datagram that it
+/// received. The message's checksum was looked at by [`crate::icmp`].
+pub fn unreachable_port(ip: &IpPacket<'_>) -> Option<FlowEnds> {
+    let (header, quote) = ip.payload.first_bytes().split_first_chunk::<8>()?;
+    let [kind, code, ..] = *header;
+    let is_v4 = ip.source.is_ipv4();
+    if (Message { kind, code, word: 0 }) != Message::port_unreachable(is_v4) {
+        return None;
+    }
+    let (source, destination, protocol, datagram): (IpAddr, IpAddr, _, _) = if is_v4 {
+        let quoted: &[u8; 20] = quote.first_chunk()?;
+        let [first, _, _, _, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *quoted;
+        // IPv4, and no later fragment.
+        if first >> 4 != 4 || u16::from_be_bytes([f0, f1]) & 0x1fff != 0 {
+            return None;
+        }
+        let behind = quote.get(usize::from(first & 15) * 4..)?;
+        (IpAddr::from([s0, s1, s2, s3]), IpAddr::from([d0, d1, d2, d3]), protocol, behind)
+    } else {
+        let (quoted, behind) = quote.split_first_chunk::<40>()?;
+        let [first, _, _, _, _, _, protocol, _, addresses @ ..] = quoted;
+        let (source, destination) = addresses.split_first_chunk::<16>()?;
+        if first >> 4 != 6 {
+            return None;
+        }
+        (IpAddr::from(*source), IpAddr::from(*destination.first_chunk::<16>()?), *protocol, behind)
+    };
+    let &[s0, s1, d0, d1, ..] = datagram.first_chunk::<8>()?;
+    (protocol == UDP && destination == ip.source).then_some(FlowEnds {
+        guest: SocketAddr::new(destination, u16::from_be_bytes([d0, d1])),
+        peer: SocketAddr::new(source, u16::from_be_bytes([s0, s1])),
+    })
 }
 
 /// Puts an error for the guest, from `source`, or from its router.

@@ -205,7 +205,13 @@ impl Translator {
             UDP if services.udp => self.udp.from_guest(ctx, packet, segment),
             IGMP => self.groups.from_guest(ctx, packet).map(|_| ()),
             ICMPV6 if self.groups.from_guest(ctx, packet)? => Ok(()),
-            ICMP | ICMPV6 if services.icmp => self.echo.from_guest(ctx, packet),
+            ICMP | ICMPV6 if services.icmp => self.echo.from_guest(ctx, packet).inspect_err(|refusal| {
+                if *refusal == Refusal::IcmpNotCarried
+                    && let Some(ends) = icmp_error::unreachable_port(packet)
+                {
+                    self.udp.refused_by_guest(ctx, &ends);
+                }
+            }),
             TCP | UDP | ICMP | ICMPV6 => Err(Refusal::SwitchedOff),
             _ => {
                 icmp_error::about_refused(ctx, packet, Refusal::OtherProtocol);

@@ -124,7 +124,7 @@ impl UdpFlows {
             one_sided: Recency::default(),
             streams: Recency::default(),
             group_ports: HashMap::new(),
-            burst: Burst::new(),
+            burst: Burst::default(),
             train: Train::default(),
             identification: 0,
         }
@@ -227,6 +227,15 @@ impl UdpFlows {
         });
         self.burst = burst;
         more
+    }
+
+    /// The guest says that it has nobody at a flow's port. No socket can tell the peer; but the flow was for nothing, if
+    /// nothing of the guest's was heard in it: it ends.
+    pub fn refused_by_guest<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, ends: &FlowEnds) {
+        let Some(&index) = self.by_ends.get(ends) else { return };
+        if self.flows.get(index as usize).is_some_and(|flow| !flow.guest_was_heard) {
+            self.close(ctx, index);
+        }
     }
 
     /// When [`Self::expire`] is to be called.
@@ -580,7 +589,7 @@ fn parse<'a>(ip: &IpPacket<'a>, segment: Option<u16>) -> Result<(FlowEnds, Paylo
     let length = u32::from(u16::from_be_bytes([l0, l1]));
     let payload = match segment {
         // One header for several datagrams: it may tell the length of each.
-        Some(size) if ip.payload.length().div_ceil(u32::from(size).max(1)) > MAX_SEGMENTS => {
+        Some(size) if size == 0 || ip.payload.skip(8).length().div_ceil(size.into()) > MAX_SEGMENTS => {
             return Err(Refusal::BadOffload);
         }
         Some(_) => ip.payload.skip(8),

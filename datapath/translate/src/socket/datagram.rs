@@ -335,7 +335,7 @@ mod tests {
             ask_for_marks(far.as_fd(), v4).unwrap();
             let local = sockets.open_udp(5, &wish(&far)).unwrap();
             sockets.send_datagram(FLOW, Payload::of_bytes(b"there"), None, None, MARKS).unwrap();
-            let mut burst = Burst::new();
+            let mut burst = Burst::default();
             awaited(|| message::receive(far.as_fd(), 0, &mut burst));
             let (datagram, payload) = burst.iter().next().unwrap();
             assert_eq!((datagram.source, datagram.marks, payload), (local, MARKS, &b"there"[..]));
@@ -370,7 +370,7 @@ mod tests {
             far.send_to(b"small", local).unwrap();
         }
         wait(&mut poll);
-        let mut burst = Burst::new();
+        let mut burst = Burst::default();
         awaited(|| sockets.receive_datagrams(FLOW, &mut burst));
         assert_eq!(burst.len(), BURST);
         assert_eq!(burst.iter().next().unwrap().1, vec![1; 65_507]);
@@ -414,7 +414,7 @@ mod tests {
             assert_eq!(wait(&mut poll), [FLOW]);
             // The error is the socket's as well: neither sending nor receiving is to fail for that.
             sockets.send_datagram(FLOW, Payload::of_bytes(b"again"), None, None, MARKS).unwrap();
-            let none = sockets.receive_datagrams(FLOW, &mut Burst::new()).unwrap_err();
+            let none = sockets.receive_datagrams(FLOW, &mut Burst::default()).unwrap_err();
             assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
             for payload in [&b"anybody?"[..], b"again"] {
                 let mut quoted = [0; 100];
@@ -446,7 +446,7 @@ mod tests {
         // Each hears its own peer.
         for (index, far) in [(0, &one), (1, &other)] {
             far.send_to(b"hello", SocketAddr::new(Ipv4Addr::LOCALHOST.into(), first.port())).unwrap();
-            let mut burst = Burst::new();
+            let mut burst = Burst::default();
             awaited(|| sockets.receive_datagrams(SocketId::Udp(index), &mut burst));
             assert_eq!(burst.iter().next().unwrap().0.source, far.local_addr().unwrap());
         }
@@ -461,7 +461,7 @@ mod tests {
         let port = sockets.datagrams.listeners.get(7).unwrap().port;
         // Another listener, of this process or any, does not share it.
         assert_eq!(sockets.open_udp_listener(8, &at(port)).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        let mut burst = Burst::new();
+        let mut burst = Burst::default();
         for (index, v4) in [(0, true), (1, false)] {
             let far = UdpSocket::bind(loopback(v4)).unwrap();
             let target = SocketAddr::new(loopback(v4).ip(), port);

@@ -147,20 +147,15 @@ pub const BURST: usize = 32;
 /// Bytes of the longest datagram, and a few more.
 const SLOT_BYTES: usize = 65_536;
 
-/// Room for datagrams, and those in it. The default has room for none, and costs nothing.
+/// Room for datagrams, and those in it.
 #[derive(Default)]
 pub struct Burst {
-    /// A slot for each. What was never written costs no memory.
+    /// A slot for each, from the first use on. What was never written costs no memory.
     bytes: Box<[u8]>,
     datagrams: ArrayVec<(Datagram, usize), BURST>,
 }
 
 impl Burst {
-    /// Room for [`BURST`] datagrams.
-    pub fn new() -> Self {
-        Self { bytes: vec![0; BURST * SLOT_BYTES].into_boxed_slice(), datagrams: ArrayVec::new() }
-    }
-
     /// Removes all datagrams.
     pub fn clear(&mut self) {
         self.datagrams.clear();
@@ -178,6 +173,9 @@ impl Burst {
 
     /// All slots, for the kernel to write into; then [`Self::received`] for each that was written, in order.
     pub fn slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        if self.bytes.is_empty() {
+            self.bytes = vec![0; BURST * SLOT_BYTES].into_boxed_slice();
+        }
         self.bytes.chunks_exact_mut(SLOT_BYTES)
     }
 

@@ -4,6 +4,7 @@ use culvert_frame::Offloads;
 use etherparse::{Icmpv4Type, Icmpv6Type, icmpv4};
 
 use super::*;
+use crate::head::{ICMP, ICMPV6};
 use crate::limits::{LimitSettings, Limits};
 use crate::samples::GUEST_MAC;
 use crate::sockets::datagram::{Cause, NetworkError};
@@ -343,6 +344,8 @@ fn malformed_datagrams_are_refused() {
     udp.frame(&frame, None).unwrap();
     assert_eq!(udp.send("0.0.0.0:1", PEER, b"x"), Err(Refusal::BadSource));
 
+    let frame = udp_frame(at(GUEST), at(PEER), &[]);
+    assert_eq!(udp.frame(&frame, Some(0)), Err(Refusal::BadOffload));
     let frame = udp_frame(at(GUEST), at(PEER), &[5; 1300]);
     for (segment, result) in
         [(0, Err(Refusal::BadOffload)), (1, Err(Refusal::BadOffload)), (10, Err(Refusal::BadOffload)), (11, Ok(()))]
@@ -484,6 +487,46 @@ fn a_forwarded_port_leads_where_it_was_told() {
     assert_eq!(udp.world.refused(Refusal::BadTransport), 1);
     assert_eq!(udp.flows.len(), 1);
     udp.assert_consistent();
+}
+
+/// N11: what the guest says of a datagram ends the flow in which it came, and no other.
+#[test]
+fn a_flow_that_the_guest_has_nobody_for_ends() {
+    let cases = [("192.0.2.2:53", GUEST, PEER, ICMP, [3, 3]), ("[2001:db8::2]:53", GUEST6, PEER6, ICMPV6, [1, 4])];
+    for (to, guest, peer, protocol, [kind, code]) in cases {
+        let mut udp = Udp::new();
+        udp.arrive(peer, to, TARGET, b"anybody?");
+        let quote = udp.heard()[0].frame[14..].to_vec();
+        udp.send(guest, peer, b"x").unwrap();
+        let say = |udp: &mut Udp, message: &[u8]| {
+            let frame = ip_frame(at(guest).ip(), at(peer).ip(), protocol, message);
+            let ends = with_packet(&frame, icmp_error::unreachable_port);
+            if let Some(ends) = ends {
+                udp.flows.refused_by_guest(&mut udp.world.context(), &ends);
+            }
+            ends
+        };
+        let message = |kind, code, quote: &[u8]| [&[kind, code, 0, 0, 0, 0, 0, 0], quote].concat();
+        // Of another kind, cut off anywhere, about another's datagram, or one in which the guest has spoken.
+        assert_eq!(say(&mut udp, &message(kind, 0, &quote)), None);
+        let header = quote.len() - b"anybody?".len();
+        for length in 0..header {
+            assert_eq!(say(&mut udp, &message(kind, code, &quote[..length])), None);
+        }
+        let mut forged = quote.clone();
+        forged[if protocol == ICMP { 16 } else { 24 }] ^= 1;
+        assert_eq!(say(&mut udp, &message(kind, code, &forged)), None);
+        let mut other = quote.clone();
+        // From port 7000 to 5000.
+        other[header - 6..header - 4].copy_from_slice(&5000_u16.to_be_bytes());
+        assert!(say(&mut udp, &message(kind, code, &other)).is_some());
+        assert_eq!(udp.flows.len(), 2);
+
+        say(&mut udp, &message(kind, code, &quote));
+        assert_eq!(udp.flows.iter().map(|ends| ends.guest.port()).collect::<Vec<_>>(), [5000]);
+        say(&mut udp, &message(kind, code, &quote));
+        udp.assert_consistent();
+    }
 }
 
 #[test]
