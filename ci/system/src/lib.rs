@@ -9,6 +9,7 @@
 //! - [`translator`]: culvert-translator in a pod, and a world that it translates to;
 //! - [`testpmd`]: DPDK's own guest (virtio-user) and its own switch (net_vhost), to compare with;
 //! - [`veth`]: a pair of network interfaces; [`place`]: cores and network namespaces;
+//! - [`libvirt`]: a guest that libvirt starts, and its translator;
 //! - [`rows`]: numbered checks in one test;
 //! - [`dns`]: a name server;
 //! - [`impairment`]: a long, bad wire;
@@ -24,6 +25,7 @@ pub mod frame;
 pub mod frontend;
 pub mod guest;
 pub mod impairment;
+pub mod libvirt;
 pub mod paths;
 pub mod pcap;
 pub mod place;
