@@ -312,6 +312,7 @@ impl TcpFlows {
     /// Connecting failed: the guest is told by an ICMP error where the network was the reason, else by RST.
     fn fail<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32, error: &io::Error) {
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        flow.is_connecting = false;
         let FlowEnds { guest, peer } = flow.ends;
         let (guest, peer) = (SocketAddr::from(guest), SocketAddr::from(peer));
         let connect = FailedConnect { guest, peer, sequence: flow.syn.0 };
