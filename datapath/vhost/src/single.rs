@@ -53,8 +53,18 @@ pub struct SinglePort {
     to_do: Receiver<Job>,
     states: States,
     state: SocketState,
+    counts: Counts,
     /// There is more to do without a further event.
     busy: bool,
+}
+
+/// What came and went since the start: a frontend may have followed another between two looks at [`SinglePort::state`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections that began.
+    pub begun: u64,
+    /// Connections whose end is dealt with: nothing is left of their rings and memory.
+    pub ended: u64,
 }
 
 impl SinglePort {
@@ -93,7 +103,8 @@ impl SinglePort {
                 port
             }
         };
-        Ok(Self { port, registry, first, folders, jobs, to_do, states, state: SocketState::Waiting, busy })
+        let (state, counts) = (SocketState::Waiting, Counts::default());
+        Ok(Self { port, registry, first, folders, jobs, to_do, states, state, counts, busy })
     }
 
     /// Something happened at one of the port's tokens.
@@ -142,11 +153,20 @@ impl SinglePort {
         &self.state
     }
 
+    /// How many connections there were.
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
     /// What the server has its helper do.
     fn work(&mut self, rings: &mut impl Rings, now: Instant) {
         while let Ok(job) = self.to_do.try_recv() {
             match job {
-                Job::State { state, .. } => self.state = state,
+                Job::State { state, .. } => {
+                    let was = std::mem::replace(&mut self.state, state);
+                    let is_new = !matches!(was, SocketState::Connected(_));
+                    self.counts.begun += u64::from(is_new && matches!(self.state, SocketState::Connected(_)));
+                }
                 Job::Work { work, .. } => {
                     let done = helper::work_done(work, |changes| Ok(rings.change(changes)), |_| {});
                     self.busy |= self.port.on_done(&in_loop(&self.registry, &self.jobs, &self.states, now), done);
@@ -154,6 +174,7 @@ impl SinglePort {
                 Job::End { mut session, .. } => {
                     rings.change(session.stop_all());
                     drop(session);
+                    self.counts.ended += 1;
                     self.busy |= self.port.on_ended(&in_loop(&self.registry, &self.jobs, &self.states, now));
                 }
             }

@@ -18,7 +18,7 @@ use culvert_guest::receive::PutError;
 use culvert_guest::{
     Memory, NetHeader, Piece, ReceiveQueue, Reserved, RingFault, Rooms, TransmitBurst, TransmitQueue, bus_fault,
 };
-use culvert_vhost::single::{Rings, SingleError, SinglePort};
+use culvert_vhost::single::{Counts, Rings, SingleError, SinglePort};
 use culvert_vhost::{PortSocket, SocketState, single};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -45,8 +45,9 @@ pub struct VhostUser {
     receive: Receive,
     bus_faults: u64,
     was_there: bool,
-    connected: bool,
-    totals: Totals,
+    /// Connections when last looked.
+    counts: Counts,
+    quarantined: u64,
 }
 
 impl VhostUser {
@@ -68,8 +69,8 @@ impl VhostUser {
             receive: Receive::default(),
             bus_faults: bus_fault::count(),
             was_there: false,
-            connected: false,
-            totals: Totals::default(),
+            counts: Counts::default(),
+            quarantined: 0,
         })
     }
 
@@ -103,8 +104,9 @@ impl VhostUser {
         }
         let fault = self.receive.fault.take().or(self.transmit.fault.take());
         let mut rings = AllRings { watch: &self.watch, transmit: &mut self.transmit, receive: &mut self.receive };
-        if let Some(reason) = fault {
-            self.totals.quarantined += 1;
+        // What a frontend did that has gone since is not held against the next.
+        if let Some(reason) = fault.filter(|_| self.port.counts().ended == self.counts.ended) {
+            self.quarantined += 1;
             self.port.quarantine(reason, &mut rings, now);
         }
         self.port.turn(&mut rings, now);
@@ -112,16 +114,12 @@ impl VhostUser {
         self.receive.wake_those_without_kick();
         self.receive.drain();
 
-        let mut news = News::default();
-        let connected = matches!(self.port.state(), SocketState::Connected(_));
-        news.left = self.connected && !connected;
-        self.totals.connections += u64::from(connected && !self.connected);
-        self.connected = connected;
+        let before = std::mem::replace(&mut self.counts, self.port.counts());
+        let left = self.counts.ended != before.ended;
         let there = self.receive.is_there();
-        news.came = there && !self.was_there;
+        let came = there && (left || !self.was_there);
         self.was_there = there;
-        news.room = std::mem::take(&mut self.receive.room) && there;
-        news
+        News { came, left, room: std::mem::take(&mut self.receive.room) && there }
     }
 
     /// See [`Transport::deadline`](super::Transport::deadline).
@@ -154,10 +152,13 @@ impl VhostUser {
 
     /// What passed so far.
     pub const fn totals(&self) -> Totals {
-        let Totals { connections, quarantined, .. } = self.totals;
-        let (rx_disabled, tx_refused, tx_segmented) =
-            (self.transmit.disabled, self.receive.refused, self.receive.segmented);
-        Totals { connections, quarantined, rx_disabled, tx_refused, tx_segmented }
+        Totals {
+            connections: self.counts.begun,
+            quarantined: self.quarantined,
+            rx_disabled: self.transmit.disabled,
+            tx_refused: self.receive.refused,
+            tx_segmented: self.receive.segmented,
+        }
     }
 
     const fn has_fault(&self) -> bool {

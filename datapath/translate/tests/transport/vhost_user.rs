@@ -340,6 +340,42 @@ fn frontends_come_again() {
     setup.echo.wait_until_idle();
 }
 
+/// One after the other without a pause: each one's end is told.
+#[test]
+fn frontends_that_follow_each_other_are_told_apart() {
+    let setup = Setup::new(1);
+    for round in 0..20 {
+        let mut guest = Guest::attach(setup.connect(), Shape::default(), 0);
+        guest.send(&[0; 12], &frame(60 + round), &[]);
+        assert_eq!(guest.receive().1, frame(60 + round));
+    }
+    let ends = std::cell::Cell::new(0);
+    setup.echo.wait_for("twenty ends", |news| {
+        ends.set(ends.get() + u32::from(news.left));
+        ends.get() == 20
+    });
+    assert_eq!(setup.echo.totals().connections, 20);
+}
+
+/// hostile V1: a message that stops half-way is waited for, but not for ever; V3, V4: what is no message.
+#[test]
+fn frontends_that_talk_nonsense_are_closed() {
+    let setup = Setup::new(1);
+    let header = [1_u32, 1, 0].map(u32::to_ne_bytes).concat();
+    let nonsense = [header[..7].to_vec(), vec![0xff; 12], [77_u32, 1, 0].map(u32::to_ne_bytes).concat()];
+    for bytes in nonsense {
+        let mut stream = setup.connect();
+        std::io::Write::write_all(&mut stream, &bytes).unwrap();
+        // The end, not bytes.
+        assert_eq!(std::io::Read::read(&mut stream, &mut [0; 64]).unwrap_or(0), 0);
+    }
+    let mut guest = Guest::attach(setup.connect(), Shape::default(), 0);
+    guest.send(&[0; 12], &frame(60), &[]);
+    assert_eq!(guest.receive().1, frame(60));
+    drop(guest);
+    setup.echo.wait_until_idle();
+}
+
 /// hostile V16
 #[test]
 fn a_second_frontend_is_refused() {
