@@ -45,7 +45,7 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("datagrams", datagrams::run),
     ("dhcp", dhcp::run),
     ("dhcpv6", dhcpv6::run),
