@@ -14,6 +14,7 @@ use culvert_frame::Offload;
 use slab::Slab;
 
 use crate::context::Context;
+use crate::failure::{Failure, is_out_of_descriptors};
 use crate::fragment;
 use crate::head::{Ends, ICMP, ICMPV6};
 use crate::icmp_error::{self, Sent, with_checksum};
@@ -24,8 +25,7 @@ use crate::packet::{IpPacket, Payload, internet_checksum};
 use crate::recency::Recency;
 use crate::refusal::Refusal;
 use crate::sockets::SocketId;
-use crate::sockets::datagram::{Burst, Datagram, DatagramSockets, Marks, NetworkError};
-use crate::udp::{Failure, is_out_of_descriptors, receive};
+use crate::sockets::datagram::{Burst, Datagram, DatagramSockets, Marks, NetworkError, receive};
 
 /// How long flows last, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

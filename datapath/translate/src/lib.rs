@@ -22,6 +22,7 @@ pub mod dhcp;
 pub mod dhcpv6;
 pub mod dns;
 mod domain_name;
+mod failure;
 pub mod forward;
 pub mod fragment;
 pub mod guest;

@@ -127,5 +127,19 @@ pub fn towards_guest(settings: &Settings, guest: &Guest, peer: IpAddr) -> Result
     }
 }
 
+/// Whether an address is the pod's.
+pub(crate) fn is_of_host(settings: &Settings, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => settings
+            .v4
+            .as_ref()
+            .is_some_and(|v4| ip.is_loopback() || v4.address.addr() == ip || v4.mapping.host_addresses.contains(&ip)),
+        IpAddr::V6(ip) => settings
+            .v6
+            .as_ref()
+            .is_some_and(|v6| ip.is_loopback() || v6.address == ip || v6.mapping.host_addresses.contains(&ip)),
+    }
+}
+
 #[cfg(test)]
 mod tests;

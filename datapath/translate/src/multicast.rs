@@ -8,6 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
+use culvert_frame::MacAddress;
 
 use crate::context::Context;
 use crate::head::{ICMPV6, IGMP};
@@ -172,6 +173,32 @@ fn record(bytes: &[u8], v6: bool) -> Option<(IpAddr, bool, &[u8])> {
     // All but some sources, or some sources. "No more of these" leaves others.
     let is_joined = matches!(kind, IS_EXCLUDE | TO_EXCLUDE | BLOCK) || sources > 0;
     Some((group, is_joined, behind))
+}
+
+/// Whether what is sent there goes to several, or to whoever is there: multicast, or a broadcast.
+pub(crate) fn is_group(settings: &Settings, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let net = settings.v4.as_ref().map(|v4| v4.address).filter(|net| net.prefix_len() < 31);
+            ip.is_multicast() || ip.is_broadcast() || net.is_some_and(|net| net.broadcast() == ip)
+        }
+        IpAddr::V6(ip) => ip.is_multicast(),
+    }
+}
+
+/// Where frames for a group go (RFC 1112, section 6.4; RFC 2464, section 7).
+pub(crate) fn group_mac(group: IpAddr) -> MacAddress {
+    match group {
+        IpAddr::V4(group) if group.is_multicast() => {
+            let [_, b, c, d] = group.octets();
+            MacAddress([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+        }
+        IpAddr::V4(_) => MacAddress::BROADCAST,
+        IpAddr::V6(group) => {
+            let [.., a, b, c, d] = group.octets();
+            MacAddress([0x33, 0x33, a, b, c, d])
+        }
+    }
 }
 
 /// Groups that every host is in.

@@ -9,30 +9,33 @@
 //! Fragments are put together before ([`crate::fragment`]); echo is in [`crate::icmp`]. Called by the translator.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use culvert_frame::{MacAddress, Offload, Offloads, PartialChecksum};
+use culvert_frame::{MacAddress, Offload, Offloads};
 use slab::Slab;
 
 use crate::context::Context;
+use crate::failure::{Failure, is_out_of_descriptors};
 use crate::fragment;
 use crate::head::{Ends, UDP};
 use crate::icmp_error;
 use crate::limits::LimitSettings;
 use crate::link::GuestLink;
 use crate::mapping;
-use crate::multicast::Groups;
+use crate::multicast::{Groups, group_mac, is_group};
 use crate::packet::{IpPacket, Payload};
 use crate::recency::Recency;
 use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::sockets::SocketId;
-use crate::sockets::datagram::{BURST, Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish};
+use crate::sockets::datagram::{Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish, receive};
 
+mod header;
 mod train;
 
+pub use header::FlowEnds;
+pub(crate) use header::header;
 use train::Train;
 
 /// How long flows last, and how many there are.
@@ -90,15 +93,6 @@ pub struct UdpFlows {
     identification: u32,
 }
 
-/// The two ends of a flow, in the guest's eyes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowEnds {
-    /// The guest's.
-    pub guest: SocketAddr,
-    /// The peer's, or the group's.
-    pub peer: SocketAddr,
-}
-
 #[derive(Debug)]
 struct Flow {
     ends: FlowEnds,
@@ -141,7 +135,7 @@ impl UdpFlows {
         ip: &IpPacket<'_>,
         segment: Option<u16>,
     ) -> Result<(), Refusal> {
-        let (ends, payload) = parse(ip, segment)?;
+        let (ends, payload) = header::parse(ip, segment)?;
         let marks = Marks { hop_limit: ip.hop_limit, traffic_class: ip.traffic_class };
         let index = match self.by_ends.get(&ends) {
             Some(&index) => index,
@@ -452,7 +446,7 @@ impl UdpFlows {
 
     /// Whether we sent it ourselves, to a group that we hear as well.
     fn is_echo(&self, settings: &Settings, source: SocketAddr) -> bool {
-        self.group_ports.contains_key(&source.port()) && is_of_host(settings, source.ip())
+        self.group_ports.contains_key(&source.port()) && mapping::is_of_host(settings, source.ip())
     }
 
     /// Tells the guest what the network reported about datagrams that it sent. Whether there may be more.
@@ -483,9 +477,9 @@ impl UdpFlows {
             hop_limit: marks.hop_limit,
             traffic_class: marks.traffic_class,
         };
-        let is_cut = fragment::is_cut(ctx.settings, &ends, HEADER_BYTES + payload.len());
+        let is_cut = fragment::is_cut(ctx.settings, &ends, header::BYTES + payload.len());
         let (offload, header) = if ctx.link.takes().contains(Offloads::CHECKSUM) && !is_cut {
-            partial_header(&ends, from.port(), to.port(), payload.len())
+            header::partial(&ends, from.port(), to.port(), payload.len())
         } else {
             (Offload::None, header(&ends, from.port(), to.port(), payload))
         };
@@ -496,189 +490,8 @@ impl UdpFlows {
     }
 }
 
-/// Receives what a socket has, in some bursts. Whether there may be more.
-pub(crate) fn receive<S: DatagramSockets, L>(
-    ctx: &mut Context<'_, S, L>,
-    socket: SocketId,
-    burst: &mut Burst,
-    mut each: impl FnMut(&mut Context<'_, S, L>, &Datagram, &[u8]),
-) -> bool {
-    for _ in 0..BURSTS {
-        burst.clear();
-        if ctx.sockets.receive_datagrams(socket, burst).is_err() {
-            return false;
-        }
-        for (datagram, payload) in burst.iter() {
-            each(ctx, datagram, payload);
-        }
-        // Fewer than there is room for: there are no more.
-        if burst.len() < BURST {
-            return false;
-        }
-    }
-    true
-}
-
-/// Why a flow could not be opened.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// We refused it.
-    Refused(Refusal),
-    /// The kernel refused it.
-    Socket(io::Error),
-}
-
-impl Failure {
-    /// Tells the guest, whose packet it was; returns what is to be counted.
-    pub(crate) fn tell<S, L: GuestLink>(self, ctx: &mut Context<'_, S, L>, ip: &IpPacket<'_>) -> Refusal {
-        match &self {
-            Self::Socket(failure) if !is_out_of_descriptors(failure) => icmp_error::about_failure(ctx, ip, failure),
-            _ => {}
-        }
-        let refusal = Refusal::from(self);
-        icmp_error::about_refused(ctx, ip, refusal);
-        refusal
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(failure: io::Error) -> Self {
-        Self::Socket(failure)
-    }
-}
-
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Refused(refusal) => refusal,
-            Failure::Socket(failure) if is_out_of_descriptors(&failure) => Self::NoDescriptor,
-            Failure::Socket(_) => Self::SocketError,
-        }
-    }
-}
-
-/// Whether this process, or the machine, has no descriptors left.
-pub(crate) fn is_out_of_descriptors(failure: &io::Error) -> bool {
-    matches!(failure.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
-/// Reads the header of the guest's datagram; returns the flow's ends and the payload.
-fn parse<'a>(ip: &IpPacket<'a>, segment: Option<u16>) -> Result<(FlowEnds, Payload<'a>), Refusal> {
-    let header: &[u8; HEADER_BYTES] = ip.payload.first_bytes().first_chunk().ok_or(Refusal::Truncated)?;
-    let [s0, s1, d0, d1, l0, l1, checksum @ ..] = *header;
-    let ends = FlowEnds {
-        guest: SocketAddr::new(ip.source, u16::from_be_bytes([s0, s1])),
-        peer: SocketAddr::new(ip.destination, u16::from_be_bytes([d0, d1])),
-    };
-    if ends.guest.port() == 0 || ends.peer.port() == 0 {
-        return Err(Refusal::BadTransport);
-    }
-    // RFC 8200, section 8.1: only IPv4 goes without.
-    if checksum == [0, 0] && ip.source.is_ipv6() {
-        return Err(Refusal::BadTransport);
-    }
-    if ip.source.is_unspecified() {
-        return Err(Refusal::BadSource);
-    }
-    let length = u32::from(u16::from_be_bytes([l0, l1]));
-    let payload = match segment {
-        // One header for several datagrams: it may tell the length of each.
-        Some(size) if size == 0 || ip.payload.skip(8).length().div_ceil(size.into()) > MAX_SEGMENTS => {
-            return Err(Refusal::BadOffload);
-        }
-        Some(_) => ip.payload.skip(8),
-        None if length < 8 || length > ip.payload.length() => return Err(Refusal::BadTransport),
-        None => ip.payload.take(length).skip(8),
-    };
-    Ok((ends, payload))
-}
-
-/// Bytes of a UDP header.
-const HEADER_BYTES: usize = 8;
-/// Where the checksum is in it.
-const CHECKSUM_OFFSET: u16 = 6;
-/// The most datagrams that the guest may leave to us to cut; Linux does not ask for more (UDP_MAX_SEGMENTS).
-const MAX_SEGMENTS: u32 = 128;
-/// Calls that receive datagrams, for one event.
-const BURSTS: usize = 4;
 /// Errors of the network that are passed on, for one event.
 const ERRORS: usize = 16;
-
-/// A UDP header with its checksum, before `payload`.
-pub(crate) fn header(ends: &Ends, from: u16, to: u16, payload: &[u8]) -> [u8; HEADER_BYTES] {
-    let bytes = u16::try_from(HEADER_BYTES + payload.len()).unwrap_or(u16::MAX);
-    let mut sum = ends.pseudo_header(UDP, bytes.into());
-    let mut header = fields(from, to, bytes, 0);
-    sum.add(&header);
-    sum.add(payload);
-    // 0 would mean that there is none.
-    let checksum = match sum.checksum() {
-        0 => u16::MAX,
-        checksum => checksum,
-    };
-    header = fields(from, to, bytes, checksum);
-    header
-}
-
-/// A UDP header before `payload_bytes`, whose checksum is left to the guest.
-fn partial_header(ends: &Ends, from: u16, to: u16, payload_bytes: usize) -> (Offload, [u8; HEADER_BYTES]) {
-    let bytes = u16::try_from(HEADER_BYTES + payload_bytes).unwrap_or(u16::MAX);
-    let sum = ends.pseudo_header(UDP, bytes.into()).partial();
-    let start = u16::try_from(ends.header_bytes()).unwrap_or(u16::MAX);
-    (Offload::Checksum(PartialChecksum { start, offset: CHECKSUM_OFFSET }), fields(from, to, bytes, sum))
-}
-
-fn fields(from: u16, to: u16, bytes: u16, checksum: u16) -> [u8; HEADER_BYTES] {
-    let ([f0, f1], [t0, t1]) = (from.to_be_bytes(), to.to_be_bytes());
-    let ([b0, b1], [c0, c1]) = (bytes.to_be_bytes(), checksum.to_be_bytes());
-    [f0, f1, t0, t1, b0, b1, c0, c1]
-}
-
-/// Whether what is sent there goes to several, or to whoever is there: multicast, or a broadcast.
-pub(crate) fn is_group(settings: &Settings, ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let net = settings.v4.as_ref().map(|v4| v4.address).filter(|net| net.prefix_len() < 31);
-            ip.is_multicast() || ip.is_broadcast() || net.is_some_and(|net| net.broadcast() == ip)
-        }
-        IpAddr::V6(ip) => ip.is_multicast(),
-    }
-}
-
-/// Where frames for a group go (RFC 1112, section 6.4; RFC 2464, section 7).
-fn group_mac(group: IpAddr) -> MacAddress {
-    match group {
-        IpAddr::V4(group) if group.is_multicast() => {
-            let [_, b, c, d] = group.octets();
-            MacAddress([0x01, 0x00, 0x5e, b & 0x7f, c, d])
-        }
-        IpAddr::V4(_) => MacAddress::BROADCAST,
-        IpAddr::V6(group) => {
-            let [.., a, b, c, d] = group.octets();
-            MacAddress([0x33, 0x33, a, b, c, d])
-        }
-    }
-}
-
-/// Whether an address is the pod's.
-fn is_of_host(settings: &Settings, ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => settings
-            .v4
-            .as_ref()
-            .is_some_and(|v4| ip.is_loopback() || v4.address.addr() == ip || v4.mapping.host_addresses.contains(&ip)),
-        IpAddr::V6(ip) => settings
-            .v6
-            .as_ref()
-            .is_some_and(|v6| ip.is_loopback() || v6.address == ip || v6.mapping.host_addresses.contains(&ip)),
-    }
-}
 
 const fn unspecified(of: IpAddr) -> IpAddr {
     match of {

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use arrayvec::ArrayVec;
 
+use crate::context::Context;
 use crate::mapping::Outbound;
 use crate::packet::Payload;
 use crate::sockets::{ListenAt, SocketId};
@@ -196,3 +197,29 @@ impl fmt::Debug for Burst {
         f.debug_struct("Burst").field("datagrams", &self.datagrams).finish_non_exhaustive()
     }
 }
+
+/// Receives what a socket has, in some bursts. Whether there may be more.
+pub(crate) fn receive<S: DatagramSockets, L>(
+    ctx: &mut Context<'_, S, L>,
+    socket: SocketId,
+    burst: &mut Burst,
+    mut each: impl FnMut(&mut Context<'_, S, L>, &Datagram, &[u8]),
+) -> bool {
+    for _ in 0..BURSTS {
+        burst.clear();
+        if ctx.sockets.receive_datagrams(socket, burst).is_err() {
+            return false;
+        }
+        for (datagram, payload) in burst.iter() {
+            each(ctx, datagram, payload);
+        }
+        // Fewer than there is room for: there are no more.
+        if burst.len() < BURST {
+            return false;
+        }
+    }
+    true
+}
+
+/// Calls that receive datagrams, for one event.
+pub(crate) const BURSTS: usize = 4;

@@ -7,7 +7,7 @@ use super::*;
 use crate::head::{ICMP, ICMPV6};
 use crate::limits::{LimitSettings, Limits};
 use crate::samples::GUEST_MAC;
-use crate::sockets::datagram::{Cause, NetworkError};
+use crate::sockets::datagram::{BURST, BURSTS, Cause, NetworkError};
 use crate::world::{GUEST_MARKS, Heard, World, at, datagram, ip_frame, udp_frame, with_packet};
 
 const GUEST: &str = "192.0.2.2:5000";
@@ -590,7 +590,7 @@ fn what_is_longer_than_the_mtu_comes_in_fragments() {
                 whole = added.unwrap();
             }
             let whole = whole.unwrap();
-            let (ends, datagram) = parse(&whole.packet(), None).unwrap();
+            let (ends, datagram) = header::parse(&whole.packet(), None).unwrap();
             assert_eq!(ends, FlowEnds { guest: at(peer), peer: at(guest) });
             let mut bytes = vec![0; payload.len()];
             assert_eq!((datagram.length() as usize, datagram.copy_to(&mut bytes)), (payload.len(), payload.len()));
@@ -605,7 +605,7 @@ fn what_is_longer_than_the_mtu_comes_in_fragments() {
                 hop_limit: 0,
                 traffic_class: 0,
             };
-            assert_eq!(header, super::header(&ends, 7000, 5000, &payload));
+            assert_eq!(header, header::header(&ends, 7000, 5000, &payload));
         }
     }
 }

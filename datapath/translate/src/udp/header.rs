@@ -1,0 +1,88 @@
+//! UDP headers (RFC 768): those of the guest's are read and checked, those for it are made.
+//!
+//! Knows nothing of flows and sockets. Called by [`crate::udp`], and by [`crate::icmp_error`] for quotes.
+
+use std::net::SocketAddr;
+
+use culvert_frame::{Offload, PartialChecksum};
+
+use crate::head::{Ends, UDP};
+use crate::packet::{IpPacket, Payload};
+use crate::refusal::Refusal;
+
+/// The two ends of a flow, in the guest's eyes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowEnds {
+    /// The guest's.
+    pub guest: SocketAddr,
+    /// The peer's, or the group's.
+    pub peer: SocketAddr,
+}
+
+/// Reads the header of the guest's datagram; returns the flow's ends and the payload.
+pub(super) fn parse<'a>(ip: &IpPacket<'a>, segment: Option<u16>) -> Result<(FlowEnds, Payload<'a>), Refusal> {
+    let header: &[u8; BYTES] = ip.payload.first_bytes().first_chunk().ok_or(Refusal::Truncated)?;
+    let [s0, s1, d0, d1, l0, l1, checksum @ ..] = *header;
+    let ends = FlowEnds {
+        guest: SocketAddr::new(ip.source, u16::from_be_bytes([s0, s1])),
+        peer: SocketAddr::new(ip.destination, u16::from_be_bytes([d0, d1])),
+    };
+    if ends.guest.port() == 0 || ends.peer.port() == 0 {
+        return Err(Refusal::BadTransport);
+    }
+    // RFC 8200, section 8.1: only IPv4 goes without.
+    if checksum == [0, 0] && ip.source.is_ipv6() {
+        return Err(Refusal::BadTransport);
+    }
+    if ip.source.is_unspecified() {
+        return Err(Refusal::BadSource);
+    }
+    let length = u32::from(u16::from_be_bytes([l0, l1]));
+    let payload = match segment {
+        // One header for several datagrams: it may tell the length of each.
+        Some(size) if size == 0 || ip.payload.skip(8).length().div_ceil(size.into()) > MAX_SEGMENTS => {
+            return Err(Refusal::BadOffload);
+        }
+        Some(_) => ip.payload.skip(8),
+        None if length < 8 || length > ip.payload.length() => return Err(Refusal::BadTransport),
+        None => ip.payload.take(length).skip(8),
+    };
+    Ok((ends, payload))
+}
+
+/// A UDP header with its checksum, before `payload`.
+pub(crate) fn header(ends: &Ends, from: u16, to: u16, payload: &[u8]) -> [u8; BYTES] {
+    let bytes = u16::try_from(BYTES + payload.len()).unwrap_or(u16::MAX);
+    let mut sum = ends.pseudo_header(UDP, bytes.into());
+    let mut header = fields(from, to, bytes, 0);
+    sum.add(&header);
+    sum.add(payload);
+    // 0 would mean that there is none.
+    let checksum = match sum.checksum() {
+        0 => u16::MAX,
+        checksum => checksum,
+    };
+    header = fields(from, to, bytes, checksum);
+    header
+}
+
+/// A UDP header before `payload_bytes`, whose checksum is left to the guest.
+pub(super) fn partial(ends: &Ends, from: u16, to: u16, payload_bytes: usize) -> (Offload, [u8; BYTES]) {
+    let bytes = u16::try_from(BYTES + payload_bytes).unwrap_or(u16::MAX);
+    let sum = ends.pseudo_header(UDP, bytes.into()).partial();
+    let start = u16::try_from(ends.header_bytes()).unwrap_or(u16::MAX);
+    (Offload::Checksum(PartialChecksum { start, offset: CHECKSUM_OFFSET }), fields(from, to, bytes, sum))
+}
+
+fn fields(from: u16, to: u16, bytes: u16, checksum: u16) -> [u8; BYTES] {
+    let ([f0, f1], [t0, t1]) = (from.to_be_bytes(), to.to_be_bytes());
+    let ([b0, b1], [c0, c1]) = (bytes.to_be_bytes(), checksum.to_be_bytes());
+    [f0, f1, t0, t1, b0, b1, c0, c1]
+}
+
+/// Bytes of a UDP header.
+pub(super) const BYTES: usize = 8;
+/// Where the checksum is in it.
+const CHECKSUM_OFFSET: u16 = 6;
+/// The most datagrams that the guest may leave to us to cut; Linux does not ask for more (UDP_MAX_SEGMENTS).
+const MAX_SEGMENTS: u32 = 128;
