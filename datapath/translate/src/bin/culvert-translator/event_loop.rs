@@ -177,6 +177,7 @@ impl EventLoop {
             self.memory_faults = memory_faults;
             self.transport.quarantine("the guest's memory is gone: its file was truncated".to_owned());
         }
+        self.running.transport = self.transport.totals();
         if let Some(statistics) = &mut self.statistics {
             statistics.print(now, &self.running);
         }

@@ -4,10 +4,10 @@
 use anyhow::Result;
 use culvert_translate::forward::{ForwardTable, Protocol, Rule, open_all};
 use culvert_translate::refusal::Refusal;
+use culvert_translate::request::Controlled;
 use culvert_translate::socket::KernelSockets;
 use culvert_translate::translator::Translator;
-
-use culvert_translate::request::Controlled;
+use culvert_translate::transport::Totals;
 
 /// A translator with its sockets.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Running {
     pub translator: Translator,
     /// Their sockets.
     pub sockets: KernelSockets,
+    /// What the way to the guest has counted.
+    pub transport: Totals,
     forwards: ForwardTable,
     freebind: bool,
 }
@@ -27,7 +29,7 @@ impl Running {
     /// A port that cannot be opened, with the remedy.
     pub fn new(translator: Translator, sockets: KernelSockets, forwards: ForwardTable, freebind: bool) -> Result<Self> {
         let none = forwards.without_rules();
-        let mut running = Self { translator, sockets, forwards: none, freebind };
+        let mut running = Self { translator, sockets, transport: Totals::default(), forwards: none, freebind };
         running.change(forwards)?;
         Ok(running)
     }
@@ -105,6 +107,11 @@ impl Controlled for Running {
             ("tcp_flows_total", counters.tcp_flows),
             ("udp_flows_total", counters.udp_flows),
             ("echo_flows_total", counters.echo_flows),
+            ("guest_connections", self.transport.connections),
+            ("guest_faults", self.transport.quarantined),
+            ("tx_segmented", self.transport.tx_segmented),
+            ("refused_queue_disabled", self.transport.rx_disabled),
+            ("refused_guest_buffer", self.transport.tx_refused),
         ];
         statistics.extend(Refusal::ALL.map(|reason| (reason.name(), counters.refused(reason))));
         statistics
