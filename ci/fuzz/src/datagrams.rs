@@ -57,8 +57,8 @@ enum Operation {
     Fail(u8),
     /// Some seconds.
     Wait(u8),
-    /// How many frames the guest takes until the next time, and which offloads.
-    Room(u8, bool),
+    /// How many frames the guest takes until the next time.
+    Room(u8),
 }
 
 /// Runs one input.
@@ -139,7 +139,7 @@ impl World {
             groups: Groups::default(),
             fragments: Reassembler::default(),
             sockets: Simulated { open: BTreeMap::from([(LISTENER, Socket::default())]), ..Simulated::default() },
-            link: Frames { room: 255, takes: Offloads::NONE, frames: Vec::new() },
+            link: Frames { room: 255, frames: Vec::new() },
             shared: Shared {
                 guest,
                 limits: Limits::new(LimitSettings { flows: FLOWS, ..LimitSettings::default() }),
@@ -210,10 +210,7 @@ impl World {
                 self.now += Duration::from_secs((*seconds).into());
                 self.expire();
             }
-            Operation::Room(room, offloads) => {
-                self.link.room = usize::from(*room);
-                self.link.takes = if *offloads { Offloads::ALL } else { Offloads::NONE };
-            }
+            Operation::Room(room) => self.link.room = usize::from(*room),
         }
     }
 
@@ -392,13 +389,12 @@ fn mend(frame: &mut [u8], v6: bool) {
 #[derive(Debug)]
 struct Frames {
     room: usize,
-    takes: Offloads,
     frames: Vec<(Offload, Vec<u8>)>,
 }
 
 impl GuestLink for Frames {
     fn takes(&self) -> Offloads {
-        self.takes
+        Offloads::NONE
     }
 
     fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {

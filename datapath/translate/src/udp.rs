@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use culvert_frame::{MacAddress, Offload, Offloads};
+use culvert_frame::{MacAddress, Offload};
 use slab::Slab;
 
 use crate::context::Context;
@@ -477,11 +477,11 @@ impl UdpFlows {
             hop_limit: marks.hop_limit,
             traffic_class: marks.traffic_class,
         };
-        let is_cut = fragment::is_cut(ctx.settings, &ends, header::BYTES + payload.len());
-        let (offload, header) = if ctx.link.takes().contains(Offloads::CHECKSUM) && !is_cut {
-            header::partial(&ends, from.port(), to.port(), payload.len())
-        } else {
+        // Fragments have one checksum for all, which nobody else can complete.
+        let (offload, header) = if fragment::is_cut(ctx.settings, &ends, header::BYTES + payload.len()) {
             (Offload::None, header(&ends, from.port(), to.port(), payload))
+        } else {
+            header::partial(&ends, from.port(), to.port(), payload.len())
         };
         self.identification = self.identification.wrapping_add(1);
         if fragment::put(ctx, &ends, UDP, (offload, &header, payload), self.identification).is_err() {

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use culvert_frame::{MacAddress, Offload, Offloads};
+use culvert_frame::{MacAddress, Offload, Offloads, checksum};
 use culvert_guest::{NetHeader, Packet};
 use culvert_translate::forward::{Listen, Protocol};
 use culvert_translate::limits::LimitSettings;
@@ -34,8 +34,12 @@ impl GuestLink for Frames {
         Offloads::NONE
     }
 
-    fn put(&mut self, _: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
-        self.0.push([head, payload].concat());
+    fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
+        let mut frame = [head, payload].concat();
+        if let Offload::Checksum(partial) = offload {
+            checksum::complete(&mut frame, partial);
+        }
+        self.0.push(frame);
         Ok(())
     }
 

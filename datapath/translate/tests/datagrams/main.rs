@@ -15,6 +15,7 @@ mod network;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
+use culvert_translate::refusal::Refusal;
 use guest::{Guest, What, builder, fragments};
 use network::{Namespace, routed};
 
@@ -120,6 +121,20 @@ fn echo_has_the_guests_identifier_also_where_the_pod_uses_it_itself() {
         assert!(matches!(other.hear().what, What::Icmp(0 | 129, 0, echoed) if echoed == b"other"));
     }
     assert_eq!(guest.translator.echo().len(), 2);
+}
+
+#[test]
+fn where_echo_sockets_are_forbidden_the_guest_is_told() {
+    let (_router, _far) = routed();
+    network::forbid_echo();
+    let mut guest = Guest::new();
+    for (family, prohibited) in FAMILIES.into_iter().zip([[3, 13], [1, 1]]) {
+        guest.ping(family.far, 64, 77, b"probe");
+        let What::Icmp(kind, code, quote) = guest.hear().what else { panic!("an error") };
+        assert_eq!([kind, code], prohibited);
+        assert_eq!(quoted(&quote).0.to_string(), family.far);
+    }
+    assert_eq!((guest.translator.echo().len(), guest.translator.counters().refused(Refusal::SocketError)), (0, 2));
 }
 
 #[test]

@@ -59,6 +59,11 @@ pub fn ip(commands: &[&str]) {
     }
 }
 
+/// Takes echo sockets away from the programs of this thread's namespace.
+pub fn forbid_echo() {
+    sysctl("ipv4/ping_group_range", "1 0");
+}
+
 /// Sets a variable of the kernel's in the namespace of this thread.
 fn sysctl(name: &str, value: &str) {
     fs::write(format!("/proc/sys/net/{name}"), value).expect("a variable of the kernel's");
