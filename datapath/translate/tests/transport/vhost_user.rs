@@ -243,6 +243,98 @@ fn several_queue_pairs() {
     assert!(used.iter().all(|&count| count > 0 && count % 2 == 0), "{used:?}");
 }
 
+/// Both sides sleep whenever they may: a kick that is not asked for, or an interrupt that is not sent, ends the traffic.
+#[test]
+fn a_driver_that_kicks_only_when_asked_never_stalls() {
+    for (event_idx, size, in_pieces) in [(true, 16, false), (true, 128, true), (false, 16, true), (false, 128, false)] {
+        let setup = Setup::new(1);
+        let ram = Rc::new(Ram::new(8 << 20, false));
+        let mut rings = [0, 1].map(|_| Ring::new(Rc::clone(&ram), size, event_idx));
+        let features = MRG_RXBUF | if event_idx { frontend::EVENT_IDX } else { 0 };
+        let mut frontend = frontend::begin(setup.connect(), &ram, features, 2);
+        let events = [0, 1].map(|index| frontend::start_ring(&mut frontend, index, &rings[index]));
+        // Small buffers, so that frames take several; by their heads.
+        let room = ram.allocate(u64::from(size) * 512, 64);
+        let slots = ram.allocate(u64::from(size) * 2048, 64);
+        let offer = |ring: &mut Ring| {
+            let mut offered = false;
+            while ring.free() > 0 {
+                let address = room + 512 * u64::from(ring.next_head());
+                ring.offer(&[Buffer { address, length: 512, writable: true }]);
+                offered = true;
+            }
+            if offered && ring.publish() {
+                events[0].kick.write(1).unwrap();
+            }
+        };
+        offer(&mut rings[0]);
+        let (mut sent, mut received, mut bytes) = (0_usize, 0_usize, Vec::new());
+        let length = |number: usize| 14 + number * 97 % 1900;
+        let mut left = 0;
+        while received < 3000 {
+            let [receive, transmit] = &mut rings;
+            while transmit.take_used().is_some() {}
+            // In bursts of different lengths, as far as the ring goes.
+            for _ in 0..1 + sent % 40 {
+                if sent == 3000 || transmit.free() < 2 {
+                    break;
+                }
+                let at = slots + 2048 * u64::from(transmit.next_head());
+                let frame = [vec![0; 12], frame(length(sent))].concat();
+                ram.write(at, &frame);
+                let (first, second) = (12, frame.len() as u32 - 12);
+                let whole = Buffer { address: at, length: first + second, writable: false };
+                let parts = [
+                    Buffer { length: first, ..whole },
+                    Buffer { address: at + u64::from(first), length: second, ..whole },
+                ];
+                if in_pieces { transmit.offer(&parts) } else { transmit.offer(&[whole]) }.unwrap();
+                sent += 1;
+            }
+            if transmit.publish() {
+                events[1].kick.write(1).unwrap();
+            }
+            // Takes what there is; when there is nothing, waits for the interrupt.
+            let mut took = 0;
+            while let Some((head, count)) = receive.take_used() {
+                let mut part = vec![0; count as usize];
+                ram.read(room + 512 * u64::from(head), &mut part);
+                if left == 0 {
+                    left = u16::from_le_bytes([part[10], part[11]]);
+                    part.drain(..12);
+                }
+                bytes.extend(part);
+                left -= 1;
+                if left == 0 {
+                    assert!(bytes == frame(length(received)), "frame {received}");
+                    bytes.clear();
+                    received += 1;
+                }
+                took += 1;
+                // Gives buffers back in small and in large numbers.
+                if took % (1 + received % 11) == 0 {
+                    offer(receive);
+                }
+            }
+            offer(receive);
+            if took == 0 && received < 3000 {
+                receive.want_interrupt(true);
+                transmit.want_interrupt(true);
+                let idle = receive.pending() == receive.size() && (sent == 3000 || transmit.free() < 2);
+                if idle {
+                    wait_until("an interrupt", || {
+                        events.iter().any(|events| events.call.read().is_ok()) || receive.pending() < receive.size()
+                    });
+                }
+                receive.want_interrupt(false);
+                transmit.want_interrupt(false);
+            }
+        }
+        setup.echo.wait_until_idle();
+        assert_eq!(setup.echo.totals().tx_refused, 0);
+    }
+}
+
 #[test]
 fn a_disabled_ring_is_emptied_and_a_stopped_one_left_alone() {
     let setup = Setup::new(1);
