@@ -34,6 +34,7 @@ use culvert_translate::udp::{Target, UdpFlows, UdpSettings};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use crate::network::{self, DESTINATIONS, GUEST_MAC, address, ip_frame};
+use culvert_translate::transport::Reservation;
 
 #[derive(Arbitrary, Debug)]
 enum Operation {
@@ -401,6 +402,10 @@ impl GuestLink for Frames {
         self.room = self.room.checked_sub(1).ok_or(Full)?;
         self.frames.push((offload, [head, payload].concat()));
         Ok(())
+    }
+
+    fn reserve(&mut self, _: Offload, _: &[u8], _: u32) -> Result<Option<Reservation<'_>>, Full> {
+        Ok(None)
     }
 
     fn flush(&mut self) {}

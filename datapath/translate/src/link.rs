@@ -1,7 +1,7 @@
 //! The way to the guest: a virtqueue, a stream socket or a packet socket, behind one trait.
 //!
-//! Implemented by the transports ([`transport`](crate::transport)) and, in tests, by a list. Frames from the guest do not come this way: a
-//! transport hands each burst to the translator.
+//! Implemented by the transports ([`transport`](crate::transport)) and, in tests, by a list. Frames from the guest do not
+//! come this way: a transport hands each burst to the translator.
 
 use culvert_frame::{Offload, Offloads};
 
@@ -23,18 +23,12 @@ pub trait GuestLink {
 
     /// Room for a frame whose payload somebody receives straight into it: one copy less. `head` is such a head as the frame
     /// will have (its length and its flow count), `payload_bytes` the most that may follow it, `offload` what is to be left
-    /// undone then. There may be room for less where the guest offers no more at present, but for one segment. `None` where this way to the guest has no such room: the frame is to be put.
+    /// undone then. There may be room for less where the guest offers no more at present, but for one segment. `None` where
+    /// this way to the guest has no such room: the frame is to be put.
     ///
     /// # Errors
     /// [`Full`].
-    fn reserve(
-        &mut self,
-        _offload: Offload,
-        _head: &[u8],
-        _payload_bytes: u32,
-    ) -> Result<Option<Reservation<'_>>, Full> {
-        Ok(None)
-    }
+    fn reserve(&mut self, offload: Offload, head: &[u8], payload_bytes: u32) -> Result<Option<Reservation<'_>>, Full>;
 
     /// Makes everything that was put visible to the guest.
     fn flush(&mut self);

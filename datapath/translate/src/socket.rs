@@ -25,7 +25,7 @@ pub struct KernelSockets {
     streams: Table<stream::Stream>,
     listeners: Table<OwnedFd>,
     datagrams: datagram::Datagrams,
-    /// Whether the kernel keeps a peek's offset for TCP (SO_PEEK_OFF, Linux 6.9).
+    /// Whether the kernel keeps a peek's offset for TCP (SO_PEEK_OFF), over IPv4 and IPv6: since Linux 6.11.
     peek_offset: bool,
     /// Where bytes go that are read only to get behind them, without `peek_offset`.
     trash: Vec<u8>,
@@ -37,8 +37,11 @@ impl KernelSockets {
     /// # Errors
     /// No socket can be made at all.
     pub fn new(registry: Registry) -> io::Result<Self> {
-        let probe = socket_with(AddressFamily::INET, SocketType::STREAM, FLAGS, None)?;
-        let peek_offset = option::set_peek_offset(probe.as_fd(), 0).is_ok();
+        let v4 = socket_with(AddressFamily::INET, SocketType::STREAM, FLAGS, None)?;
+        let v6 = socket_with(AddressFamily::INET6, SocketType::STREAM, FLAGS, None).ok();
+        // Linux 6.9 has it for IPv4 only, and there may be no IPv6.
+        let peek_offset =
+            [Some(v4), v6].iter().flatten().all(|probe| option::set_peek_offset(probe.as_fd(), 0).is_ok());
         let trash = Vec::new();
         let (streams, listeners) = (Table::default(), Table::default());
         let datagrams = datagram::Datagrams::default();

@@ -5,6 +5,7 @@
 //! [`Translator::link_ready`] when the guest has room again, then [`Translator::finish`] once, which sends what is due.
 //! Nothing here makes system calls or waits: sockets and the way to the guest are arguments.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Instant;
 
@@ -42,8 +43,8 @@ pub struct Translator {
     fragments: Reassembler,
     advertiser: Advertiser,
     forwards: Slab<Listen>,
-    /// Sockets that have more than was taken at once: their turn is in the next round, without an event.
-    unfinished: Vec<SocketId>,
+    /// When it is the turn, without an event, of sockets that have more than could be taken at once.
+    unfinished: BTreeMap<SocketId, Instant>,
 }
 
 /// What every protocol uses: lent out as a [`Context`].
@@ -97,7 +98,7 @@ impl Translator {
             fragments: Reassembler::default(),
             advertiser: Advertiser::new(now, seed),
             forwards: Slab::new(),
-            unfinished: Vec::new(),
+            unfinished: BTreeMap::new(),
             shared: Shared {
                 guest: Guest::new(&settings),
                 limits: Limits::new(limits),
@@ -249,24 +250,24 @@ impl Translator {
         link: &mut L,
     ) {
         let ctx = &mut self.shared.context(now, sockets, link);
-        let unfinished = match id {
+        let again = match id {
             SocketId::Tcp(index) => {
                 self.tcp.from_socket(ctx, index, ready);
-                false
+                None
             }
-            SocketId::Udp(index) => self.udp.from_socket(ctx, index),
-            SocketId::Echo(index) => self.echo.from_socket(ctx, index),
+            SocketId::Udp(index) => self.udp.from_socket(ctx, index).then_some(now),
+            SocketId::Echo(index) => self.echo.from_socket(ctx, index).then_some(now),
             SocketId::TcpListener(index) | SocketId::UdpListener(index) => {
                 let Some(listen) = self.forwards.get(index as usize) else { return };
                 let target = Target { address: listen.target, port: listen.target_port };
                 match listen.protocol {
                     Protocol::Tcp => self.tcp.from_listener(ctx, index, target),
-                    Protocol::Udp => self.udp.from_listener(ctx, &self.groups, index, &target),
+                    Protocol::Udp => self.udp.from_listener(ctx, &self.groups, index, &target).then_some(now),
                 }
             }
         };
-        if unfinished {
-            self.unfinished.push(id);
+        if let Some(time) = again {
+            self.unfinished.insert(id, time);
         }
     }
 
@@ -281,8 +282,12 @@ impl Translator {
         if let Some(frame) = self.advertiser.poll(now, settings, guest) {
             self.shared.reply(link, &frame);
         }
-        for id in std::mem::take(&mut self.unfinished) {
-            self.socket_event(now, id, Readiness { readable: true, writable: false }, sockets, link);
+        for (id, time) in std::mem::take(&mut self.unfinished) {
+            if time <= now {
+                self.socket_event(now, id, Readiness { readable: true, writable: false }, sockets, link);
+            } else {
+                self.unfinished.insert(id, time);
+            }
         }
         self.fragments.expire(now);
         let ctx = &mut self.shared.context(now, sockets, link);
@@ -295,12 +300,10 @@ impl Translator {
     }
 
     /// When [`Self::finish`] is to be called at the latest.
-    pub fn deadline(&self, now: Instant) -> Instant {
-        if !self.unfinished.is_empty() {
-            return now;
-        }
+    pub fn deadline(&self) -> Instant {
+        let unfinished = self.unfinished.values().copied().min();
         let others = [self.tcp.deadline(), self.udp.deadline(), self.echo.deadline(), self.fragments.deadline()];
-        others.into_iter().flatten().fold(self.advertiser.deadline(), Instant::min)
+        others.into_iter().chain([unfinished]).flatten().fold(self.advertiser.deadline(), Instant::min)
     }
 
     /// Opens a forwarded port.
@@ -390,3 +393,6 @@ impl Service {
 
 /// Router and neighbour solicitations and advertisements, redirects (RFC 4861, section 4).
 const NDP_TYPES: std::ops::RangeInclusive<u8> = 133..=137;
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,8 @@
-//! A world for tests of datagrams: simulated sockets that remember what they were asked for, and a guest that reads what it is sent with
-//! an independent parser. What sockets receive, tests put there. Not for TCP.
+//! A world for tests: simulated sockets that remember what they were asked for, and a guest that reads what it is sent with
+//! an independent parser. What sockets receive, tests put there. TCP's are in [`streams`]; tests of one connection have a world
+//! of their own (`tcp/tests`).
+
+pub mod streams;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -22,6 +25,7 @@ use crate::samples;
 use crate::settings::Settings;
 use crate::sockets::datagram::{BURST, Burst, Datagram, DatagramSockets, Marks, NetworkError, UdpWish};
 use crate::sockets::{ListenAt, SocketId};
+use crate::transport::Reservation;
 
 /// Everything that a [`Context`] lends.
 pub struct World {
@@ -100,6 +104,10 @@ impl GuestLink for Frames {
         }
         self.frames.push((offload, [head, payload].concat()));
         Ok(())
+    }
+
+    fn reserve(&mut self, _: Offload, _: &[u8], _: u32) -> Result<Option<Reservation<'_>>, Full> {
+        Ok(None)
     }
 
     fn flush(&mut self) {}
@@ -189,6 +197,7 @@ pub struct Simulated {
     /// Ports and identifiers that others have.
     pub taken: BTreeSet<u16>,
     pub closed: usize,
+    pub streams: streams::Streams,
 }
 
 /// A socket, and what happened to it.
@@ -359,6 +368,14 @@ pub const GUEST_MARKS: Marks = Marks { hop_limit: 61, traffic_class: 40 };
 pub fn udp_frame(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     builder(from.ip(), to.ip()).udp(from.port(), to.port()).write(&mut frame, payload).unwrap();
+    frame
+}
+
+/// A TCP frame of the guest's.
+pub fn tcp_frame(from: SocketAddr, to: SocketAddr, header: etherparse::TcpHeader, payload: &[u8]) -> Vec<u8> {
+    let header = etherparse::TcpHeader { source_port: from.port(), destination_port: to.port(), ..header };
+    let mut frame = Vec::new();
+    builder(from.ip(), to.ip()).tcp_header(header).write(&mut frame, payload).unwrap();
     frame
 }
 

@@ -4,14 +4,13 @@
 //! Connections that frames or events have touched are driven once at the end of the burst, so that a burst of segments
 //! is acknowledged once. Those for which the guest had no room wait, in order, until it has.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use culvert_frame::{MacAddress, Offload, PartialChecksum, SegmentKind, Segmentation};
 use culvert_guest::Rooms;
@@ -34,12 +33,14 @@ use crate::udp::Target;
 pub struct TcpFlows {
     flows: Slab<Flow>,
     by_ends: HashMap<FlowEnds, u32>,
-    /// When connections want to be woken: at least the earliest time of each, perhaps others that no longer hold.
-    timers: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// When connections are to be woken, one time for each: [`Flow::timer`].
+    timers: BTreeSet<(Instant, u32)>,
     /// To be driven at the end of the burst.
     touched: Vec<u32>,
-    /// For which the guest had no room, in the order in which they get it.
-    blocked: VecDeque<u32>,
+    /// For which the guest had no room, by their tickets ([`Flow::ticket`]): they get it in this order.
+    blocked: BTreeMap<u64, u32>,
+    /// The last ticket.
+    tickets: u64,
     /// Makes initial sequence numbers that nobody can guess (RFC 6528).
     secret: RandomState,
     started: Instant,
@@ -74,8 +75,9 @@ struct Flow {
     syn: Seq,
     is_connecting: bool,
     is_touched: bool,
-    is_blocked: bool,
-    /// The time in `timers` that holds.
+    /// Its place in the line of those for which the guest had no room.
+    ticket: Option<u64>,
+    /// When it is woken: perhaps too early, never too late.
     timer: Option<Instant>,
 }
 
@@ -86,9 +88,10 @@ impl TcpFlows {
         Self {
             flows: Slab::new(),
             by_ends: HashMap::new(),
-            timers: BinaryHeap::new(),
+            timers: BTreeSet::new(),
             touched: Vec::new(),
-            blocked: VecDeque::new(),
+            blocked: BTreeMap::new(),
+            tickets: 0,
             secret: RandomState::new(),
             started: now,
             v4: Arc::new(Config { mss: mtu.saturating_sub(40), default_mss: 536, ..Config::default() }),
@@ -198,7 +201,7 @@ impl TcpFlows {
             syn: syn.seq,
             is_connecting: true,
             is_touched: false,
-            is_blocked: false,
+            ticket: None,
             timer: None,
         });
         let outbound = mapping::outbound(ctx.settings, to.ip());
@@ -214,23 +217,23 @@ impl TcpFlows {
         Ok(())
     }
 
-    /// Takes connections of the listener `listener`; whether there may be more.
+    /// Takes connections of the listener `listener`. Returns when to look again though no event tells: there may be more, or
+    /// there was no descriptor for those that wait.
     pub fn from_listener<S: TcpSockets, L: GuestLink>(
         &mut self,
         ctx: &mut Context<'_, S, L>,
         listener: u32,
         target: Target,
-    ) -> bool {
+    ) -> Option<Instant> {
         for _ in 0..ACCEPTED_AT_ONCE {
-            let index = self.flows.vacant_key();
-            let Ok(index) = u32::try_from(index) else { return false };
+            let index = u32::try_from(self.flows.vacant_key()).ok()?;
             let id = SocketId::Tcp(index);
             let far = match ctx.sockets.accept(SocketId::TcpListener(listener), id) {
                 Ok((far, _)) => far,
-                Err(error) if would_block(&error) => return false,
+                Err(error) if would_block(&error) => return None,
                 Err(error) if is_out_of_descriptors(&error) => {
                     ctx.refuse(Refusal::NoDescriptor);
-                    return false;
+                    return Some(ctx.now + ACCEPT_AGAIN);
                 }
                 // The peer has gone already.
                 Err(_) => continue,
@@ -240,7 +243,7 @@ impl TcpFlows {
                 ctx.refuse(reason);
             }
         }
-        true
+        Some(ctx.now)
     }
 
     fn accepted<S: TcpSockets, L: GuestLink>(
@@ -269,7 +272,7 @@ impl TcpFlows {
             syn: Seq::default(),
             is_connecting: false,
             is_touched: false,
-            is_blocked: false,
+            ticket: None,
             timer: None,
         });
         ctx.counters.tcp_flows += 1;
@@ -292,8 +295,9 @@ impl TcpFlows {
                 Ok(false) => return,
                 Ok(true) => {
                     flow.is_connecting = false;
-                    if let Some(info) = ctx.sockets.info(id) {
-                        flow.connection.on_connected(ctx.now, &info);
+                    match ctx.sockets.info(id) {
+                        Some(info) => flow.connection.on_connected(ctx.now, &info),
+                        None => flow.connection.on_failed(ctx.now, Failure::Reset),
                     }
                 }
                 Err(error) => self.fail(ctx, index, &error),
@@ -337,9 +341,9 @@ impl TcpFlows {
     pub fn link_ready<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
         // Those that find no room again go to the end of the line.
         for _ in 0..self.blocked.len() {
-            let Some(index) = self.blocked.pop_front() else { return };
-            let Some(flow) = self.flows.get_mut(index as usize).filter(|flow| flow.is_blocked) else { continue };
-            flow.is_blocked = false;
+            let Some((_, index)) = self.blocked.pop_first() else { return };
+            let Some(flow) = self.flows.get_mut(index as usize) else { continue };
+            flow.ticket = None;
             flow.connection.on_unblocked();
             self.drive(ctx, index);
         }
@@ -352,18 +356,16 @@ impl TcpFlows {
 
     /// When [`Self::expire`] is to be called.
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((time, _))| *time)
+        self.timers.first().map(|(time, _)| *time)
     }
 
     /// Wakes the connections whose time has come.
     pub fn expire<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
-        while let Some(&Reverse((time, index))) = self.timers.peek()
+        while let Some(&(time, index)) = self.timers.first()
             && time <= ctx.now
         {
-            self.timers.pop();
-            let Some(flow) = self.flows.get_mut(index as usize).filter(|flow| flow.timer == Some(time)) else {
-                continue;
-            };
+            self.timers.pop_first();
+            let Some(flow) = self.flows.get_mut(index as usize) else { continue };
             flow.timer = None;
             flow.connection.on_timer(ctx.now);
             self.drive(ctx, index);
@@ -395,9 +397,10 @@ impl TcpFlows {
                 Action::Transmit(transmit) => {
                     if send(ctx, index, flow, &transmit) == Err(Full) {
                         flow.connection.on_blocked();
-                        if !flow.is_blocked {
-                            flow.is_blocked = true;
-                            self.blocked.push_back(index);
+                        if flow.ticket.is_none() {
+                            self.tickets += 1;
+                            flow.ticket = Some(self.tickets);
+                            self.blocked.insert(self.tickets, index);
                         }
                     }
                 }
@@ -409,10 +412,12 @@ impl TcpFlows {
     fn set_timer(&mut self, index: u32) {
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
         let Some(deadline) = flow.connection.deadline() else { return };
-        // Waking too early is harmless; so most changes need no new entry.
+        // Waking too early is harmless; so most changes need no new time.
         if flow.timer.is_none_or(|timer| deadline < timer) {
-            flow.timer = Some(deadline);
-            self.timers.push(Reverse((deadline, index)));
+            if let Some(later) = flow.timer.replace(deadline) {
+                self.timers.remove(&(later, index));
+            }
+            self.timers.insert((deadline, index));
         }
     }
 
@@ -438,6 +443,12 @@ impl TcpFlows {
         if let Some(flow) = self.flows.try_remove(index as usize) {
             tracing::debug!(ends = %flow.ends, "a TCP connection ends");
             self.by_ends.remove(&flow.ends);
+            if let Some(timer) = flow.timer {
+                self.timers.remove(&(timer, index));
+            }
+            if let Some(ticket) = flow.ticket {
+                self.blocked.remove(&ticket);
+            }
             ctx.limits.close();
         }
     }
@@ -456,6 +467,9 @@ impl TcpFlows {
 
 /// Connections that one event takes from a listener; the rest comes with the next round.
 const ACCEPTED_AT_ONCE: usize = 64;
+
+/// How soon after there was no descriptor for a connection it is looked for one again.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Sends what a connection wants to send, with payload from its socket.
 fn send<S: TcpSockets, L: GuestLink>(
@@ -598,3 +612,6 @@ fn would_block(error: &io::Error) -> bool {
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use culvert_translate::settings::{DEFAULT_MAC, Ipv4, Ipv6, Mapping, Services, Se
 use culvert_translate::socket::KernelSockets;
 use culvert_translate::sockets::{Readiness, SocketId};
 use culvert_translate::translator::Translator;
+use culvert_translate::transport::Reservation;
 use etherparse::{IpFragOffset, IpHeaders, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice};
 use mio::{Events, Poll};
 
@@ -41,6 +42,10 @@ impl GuestLink for Frames {
         }
         self.0.push(frame);
         Ok(())
+    }
+
+    fn reserve(&mut self, _: Offload, _: &[u8], _: u32) -> Result<Option<Reservation<'_>>, Full> {
+        Ok(None)
     }
 
     fn flush(&mut self) {}

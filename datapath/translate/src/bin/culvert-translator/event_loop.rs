@@ -22,7 +22,7 @@ use culvert_translate::settings::DEFAULT_MTU;
 use culvert_translate::socket::KernelSockets;
 use culvert_translate::sockets::{Readiness, SocketId};
 use culvert_translate::translator::Translator;
-use culvert_translate::transport::{Link, PacketSocket, QemuStream, Transport, VhostUser};
+use culvert_translate::transport::{Link, PacketSocket, QemuStream, Reservation, Transport, VhostUser};
 use culvert_vhost::{PortKey, PortSocket, Role};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
@@ -123,7 +123,7 @@ impl EventLoop {
 
     fn deadline(&self, now: Instant) -> Instant {
         let others = [self.transport.deadline(now), self.statistics.as_ref().map(|statistics| statistics.next)];
-        others.into_iter().flatten().fold(self.running.translator.deadline(now), Instant::min)
+        others.into_iter().flatten().fold(self.running.translator.deadline(), Instant::min)
     }
 
     /// One round; whether it was the last.
@@ -269,6 +269,15 @@ impl GuestLink for Recorded<'_> {
             pcap.record(SystemTime::now(), [head, payload], head.len() + payload.len());
         }
         Ok(())
+    }
+
+    #[inline]
+    fn reserve(&mut self, offload: Offload, head: &[u8], payload_bytes: u32) -> Result<Option<Reservation<'_>>, Full> {
+        // What goes straight into the guest's memory cannot be recorded.
+        if self.pcap.is_some() || tracing::enabled!(tracing::Level::TRACE) {
+            return Ok(None);
+        }
+        self.link.reserve(offload, head, payload_bytes)
     }
 
     fn flush(&mut self) {

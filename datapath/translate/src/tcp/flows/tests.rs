@@ -1,0 +1,232 @@
+//! Many connections at a time, and what is left of them: rows N6, N7 and N8, descriptors, places in line, timers.
+
+use etherparse::{SlicedPacket, TcpHeader, TransportSlice};
+
+use super::*;
+use crate::limits::{LimitSettings, Limits};
+use crate::world::{World, at, tcp_frame, with_packet};
+
+const SERVER: &str = "198.51.100.7:80";
+const GUEST_ADDRESS: &str = "192.0.2.2";
+
+struct Setup {
+    world: World,
+    flows: TcpFlows,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let mut world = World::new();
+        world.link.takes = culvert_frame::Offloads::ALL;
+        Self { flows: TcpFlows::new(world.now, &world.settings), world }
+    }
+
+    /// A segment of the guest's, from `port`.
+    fn send(&mut self, port: u16, header: TcpHeader) -> Result<(), Refusal> {
+        let frame = tcp_frame(at(&format!("{GUEST_ADDRESS}:{port}")), at(SERVER), header, &[]);
+        let Self { world, flows } = self;
+        with_packet(&frame, |packet| flows.from_guest(&mut world.context(), packet))
+    }
+
+    fn open(&mut self, port: u16) -> Result<(), Refusal> {
+        self.send(port, TcpHeader { syn: true, sequence_number: 1000, window_size: 60_000, ..TcpHeader::default() })
+    }
+
+    fn finish(&mut self) {
+        let mut ctx = self.world.context();
+        self.flows.expire(&mut ctx);
+        self.flows.finish(&mut ctx);
+    }
+
+    fn ready(&mut self, index: u32) {
+        let ready = Readiness { readable: true, writable: true };
+        self.flows.from_socket(&mut self.world.context(), index, ready);
+        self.finish();
+    }
+
+    /// What the guest was told since the last time.
+    fn heard(&mut self) -> Vec<TcpHeader> {
+        let frames = std::mem::take(&mut self.world.link.frames);
+        let tcp = frames.iter().filter_map(|(_, frame)| match SlicedPacket::from_ethernet(frame).unwrap().transport {
+            Some(TransportSlice::Tcp(tcp)) => Some(tcp.to_header()),
+            _ => None,
+        });
+        tcp.collect()
+    }
+
+    /// Opens a connection from `port`, up to its first data: our sequence number.
+    fn establish(&mut self, port: u16, window: u16) -> u32 {
+        self.open(port).unwrap();
+        let index = *self.flows.by_ends.iter().find(|(ends, _)| ends.guest.1 == port).unwrap().1;
+        self.ready(index);
+        let answer = self.heard().pop().unwrap();
+        assert!(answer.syn && answer.ack);
+        let next = answer.sequence_number.wrapping_add(1);
+        self.acknowledge(port, next, window).unwrap();
+        self.finish();
+        next
+    }
+
+    fn acknowledge(&mut self, port: u16, number: u32, window: u16) -> Result<(), Refusal> {
+        let header = TcpHeader {
+            ack: true,
+            sequence_number: 1001,
+            acknowledgment_number: number,
+            window_size: window,
+            ..TcpHeader::default()
+        };
+        self.send(port, header)
+    }
+
+    fn limit(&mut self, flows: u32, new_flows: u32, burst: u32) {
+        self.world.limits = Limits::new(LimitSettings { flows, new_flows, burst });
+    }
+
+    /// Time goes by until all have ended.
+    fn wait_for_the_end(&mut self) {
+        for _ in 0..100_000 {
+            let Some(deadline) = self.flows.deadline() else { break };
+            self.world.now = self.world.now.max(deadline);
+            self.finish();
+        }
+        assert_eq!(self.flows.len(), 0);
+        assert!(self.flows.by_ends.is_empty() && self.flows.timers.is_empty() && self.flows.blocked.is_empty());
+        assert!(self.world.sockets.streams.open.is_empty());
+        assert_eq!(self.world.limits.in_use(), 0);
+    }
+}
+
+/// N6.
+#[test]
+fn a_flood_of_new_connections_is_limited_and_disturbs_no_other() {
+    let mut setup = Setup::new();
+    setup.limit(100, 50, 20);
+    let next = setup.establish(1, 60_000);
+    let refused: Vec<_> = (2..10_000).filter_map(|port| setup.open(port).err()).collect();
+    assert!(refused.iter().all(|&reason| reason == Refusal::TooFast));
+    assert_eq!((setup.flows.len(), refused.len()), (20, 9_998 - 19));
+    let answers = setup.heard();
+    assert_eq!(answers.len(), refused.len());
+    assert!(answers.iter().all(|answer| answer.rst && answer.acknowledgment_number == 1001));
+    // One that was there goes on.
+    setup.world.sockets.streams.open.get_mut(&SocketId::Tcp(0)).unwrap().queue = 1000;
+    setup.ready(0);
+    assert_eq!(setup.heard().first().map(|data| data.sequence_number), Some(next));
+    for _ in 0..10 {
+        setup.world.wait(1);
+        let _ = (10_000..10_100).map(|port| setup.open(port)).count();
+    }
+    assert_eq!(setup.flows.len(), 100);
+    assert_eq!(setup.open(20_000), Err(Refusal::TooManyFlows));
+}
+
+/// N7.
+#[test]
+fn without_descriptors_or_ports_the_guest_is_told_and_nothing_is_left() {
+    let mut setup = Setup::new();
+    setup.world.sockets.streams.connect_errors.extend([libc::EMFILE, libc::ENFILE, libc::ENOBUFS]);
+    for port in 1..4 {
+        assert_eq!(setup.open(port), Err(Refusal::NoDescriptor));
+    }
+    assert_eq!(setup.heard().iter().filter(|answer| answer.rst).count(), 3);
+    assert_eq!(setup.world.limits.in_use(), 0);
+    setup.world.sockets.streams.connect_errors.extend([libc::EADDRNOTAVAIL, libc::ECONNREFUSED, libc::EACCES]);
+    for port in 4..7 {
+        assert_eq!(setup.open(port), Ok(()));
+        setup.finish();
+        assert!(!std::mem::take(&mut setup.world.link.frames).is_empty(), "the guest is told");
+    }
+    setup.wait_for_the_end();
+}
+
+/// N8: nothing is kept for a guest that does not read, and it is not waited for for ever.
+#[test]
+fn connections_that_nobody_reads_cost_a_timer_each() {
+    let mut setup = Setup::new();
+    for port in 1..=1000 {
+        setup.establish(port, 0);
+    }
+    for stream in setup.world.sockets.streams.open.values_mut() {
+        stream.queue = 1 << 20;
+    }
+    for index in 0..1000 {
+        setup.ready(index);
+    }
+    for _ in 0..1000 {
+        setup.world.now += Duration::from_millis(100);
+        setup.finish();
+        assert!(setup.flows.timers.len() <= 1000);
+    }
+    assert!(setup.world.sockets.streams.open.values().all(|stream| stream.queue == 1 << 20));
+    setup.wait_for_the_end();
+}
+
+/// Each retransmission timer sets the clock of a connection forward: the time that it had before is not kept.
+#[test]
+fn a_busy_connection_has_one_timer() {
+    let mut setup = Setup::new();
+    let mut next = setup.establish(1, 60_000);
+    for _ in 0..1000 {
+        setup.world.sockets.streams.open.get_mut(&SocketId::Tcp(0)).unwrap().queue += 1000;
+        setup.ready(0);
+        next = next.wrapping_add(1000);
+        setup.acknowledge(1, next, 60_000).unwrap();
+        setup.finish();
+        setup.world.wait(2);
+        setup.finish();
+        assert_eq!(setup.flows.timers.len(), 1);
+    }
+    assert_eq!(setup.heard().iter().filter(|segment| segment.psh).count(), 1000);
+    setup.wait_for_the_end();
+}
+
+/// Connections from outside to a guest that is not there: they end, and so do their places in line.
+#[test]
+fn nothing_is_left_of_those_that_never_found_room() {
+    let mut setup = Setup::new();
+    setup.world.link.room = 0;
+    let target = Target { address: None, port: 80 };
+    for round in 0..10_u16 {
+        for port in 0..10 {
+            let peer = SocketAddr::new("198.51.100.9".parse().unwrap(), 5000 + 10 * round + port);
+            setup.world.sockets.streams.waiting.push_back(Ok(peer));
+        }
+        assert_eq!(setup.flows.from_listener(&mut setup.world.context(), 0, target), None);
+        setup.finish();
+        assert_eq!((setup.flows.len(), setup.flows.blocked.len()), (10, 10));
+        setup.wait_for_the_end();
+    }
+    assert!(setup.heard().is_empty());
+}
+
+/// Those that found no room get it in the order in which they came.
+#[test]
+fn room_goes_to_those_who_wait_longest() {
+    let mut setup = Setup::new();
+    setup.world.link.room = 0;
+    for port in 1..=3 {
+        setup.open(port).unwrap();
+        setup.ready(u32::from(port) - 1);
+    }
+    assert_eq!(setup.flows.blocked.len(), 3);
+    for port in 1..=3 {
+        setup.world.link.room = 1;
+        setup.flows.link_ready(&mut setup.world.context());
+        assert_eq!(setup.heard().iter().map(|answer| answer.destination_port).collect::<Vec<_>>(), [port]);
+    }
+    assert!(!setup.flows.is_blocked());
+}
+
+/// A peer that connects with the very ends that there are already, or from itself, is not accepted; its socket is closed.
+#[test]
+fn who_cannot_be_told_apart_is_not_accepted() {
+    let mut setup = Setup::new();
+    let target = Target { address: None, port: 80 };
+    let peer = at("198.51.100.9:5000");
+    setup.world.sockets.streams.waiting.extend([Ok(peer), Ok(peer), Err(io::ErrorKind::ConnectionAborted.into())]);
+    assert_eq!(setup.flows.from_listener(&mut setup.world.context(), 0, target), None);
+    assert_eq!((setup.flows.len(), setup.world.sockets.streams.open.len(), setup.world.limits.in_use()), (1, 1, 1));
+    assert_eq!(setup.world.refused(Refusal::BadDestination), 1);
+    setup.finish();
+    setup.wait_for_the_end();
+}
