@@ -50,6 +50,7 @@ pub struct Interface {
     receive_buffers: u64,
     transmit_buffers: u64,
     transmit_bytes: u32,
+    wants_kick: bool,
 }
 
 impl Interface {
@@ -64,7 +65,9 @@ impl Interface {
         let transmit = Ring::new(ram.clone(), shape.queue_size, shape.event_idx);
         let receive_buffers = ram.allocate(entries * u64::from(receive_bytes), 4096);
         let transmit_buffers = ram.allocate(entries * u64::from(transmit_bytes), 4096);
-        let mut interface = Self { shape, ram, receive, transmit, receive_buffers, transmit_buffers, transmit_bytes };
+        let wants_kick = false;
+        let mut interface =
+            Self { shape, ram, receive, transmit, receive_buffers, transmit_buffers, transmit_bytes, wants_kick };
         interface.refill();
         interface
     }
@@ -144,7 +147,12 @@ impl Interface {
                 .collect();
             self.receive.offer(&buffers);
         }
-        self.receive.publish();
+        self.wants_kick |= self.receive.publish();
+    }
+
+    /// Whether the device asked to be kicked for buffers that were offered since the last call.
+    pub fn take_kick(&mut self) -> bool {
+        std::mem::take(&mut self.wants_kick)
     }
 
     fn receive_buffer(&self, head: u16) -> u64 {

@@ -471,6 +471,8 @@ impl Receive {
         for ring in self.rings.iter_mut().flatten().filter(|ring| !ring.backlog.is_empty()) {
             let drained = ring.try_to(|ring| ring.backlog.drain(&mut ring.queue));
             ring.queue.publish();
+            // Refilled again and again: there is room by now.
+            self.room |= drained == Err(PutError::NoBuffer) && ring.state == State::Awake;
             note(&mut self.fault, ring, drained);
         }
     }
@@ -522,6 +524,8 @@ impl RingLink<'_> {
         match result {
             Ok(cut) => {
                 *segmented += u64::from(cut);
+                // Segments are left over: the ring is to be armed.
+                *room |= !ring.backlog.is_empty();
                 Ok(())
             }
             Err(PutError::SmallBuffer) => {

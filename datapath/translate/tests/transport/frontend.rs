@@ -96,14 +96,16 @@ impl Guest {
         self.transmit.kick.write(1).unwrap();
     }
 
-    /// The next frame, with its header; kicks for the buffers that are given back.
+    /// The next frame, with its header; kicks for the buffers that are given back where that was asked for.
     pub fn receive(&mut self) -> (Vec<u8>, Vec<u8>) {
         let mut got = None;
         wait_until("a frame", || {
             got = self.interface.receive();
             got.is_some()
         });
-        self.receive.kick.write(1).unwrap();
+        if self.interface.take_kick() {
+            self.receive.kick.write(1).unwrap();
+        }
         got.unwrap()
     }
 
