@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
 use culvert_frame::checksum::{self, Sum};
-use culvert_frame::{Offload, Offloads};
+use culvert_frame::{Offload, Offloads, Segmentation, Segmenter};
 use culvert_guest::{NetHeader, Packet};
 use culvert_translate::context::{Context, SCRATCH_BYTES};
 use culvert_translate::fragment::Reassembler;
@@ -58,8 +58,8 @@ enum Operation {
     Fail(u8),
     /// Some seconds.
     Wait(u8),
-    /// How many frames the guest takes until the next time.
-    Room(u8),
+    /// How many frames the guest takes until the next time, and which offloads.
+    Room(u8, bool),
 }
 
 /// Runs one input.
@@ -140,7 +140,7 @@ impl World {
             groups: Groups::default(),
             fragments: Reassembler::default(),
             sockets: Simulated { open: BTreeMap::from([(LISTENER, Socket::default())]), ..Simulated::default() },
-            link: Frames { room: 255, frames: Vec::new() },
+            link: Frames { room: 255, takes: Offloads::NONE, frames: Vec::new() },
             shared: Shared {
                 guest,
                 limits: Limits::new(LimitSettings { flows: FLOWS, ..LimitSettings::default() }),
@@ -211,7 +211,10 @@ impl World {
                 self.now += Duration::from_secs((*seconds).into());
                 self.expire();
             }
-            Operation::Room(room) => self.link.room = usize::from(*room),
+            Operation::Room(room, offloads) => {
+                self.link.room = usize::from(*room);
+                self.link.takes = if *offloads { Offloads::ALL } else { Offloads::NONE };
+            }
         }
     }
 
@@ -327,9 +330,36 @@ impl World {
         assert_eq!(udp + echo, self.shared.limits.in_use() as usize);
         assert!(self.sockets.groups.len() <= 32);
         for (offload, frame) in self.link.frames.drain(..) {
-            judge(&self.shared.settings, offload, frame);
+            match offload {
+                Offload::Segment(segmentation) => {
+                    assert!(self.link.takes.contains(segmentation.needs()));
+                    for segment in cut(&frame, segmentation) {
+                        judge(&self.shared.settings, Offload::None, segment);
+                    }
+                }
+                offload => judge(&self.shared.settings, offload, frame),
+            }
         }
     }
+}
+
+/// What the guest makes of a frame that is several.
+fn cut(frame: &[u8], segmentation: Segmentation) -> Vec<Vec<u8>> {
+    let length = u32::try_from(frame.len()).expect("a frame");
+    let offload = Offload::Segment(segmentation);
+    let request = offload.fields().request;
+    assert_eq!(Offload::check(request, Offloads::ALL, frame, length), Ok(offload));
+    let mut segmenter = Segmenter::new(frame, segmentation, length);
+    let mut rest = &frame[usize::from(segmentation.header_bytes)..];
+    let (mut room, mut segments) = (vec![0; 70_000], Vec::new());
+    while let Some(segment) = segmenter.next(&mut room, |payload| {
+        let (now, later) = rest.split_at(payload.len());
+        payload.copy_from_slice(now);
+        rest = later;
+    }) {
+        segments.push(segment.to_vec());
+    }
+    segments
 }
 
 /// A frame for the guest that is right.
@@ -390,12 +420,13 @@ fn mend(frame: &mut [u8], v6: bool) {
 #[derive(Debug)]
 struct Frames {
     room: usize,
+    takes: Offloads,
     frames: Vec<(Offload, Vec<u8>)>,
 }
 
 impl GuestLink for Frames {
     fn takes(&self) -> Offloads {
-        Offloads::NONE
+        self.takes
     }
 
     fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {

@@ -89,6 +89,8 @@ pub struct UdpFlows {
     burst: Burst,
     /// What the guest sent in this round, and was not sent yet.
     train: Train,
+    /// What arrived for the guest by one event of a socket, and was not put yet.
+    arrived: Train,
     /// Tells the packets apart that are cut into fragments.
     identification: u32,
 }
@@ -120,6 +122,7 @@ impl UdpFlows {
             group_ports: HashMap::new(),
             burst: Burst::default(),
             train: Train::default(),
+            arrived: Train::default(),
             identification: 0,
         }
     }
@@ -200,6 +203,7 @@ impl UdpFlows {
         more |= receive(ctx, SocketId::Udp(index), &mut burst, |ctx, datagram, payload| {
             self.deliver(ctx, index, datagram, payload);
         });
+        self.put_arrived(ctx);
         self.burst = burst;
         more
     }
@@ -219,6 +223,7 @@ impl UdpFlows {
                 ctx.refuse(refusal);
             }
         });
+        self.put_arrived(ctx);
         self.burst = burst;
         more
     }
@@ -348,6 +353,9 @@ impl UdpFlows {
         if self.train.flow() == Some(index) {
             self.flush(ctx);
         }
+        if self.arrived.flow() == Some(index) {
+            self.put_arrived(ctx);
+        }
         self.one_sided.remove(index);
         self.streams.remove(index);
         let Some(flow) = self.flows.try_remove(index as usize) else { return };
@@ -397,9 +405,30 @@ impl UdpFlows {
             return;
         };
         flow.peer_was_heard = true;
-        let to = flow.ends.guest;
+        let (to, marks) = (flow.ends.guest, datagram.marks);
+        let gathers = !flow.is_group && header::takes_segments(ctx, to.is_ipv4(), payload.len());
         self.touch(index, ctx.now);
-        self.put(ctx, (from, to, datagram.marks), ctx.guest.mac_or_broadcast(), payload);
+        if !gathers || !self.arrived.add(index, marks, Payload::of_bytes(payload)) {
+            // In the order in which they came.
+            self.put_arrived(ctx);
+            if !gathers || !self.arrived.add(index, marks, Payload::of_bytes(payload)) {
+                self.put(ctx, (from, to, marks), ctx.guest.mac_or_broadcast(), payload, None);
+            }
+        }
+    }
+
+    /// Puts what was gathered for the guest: one frame, which it takes for several datagrams.
+    fn put_arrived<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
+        let arrived = std::mem::take(&mut self.arrived);
+        let flow = arrived.flow().and_then(|index| self.flows.get(index as usize));
+        if let (Some(FlowEnds { guest, peer }), Some((payload, size, marks))) =
+            (flow.map(|flow| flow.ends), arrived.content())
+        {
+            let segment = Some(size).filter(|&size| usize::from(size) < payload.len());
+            self.put(ctx, (peer, guest, marks), ctx.guest.mac_or_broadcast(), payload, segment);
+        }
+        self.arrived = arrived;
+        self.arrived.clear();
     }
 
     /// A datagram that arrived at a forwarded port.
@@ -427,7 +456,7 @@ impl UdpFlows {
             if self.is_echo(ctx.settings, source) || (group.is_multicast() && !groups.contains(group)) {
                 return Err(Refusal::BadDestination);
             }
-            self.put(ctx, (peer, to, datagram.marks), group_mac(group), payload);
+            self.put(ctx, (peer, to, datagram.marks), group_mac(group), payload, None);
             return Ok(());
         }
         let ends = FlowEnds { guest: to, peer };
@@ -461,13 +490,14 @@ impl UdpFlows {
         true
     }
 
-    /// Puts a datagram for the guest: from, to, and its marks.
+    /// Puts a datagram for the guest: from, to, and its marks; or with `segment` several, of so many bytes each.
     fn put<S, L: GuestLink>(
         &mut self,
         ctx: &mut Context<'_, S, L>,
         (from, to, marks): (SocketAddr, SocketAddr, Marks),
         mac: MacAddress,
         payload: &[u8],
+        segment: Option<u16>,
     ) {
         let ends = Ends {
             source_mac: ctx.settings.mac,
@@ -477,14 +507,24 @@ impl UdpFlows {
             hop_limit: marks.hop_limit,
             traffic_class: marks.traffic_class,
         };
-        // Fragments have one checksum for all, which nobody else can complete.
-        let (offload, header) = if fragment::is_cut(ctx.settings, &ends, header::BYTES + payload.len()) {
-            (Offload::None, header(&ends, from.port(), to.port(), payload))
+        let (from, to) = (from.port(), to.port());
+        let result = if let Some(segment) = segment {
+            let (offload, header) = header::segmented(&ends, from, to, payload.len(), segment);
+            let mut head = ends.head(UDP, header::length(payload.len()));
+            head.extend(header);
+            ctx.put(offload, &head, payload)
         } else {
-            header::partial(&ends, from.port(), to.port(), payload.len())
+            // Fragments have one checksum for all, which nobody else can complete.
+            let is_cut = fragment::is_cut(ctx.settings, &ends, header::BYTES + payload.len());
+            let (offload, header) = if is_cut {
+                (Offload::None, header(&ends, from, to, payload))
+            } else {
+                header::partial(&ends, from, to, payload.len())
+            };
+            self.identification = self.identification.wrapping_add(1);
+            fragment::put(ctx, &ends, UDP, (offload, &header, payload), self.identification)
         };
-        self.identification = self.identification.wrapping_add(1);
-        if fragment::put(ctx, &ends, UDP, (offload, &header, payload), self.identification).is_err() {
+        if result.is_err() {
             ctx.refuse(Refusal::GuestFull);
         }
     }

@@ -51,7 +51,7 @@ impl World {
             settings,
             guest,
             sockets: Simulated::default(),
-            link: Frames { room: usize::MAX, frames: Vec::new() },
+            link: Frames { takes: Offloads::NONE, room: usize::MAX, frames: Vec::new() },
             limits: Limits::new(LimitSettings::default()),
             errors: Budget::default(),
             counters: Counters::default(),
@@ -89,13 +89,14 @@ impl World {
 
 /// Frames to the guest.
 pub struct Frames {
+    pub takes: Offloads,
     pub room: usize,
     pub frames: Vec<(Offload, Vec<u8>)>,
 }
 
 impl GuestLink for Frames {
     fn takes(&self) -> Offloads {
-        Offloads::NONE
+        self.takes
     }
 
     fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {

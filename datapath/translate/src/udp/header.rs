@@ -4,9 +4,12 @@
 
 use std::net::SocketAddr;
 
-use culvert_frame::{Offload, PartialChecksum};
+use culvert_frame::{Offload, Offloads, PartialChecksum, SegmentKind, Segmentation};
 
+use crate::context::Context;
+use crate::fragment;
 use crate::head::{Ends, UDP};
+use crate::link::GuestLink;
 use crate::packet::{IpPacket, Payload};
 use crate::refusal::Refusal;
 
@@ -52,7 +55,7 @@ pub(super) fn parse<'a>(ip: &IpPacket<'a>, segment: Option<u16>) -> Result<(Flow
 
 /// A UDP header with its checksum, before `payload`.
 pub(crate) fn header(ends: &Ends, from: u16, to: u16, payload: &[u8]) -> [u8; BYTES] {
-    let bytes = u16::try_from(BYTES + payload.len()).unwrap_or(u16::MAX);
+    let bytes = length(payload.len());
     let mut sum = ends.pseudo_header(UDP, bytes.into());
     let mut header = fields(from, to, bytes, 0);
     sum.add(&header);
@@ -68,10 +71,37 @@ pub(crate) fn header(ends: &Ends, from: u16, to: u16, payload: &[u8]) -> [u8; BY
 
 /// A UDP header before `payload_bytes`, whose checksum is left to the guest.
 pub(super) fn partial(ends: &Ends, from: u16, to: u16, payload_bytes: usize) -> (Offload, [u8; BYTES]) {
-    let bytes = u16::try_from(BYTES + payload_bytes).unwrap_or(u16::MAX);
+    let bytes = length(payload_bytes);
     let sum = ends.pseudo_header(UDP, bytes.into()).partial();
     let start = u16::try_from(ends.header_bytes()).unwrap_or(u16::MAX);
     (Offload::Checksum(PartialChecksum { start, offset: CHECKSUM_OFFSET }), fields(from, to, bytes, sum))
+}
+
+/// A UDP header before datagrams of `size` bytes each, but for the last one: its length and sum are those of all, as Linux has it.
+pub(super) fn segmented(ends: &Ends, from: u16, to: u16, payload_bytes: usize, size: u16) -> (Offload, [u8; BYTES]) {
+    let (_, header) = partial(ends, from, to, payload_bytes);
+    let transport = u16::try_from(ends.header_bytes()).unwrap_or(u16::MAX);
+    let segmentation = Segmentation {
+        kind: if ends.is_v4() { SegmentKind::Udp4 } else { SegmentKind::Udp6 },
+        ecn: false,
+        size,
+        network: 14,
+        transport,
+        header_bytes: transport.saturating_add(length(0)),
+    };
+    (Offload::Segment(segmentation), header)
+}
+
+/// Whether the guest takes several datagrams with `payload_bytes` each in one frame. Not if each is longer than its MTU.
+pub(super) fn takes_segments<S, L: GuestLink>(ctx: &Context<'_, S, L>, v4: bool, payload_bytes: usize) -> bool {
+    let bytes = payload_bytes + BYTES + if v4 { 20 } else { 40 };
+    let needs = Offloads::CHECKSUM | if v4 { Offloads::USO4 } else { Offloads::USO6 };
+    ctx.link.takes().contains(needs) && bytes <= usize::from(fragment::mtu_of(ctx.settings, v4))
+}
+
+/// The length field of a header before `payload_bytes`.
+pub(super) fn length(payload_bytes: usize) -> u16 {
+    u16::try_from(BYTES + payload_bytes).unwrap_or(u16::MAX)
 }
 
 fn fields(from: u16, to: u16, bytes: u16, checksum: u16) -> [u8; BYTES] {

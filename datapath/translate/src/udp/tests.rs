@@ -1,5 +1,6 @@
 //! Flows of datagrams in a simulated world.
 
+use culvert_frame::Offloads;
 use etherparse::{Icmpv4Type, Icmpv6Type, icmpv4};
 
 use super::*;
@@ -625,6 +626,64 @@ fn many_datagrams_take_turns_with_other_sockets() {
     assert!(udp.flows.from_socket(&mut udp.world.context(), 0));
     assert!(!udp.flows.from_socket(&mut udp.world.context(), 0));
     assert_eq!(udp.heard().len(), BURST * BURSTS + 1);
+}
+
+/// Cuts a frame as its offload says, as the guest does.
+fn cut((offload, frame): (Offload, Vec<u8>)) -> Vec<Vec<u8>> {
+    let Offload::Segment(segmentation) = offload else { panic!("{offload:?}") };
+    let length = u32::try_from(frame.len()).unwrap();
+    let mut segmenter = culvert_frame::Segmenter::new(&frame, segmentation, length);
+    let mut rest = &frame[usize::from(segmentation.header_bytes)..];
+    let (mut room, mut segments) = (vec![0; 70_000], Vec::new());
+    while let Some(segment) = segmenter.next(&mut room, |payload| {
+        let (now, later) = rest.split_at(payload.len());
+        payload.copy_from_slice(now);
+        rest = later;
+    }) {
+        segments.push(segment.to_vec());
+    }
+    segments
+}
+
+#[test]
+fn what_arrives_together_reaches_a_guest_that_takes_segments_in_one_frame() {
+    for (guest, peer) in [(GUEST, PEER), (GUEST6, PEER6)] {
+        let mut udp = Udp::new();
+        udp.world.settings.mtu = Some(1500);
+        udp.world.link.takes = Offloads::ALL;
+        udp.send(guest, peer, b"x").unwrap();
+        let sizes = [1000, 1000, 1000, 300, 300, 0, 1400, 2000, 1400, 1400];
+        for (number, bytes) in sizes.into_iter().enumerate() {
+            let payload = vec![u8::try_from(number).unwrap(); bytes];
+            udp.world.sockets.udp(0).inbox.push_back((datagram(peer), payload));
+        }
+        assert!(!udp.flows.from_socket(&mut udp.world.context(), 0));
+        let frames = std::mem::take(&mut udp.world.link.frames);
+        // Three and a shorter one, one, an empty one, one, a long one in fragments, and two.
+        let kinds: Vec<_> = frames.iter().map(|(offload, _)| std::mem::discriminant(offload)).collect();
+        assert_eq!(kinds.len(), 7);
+        let mut heard = Vec::new();
+        for (offload, frame) in frames {
+            match offload {
+                Offload::Segment(segmentation) => {
+                    // It is as a guest's own request would have to be.
+                    let request = offload.fields().request;
+                    let length = u32::try_from(frame.len()).unwrap();
+                    assert_eq!(Offload::check(request, Offloads::ALL, &frame, length), Ok(offload));
+                    assert!(segmentation.size < 1473);
+                    heard.extend(cut((offload, frame)).into_iter().map(|frame| (Offload::None, frame)));
+                }
+                offload => heard.push((offload, frame)),
+            }
+        }
+        udp.world.link.frames = heard;
+        let heard: Vec<_> = udp.heard().into_iter().filter(|heard| !heard.is_fragment).collect();
+        assert!(heard.iter().all(|heard| heard.ports == Some((7000, 5000)) && heard.marks == datagram(peer).marks));
+        let payloads: Vec<_> = heard.into_iter().map(|heard| heard.payload).collect();
+        let expected = sizes.into_iter().enumerate().filter(|&(_, bytes)| bytes != 2000);
+        let expected: Vec<_> = expected.map(|(number, bytes)| vec![u8::try_from(number).unwrap(); bytes]).collect();
+        assert_eq!(payloads, expected);
+    }
 }
 
 fn report(from: &str, kind: u8, code: u8, information: u32, destination: &str) -> NetworkError {
