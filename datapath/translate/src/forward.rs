@@ -337,22 +337,38 @@ impl Rule {
 /// Opens sockets with `open`, and hands them out with what they listen to.
 ///
 /// A [strict](Listen::strict) one that cannot be opened ends it; of the others, one must be opened. What was opened is
-/// dropped then.
+/// dropped then. Of those that are not strict at most `best_effort` are opened, the lowest ports first.
 ///
 /// # Errors
 /// The one that could not be opened, with the remedy.
 pub fn open_all<S>(
-    listens: Vec<Listen>,
+    mut listens: Vec<Listen>,
+    best_effort: usize,
     mut open: impl FnMut(&Listen) -> io::Result<S>,
 ) -> Result<Vec<(Listen, S)>, OpenError> {
+    listens.sort_by_key(|listen| (!listen.strict).then_some(listen.port));
     let mut opened = Vec::new();
+    let (mut room, mut left_out) = (best_effort, 0_usize);
     let mut failed = None;
     for listen in listens {
+        if !listen.strict && room == 0 {
+            left_out += 1;
+            continue;
+        }
         match open(&listen) {
-            Ok(socket) => opened.push((listen, socket)),
+            Ok(socket) => {
+                room -= usize::from(!listen.strict);
+                opened.push((listen, socket));
+            }
             Err(error) if listen.strict => return Err(OpenError { listen: Box::new(listen), error }),
             Err(error) => failed = Some((listen, error)),
         }
+    }
+    if left_out > 0 {
+        tracing::warn!(
+            "{left_out} of the ports that \"all\" means are not forwarded: half of the descriptors are for connections; \
+             raise the limit of open files (ulimit -n), or name the ports"
+        );
     }
     match failed {
         Some((listen, error)) if !opened.iter().any(|(opened, _)| !opened.strict) => {

@@ -5,7 +5,7 @@
 //! [`Translator::link_ready`] when the guest has room again, then [`Translator::finish`] once, which sends what is due.
 //! Nothing here makes system calls or waits: sockets and the way to the guest are arguments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::time::Instant;
 
@@ -43,8 +43,15 @@ pub struct Translator {
     fragments: Reassembler,
     advertiser: Advertiser,
     forwards: Slab<Listen>,
+<<<<<<< HEAD
     /// When it is the turn, without an event, of sockets that have more than could be taken at once.
     unfinished: BTreeMap<SocketId, Instant>,
+=======
+    /// Where in `forwards`: there may be ten thousands.
+    forward_index: HashMap<Listen, usize>,
+    /// Sockets that have more than was taken at once: their turn is in the next round, without an event.
+    unfinished: Vec<SocketId>,
+>>>>>>> ce8e765 (Forwarding all ports left no descriptor for connections, or failed: half of them stay free; panics reach the log)
 }
 
 /// What every protocol uses: lent out as a [`Context`].
@@ -98,7 +105,12 @@ impl Translator {
             fragments: Reassembler::default(),
             advertiser: Advertiser::new(now, seed),
             forwards: Slab::new(),
+<<<<<<< HEAD
             unfinished: BTreeMap::new(),
+=======
+            forward_index: HashMap::new(),
+            unfinished: Vec::new(),
+>>>>>>> ce8e765 (Forwarding all ports left no descriptor for connections, or failed: half of them stay free; panics reach the log)
             shared: Shared {
                 guest: Guest::new(&settings),
                 limits: Limits::new(limits),
@@ -319,14 +331,18 @@ impl Translator {
             Protocol::Tcp => sockets.listen(index, &at)?,
             Protocol::Udp => sockets.open_udp_listener(index, &at)?,
         }
-        self.forwards.insert(listen.clone());
+        self.forward_index.insert(listen.clone(), self.forwards.insert(listen.clone()));
         Ok(())
+    }
+
+    /// How many best-effort forwards are open.
+    pub fn best_effort_forwards(&self) -> usize {
+        self.forwards.iter().filter(|(_, listen)| !listen.strict).count()
     }
 
     /// Closes it. Connections that came through it stay.
     pub fn close_forward<S: Sockets>(&mut self, listen: &Listen, sockets: &mut S) {
-        let found = self.forwards.iter().find(|(_, open)| *open == listen).map(|(index, _)| index);
-        if let Some(index) = found {
+        if let Some(index) = self.forward_index.remove(listen) {
             self.forwards.remove(index);
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             match listen.protocol {

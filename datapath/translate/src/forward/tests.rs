@@ -235,7 +235,7 @@ fn opened(text: &str, bad: impl Fn(u16) -> Option<io::ErrorKind>) -> Result<Vec<
     let mut table = table();
     table.add(Protocol::Tcp, text).unwrap();
     let open = |listen: &Listen| bad(listen.port).map_or(Ok(listen.port), |kind| Err(kind.into()));
-    let opened = open_all(table.listens().collect(), open).map_err(|error| error.to_string())?;
+    let opened = open_all(table.listens().collect(), usize::MAX, open).map_err(|error| error.to_string())?;
     Ok(opened.into_iter().map(|(_, port)| port).collect())
 }
 
@@ -256,6 +256,19 @@ fn ports_that_are_named_must_open_and_one_of_the_others() {
         "none of the ports could be forwarded; at TCP *:65535: address in use"
     );
     assert!(opened("~1-65535", |_| None).unwrap().is_empty());
+}
+
+#[test]
+fn there_are_not_more_best_effort_ports_than_there_is_room() {
+    let mut table = table();
+    table.add(Protocol::Tcp, "127.0.0.1/40000-40010").unwrap();
+    table.add(Protocol::Tcp, "~2").unwrap();
+    table.add(Protocol::Udp, "all").unwrap();
+    let open = |listen: &Listen| if listen.port == 3 { Err(io::ErrorKind::AddrInUse.into()) } else { Ok(()) };
+    let opened = open_all(table.listens().collect(), 5, open).unwrap();
+    let opened: Vec<_> = opened.iter().map(|(listen, ())| listen.to_string()).collect();
+    assert_eq!(opened[..2], ["TCP 127.0.0.1:40000", "TCP 127.0.0.1:40001"]);
+    assert_eq!(opened[11..], ["TCP *:1", "UDP *:1", "UDP *:2", "TCP *:4", "UDP *:4"]);
 }
 
 prop_compose! {

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use culvert_frame::{Offload, Offloads};
 use culvert_guest::Packet;
 use culvert_guest::device::DeviceConfig;
+use culvert_translate::forward::ForwardTable;
 use culvert_translate::limits::{LimitSettings, MAX_FLOWS};
 use culvert_translate::link::{Full, GuestLink};
 use culvert_translate::packet::Payload;
@@ -75,15 +76,15 @@ impl EventLoop {
         let sockets = KernelSockets::new(registry.try_clone()?).context("cannot make sockets")?;
         // The standard library's hasher has random keys.
         let seed = RandomState::new().hash_one(0);
-        let translator =
-            Translator::new(setup.settings, limits(setup.forwards.listens().count()), Instant::now(), seed);
+        let (limits, most_best_effort) = limits(&setup.forwards);
+        let translator = Translator::new(setup.settings, limits, Instant::now(), seed);
         let mut control = setup.control;
         if let Some(control) = &mut control {
             control.register(registry, CONTROL).context("cannot wait for the control socket")?;
         }
         registry.register(&mut SourceFd(&setup.quit.as_raw_fd()), QUIT, Interest::READABLE)?;
         Ok(Self {
-            running: Running::new(translator, sockets, setup.forwards, setup.freebind)?,
+            running: Running::new(translator, sockets, setup.forwards, setup.freebind, most_best_effort)?,
             transport,
             control,
             pcap: setup.pcap,
@@ -185,12 +186,17 @@ impl EventLoop {
     }
 }
 
-/// As many flows as there are descriptors for, but for those that everything else needs.
-fn limits(listeners: usize) -> LimitSettings {
-    let descriptors = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let others = RESERVE.saturating_add(listeners as u64);
-    let flows = u32::try_from(descriptors.saturating_sub(others)).unwrap_or(u32::MAX).clamp(1, MAX_FLOWS);
-    LimitSettings { flows, ..LimitSettings::default() }
+/// What the descriptors are for: forwards, of which those by best effort get at most half of what is left, and flows.
+/// The second is how many those by best effort may be.
+fn limits(forwards: &ForwardTable) -> (LimitSettings, usize) {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let strict = forwards.listens().filter(|listen| listen.strict).count();
+    let best_effort = forwards.listens().count() - strict;
+    let left = limit.saturating_sub(RESERVE).saturating_sub(strict as u64);
+    let most_best_effort = usize::try_from(left / 2).unwrap_or(usize::MAX);
+    let left = left.saturating_sub(best_effort.min(most_best_effort) as u64);
+    let flows = u32::try_from(left).unwrap_or(u32::MAX).clamp(1, MAX_FLOWS);
+    (LimitSettings { flows, ..LimitSettings::default() }, most_best_effort)
 }
 
 /// Descriptors for the transport, the log, clients of the control socket, and ports that are forwarded later.

@@ -49,7 +49,6 @@ struct Shared {
 struct State {
     sink: Sink,
     limit: Limit,
-    line: String,
 }
 
 /// How many lines were logged in the second that `since` is the start of.
@@ -66,13 +65,18 @@ impl Log {
     pub fn new(sink: Sink, level: Level, now: Instant) -> Self {
         let most = if level > Level::INFO { u32::MAX } else { MAX_LINES };
         let limit = Limit { most, since: now, lines: 0, left_out: 0 };
-        let state = Mutex::new(State { sink, limit, line: String::new() });
+        let state = Mutex::new(State { sink, limit });
         Self { shared: Arc::new(Shared { start: now, level, stderr: AtomicBool::new(true), state }) }
     }
 
-    /// Makes this the log of the whole process. Has an effect once.
+    /// Makes this the log of the whole process, for panics as well: in the background nobody reads standard error. Has an
+    /// effect once.
     pub fn install(&self) {
-        let _ = tracing::subscriber::set_global_default(self.clone());
+        if tracing::subscriber::set_global_default(self.clone()).is_ok() {
+            std::panic::set_hook(Box::new(|panic| {
+                tracing::error!("this is a fault of the program, please report it: {panic}")
+            }));
+        }
     }
 
     /// The start is over: standard error is left alone, unless it is the sink.
@@ -80,25 +84,19 @@ impl Log {
         self.shared.stderr.store(false, Ordering::Relaxed);
     }
 
-    fn write(&self, now: Instant, level: Level, message: impl FnOnce(&mut String)) {
+    fn write(&self, now: Instant, level: Level, message: &str) {
         let shared = &*self.shared;
-        // Poisoned by a panic in a formatter: the line may be half done, and is cleared.
         let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { sink, limit, line } = &mut *state;
+        let State { sink, limit } = &mut *state;
         let Some(left_out) = limit.take(now) else { return };
         let elapsed = now.saturating_duration_since(shared.start).as_secs_f64();
-        line.clear();
+        let mut line = String::new();
         if left_out > 0 {
             let _ = writeln!(line, "{elapsed:.4}: WARNING: {left_out} lines were left out");
         }
-        let _ = write!(line, "{elapsed:.4}: {}", prefix(level));
-        let text_at = line.len();
-        message(line);
         // What comes from outside must not forge lines.
-        let text: String = line.get(text_at..).unwrap_or_default().replace(|c: char| c.is_control(), " ");
-        line.truncate(text_at);
-        line.push_str(&text);
-        line.push('\n');
+        let text = message.replace(|c: char| c.is_control(), " ");
+        let _ = writeln!(line, "{elapsed:.4}: {}{text}", prefix(level));
         let to_stderr = match sink {
             Sink::Stderr => true,
             Sink::File(file) => {
@@ -142,7 +140,10 @@ impl Subscriber for Log {
     }
 
     fn event(&self, event: &Event<'_>) {
-        self.write(Instant::now(), *event.metadata().level(), |line| event.record(&mut Text(line)));
+        // Before the lock is taken: what formats may log as well.
+        let mut message = String::new();
+        event.record(&mut Text(&mut message));
+        self.write(Instant::now(), *event.metadata().level(), &message);
     }
 
     // Spans are not used.
@@ -224,9 +225,9 @@ mod tests {
     fn floods_are_cut_and_told() {
         let (folder, log, start) = log(Level::INFO);
         for _ in 0..MAX_LINES + 5 {
-            log.write(start, Level::INFO, |line| line.push('x'));
+            log.write(start, Level::INFO, "x");
         }
-        log.write(start + Duration::from_secs(1), Level::INFO, |line| line.push('y'));
+        log.write(start + Duration::from_secs(1), Level::INFO, "y");
         let lines = lines(&folder);
         assert_eq!(lines.len(), MAX_LINES as usize + 2);
         assert_eq!(lines[MAX_LINES as usize..], ["1.0000: WARNING: 5 lines were left out", "1.0000: y"]);
@@ -236,7 +237,7 @@ mod tests {
     fn who_debugs_gets_everything() {
         let (folder, log, start) = log(Level::DEBUG);
         for _ in 0..1000 {
-            log.write(start, Level::INFO, |line| line.push('x'));
+            log.write(start, Level::INFO, "x");
         }
         assert_eq!(lines(&folder).len(), 1000);
     }

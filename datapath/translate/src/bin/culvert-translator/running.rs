@@ -20,6 +20,8 @@ pub struct Running {
     pub transport: Totals,
     forwards: ForwardTable,
     freebind: bool,
+    /// How many descriptors best-effort forwards may take.
+    most_best_effort: usize,
 }
 
 impl Running {
@@ -27,22 +29,29 @@ impl Running {
     ///
     /// # Errors
     /// A port that cannot be opened, with the remedy.
-    pub fn new(translator: Translator, sockets: KernelSockets, forwards: ForwardTable, freebind: bool) -> Result<Self> {
-        let none = forwards.without_rules();
-        let mut running = Self { translator, sockets, transport: Totals::default(), forwards: none, freebind };
+    pub fn new(
+        translator: Translator,
+        sockets: KernelSockets,
+        forwards: ForwardTable,
+        freebind: bool,
+        most_best_effort: usize,
+    ) -> Result<Self> {
+        let (none, transport) = (forwards.without_rules(), Totals::default());
+        let mut running = Self { translator, sockets, transport, forwards: none, freebind, most_best_effort };
         running.change(forwards)?;
         Ok(running)
     }
 
     /// Makes `new` what is forwarded, or leaves everything as it is.
     fn change(&mut self, new: ForwardTable) -> Result<()> {
-        let Self { translator, sockets, freebind, .. } = self;
+        let Self { translator, sockets, freebind, most_best_effort, .. } = self;
         let changes = self.forwards.changes_to(&new);
         for listen in &changes.close {
             translator.close_forward(listen, sockets);
         }
         let mut opened = Vec::new();
-        let result = open_all(changes.open, |listen| {
+        let room = most_best_effort.saturating_sub(translator.best_effort_forwards());
+        let result = open_all(changes.open, room, |listen| {
             translator.open_forward(listen, *freebind, sockets)?;
             opened.push(listen.clone());
             Ok(())
