@@ -5,6 +5,7 @@
 //! takes the same options, so what both pass is a fair test.
 
 use std::fs::{self, Permissions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -12,6 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt, socket,
+};
+use nix::sys::time::TimeVal;
 use tempfile::TempDir;
 
 use crate::console::Console;
@@ -228,6 +234,36 @@ impl Translator {
             _ => String::new(),
         };
         ended + &self.console.last_words()
+    }
+
+    /// All that it can tell when a test has failed: its flows and counters, where it has a control socket, and its log.
+    pub fn told(&mut self) -> String {
+        let mut told = String::new();
+        if is_ours() {
+            for request in ["flows", "stats"] {
+                let answer = self.ask(request).unwrap_or_else(|error| format!("{error:#}"));
+                // Counters that are zero say nothing.
+                let lines = answer.lines().filter(|line| !line.ends_with(" 0")).take(40);
+                told.extend(lines.map(|line| format!("{request}: {line}\n")));
+            }
+        }
+        told + &self.last_words()
+    }
+
+    /// What its control socket (`S.ctl`) answers to a request.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn ask(&self, request: &str) -> Result<String> {
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::new(5, 0))?;
+        let path = format!("{}.ctl", self.socket.display());
+        connect(socket.as_raw_fd(), &UnixAddr::new(path.as_str())?)?;
+        send(socket.as_raw_fd(), request.as_bytes(), MsgFlags::empty())?;
+        let mut answer = vec![0; 1 << 20];
+        let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        answer.truncate(length);
+        Ok(String::from_utf8(answer)?)
     }
 
     /// Its process id.

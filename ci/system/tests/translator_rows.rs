@@ -58,13 +58,13 @@ fn guest_and_pod(transport: Transport) -> Result<()> {
                 .map(drop)
         });
     }
-    let log = translator.console().transcript();
+    let told = translator.told();
     rows.row("END-1 SIGTERM ends it, with status 0", || {
         let status = translator.stop()?;
         ensure!(status.success(), "it ended with {status}");
         Ok(())
     });
-    rows.end().with_context(|| format!("the translator's log:\n{log}"))
+    rows.end().with_context(|| format!("the translator tells:\n{told}"))
 }
 
 /// What the guest was told, and has made of it.
@@ -143,9 +143,9 @@ fn guest_pod_and_world(transport: Transport) -> Result<()> {
             });
         }
     }
-    let log = translator.console().transcript();
+    let told = translator.told();
     translator.stop()?;
-    rows.end().with_context(|| format!("the translator's log:\n{log}"))
+    rows.end().with_context(|| format!("the translator tells:\n{told}"))
 }
 
 /// The gateways as the guest has to write them.

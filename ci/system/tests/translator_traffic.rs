@@ -93,9 +93,9 @@ fn programs(transport: Transport) -> Result<()> {
     iperf(&mut rows, &pod, &mut guest)?;
     files(&mut rows, &pod, &mut guest)?;
     far_end(&mut rows, &far, &mut guest);
-    let log = translator.console().transcript();
+    let told = translator.told();
     translator.stop()?;
-    rows.end().with_context(|| format!("the translator's log:\n{log}"))
+    rows.end().with_context(|| format!("the translator tells:\n{told}"))
 }
 
 /// iperf3 in all directions.
@@ -133,7 +133,7 @@ fn files(rows: &mut Rows, pod: &Pod, guest: &mut Guest) -> Result<()> {
     let whole = sum(&file.display().to_string())?;
     rows.row(&format!("{megabytes} MiB down"), || {
         guest.send(&format!("curl -sS http://{}/file | sha256sum", WORLD[0]))?;
-        let (printed, status) = guest.finish_within(FILE_LIMIT)?;
+        let (printed, status) = guest.finish_within(file_limit())?;
         ensure!(status == 0 && printed.starts_with(&whole), "it printed:\n{printed}");
         Ok(())
     });
@@ -144,7 +144,7 @@ fn files(rows: &mut Rows, pod: &Pod, guest: &mut Guest) -> Result<()> {
         let mut taker = Console::start_in(&place, "nc", "sh", &["-c", &script])?;
         thread::sleep(Duration::from_millis(200));
         guest.send(&format!("curl -sS http://{0}/file | nc {0} 10004", WORLD[0]))?;
-        let (printed, status) = guest.finish_within(FILE_LIMIT)?;
+        let (printed, status) = guest.finish_within(file_limit())?;
         ensure!(status == 0, "it printed:\n{printed}");
         taker.wait(LIMIT)?;
         ensure!(sum(&copy.display().to_string())? == whole, "another file came");
@@ -197,9 +197,9 @@ fn hard_cases(transport: Transport) -> Result<()> {
     }
     refusals(&mut rows, &pod, &mut guest);
     connections(&mut rows, &pod, &mut guest, &translator)?;
-    let log = translator.console().transcript();
+    let told = translator.told();
     translator.stop()?;
-    rows.end().with_context(|| format!("the translator's log:\n{log}"))
+    rows.end().with_context(|| format!("the translator tells:\n{told}"))
 }
 
 /// Peers that refuse, and that reset a connection.
@@ -258,7 +258,7 @@ fn is_reset(error: &anyhow::Error) -> bool {
 /// Many connections, one after the other and at the same time; when all have gone, nothing of them is left.
 fn connections(rows: &mut Rows, pod: &Pod, guest: &mut Guest, translator: &Translator) -> Result<()> {
     let (short, parallel, last) = if full_size() { (10_000, 1000, 1_000_000) } else { (2000, 1000, 0) };
-    let limit = if full_size() { FILE_LIMIT } else { Duration::from_secs(30) };
+    let limit = file_limit();
     let mut outside = Host::new(pod.world());
     outside.start("serve 10003")?;
     outside.wait_listening()?;
@@ -358,8 +358,10 @@ const SSH: &str = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHost
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The longest that a large file or a million connections may take.
-const FILE_LIMIT: Duration = Duration::from_secs(3600);
+/// The longest that a large file or very many connections may take.
+fn file_limit() -> Duration {
+    Duration::from_secs(if full_size() { 3600 } else { 60 })
+}
 
 /// How slow ends are: milliseconds for each 64 KiB, and bytes in all.
 const PAUSE: u32 = 20;
