@@ -11,8 +11,9 @@
 //!   packets;
 //! - [`requests`]: what clients of a translator's control socket ask;
 //! - [`stream`]: what a peer writes to the translator's stream socket;
-//! - [`translator`]: a whole translator between a guest and sockets that do anything;
-//! - [`switch`]: guests that send each other frames through the forwarder.
+//! - [`switch`]: guests that send each other frames through the forwarder;
+//! - [`tcp`]: any events in the life of a TCP connection of the translator's;
+//! - [`translator`]: a whole translator between a guest and sockets that do anything.
 //!
 //! What they share: [`descriptor`] makes file descriptors, [`guest`] a guest's memory and ring, [`network`] what a
 //! translator's guest is told.
@@ -38,6 +39,7 @@ pub mod requests;
 pub mod session;
 pub mod stream;
 pub mod switch;
+pub mod tcp;
 pub mod translator;
 pub mod transmit;
 
@@ -45,7 +47,7 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("datagrams", datagrams::run),
     ("dhcp", dhcp::run),
     ("dhcpv6", dhcpv6::run),
@@ -60,6 +62,7 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("session", session::run),
     ("stream", stream::run),
     ("switch", switch::run),
+    ("tcp", tcp::run),
     ("translator", translator::run),
     ("transmit", transmit::run),
 ];

@@ -98,6 +98,11 @@ fn switch() {
 }
 
 #[test]
+fn tcp() {
+    replay("tcp");
+}
+
+#[test]
 fn translator() {
     replay("translator");
 }
@@ -127,6 +132,7 @@ fn every_target_is_replayed() {
             "session",
             "stream",
             "switch",
+            "tcp",
             "translator",
             "transmit"
         ]
