@@ -43,15 +43,10 @@ pub struct Translator {
     fragments: Reassembler,
     advertiser: Advertiser,
     forwards: Slab<Listen>,
-<<<<<<< HEAD
     /// When it is the turn, without an event, of sockets that have more than could be taken at once.
     unfinished: BTreeMap<SocketId, Instant>,
-=======
     /// Where in `forwards`: there may be ten thousands.
     forward_index: HashMap<Listen, usize>,
-    /// Sockets that have more than was taken at once: their turn is in the next round, without an event.
-    unfinished: Vec<SocketId>,
->>>>>>> ce8e765 (Forwarding all ports left no descriptor for connections, or failed: half of them stay free; panics reach the log)
 }
 
 /// What every protocol uses: lent out as a [`Context`].
@@ -105,12 +100,8 @@ impl Translator {
             fragments: Reassembler::default(),
             advertiser: Advertiser::new(now, seed),
             forwards: Slab::new(),
-<<<<<<< HEAD
             unfinished: BTreeMap::new(),
-=======
             forward_index: HashMap::new(),
-            unfinished: Vec::new(),
->>>>>>> ce8e765 (Forwarding all ports left no descriptor for connections, or failed: half of them stay free; panics reach the log)
             shared: Shared {
                 guest: Guest::new(&settings),
                 limits: Limits::new(limits),
