@@ -1,7 +1,10 @@
-//! The demo behind `ci/demo`: culvertd, two Linux guests and an uplink, one line for each thing that is seen.
+//! The demo behind `ci/demo`: culvertd, two Linux guests and an uplink; then a guest on a translator, and the world. One line for each
+//! thing that is seen.
 //!
 //! `ci/demo` builds the programs and runs this in namespaces of its own, so that nothing remains. The configuration, the log and the
 //! captures are kept in the folder that is the only argument.
+
+mod translator;
 
 use std::fs;
 use std::io::Write;
@@ -49,22 +52,36 @@ fn show(mut node: Node, folder: &Path) -> Result<()> {
 
     let _wire = Veth::new("uplink", "outside")?;
     let mut daemon = None;
-    let shown = converse(&node, &mut daemon, [&a, &b], outside);
+    let mut demo = Demo { start: Instant::now(), seen: Vec::new() };
+    let mut translator_log = String::new();
+    let shown = converse(&mut demo, &node, &mut daemon, [&a, &b], outside)
+        .and_then(|()| translator::converse(&mut demo, &mut translator_log));
     fs::create_dir_all(folder)?;
+    fs::write(folder.join("culvert-translator.log"), &translator_log)?;
     let log = daemon.as_mut().map(|daemon| daemon.console().transcript()).unwrap_or_default();
     fs::write(folder.join("culvertd.log"), &log)?;
     for name in ["culvertd.toml", "in.pcap", "out.pcap"] {
         // The output capture is missing when culvertd did not start.
         let _ = fs::copy(node.path(name), folder.join(name));
     }
-    let log: Vec<&str> = log.lines().rev().take(15).collect();
-    let log: String = log.iter().rev().map(|line| format!("\n    {line}")).collect();
-    shown.with_context(|| format!("culvertd's log ends:{log}\n\nthe demo has failed"))
+    let end = |log: &str| -> String {
+        let lines: Vec<&str> = log.lines().rev().take(15).collect();
+        lines.iter().rev().map(|line| format!("\n    {line}")).collect()
+    };
+    let logs = format!("culvertd's log ends:{}\nculvert-translator's:{}", end(&log), end(&translator_log));
+    shown.with_context(|| format!("{logs}\n\nthe demo has failed"))?;
+    demo.summarise();
+    Ok(())
 }
 
 /// Starts culvertd and the guests, and makes everybody talk.
-fn converse(node: &Node, daemon: &mut Option<Daemon>, guests: [&GuestOptions; 2], outside: End) -> Result<()> {
-    let mut demo = Demo { start: Instant::now(), seen: Vec::new() };
+fn converse(
+    demo: &mut Demo,
+    node: &Node,
+    daemon: &mut Option<Daemon>,
+    guests: [&GuestOptions; 2],
+    outside: End,
+) -> Result<()> {
     demo.step("start culvertd", || {
         *daemon = Some(node.start()?);
         Ok("it answers culvertctl".to_owned())
@@ -106,7 +123,7 @@ fn converse(node: &Node, daemon: &mut Option<Daemon>, guests: [&GuestOptions; 2]
     for command in ["status", "port list", "mac list", "stats", "drops"] {
         println!("\n$ culvertctl {command}\n{}", daemon.ctl(command)?.trim_end());
     }
-    demo.summarise();
+    println!();
     Ok(())
 }
 
