@@ -125,6 +125,21 @@ fn it_returns_when_guests_can_connect_and_ends_when_told() {
     drop(again);
 }
 
+/// The control socket is not asked for by callers of passt: without it the guest has its network all the same.
+#[test]
+fn where_there_can_be_no_control_socket_the_guest_is_served() {
+    let folder = folder();
+    let path = folder.path().join("guest.sock.ctl");
+    fs::write(&path, "precious").unwrap();
+    let mut translator = Translator::start_in_foreground(command(), &folder, &[]);
+    exchange(&folder);
+    let said = translator.stop();
+    assert!(said.contains("there is no control socket") && said.contains("is not a socket"), "{said}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    let Started { status, said } = command().run(&["--socket", "s", "--control-path", path.to_str().unwrap()]);
+    assert_eq!(status.code(), Some(1), "{said}");
+}
+
 /// Exit status 1, the reason on standard error, and nothing left behind.
 #[test]
 fn what_cannot_be_done_is_told_by_whoever_was_started() {

@@ -9,7 +9,7 @@ use clap::{Args, Parser};
 
 /// Gives a virtual machine the network of the place it is started in, by ordinary sockets and without privileges.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = AFTER_HELP, args_override_self = true, infer_long_args = true)]
+#[command(version, after_help = AFTER_HELP, args_override_self = true, infer_long_args = true)]
 #[command(max_term_width = 120)]
 pub struct Arguments {
     #[command(flatten)]

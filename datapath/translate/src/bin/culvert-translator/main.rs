@@ -163,13 +163,17 @@ fn setup(options: &Options) -> Result<Setup> {
         tracing::info!("the guest's socket is {}", path.display());
     }
     let control = match (&options.control, &transport) {
-        (Control::None, _) => None,
-        (Control::At(path), _) => Some(path.clone()),
+        (Control::At(path), _) => Some(ControlSocket::bind(path)?),
         (Control::BesideGuest, Transport::VhostUser { path, .. } | Transport::Stream { path }) => {
-            Some(options::beside(path))
+            // Nobody asked for it, and callers of passt may not let it have that name.
+            let bound = ControlSocket::bind(&options::beside(path));
+            bound.inspect_err(|error| tracing::warn!("there is no control socket: {error}")).ok()
         }
-        (Control::BesideGuest, Transport::StreamDescriptor(_) | Transport::PacketDescriptor(_)) => None,
+        (Control::None | Control::BesideGuest, _) => None,
     };
+    for rule in forwards.rules().iter().take(MAX_RULES_TOLD) {
+        tracing::info!("forwarded: {rule}");
+    }
     let (quit, signalled) = UnixStream::pair()?;
     for signal in [SIGINT, SIGTERM] {
         signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
@@ -180,7 +184,7 @@ fn setup(options: &Options) -> Result<Setup> {
         forwards,
         freebind: options.freebind,
         one_off: options.one_off,
-        control: control.as_deref().map(ControlSocket::bind).transpose()?,
+        control,
         pcap: options.pcap.as_deref().map(create_pcap).transpose()?,
         statistics: options.statistics,
         quit,
@@ -233,6 +237,8 @@ fn ephemeral_ports() -> RangeInclusive<u16> {
     }
 }
 
+/// Rules that are told at the start.
+const MAX_RULES_TOLD: usize = 32;
 /// What QEMU's documentation of vhost-user backends asks for.
 const CAPABILITIES: &str = "{\n  \"type\": \"net\"\n}";
 /// Those of Linux.
