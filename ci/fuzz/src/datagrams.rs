@@ -14,6 +14,7 @@ use culvert_frame::checksum::{self, Sum};
 use culvert_frame::{Offload, Offloads, Segmentation, Segmenter};
 use culvert_guest::{NetHeader, Packet};
 use culvert_translate::context::{Context, SCRATCH_BYTES};
+use culvert_translate::flow::Target;
 use culvert_translate::fragment::Reassembler;
 use culvert_translate::guest::Guest;
 use culvert_translate::head::{ICMP, ICMPV6, IGMP, UDP};
@@ -30,7 +31,7 @@ use culvert_translate::sockets::datagram::{
     BURST, Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish,
 };
 use culvert_translate::sockets::{ListenAt, SocketId};
-use culvert_translate::udp::{Target, UdpFlows, UdpSettings};
+use culvert_translate::udp::{UdpFlows, UdpSettings};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use crate::network::{self, DESTINATIONS, GUEST_MAC, address, ip_frame};

@@ -15,13 +15,13 @@ use culvert_frame::checksum::Sum;
 use culvert_frame::{MacAddress, Offload};
 
 use crate::context::Context;
+use crate::flow::FlowEnds;
 use crate::head::{Ends, HOP_LIMIT, ICMP, ICMPV6, TCP, UDP};
 use crate::link::GuestLink;
 use crate::mapping;
 use crate::packet::IpPacket;
 use crate::refusal::Refusal;
 use crate::sockets::datagram::{Cause, Marks, NetworkError};
-use crate::udp::FlowEnds;
 
 /// How many errors the guest may be sent: a bucket that fills steadily (RFC 4443, section 2.4 (f)).
 #[derive(Clone, Copy, Debug)]

@@ -23,6 +23,7 @@ pub mod dhcpv6;
 pub mod dns;
 mod domain_name;
 mod failure;
+pub mod flow;
 pub mod forward;
 pub mod fragment;
 pub mod guest;

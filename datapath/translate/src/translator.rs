@@ -14,6 +14,7 @@ use culvert_guest::Packet;
 use slab::Slab;
 
 use crate::context::{Context, SCRATCH_BYTES};
+use crate::flow::Target;
 use crate::forward::{Listen, Protocol};
 use crate::fragment::Reassembler;
 use crate::guest::Guest;
@@ -29,7 +30,7 @@ use crate::refusal::{Counters, Refusal};
 use crate::settings::Settings;
 use crate::sockets::{ListenAt, Readiness, SocketId, Sockets};
 use crate::tcp::flows::TcpFlows;
-use crate::udp::{Target, UdpFlows, UdpSettings};
+use crate::udp::{UdpFlows, UdpSettings};
 use crate::{arp, dhcp, dhcpv6, icmp_error, ndp};
 
 /// The translator of one guest.

@@ -17,6 +17,7 @@ use slab::Slab;
 
 use crate::context::Context;
 use crate::failure::{Failure, is_out_of_descriptors};
+use crate::flow::{FlowEnds, Target};
 use crate::fragment;
 use crate::head::{Ends, UDP};
 use crate::icmp_error;
@@ -34,7 +35,6 @@ use crate::sockets::datagram::{Burst, Cause, Datagram, DatagramSockets, Marks, N
 mod header;
 mod train;
 
-pub use header::FlowEnds;
 pub(crate) use header::header;
 use train::Train;
 
@@ -61,15 +61,6 @@ impl UdpSettings {
         let usual = Self::default();
         Self { flows: usual.flows.min(limits.flows / 2), ..usual }
     }
-}
-
-/// Where what arrives at a forwarded port goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The address; the guest's where it is `None`.
-    pub address: Option<IpAddr>,
-    /// The port.
-    pub port: u16,
 }
 
 /// All flows of a guest.

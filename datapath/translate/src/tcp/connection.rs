@@ -333,15 +333,24 @@ impl Connection {
 
     /// Nothing was sent, because nothing is in the receive queue at that offset (EAGAIN); [`Self::on_readable`] tells of more.
     pub fn on_drained(&mut self) {
-        self.proposed = None;
-        self.sender.on_drained();
+        match self.proposed.take().map(|proposed| proposed.kind) {
+            Some(Kind::Chunk(Chunk::Again { .. })) => self.on_lost(),
+            _ => self.sender.on_drained(),
+        }
     }
 
     /// Nothing was sent, because at that offset the far end's data ends: a read into a buffer that is not empty gave 0 bytes.
     pub fn on_end(&mut self) {
-        if let Some(Proposed { kind: Kind::Chunk(Chunk::New { .. }), .. }) = self.proposed.take() {
-            self.sender.on_end();
+        match self.proposed.take().map(|proposed| proposed.kind) {
+            Some(Kind::Chunk(Chunk::New { .. })) => self.sender.on_end(),
+            Some(Kind::Chunk(Chunk::Again { .. })) => self.on_lost(),
+            _ => {}
         }
+    }
+
+    /// What is to be sent again is not in the queue any more. That cannot be, and must not be tried for ever.
+    fn on_lost(&mut self) {
+        self.refuse_guest(self.moved_at, Ending::Reset);
     }
 
     /// Whether `segment`, a SYN, opens a new connection in this one's place (RFC 9293, 3.10.7.4, TIME-WAIT; RFC 6191): forget this

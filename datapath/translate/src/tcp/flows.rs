@@ -5,7 +5,6 @@
 //! is acknowledged once. Those for which the guest had no room wait, in order, until it has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +17,7 @@ use slab::Slab;
 
 use super::{Action, Config, Connection, Failure, Flags, Segment, Seq, Transmit, refusal};
 use crate::context::Context;
+use crate::flow::{FlowEnds, Target};
 use crate::head::{Ends, HOP_LIMIT, Head, TCP};
 use crate::icmp_error::{self, FailedConnect};
 use crate::link::{Full, GuestLink};
@@ -26,7 +26,6 @@ use crate::packet::IpPacket;
 use crate::refusal::Refusal;
 use crate::settings::{DEFAULT_MTU, Settings};
 use crate::sockets::{Readiness, SocketId, TcpSockets};
-use crate::udp::Target;
 
 /// The TCP connections of one guest.
 #[derive(Debug)]
@@ -46,22 +45,6 @@ pub struct TcpFlows {
     started: Instant,
     v4: Arc<Config>,
     v6: Arc<Config>,
-}
-
-/// The two ends of a connection, in the guest's eyes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowEnds {
-    /// The guest's.
-    pub guest: (IpAddr, u16),
-    /// The peer's.
-    pub peer: (IpAddr, u16),
-}
-
-impl fmt::Display for FlowEnds {
-    /// `the guest's -> the peer's`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {}", SocketAddr::from(self.guest), SocketAddr::from(self.peer))
-    }
 }
 
 /// One connection.
@@ -132,8 +115,8 @@ impl TcpFlows {
         let mut segment = Segment::parse(header, length).map_err(|_| Refusal::BadTransport)?;
         segment.congested = packet.traffic_class & 3 == 3;
         let ends = FlowEnds {
-            guest: (packet.source, u16::from_be_bytes([s0, s1])),
-            peer: (packet.destination, u16::from_be_bytes([d0, d1])),
+            guest: SocketAddr::new(packet.source, u16::from_be_bytes([s0, s1])),
+            peer: SocketAddr::new(packet.destination, u16::from_be_bytes([d0, d1])),
         };
         let known = self.by_ends.get(&ends).copied();
         let superseded = known.filter(|_| segment.is_opening()).filter(|&index| {
@@ -185,10 +168,10 @@ impl TcpFlows {
         if !syn.is_opening() {
             return Err(Refusal::NoConnection);
         }
-        if ends.guest.1 == 0 || ends.peer.1 == 0 || ends.guest.0.is_unspecified() {
+        if ends.guest.port() == 0 || ends.peer.port() == 0 || ends.guest.ip().is_unspecified() {
             return Err(Refusal::BadTransport);
         }
-        let to = mapping::towards_host(ctx.settings, SocketAddr::new(ends.peer.0, ends.peer.1))?;
+        let to = mapping::towards_host(ctx.settings, ends.peer)?;
         if to.ip().is_multicast() || to.ip() == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
             return Err(Refusal::BadDestination);
         }
@@ -255,7 +238,7 @@ impl TcpFlows {
     ) -> Result<(), Refusal> {
         let (peer, guest) = mapping::towards_guest(ctx.settings, ctx.guest, far.ip())?;
         let guest = target.address.filter(|address| address.is_ipv4() == peer.is_ipv4()).unwrap_or(guest);
-        let ends = FlowEnds { guest: (guest, target.port), peer: (peer, far.port()) };
+        let ends = FlowEnds { guest: SocketAddr::new(guest, target.port), peer: SocketAddr::new(peer, far.port()) };
         if guest.is_unspecified() || self.by_ends.contains_key(&ends) {
             return Err(Refusal::BadDestination);
         }
@@ -318,7 +301,6 @@ impl TcpFlows {
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
         flow.is_connecting = false;
         let FlowEnds { guest, peer } = flow.ends;
-        let (guest, peer) = (SocketAddr::from(guest), SocketAddr::from(peer));
         let connect = FailedConnect { guest, peer, sequence: flow.syn.0 };
         let told = icmp_error::about_connect(ctx, &connect, error);
         flow.connection.on_failed(ctx.now, if told { Failure::Unreachable } else { Failure::Reset });
@@ -555,13 +537,13 @@ fn head(
     let ends = Ends {
         source_mac,
         destination_mac,
-        source: flow.peer.0,
-        destination: flow.guest.0,
+        source: flow.peer.ip(),
+        destination: flow.guest.ip(),
         hop_limit: HOP_LIMIT,
         traffic_class: if transmit.ect { ECT0 } else { 0 },
     };
     let mut header = [0; 60];
-    let header_bytes = transmit.write_header(flow.peer.1, flow.guest.1, &mut header);
+    let header_bytes = transmit.write_header(flow.peer.port(), flow.guest.port(), &mut header);
     let bytes = payload_bytes.saturating_add(u32::try_from(header_bytes).unwrap_or(0));
     let mut head = ends.head(TCP, u16::try_from(bytes).unwrap_or(u16::MAX));
     let sum = ends.pseudo_header(TCP, bytes).partial();

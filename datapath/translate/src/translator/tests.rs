@@ -11,7 +11,6 @@ use crate::world::{World, at};
 #[test]
 fn connections_that_found_no_descriptor_are_accepted_later() {
     let World { now, mut sockets, mut link, .. } = World::new();
-    link.takes = culvert_frame::Offloads::ALL;
     let mut translator = Translator::new(samples::settings(), LimitSettings::default(), now, 1);
     let listen = Listen {
         protocol: Protocol::Tcp,

@@ -7,20 +7,12 @@ use std::net::SocketAddr;
 use culvert_frame::{Offload, Offloads, PartialChecksum, SegmentKind, Segmentation};
 
 use crate::context::Context;
+use crate::flow::FlowEnds;
 use crate::fragment;
 use crate::head::{Ends, UDP};
 use crate::link::GuestLink;
 use crate::packet::{IpPacket, Payload};
 use crate::refusal::Refusal;
-
-/// The two ends of a flow, in the guest's eyes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowEnds {
-    /// The guest's.
-    pub guest: SocketAddr,
-    /// The peer's, or the group's.
-    pub peer: SocketAddr,
-}
 
 /// Reads the header of the guest's datagram; returns the flow's ends and the payload.
 pub(super) fn parse<'a>(ip: &IpPacket<'a>, segment: Option<u16>) -> Result<(FlowEnds, Payload<'a>), Refusal> {

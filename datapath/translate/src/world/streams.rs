@@ -74,7 +74,7 @@ impl TcpSockets for Simulated {
     }
 
     fn peek(&mut self, id: SocketId, offset: u32, into: Rooms<'_>) -> io::Result<u32> {
-        match self.stream(id).queue - offset {
+        match self.stream(id).queue.saturating_sub(offset) {
             0 => Err(ErrorKind::WouldBlock.into()),
             bytes => Ok(bytes.min(into.bytes())),
         }

@@ -94,10 +94,12 @@ impl Controlled for Running {
 
     fn flows(&self, each: &mut dyn FnMut(&str) -> bool) {
         for (ends, far) in self.translator.tcp().iter() {
-            let ((guest, guest_port), (peer, peer_port)) = (ends.guest, ends.peer);
-            let (guest, peer) =
-                (std::net::SocketAddr::new(guest, guest_port), std::net::SocketAddr::new(peer, peer_port));
-            if !each(&format!("tcp guest {guest} peer {peer} far {far}")) {
+            if !each(&format!("tcp {ends} far {far}")) {
+                return;
+            }
+        }
+        for ends in self.translator.udp().iter() {
+            if !each(&format!("udp {ends}")) {
                 return;
             }
         }

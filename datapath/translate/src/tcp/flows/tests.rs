@@ -16,8 +16,7 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        let mut world = World::new();
-        world.link.takes = culvert_frame::Offloads::ALL;
+        let world = World::new();
         Self { flows: TcpFlows::new(world.now, &world.settings), world }
     }
 
@@ -57,7 +56,7 @@ impl Setup {
     /// Opens a connection from `port`, up to its first data: our sequence number.
     fn establish(&mut self, port: u16, window: u16) -> u32 {
         self.open(port).unwrap();
-        let index = *self.flows.by_ends.iter().find(|(ends, _)| ends.guest.1 == port).unwrap().1;
+        let index = *self.flows.by_ends.iter().find(|(ends, _)| ends.guest.port() == port).unwrap().1;
         self.ready(index);
         let answer = self.heard().pop().unwrap();
         assert!(answer.syn && answer.ack);
@@ -228,5 +227,19 @@ fn who_cannot_be_told_apart_is_not_accepted() {
     assert_eq!((setup.flows.len(), setup.world.sockets.streams.open.len(), setup.world.limits.in_use()), (1, 1, 1));
     assert_eq!(setup.world.refused(Refusal::BadDestination), 1);
     setup.finish();
+    setup.wait_for_the_end();
+}
+
+/// A kernel that has lost what it gave before: the connection ends, and it is not asked for ever.
+#[test]
+fn what_cannot_be_sent_again_ends_its_connection() {
+    let mut setup = Setup::new();
+    setup.establish(1, 60_000);
+    setup.world.sockets.streams.open.get_mut(&SocketId::Tcp(0)).unwrap().queue = 1000;
+    setup.ready(0);
+    setup.world.sockets.streams.open.get_mut(&SocketId::Tcp(0)).unwrap().queue = 0;
+    setup.world.wait(1);
+    setup.finish();
+    assert!(setup.heard().last().unwrap().rst);
     setup.wait_for_the_end();
 }
