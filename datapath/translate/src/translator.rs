@@ -201,6 +201,10 @@ impl Translator {
         } else {
             let Some(joined) = self.fragments.add(now, packet)? else { return Ok(()) };
             whole = joined;
+            // Nobody asks for an address in parts, or for a neighbour (RFC 6980); it is not to leave instead.
+            if Service::of(&whole.packet()).is_some() {
+                return Err(Refusal::BadRequest);
+            }
             &whole.packet()
         };
         let services = self.shared.settings.services;

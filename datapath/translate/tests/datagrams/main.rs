@@ -156,6 +156,16 @@ fn long_datagrams_pass_in_fragments_on_both_sides() {
 }
 
 #[test]
+fn a_request_for_an_address_does_not_leave_in_parts() {
+    let (_router, _far) = routed();
+    let mut guest = Guest::new();
+    for frame in fragments("10.1.0.2:68", "255.255.255.255:67", &[1; 2000]) {
+        guest.frame(&frame);
+    }
+    assert_eq!((guest.translator.udp().len(), guest.translator.counters().refused(Refusal::BadRequest)), (0, 1));
+}
+
+#[test]
 fn what_has_no_route_is_told() {
     let (_router, _far) = routed();
     let mut guest = Guest::new();
