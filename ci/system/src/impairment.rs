@@ -13,11 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::sockopt::ReceiveTimeout;
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
-};
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt};
 use nix::sys::time::TimeVal;
 
 use crate::place::Namespace;
@@ -36,7 +33,10 @@ impl Impairment {
     /// There are no such interfaces, or the test is not root.
     pub fn new(namespace: &Namespace, interfaces: [&str; 2], delay: Duration, lost: u32) -> Result<Self> {
         let [one, other] = interfaces;
-        let sockets = [packet_socket(namespace, one)?, packet_socket(namespace, other)?].map(Arc::new);
+        let sockets = [namespace.packets(one)?, namespace.packets(other)?].map(Arc::new);
+        for socket in &sockets {
+            setsockopt(socket, ReceiveTimeout, &TimeVal::new(0, 100_000))?;
+        }
         let mut wire = Self { stop: Arc::default(), lost: Arc::default(), threads: Vec::new() };
         let [one, other] = sockets;
         for (from, to) in [(Arc::clone(&one), Arc::clone(&other)), (other, one)] {
@@ -76,21 +76,6 @@ impl Drop for Impairment {
             let _ = thread.join();
         }
     }
-}
-
-/// All frames of an interface.
-fn packet_socket(namespace: &Namespace, interface: &str) -> Result<OwnedFd> {
-    namespace.run(|| {
-        let kind = (AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll);
-        let socket = socket(kind.0, kind.1, kind.2, kind.3).context("a packet socket needs root")?;
-        let link = |address: nix::ifaddrs::InterfaceAddress| -> Option<LinkAddr> {
-            (address.interface_name == interface).then(|| address.address?.as_link_addr().copied())?
-        };
-        let address = getifaddrs()?.find_map(link).with_context(|| format!("no interface {interface}"))?;
-        bind(socket.as_raw_fd(), &address)?;
-        setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, 100_000))?;
-        Ok(socket)
-    })
 }
 
 /// Takes frames off an interface, loses one in `lost` and puts the others on, until told to stop.

@@ -5,11 +5,13 @@
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
 use rustix::thread::LinkNameSpaceType;
 
 /// A core and a network namespace. The default is that of the test itself.
@@ -111,6 +113,25 @@ impl Namespace {
     /// The address is not free.
     pub fn udp(&self, address: &str) -> Result<UdpSocket> {
         self.run(|| UdpSocket::bind(address).with_context(|| address.to_owned()))
+    }
+}
+
+impl Namespace {
+    /// A packet socket with all frames of one of its interfaces.
+    ///
+    /// # Errors
+    /// There is no such interface, or the test is not root.
+    pub fn packets(&self, interface: &str) -> Result<OwnedFd> {
+        self.run(|| {
+            let (family, kind, flags) = (AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC);
+            let socket = socket(family, kind, flags, SockProtocol::EthAll).context("a packet socket needs root")?;
+            let link = |address: nix::ifaddrs::InterfaceAddress| -> Option<LinkAddr> {
+                (address.interface_name == interface).then(|| address.address?.as_link_addr().copied())?
+            };
+            let address = getifaddrs()?.find_map(link).with_context(|| format!("no interface {interface}"))?;
+            bind(socket.as_raw_fd(), &address)?;
+            Ok(socket)
+        })
     }
 }
 

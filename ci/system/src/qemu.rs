@@ -16,7 +16,7 @@ use crate::place::Place;
 pub struct GuestOptions {
     /// Its name in messages.
     pub name: String,
-    /// The socket of its network device.
+    /// The socket of its network device; with [`Transport::Tap`] the interface's name.
     pub socket: PathBuf,
     /// What is spoken on it.
     pub transport: Transport,
@@ -70,6 +70,8 @@ pub enum Transport {
     VhostUser,
     /// Frames, each after its length in four bytes (`-netdev stream`); one queue pair, and nobody but the other side listens.
     Stream,
+    /// A tap device of the kernel's, which is there already; one queue pair.
+    Tap,
 }
 
 /// Who creates the socket, seen from culvertd, as in its configuration.
@@ -127,6 +129,7 @@ fn arguments(options: &GuestOptions) -> Result<Vec<String>> {
         Transport::Stream => {
             format!("-netdev stream,id=net,server=off,reconnect-ms=1000,addr.type=unix,addr.path={socket}")
         }
+        Transport::Tap => format!("-netdev tap,id=net,ifname={socket},script=no,downscript=no,vhost=off"),
     };
     let line = format!(
         "-accel tcg -cpu max -machine pc -smp {queues} -m {memory} -nodefaults -no-user-config -no-reboot -display none \

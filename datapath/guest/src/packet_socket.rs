@@ -1,9 +1,9 @@
 //! A packet socket of the kernel's that carries a guest's frames with virtio-net headers (packet(7)).
 //!
-//! Only its options are here: it is read and written like any other descriptor. The translator uses one on the pod's side of
+//! Only what has no safe binding is here: it is read and written like any other descriptor. The translator uses one on the pod's side of
 //! a tap where a VM's memory cannot be shared.
 
-#![expect(unsafe_code, reason = "socket options that have no safe binding")]
+#![expect(unsafe_code, reason = "socket options and requests that have no safe binding")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -18,6 +18,26 @@ pub fn prepare(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, PACKET_IGNORE_OUTGOING)
 }
 
+/// The MTU of the interface that it is bound to, in bytes: how long a packet may be that is not to be segmented.
+///
+/// # Errors
+/// The kernel's; it is bound to none.
+pub fn mtu(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: all-zero addresses and requests are valid.
+    let (mut address, mut request): (libc::sockaddr_ll, libc::ifreq) = unsafe { std::mem::zeroed() };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
+    // SAFETY: the kernel writes at most `length` bytes of `address`.
+    check(unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut length) })?;
+    request.ifr_ifru.ifru_ifindex = address.sll_ifindex;
+    // SAFETY: both calls read and write the one request that they are given: first the interface's name for its number, then
+    // its MTU for its name.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFNAME, &raw mut request) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) })?;
+    // SAFETY: SIOCGIFMTU has filled this member.
+    u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).map_err(io::Error::other)
+}
+
 /// linux/if_packet.h; not in libc.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
@@ -25,5 +45,9 @@ fn set(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
     let one: libc::c_int = 1;
     // SAFETY: the kernel reads the 4 bytes of `one`.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, option, (&raw const one).cast(), 4) };
+    check(result)
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

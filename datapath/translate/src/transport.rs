@@ -66,6 +66,14 @@ impl Transport {
         }
     }
 
+    /// The longest packet that it carries, in bytes, where that is known: a guest is not to be told of a larger MTU.
+    pub fn mtu(&self) -> Option<u32> {
+        match self {
+            Self::VhostUser(_) | Self::Stream(_) => None,
+            Self::Packet(transport) => Some(transport.mtu()),
+        }
+    }
+
     /// What became of the guest since the last turn; also does what is due at [`Self::deadline`]. To be called once in each
     /// turn of the event loop.
     pub fn turn(&mut self, now: Instant) -> News {

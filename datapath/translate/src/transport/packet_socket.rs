@@ -45,6 +45,7 @@ pub struct PacketSocket {
     reader: Reader,
     writer: Writer,
     news: News,
+    mtu: u32,
 }
 
 impl PacketSocket {
@@ -57,6 +58,7 @@ impl PacketSocket {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is not a packet socket"));
         }
         packet_socket::prepare(descriptor.as_fd())?;
+        let mtu = packet_socket::mtu(descriptor.as_fd())?;
         rustix::io::ioctl_fionbio(&descriptor, true)?;
         // As much as the node allows (net.core.rmem_max).
         rustix::net::sockopt::set_socket_recv_buffer_size(&descriptor, BUFFER_BYTES)?;
@@ -64,7 +66,12 @@ impl PacketSocket {
         let interest = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut SourceFd(&descriptor.as_raw_fd()), watch.token(0), interest)?;
         let news = News { came: true, left: false, room: false };
-        Ok(Self { descriptor, watch, reader: Reader::default(), writer: Writer::default(), news })
+        Ok(Self { descriptor, watch, reader: Reader::default(), writer: Writer::default(), news, mtu })
+    }
+
+    /// The MTU of the device, in bytes.
+    pub const fn mtu(&self) -> u32 {
+        self.mtu
     }
 
     /// See [`Transport::event`](super::Transport::event).

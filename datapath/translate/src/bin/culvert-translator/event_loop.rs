@@ -68,11 +68,14 @@ impl EventLoop {
     ///
     /// # Errors
     /// What could not be opened, with the remedy.
-    pub fn open(setup: Setup) -> Result<Self> {
+    pub fn open(mut setup: Setup) -> Result<Self> {
         let poll = Poll::new().context("cannot wait for events (epoll_create1)")?;
         let registry = poll.registry();
         let mtu = setup.settings.mtu.unwrap_or(DEFAULT_MTU);
         let transport = open_transport(setup.transport, mtu, registry, &setup.quit)?;
+        if let (Some(told), Some(most)) = (&mut setup.settings.mtu, transport.mtu()) {
+            *told = u16::try_from(most).map_or(*told, |most| most.min(*told));
+        }
         let sockets = KernelSockets::new(registry.try_clone()?).context("cannot make sockets")?;
         // The standard library's hasher has random keys.
         let seed = RandomState::new().hash_one(0);
