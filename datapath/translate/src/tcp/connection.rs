@@ -128,6 +128,14 @@ impl Connection {
         connection
     }
 
+    /// Timestamps count from `zero` on. All connections must have one clock: a guest that remembers an earlier connection of the same
+    /// ends, in TIME-WAIT, drops a SYN that seems older than what it saw last (RFC 7323, 5.2; RFC 6191).
+    #[must_use]
+    pub fn with_clock(mut self, zero: Instant) -> Self {
+        self.epoch = zero;
+        self
+    }
+
     fn new(now: Instant, isn: Seq, state: State, config: Arc<Config>) -> Self {
         let receiver = Receiver::new(now, Seq(0), &config);
         let offer = Offer { mss: config.default_mss, scale: Some(0), sack: true, ecn: config.ecn };

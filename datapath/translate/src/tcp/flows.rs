@@ -176,7 +176,8 @@ impl TcpFlows {
             return Err(Refusal::BadDestination);
         }
         ctx.limits.open(ctx.now)?;
-        let connection = Connection::from_guest(ctx.now, self.isn(ctx.now, ends), syn, self.config(to.ip()));
+        let connection = Connection::from_guest(ctx.now, self.isn(ctx.now, ends), syn, self.config(to.ip()))
+            .with_clock(self.started);
         let index = self.insert(Flow {
             ends,
             far: to,
@@ -247,7 +248,8 @@ impl TcpFlows {
             ctx.limits.close();
             return Err(Refusal::SocketError);
         };
-        let connection = Connection::from_host(ctx.now, self.isn(ctx.now, ends), &info, self.config(guest));
+        let connection =
+            Connection::from_host(ctx.now, self.isn(ctx.now, ends), &info, self.config(guest)).with_clock(self.started);
         let index = self.insert(Flow {
             ends,
             far,

@@ -1,6 +1,8 @@
 //! Many connections at a time, and what is left of them: rows N6, N7 and N8, descriptors, places in line, timers.
 
-use etherparse::{SlicedPacket, TcpHeader, TransportSlice};
+use std::time::Duration;
+
+use etherparse::{SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
 
 use super::*;
 use crate::limits::{LimitSettings, Limits};
@@ -93,6 +95,26 @@ impl Setup {
         assert!(self.world.sockets.streams.open.is_empty());
         assert_eq!(self.world.limits.in_use(), 0);
     }
+}
+
+/// A guest in TIME-WAIT drops a SYN whose timestamp is older than the last one of the connection before (RFC 7323, 5.2).
+#[test]
+fn timestamps_go_on_from_connection_to_connection() {
+    let mut setup = Setup::new();
+    let mut told = Vec::new();
+    for (index, port) in [(0, 1), (1, 2)] {
+        let mut syn = TcpHeader { syn: true, sequence_number: 1000, window_size: 60_000, ..TcpHeader::default() };
+        syn.set_options(&[TcpOptionElement::Timestamp(1, 0)]).unwrap();
+        setup.send(port, syn).unwrap();
+        setup.ready(index);
+        let answer = setup.heard().pop().unwrap();
+        told.extend(answer.options_iterator().filter_map(|option| match option {
+            Ok(TcpOptionElement::Timestamp(value, _)) => Some(value),
+            _ => None,
+        }));
+        setup.world.now += Duration::from_secs(5);
+    }
+    assert_eq!(told, [0, 5000]);
 }
 
 /// N6.
