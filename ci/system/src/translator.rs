@@ -325,20 +325,24 @@ impl Translator {
 pub fn configure(guest: &mut Guest) -> Result<[Lease; 2]> {
     guest.check(
         "for key in accept_ra autoconf accept_dad; do echo 1 >/proc/sys/net/ipv6/conf/eth0/$key; done; \
-         echo -1 >/proc/sys/net/ipv6/conf/eth0/router_solicitations; mkdir -p /tmp/lease; ip link set eth0 up",
+         echo -1 >/proc/sys/net/ipv6/conf/eth0/router_solicitations; ip link set eth0 up",
     )?;
-    let client = |guest: &mut Guest, family: u8| {
-        guest.check(&format!(
-            "timeout 40 dhclient -{family} -1 -v -cf /tmp/lease/conf -pf /tmp/lease/pid{family} -lf /tmp/lease/{family} -sf /bin/guest-lease eth0 2>&1"
-        ))
-    };
-    guest.check(&format!("echo 'request {OPTIONS};' >/tmp/lease/conf"))?;
-    let v4 = client(guest, 4)?;
+    let v4 = lease(guest, 4)?;
     // The client wants an address to send from, and duplicate address detection takes a second.
     guest.check("until ip -6 addr show dev eth0 scope link -tentative | grep -q inet6; do sleep 0.1; done")?;
-    let v6 = client(guest, 6)?;
+    let v6 = lease(guest, 6)?;
     guest.check("until [ -z \"$(ip -6 addr show dev eth0 tentative)\" ]; do sleep 0.1; done")?;
-    Ok([Lease(v4), Lease(v6)])
+    Ok([v4, v6])
+}
+
+/// Runs the DHCP client of a guest whose network interface is up; DHCPv6's, for which it needs a link-local address, if `family` is 6.
+///
+/// # Errors
+/// The guest is given nothing.
+pub fn lease(guest: &mut Guest, family: u8) -> Result<Lease> {
+    guest.check(&format!("mkdir -p /tmp/lease; echo 'request {OPTIONS};' >/tmp/lease/conf"))?;
+    let files = format!("-pf /tmp/lease/pid{family} -lf /tmp/lease/{family} -sf /bin/guest-lease");
+    guest.check(&format!("timeout 40 dhclient -{family} -1 -v -cf /tmp/lease/conf {files} eth0 2>&1")).map(Lease)
 }
 
 /// What a DHCP client of a guest was given.
