@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use culvert_frame::{MacAddress, Offload, Offloads, checksum};
 use culvert_guest::{NetHeader, Packet};
@@ -126,6 +126,11 @@ impl Guest {
         let ip = builder(from.ip(), to.ip(), hop_limit);
         ip.udp(from.port(), to.port()).write(&mut frame, payload).unwrap();
         self.frame(&frame);
+    }
+
+    /// As if so much time had gone.
+    pub fn wait(&mut self, time: Duration) {
+        self.translator.finish(Instant::now() + time, &mut self.sockets, &mut self.link);
     }
 
     pub fn ping(&mut self, to: &str, hop_limit: u8, identifier: u16, payload: &[u8]) {

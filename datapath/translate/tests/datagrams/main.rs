@@ -13,7 +13,9 @@
 mod guest;
 mod network;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use culvert_translate::refusal::Refusal;
 use guest::{Guest, What, builder, fragments};
@@ -153,6 +155,33 @@ fn long_datagrams_pass_in_fragments_on_both_sides() {
     let (from, bytes) = guest.hear_udp();
     assert_eq!(from.to_string(), "10.2.0.2:7000");
     assert!(bytes == payload);
+}
+
+/// UDP and echo sockets of this thread's namespace. Some are in two lists: their inodes tell.
+fn sockets() -> usize {
+    let lists = ["udp", "udp6", "icmp", "icmp6"].map(|name| format!("/proc/thread-self/net/{name}"));
+    let lists = lists.map(|file| std::fs::read_to_string(file).unwrap());
+    let lines = lists.iter().flat_map(|list| list.lines().skip(1));
+    lines.map(|line| line.split_whitespace().nth(9).unwrap()).collect::<HashSet<_>>().len()
+}
+
+#[test]
+fn flows_leave_no_sockets_behind() {
+    let (_router, _far) = routed();
+    let mut guest = Guest::new();
+    assert_eq!(sockets(), 0);
+    for round in 0..3 {
+        for number in 0..50_u16 {
+            for family in FAMILIES {
+                guest.udp(&with_port(family.own, 5000 + round), &with_port(family.far, 7000 + number), 64, b"x");
+                guest.udp(&with_port(family.own, 6000 + number), &with_port(family.far, 53), 64, b"x");
+                guest.ping(family.far, 64, 1 + number, b"x");
+            }
+        }
+        assert_eq!((sockets(), guest.translator.udp().len(), guest.translator.echo().len()), (300, 200, 100));
+        guest.wait(Duration::from_secs(120));
+        assert_eq!((sockets(), guest.translator.udp().len(), guest.translator.echo().len()), (0, 0, 0));
+    }
 }
 
 #[test]
