@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -50,7 +50,8 @@ pub fn control_socket(guest: &Path) -> PathBuf {
     path.into()
 }
 
-/// The control sockets in `folder`, in the order of their names; at most [`MAX_FOUND`]. None if there is no such folder.
+/// The control sockets in `folder`, in the order of their names; at most [`MAX_FOUND`]. Names that translators have left
+/// behind are no control sockets. None if there is no such folder.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -64,6 +65,7 @@ pub fn find(folder: &Path) -> io::Result<Vec<PathBuf>> {
         .filter(|entry| entry.file_name().to_string_lossy().ends_with(SUFFIX))
         .map(|entry| entry.path())
         .take(MAX_FOUND)
+        .filter(|path| connect(path, Duration::from_millis(100)).err() != Some(Errno::CONNREFUSED))
         .collect();
     found.sort();
     Ok(found)
@@ -92,7 +94,7 @@ pub fn ask(path: &Path, request: &str, patience: Duration) -> Result<Vec<String>
     }
 }
 
-fn exchange(path: &Path, request: &str, patience: Duration) -> Result<Vec<u8>, Errno> {
+fn connect(path: &Path, patience: Duration) -> Result<OwnedFd, Errno> {
     // What is found is what is connected to, however names change meanwhile.
     let found = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::Socket {
@@ -102,6 +104,11 @@ fn exchange(path: &Path, request: &str, patience: Duration) -> Result<Vec<u8>, E
     set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
     set_socket_timeout(&socket, Timeout::Recv, Some(patience))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(format!("/proc/self/fd/{}", found.as_raw_fd()))?)?;
+    Ok(socket)
+}
+
+fn exchange(path: &Path, request: &str, patience: Duration) -> Result<Vec<u8>, Errno> {
+    let socket = connect(path, patience)?;
     rustix::net::send(&socket, request.as_bytes(), SendFlags::NOSIGNAL)?;
     let mut reply = vec![0; MAX_REPLY_BYTES];
     let (length, whole) = rustix::net::recv(&socket, &mut reply, RecvFlags::TRUNC)?;
@@ -120,7 +127,6 @@ const MAX_FOUND: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::OwnedFd;
     use std::thread;
 
     /// Replies once, whatever is asked.
@@ -196,6 +202,8 @@ mod tests {
         for name in ["b.sock.ctl", "a.sock.ctl", "a.sock"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
+        // Left behind.
+        drop(std::os::unix::net::UnixListener::bind(folder.path().join("c.sock.ctl")).unwrap());
         let found = find(folder.path()).unwrap();
         let names: Vec<_> = found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["a.sock.ctl", "b.sock.ctl"]);
