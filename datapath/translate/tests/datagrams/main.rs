@@ -180,7 +180,11 @@ fn flows_leave_no_sockets_behind() {
         }
         assert_eq!((sockets(), guest.translator.udp().len(), guest.translator.echo().len()), (300, 200, 100));
         guest.wait(Duration::from_secs(120));
-        assert_eq!((sockets(), guest.translator.udp().len(), guest.translator.echo().len()), (0, 0, 0));
+        assert_eq!((guest.translator.udp().len(), guest.translator.echo().len()), (0, 0));
+        // Programs that other tests start hold them as well, between fork and exec.
+        while sockets() > 0 {
+            std::thread::yield_now();
+        }
     }
 }
 
