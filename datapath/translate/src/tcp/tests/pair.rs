@@ -100,6 +100,11 @@ impl Pair {
         self.random ^= seed.wrapping_mul(0xd134_2543_de82_ef95) | 1;
     }
 
+    /// Acknowledgements follow those of the far end, unless it is near. To be called before anything opens.
+    pub(super) fn mirror(&mut self) {
+        Arc::get_mut(&mut self.config).expect("no connection yet").near = Duration::from_millis(2);
+    }
+
     /// The guest opens.
     pub(super) fn open_from_guest(&mut self) {
         self.guest.connect();
@@ -172,7 +177,12 @@ impl Pair {
 
     /// A connection that is open on both sides, with nothing to do, because neither end closes.
     pub(super) fn opened(guest: guest::Kind, kernel: kernel::Kind, to_far: Vec<u8>, to_guest: Vec<u8>) -> Self {
-        let mut pair = Self::new(guest, kernel, to_far, to_guest);
+        Self::new(guest, kernel, to_far, to_guest).open()
+    }
+
+    /// See [`Self::opened`].
+    pub(super) fn open(self) -> Self {
+        let mut pair = self;
         pair.guest.closes = false;
         pair.kernel.far_closes = false;
         pair.open_from_guest();

@@ -102,10 +102,13 @@ proptest! {
 
     #[test]
     fn anything_between(
-        guest in guests(), kernel in kernels(), faults in faults(), seed: u64, from_host: bool, ring in 1..300_usize,
+        guest in guests(), kernel in kernels(), faults in faults(), seed: u64, from_host: bool, mirrors: bool, ring in 1..300_usize,
         to_far in 0..300_000_usize, to_guest in 0..300_000_usize,
     ) {
         let mut pair = Pair::new(guest, kernel, stream(to_far, 3), stream(to_guest, 4));
+        if mirrors {
+            pair.mirror();
+        }
         pair.faults = faults;
         pair.ring = ring;
         pair.seed(seed);
