@@ -115,6 +115,9 @@ fn arguments(options: &GuestOptions) -> Result<Vec<String>> {
         Virtio::Modern => "disable-legacy=on",
         Virtio::Legacy => "disable-modern=on",
     };
+    // Where there can only be one processor, the emulator leaves out the barriers of the guest's locked instructions. Its driver and the
+    // backend need them to agree on who sleeps: without them a notification is lost now and then, and the queue stands still.
+    let processors = (*queues).max(2);
     // Each queue pair has two interrupts, the device two more.
     let multi = if *queues > 1 { format!(",mq=on,vectors={}", 2 * queues + 2) } else { String::new() };
     let further = if options.properties.is_empty() { String::new() } else { format!(",{}", options.properties) };
@@ -132,7 +135,7 @@ fn arguments(options: &GuestOptions) -> Result<Vec<String>> {
         Transport::Tap => format!("-netdev tap,id=net,ifname={socket},script=no,downscript=no,vhost=off"),
     };
     let line = format!(
-        "-accel tcg -cpu max -machine pc -smp {queues} -m {memory} -nodefaults -no-user-config -no-reboot -display none \
+        "-accel tcg -cpu max -machine pc -smp {queues},maxcpus={processors} -m {memory} -nodefaults -no-user-config -no-reboot -display none \
          -append console=ttyS0\u{a0}quiet\u{a0}panic=-1 -chardev stdio,id=console,signal=off -serial chardev:console \
          -object memory-backend-memfd,id=memory,size={memory}M,share=on -numa node,memdev=memory \
          {netdev} -device virtio-net-pci,netdev=net,mac={mac},romfile=,{virtio}{multi}{further}"
