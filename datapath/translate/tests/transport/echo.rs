@@ -220,22 +220,27 @@ fn put_by_kernel(
     if payload.len() as u32 > most {
         return link.put(offload, head, payload);
     }
-    let Some(mut reservation) = link.reserve(offload, head, most)? else { return link.put(offload, head, payload) };
-    if !payload.is_empty() {
-        (&mut &*there).write_all(payload).unwrap();
-        let count = descriptor::receive(here.as_fd(), reservation.rooms(), RecvFlags::DONTWAIT);
-        match count {
-            Ok(count) => assert_eq!(count, payload.len()),
-            // The memory was lost.
-            Err(error) => {
-                assert_eq!(error.raw_os_error(), Some(14), "{error}");
-                (&mut &*here).read_exact(&mut vec![0; payload.len()]).unwrap();
+    if let Some(mut reservation) = link.reserve(offload, head, most)?
+        && reservation.rooms().bytes() as usize >= payload.len()
+    {
+        if !payload.is_empty() {
+            (&mut &*there).write_all(payload).unwrap();
+            let count = descriptor::receive(here.as_fd(), reservation.rooms(), RecvFlags::DONTWAIT);
+            match count {
+                Ok(count) => assert_eq!(count, payload.len()),
+                // The memory was lost.
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(14), "{error}");
+                    (&mut &*here).read_exact(&mut vec![0; payload.len()]).unwrap();
+                }
             }
         }
+        reservation.commit(offload, head, payload.len() as u32);
+        reserved.fetch_add(1, Ordering::Relaxed);
+        return Ok(());
     }
-    reservation.commit(offload, head, payload.len() as u32);
-    reserved.fetch_add(1, Ordering::Relaxed);
-    Ok(())
+    // There is none, or room for a part only: an echo is whole.
+    link.put(offload, head, payload)
 }
 
 fn head_bytes(offload: Offload, frame: &[u8]) -> usize {
