@@ -27,7 +27,7 @@ pub fn settings(choice: u8) -> Settings {
             gateway,
             ours: gateway,
             resolvers: vec![Ipv4Addr::new(192, 0, 2, 53); many],
-            mapping: mapping(gateway),
+            mapping: Mapping { host_loopback: Some(gateway), ..Mapping::default() },
         }),
         v6: Some(Ipv6 {
             address: if is(3) { Ipv6Addr::UNSPECIFIED } else { "2001:db8::2".parse().expect("an address") },
@@ -35,25 +35,12 @@ pub fn settings(choice: u8) -> Settings {
             link_local: "fe80::1".parse().expect("an address"),
             interface_index: 2,
             resolvers: vec!["2001:db8::53".parse().expect("an address"); many],
-            mapping: mapping("fe80::1".parse().expect("an address")),
+            mapping: Mapping { host_loopback: Some("fe80::1".parse().expect("an address")), ..Mapping::default() },
         }),
         search: (0..many).map(|n| format!("label-{n}.example.org")).collect(),
         hostname: Some("guest".to_owned()).filter(|_| !is(4)),
         fqdn: Some("guest.example.org".to_owned()).filter(|_| !is(5)),
         services: Services { dhcp_dns: !is(6), dhcp_search: !is(7), ..Services::default() },
-    }
-}
-
-fn mapping<A>(gateway: A) -> Mapping<A> {
-    Mapping {
-        host_loopback: Some(gateway),
-        guest_address: None,
-        dns_forward: None,
-        dns_host: None,
-        outbound_address: None,
-        outbound_interface: None,
-        host_refused: false,
-        host_addresses: Vec::new(),
     }
 }
 

@@ -22,7 +22,7 @@ pub fn settings() -> Settings {
             gateway: Ipv4Addr::new(192, 0, 2, 1),
             ours: Ipv4Addr::new(192, 0, 2, 1),
             resolvers: vec![Ipv4Addr::new(192, 0, 2, 53), Ipv4Addr::new(192, 0, 2, 54)],
-            mapping: mapping(Ipv4Addr::new(192, 0, 2, 1)),
+            mapping: Mapping { host_loopback: Some(Ipv4Addr::new(192, 0, 2, 1)), ..Mapping::default() },
         }),
         v6: Some(Ipv6 {
             address: "2001:db8::2".parse().unwrap(),
@@ -30,25 +30,12 @@ pub fn settings() -> Settings {
             link_local: "fe80::1".parse().unwrap(),
             interface_index: 2,
             resolvers: vec!["2001:db8::53".parse().unwrap()],
-            mapping: mapping("fe80::1".parse().unwrap()),
+            mapping: Mapping { host_loopback: Some("fe80::1".parse().unwrap()), ..Mapping::default() },
         }),
         search: vec!["a.example.org".to_owned(), "b.example.org".to_owned()],
         hostname: Some("guest".to_owned()),
         fqdn: Some("guest.example.org".to_owned()),
         services: Services::default(),
-    }
-}
-
-fn mapping<A>(gateway: A) -> Mapping<A> {
-    Mapping {
-        host_loopback: Some(gateway),
-        guest_address: None,
-        dns_forward: None,
-        dns_host: None,
-        outbound_address: None,
-        outbound_interface: None,
-        host_refused: false,
-        host_addresses: Vec::new(),
     }
 }
 

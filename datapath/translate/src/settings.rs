@@ -90,6 +90,22 @@ pub struct Mapping<A> {
     pub host_addresses: Vec<A>,
 }
 
+impl<A> Default for Mapping<A> {
+    /// Every address stays as it is.
+    fn default() -> Self {
+        Self {
+            host_loopback: None,
+            guest_address: None,
+            dns_forward: None,
+            dns_host: None,
+            outbound_address: None,
+            outbound_interface: None,
+            host_refused: false,
+            host_addresses: Vec::new(),
+        }
+    }
+}
+
 /// What was not switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Services {

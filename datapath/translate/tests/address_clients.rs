@@ -30,7 +30,7 @@ fn settings() -> Settings {
             gateway: GATEWAY,
             ours: GATEWAY,
             resolvers: vec![Ipv4Addr::new(192, 0, 2, 53)],
-            mapping: mapping(GATEWAY),
+            mapping: Mapping { host_loopback: Some(GATEWAY), ..Mapping::default() },
         }),
         v6: Some(Ipv6 {
             address: "2001:db8::2".parse().unwrap(),
@@ -38,25 +38,12 @@ fn settings() -> Settings {
             link_local,
             interface_index: 2,
             resolvers: Vec::new(),
-            mapping: mapping(link_local),
+            mapping: Mapping { host_loopback: Some(link_local), ..Mapping::default() },
         }),
         search: vec!["example.org".to_owned()],
         hostname: None,
         fqdn: None,
         services: Services::default(),
-    }
-}
-
-fn mapping<A>(gateway: A) -> Mapping<A> {
-    Mapping {
-        host_loopback: Some(gateway),
-        guest_address: None,
-        dns_forward: None,
-        dns_host: None,
-        outbound_address: None,
-        outbound_interface: None,
-        host_refused: false,
-        host_addresses: Vec::new(),
     }
 }
 

@@ -25,7 +25,7 @@ fn settings(names: usize, label_bytes: usize, resolvers: usize, gateway: [u8; 4]
             gateway,
             ours: gateway,
             resolvers: vec![Ipv4Addr::new(192, 0, 2, 53); resolvers],
-            mapping: mapping(gateway),
+            mapping: Mapping { host_loopback: Some(gateway), ..Mapping::default() },
         }),
         v6: Some(Ipv6 {
             address: "2001:db8::2".parse().unwrap(),
@@ -33,25 +33,12 @@ fn settings(names: usize, label_bytes: usize, resolvers: usize, gateway: [u8; 4]
             link_local,
             interface_index: 2,
             resolvers: vec!["2001:db8::53".parse().unwrap(); resolvers],
-            mapping: mapping(link_local),
+            mapping: Mapping { host_loopback: Some(link_local), ..Mapping::default() },
         }),
         search: (0..names).map(|n| format!("{}{n}.sub{}.example.org", "x".repeat(label_bytes), n % 3)).collect(),
         hostname: Some("g".repeat(label_bytes)),
         fqdn: Some(format!("{}.example.org", "g".repeat(label_bytes))),
         services: Services::default(),
-    }
-}
-
-fn mapping<A>(gateway: A) -> Mapping<A> {
-    Mapping {
-        host_loopback: Some(gateway),
-        guest_address: None,
-        dns_forward: None,
-        dns_host: None,
-        outbound_address: None,
-        outbound_interface: None,
-        host_refused: false,
-        host_addresses: Vec::new(),
     }
 }
 

@@ -83,7 +83,7 @@ impl Guest {
                 gateway: Ipv4Addr::new(10, 1, 0, 1),
                 ours: Ipv4Addr::new(10, 1, 0, 1),
                 resolvers: Vec::new(),
-                mapping: mapping(),
+                mapping: Mapping::default(),
             }),
             v6: Some(Ipv6 {
                 address: "fd00:1::2".parse().unwrap(),
@@ -91,7 +91,7 @@ impl Guest {
                 link_local: "fe80::1".parse().unwrap(),
                 interface_index: 2,
                 resolvers: Vec::new(),
-                mapping: mapping(),
+                mapping: Mapping::default(),
             }),
             search: Vec::new(),
             hostname: None,
@@ -188,19 +188,6 @@ impl Guest {
                 What::Icmp(..) | What::Other => panic!("{heard:?}"),
             }
         }
-    }
-}
-
-fn mapping<A>() -> Mapping<A> {
-    Mapping {
-        host_loopback: None,
-        guest_address: None,
-        dns_forward: None,
-        dns_host: None,
-        outbound_address: None,
-        outbound_interface: None,
-        host_refused: false,
-        host_addresses: Vec::new(),
     }
 }
 
