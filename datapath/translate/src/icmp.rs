@@ -14,13 +14,14 @@ use culvert_frame::Offload;
 use slab::Slab;
 
 use crate::context::Context;
-use crate::failure::{Failure, is_out_of_descriptors};
+use crate::failure::Failure;
 use crate::fragment;
 use crate::head::{Ends, ICMP, ICMPV6};
 use crate::icmp_error::{self, Sent, with_checksum};
 use crate::limits::LimitSettings;
 use crate::link::GuestLink;
 use crate::mapping;
+use crate::opening::Flows;
 use crate::packet::{IpPacket, Payload, internet_checksum};
 use crate::recency::Recency;
 use crate::refusal::Refusal;
@@ -166,11 +167,6 @@ impl EchoFlows {
         }
     }
 
-    /// Ends all flows.
-    pub fn clear<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
-        while self.make_room(ctx) {}
-    }
-
     /// How many flows there are.
     pub fn len(&self) -> usize {
         self.flows.len()
@@ -188,44 +184,15 @@ impl EchoFlows {
         to: IpAddr,
         marks: Marks,
     ) -> Result<u32, Failure> {
-        if self.flows.len() >= self.settings.flows as usize {
-            self.make_room(ctx);
-        }
-        match ctx.limits.open(ctx.now) {
-            Err(Refusal::TooManyFlows) if self.make_room(ctx) => ctx.limits.open(ctx.now)?,
-            result => result?,
-        }
         let outbound = mapping::outbound(ctx.settings, to);
-        let mut index = self.next_index();
-        let mut opened = ctx.sockets.open_echo(index, to.is_ipv6(), key.identifier, outbound);
-        if opened.as_ref().is_err_and(is_out_of_descriptors) && self.make_room(ctx) {
-            index = self.next_index();
-            opened = ctx.sockets.open_echo(index, to.is_ipv6(), key.identifier, outbound);
-        }
-        let identifier = opened.inspect_err(|_| ctx.limits.close())?;
+        let (index, identifier) =
+            self.open_socket(ctx, |sockets, index| sockets.open_echo(index, to.is_ipv6(), key.identifier, outbound))?;
         self.flows.insert(Flow { key: *key, identifier, marks });
         self.by_key.insert(*key, index);
         self.recency.touch(index, ctx.now);
         ctx.counters.echo_flows += 1;
         tracing::debug!(guest = %key.guest, identifier = key.identifier, "an echo flow begins");
         Ok(index)
-    }
-
-    fn next_index(&self) -> u32 {
-        u32::try_from(self.flows.vacant_key()).unwrap_or(u32::MAX)
-    }
-
-    /// Ends the flow that was used longest ago. Whether there was one.
-    fn make_room<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) -> bool {
-        let Some((index, _)) = self.recency.oldest() else { return false };
-        self.recency.remove(index);
-        if let Some(flow) = self.flows.try_remove(index as usize) {
-            tracing::debug!(guest = %flow.key.guest, identifier = flow.key.identifier, "an echo flow ends");
-            self.by_key.remove(&flow.key);
-            ctx.sockets.close_datagrams(SocketId::Echo(index));
-            ctx.limits.close();
-        }
-        true
     }
 
     /// A whole ICMP message for a flow.
@@ -269,6 +236,28 @@ impl EchoFlows {
             let Ok(error) = ctx.sockets.receive_error(SocketId::Echo(index), &mut quoted) else { return false };
             let message = quoted.get(..error.quoted_bytes).unwrap_or(&quoted);
             pass_error_on(ctx, flow, &error, message);
+        }
+        true
+    }
+}
+
+impl Flows for EchoFlows {
+    fn is_full(&self) -> bool {
+        self.flows.len() >= self.settings.flows as usize
+    }
+
+    fn next_index(&self) -> u32 {
+        u32::try_from(self.flows.vacant_key()).unwrap_or(u32::MAX)
+    }
+
+    fn make_room<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) -> bool {
+        let Some((index, _)) = self.recency.oldest() else { return false };
+        self.recency.remove(index);
+        if let Some(flow) = self.flows.try_remove(index as usize) {
+            tracing::debug!(guest = %flow.key.guest, identifier = flow.key.identifier, "an echo flow ends");
+            self.by_key.remove(&flow.key);
+            ctx.sockets.close_datagrams(SocketId::Echo(index));
+            ctx.limits.close();
         }
         true
     }

@@ -35,6 +35,7 @@ pub mod link;
 pub mod mapping;
 pub mod multicast;
 pub mod ndp;
+mod opening;
 pub mod packet;
 mod recency;
 pub mod refusal;

@@ -64,13 +64,6 @@ impl Groups {
         is_for_all(group) || self.v4.contains(&group) || self.v6.contains(&group)
     }
 
-    /// Leaves all groups: the guest is gone.
-    pub fn clear<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
-        for group in self.v4.drain(..).chain(self.v6.drain(..)) {
-            ctx.sockets.leave(group, interface(ctx.settings, group));
-        }
-    }
-
     /// As if the guest had said so.
     #[cfg(test)]
     pub(crate) fn listen_to(&mut self, group: IpAddr) {

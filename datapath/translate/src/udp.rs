@@ -16,7 +16,7 @@ use culvert_frame::{MacAddress, Offload};
 use slab::Slab;
 
 use crate::context::Context;
-use crate::failure::{Failure, is_out_of_descriptors};
+use crate::failure::Failure;
 use crate::flow::{FlowEnds, Target};
 use crate::fragment;
 use crate::head::{Ends, UDP};
@@ -25,6 +25,7 @@ use crate::limits::LimitSettings;
 use crate::link::GuestLink;
 use crate::mapping;
 use crate::multicast::{Groups, group_mac, is_group};
+use crate::opening::Flows;
 use crate::packet::{IpPacket, Payload};
 use crate::recency::Recency;
 use crate::refusal::Refusal;
@@ -249,11 +250,6 @@ impl UdpFlows {
         }
     }
 
-    /// Ends all flows.
-    pub fn clear<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
-        while self.make_room(ctx) {}
-    }
-
     /// The ends of all flows.
     pub fn iter(&self) -> impl Iterator<Item = FlowEnds> {
         self.flows.iter().map(|(_, flow)| flow.ends)
@@ -289,7 +285,7 @@ impl UdpFlows {
         self.open(ctx, ends, peer, marks, &wish)
     }
 
-    /// Opens the socket of a new flow, where necessary in place of that which was used longest ago.
+    /// Opens a new flow with its socket.
     fn open<S: DatagramSockets, L: GuestLink>(
         &mut self,
         ctx: &mut Context<'_, S, L>,
@@ -298,20 +294,8 @@ impl UdpFlows {
         marks: Marks,
         wish: &UdpWish<'_>,
     ) -> Result<u32, Failure> {
-        if self.flows.len() >= self.settings.flows as usize {
-            self.make_room(ctx);
-        }
-        match ctx.limits.open(ctx.now) {
-            Err(Refusal::TooManyFlows) if self.make_room(ctx) => ctx.limits.open(ctx.now)?,
-            result => result?,
-        }
-        let mut index = self.next_index();
-        let mut opened = ctx.sockets.open_udp(index, wish);
-        if opened.as_ref().is_err_and(is_out_of_descriptors) && self.make_room(ctx) {
-            index = self.next_index();
-            opened = ctx.sockets.open_udp(index, wish);
-        }
-        let port = opened.inspect_err(|_| ctx.limits.close())?.port();
+        let (index, local) = self.open_socket(ctx, |sockets, index| sockets.open_udp(index, wish))?;
+        let port = local.port();
         let is_group = wish.peer.is_none();
         let (guest_was_heard, peer_was_heard) = (false, false);
         self.flows.insert(Flow { ends: *ends, peer, is_group, port, guest_was_heard, peer_was_heard, marks });
@@ -325,19 +309,6 @@ impl UdpFlows {
         ctx.counters.udp_flows += 1;
         tracing::debug!(guest = %ends.guest, peer = %ends.peer, port, "a UDP flow begins");
         Ok(index)
-    }
-
-    fn next_index(&self) -> u32 {
-        u32::try_from(self.flows.vacant_key()).unwrap_or(u32::MAX)
-    }
-
-    /// Ends the flow that was used longest ago, best one in which only one side was heard. Whether there was one.
-    fn make_room<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) -> bool {
-        let oldest = self.one_sided.oldest().or_else(|| self.streams.oldest());
-        if let Some((index, _)) = oldest {
-            self.close(ctx, index);
-        }
-        oldest.is_some()
     }
 
     fn close<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
@@ -518,6 +489,25 @@ impl UdpFlows {
         if result.is_err() {
             ctx.refuse(Refusal::GuestFull);
         }
+    }
+}
+
+impl Flows for UdpFlows {
+    fn is_full(&self) -> bool {
+        self.flows.len() >= self.settings.flows as usize
+    }
+
+    fn next_index(&self) -> u32 {
+        u32::try_from(self.flows.vacant_key()).unwrap_or(u32::MAX)
+    }
+
+    /// Best one in which only one side was heard.
+    fn make_room<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) -> bool {
+        let oldest = self.one_sided.oldest().or_else(|| self.streams.oldest());
+        if let Some((index, _)) = oldest {
+            self.close(ctx, index);
+        }
+        oldest.is_some()
     }
 }
 
