@@ -59,16 +59,17 @@ impl KernelSockets {
 /// Non-blocking, and not inherited.
 const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
+/// What the event loop tells of a TCP socket.
+const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
 /// Tells the event loop of a new socket.
 fn register(registry: &Registry, id: SocketId, socket: &impl AsRawFd) -> io::Result<()> {
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(id.to_token()), interest)
+    registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(id.to_token()), BOTH_WAYS)
 }
 
 /// Tells the event loop to tell again what is possible now.
 fn reregister(registry: &Registry, id: SocketId, socket: &impl AsRawFd) -> io::Result<()> {
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    registry.reregister(&mut SourceFd(&socket.as_raw_fd()), Token(id.to_token()), interest)
+    registry.reregister(&mut SourceFd(&socket.as_raw_fd()), Token(id.to_token()), BOTH_WAYS)
 }
 
 /// Binds as `outbound` says; the kernel chooses the port when it connects.

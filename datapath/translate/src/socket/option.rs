@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Before Linux 6.9, for TCP.
 pub fn set_peek_offset(socket: BorrowedFd<'_>, offset: u32) -> io::Result<()> {
     let offset = c_int::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    set(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &offset.to_ne_bytes())
+    set_number(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset)
 }
 
 /// Only through this interface (socket(7), SO_BINDTODEVICE).
@@ -29,7 +29,7 @@ pub fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> io::Result<()>
 /// # Errors
 /// The kernel's.
 pub fn choose_port_at_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1_i32.to_ne_bytes())
+    set_number(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
 /// Lets a socket be bound to an address that the host does not have (ip(7), IP_FREEBIND).
@@ -37,7 +37,7 @@ pub fn choose_port_at_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn set_freebind(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set(socket, libc::IPPROTO_IP, libc::IP_FREEBIND, &1_i32.to_ne_bytes())
+    set_number(socket, libc::IPPROTO_IP, libc::IP_FREEBIND, 1)
 }
 
 /// An option that is an int.
@@ -74,8 +74,6 @@ pub struct TcpInfo {
     pub rtt: Duration,
     /// Bytes that the far end acknowledged; counts from 0.
     pub bytes_acknowledged: u64,
-    /// The far end's window, in bytes.
-    pub peer_window: u32,
 }
 
 /// Reads TCP_INFO (tcp(7), `struct tcp_info` of linux/tcp.h).
@@ -83,16 +81,11 @@ pub struct TcpInfo {
 /// # Errors
 /// The kernel's.
 pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
-    let mut info = [0; 232];
-    let length = get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+    let mut info = [0; 128];
+    get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
     let u32_at = |at: usize| info.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |b| u32::from_ne_bytes(*b));
     let u64_at = |at: usize| info.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |b| u64::from_ne_bytes(*b));
-    Ok(TcpInfo {
-        rtt: Duration::from_micros(u32_at(68).into()),
-        bytes_acknowledged: u64_at(120),
-        // Since Linux 5.4.
-        peer_window: if length >= 232 { u32_at(228) } else { u32::MAX },
-    })
+    Ok(TcpInfo { rtt: Duration::from_micros(u32_at(68).into()), bytes_acknowledged: u64_at(120) })
 }
 
 /// How much may be in the send queue, in bytes of the kernel's accounting (socket(7), SO_SNDBUF).
@@ -122,11 +115,11 @@ fn set(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -> io::R
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Returns how many bytes of `value` the kernel filled.
-fn get(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<usize> {
+/// The kernel fills `value`, or its first part.
+fn get(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<()> {
     let mut length = libc::socklen_t::try_from(value.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the kernel writes at most `length` bytes to `value`.
     let result =
         unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(length as usize) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
