@@ -46,8 +46,7 @@ impl<S, L: GuestLink> Context<'_, S, L> {
     #[inline]
     pub fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
         self.link.put(offload, head, payload)?;
-        self.counters.tx_frames += 1;
-        self.counters.tx_bytes += (head.len() + payload.len()) as u64;
+        self.counters.tx_frame(head.len() + payload.len());
         Ok(())
     }
 

@@ -1,5 +1,5 @@
-//! Why a flow of datagrams could not be opened: for the counters, and for the guest. Used by [`crate::udp`] and
-//! [`crate::icmp`].
+//! Why a flow could not be opened: for the counters, and for the guest. Used by [`crate::udp`] and [`crate::icmp`]; TCP
+//! ([`crate::tcp::flows`]) tells its guest by other means, and asks only whether descriptors were missing.
 
 use std::io;
 
@@ -53,7 +53,7 @@ impl From<Failure> for Refusal {
     }
 }
 
-/// Whether this process, or the machine, has no descriptors left.
+/// Whether this process, or the machine, has no descriptors left, or no memory for another socket (socket(2)).
 pub(crate) fn is_out_of_descriptors(failure: &io::Error) -> bool {
-    matches!(failure.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    matches!(failure.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

@@ -132,6 +132,13 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Counts a frame to the guest, of so many bytes from the Ethernet header on.
+    #[inline]
+    pub const fn tx_frame(&mut self, bytes: usize) {
+        self.tx_frames += 1;
+        self.tx_bytes += bytes as u64;
+    }
+
     /// Counts a refusal.
     pub fn refuse(&mut self, reason: Refusal) {
         tracing::trace!(%reason, "refused");

@@ -80,10 +80,7 @@ impl Shared {
 
     fn reply<L: GuestLink>(&mut self, link: &mut L, frame: &[u8]) {
         match link.put(Offload::None, frame, &[]) {
-            Ok(()) => {
-                self.counters.tx_frames += 1;
-                self.counters.tx_bytes += frame.len() as u64;
-            }
+            Ok(()) => self.counters.tx_frame(frame.len()),
             // Whoever asked will ask again.
             Err(_) => self.counters.refuse(Refusal::GuestFull),
         }
@@ -114,7 +111,8 @@ impl Translator {
         }
     }
 
-    /// A guest can be spoken to from now on: asks it who it is.
+    /// A guest can be spoken to from now on: asks it who it is. Flows and groups stay as they are: mostly it is the guest that
+    /// was there before, over a new connection; those that it does not know end by themselves.
     pub fn guest_came<L: GuestLink>(&mut self, link: &mut L) {
         let Shared { settings, guest, .. } = &self.shared;
         let questions = [arp::request(settings, guest), ndp::solicitation(settings, guest)];
@@ -346,16 +344,6 @@ impl Translator {
                 Protocol::Udp => sockets.close_datagrams(SocketId::UdpListener(index)),
             }
         }
-    }
-
-    /// What was configured.
-    pub fn settings(&self) -> &Settings {
-        &self.shared.settings
-    }
-
-    /// What was learned of the guest.
-    pub fn guest(&self) -> &Guest {
-        &self.shared.guest
     }
 
     /// What was counted.

@@ -17,6 +17,7 @@ use slab::Slab;
 
 use super::{Action, Config, Connection, Failure, Flags, Segment, Seq, Transmit, refusal};
 use crate::context::Context;
+use crate::failure::is_out_of_descriptors;
 use crate::flow::{FlowEnds, Target};
 use crate::head::{Ends, HOP_LIMIT, Head, TCP};
 use crate::icmp_error::{self, FailedConnect};
@@ -54,14 +55,19 @@ struct Flow {
     /// The far end as the host knows it.
     far: SocketAddr,
     connection: Connection,
-    /// Of the guest's SYN, while the socket is connecting.
-    syn: Seq,
-    is_connecting: bool,
+    /// The number of the guest's SYN, while the socket is connecting.
+    connecting: Option<Seq>,
     is_touched: bool,
     /// Its place in the line of those for which the guest had no room.
     ticket: Option<u64>,
     /// When it is woken: perhaps too early, never too late.
     timer: Option<Instant>,
+}
+
+impl Flow {
+    fn new(ends: FlowEnds, far: SocketAddr, connection: Connection, connecting: Option<Seq>) -> Self {
+        Self { ends, far, connection, connecting, is_touched: false, ticket: None, timer: None }
+    }
 }
 
 impl TcpFlows {
@@ -178,16 +184,7 @@ impl TcpFlows {
         ctx.limits.open(ctx.now)?;
         let connection = Connection::from_guest(ctx.now, self.isn(ctx.now, ends), syn, self.config(to.ip()))
             .with_clock(self.started);
-        let index = self.insert(Flow {
-            ends,
-            far: to,
-            connection,
-            syn: syn.seq,
-            is_connecting: true,
-            is_touched: false,
-            ticket: None,
-            timer: None,
-        });
+        let index = self.insert(Flow::new(ends, to, connection, Some(syn.seq)));
         let outbound = mapping::outbound(ctx.settings, to.ip());
         if let Err(error) = ctx.sockets.connect(SocketId::Tcp(index), to, &outbound) {
             if is_out_of_descriptors(&error) {
@@ -250,16 +247,7 @@ impl TcpFlows {
         };
         let connection =
             Connection::from_host(ctx.now, self.isn(ctx.now, ends), &info, self.config(guest)).with_clock(self.started);
-        let index = self.insert(Flow {
-            ends,
-            far,
-            connection,
-            syn: Seq::default(),
-            is_connecting: false,
-            is_touched: false,
-            ticket: None,
-            timer: None,
-        });
+        let index = self.insert(Flow::new(ends, far, connection, None));
         ctx.counters.tcp_flows += 1;
         self.touch(index);
         Ok(())
@@ -275,11 +263,11 @@ impl TcpFlows {
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
         tracing::trace!(ends = %flow.ends, ?ready, "a TCP socket is ready");
         let id = SocketId::Tcp(index);
-        if flow.is_connecting {
+        if flow.connecting.is_some() {
             match ctx.sockets.connected(id) {
                 Ok(false) => return,
                 Ok(true) => {
-                    flow.is_connecting = false;
+                    flow.connecting = None;
                     match ctx.sockets.info(id) {
                         Some(info) => flow.connection.on_connected(ctx.now, &info),
                         None => flow.connection.on_failed(ctx.now, Failure::Reset),
@@ -301,9 +289,9 @@ impl TcpFlows {
     /// Connecting failed: the guest is told by an ICMP error where the network was the reason, else by RST.
     fn fail<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32, error: &io::Error) {
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
-        flow.is_connecting = false;
+        let Some(syn) = flow.connecting.take() else { return };
         let FlowEnds { guest, peer } = flow.ends;
-        let connect = FailedConnect { guest, peer, sequence: flow.syn.0 };
+        let connect = FailedConnect { guest, peer, sequence: syn.0 };
         let told = icmp_error::about_connect(ctx, &connect, error);
         flow.connection.on_failed(ctx.now, if told { Failure::Unreachable } else { Failure::Reset });
     }
@@ -331,11 +319,6 @@ impl TcpFlows {
             flow.connection.on_unblocked();
             self.drive(ctx, index);
         }
-    }
-
-    /// Whether connections wait for room at the guest.
-    pub fn is_blocked(&self) -> bool {
-        !self.blocked.is_empty()
     }
 
     /// When [`Self::expire`] is to be called.
@@ -498,7 +481,7 @@ fn send_payload<S: TcpSockets, L: GuestLink>(
         if let Ok(bytes @ 1..) = read {
             let (head, offload) = self::head(macs, ends, transmit, bytes);
             room.commit(offload, &head, bytes);
-            count(ctx, &head, bytes);
+            ctx.counters.tx_frame(head.len() + bytes as usize);
         }
         return Ok(read);
     }
@@ -518,14 +501,10 @@ fn put<S, L: GuestLink>(
     bytes: u32,
 ) -> Result<(), Full> {
     let (head, offload) = head(ctx.macs(), ends, transmit, bytes);
-    ctx.link.put(offload, &head, ctx.scratch.get(..bytes as usize).unwrap_or_default())?;
-    count(ctx, &head, bytes);
+    let payload = ctx.scratch.get(..bytes as usize).unwrap_or_default();
+    ctx.link.put(offload, &head, payload)?;
+    ctx.counters.tx_frame(head.len() + payload.len());
     Ok(())
-}
-
-fn count<S, L>(ctx: &mut Context<'_, S, L>, head: &Head, payload_bytes: u32) {
-    ctx.counters.tx_frames += 1;
-    ctx.counters.tx_bytes += head.len() as u64 + u64::from(payload_bytes);
 }
 
 /// The headers of a segment with `payload_bytes`, and what is left undone of it.
@@ -591,10 +570,6 @@ fn refuse_segment<S, L: GuestLink>(ctx: &mut Context<'_, S, L>, ends: FlowEnds, 
 
 fn would_block(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
-}
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 #[cfg(test)]

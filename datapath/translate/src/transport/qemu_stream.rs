@@ -158,11 +158,6 @@ impl QemuStream {
         self.reader.end.get_or_insert(End::Fault(reason));
     }
 
-    /// Whether there is a peer.
-    pub const fn is_connected(&self) -> bool {
-        self.stream.is_some()
-    }
-
     /// What passed so far.
     pub const fn totals(&self) -> Totals {
         let Totals { connections, quarantined, .. } = self.totals;
