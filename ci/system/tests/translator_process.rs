@@ -101,7 +101,8 @@ fn it_needs_no_rights_and_may_be_killed() -> Result<()> {
         rows.row(&format!("killed and started again, {transport:?}"), || {
             translator.console().kill();
             translator = start("vm", transport)?;
-            wait_until("the guest is connected again", || Ok(guest.ping(WORLD[0], 1)? == 1))?;
+            wait_until("the guest is connected again", || Ok(guest.ping(WORLD[0], 1)? == 1))
+                .with_context(|| translator.told())?;
             exchange(&pod, &mut guest)
         });
     }

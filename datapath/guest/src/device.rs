@@ -386,12 +386,17 @@ impl Device {
         result
     }
 
-    /// SET_VRING_CALL: takes effect at once, also on a running ring.
+    /// SET_VRING_CALL: takes effect at once, also on a running ring. The guest is interrupted once: a process before us may
+    /// have died between its used index and the interrupt, which nobody else would make up for, and the guest would wait
+    /// for ever (QEMU's libvhost-user does the same).
     ///
     /// # Errors
     /// No such ring.
     pub fn set_call(&mut self, ring: u32, descriptor: Option<OwnedFd>) -> Result<(), DeviceError> {
-        self.ring(ring)?.1.call.set(descriptor);
+        let call = &self.ring(ring)?.1.call;
+        call.set(descriptor);
+        // A frontend whose descriptor blocks is found out at the next interrupt.
+        let _ = call.signal();
         Ok(())
     }
 
@@ -620,6 +625,15 @@ mod tests {
         assert_eq!(summary(&device.set_kick(1, Kick::Polled).unwrap()), "stop 1 start 1 ");
         device.stopped(&[StoppedRing { ring: 1, position: 9 }]);
         assert_eq!(summary(&device.stop_all()), "stop 1 ");
+    }
+
+    #[test]
+    fn an_interrupt_that_was_owed_before_us_is_made_up_for() {
+        let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        Device::new(CONFIG).set_call(0, Some(event.try_clone().unwrap())).unwrap();
+        let mut count = [0; 8];
+        rustix::io::read(&event, &mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 1);
     }
 
     #[test]
