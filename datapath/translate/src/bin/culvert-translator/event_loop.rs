@@ -5,25 +5,21 @@
 //! [`running`](crate::running).
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use culvert_frame::{Offload, Offloads};
-use culvert_guest::Packet;
 use culvert_guest::device::DeviceConfig;
 use culvert_translate::forward::ForwardTable;
 use culvert_translate::limits::{LimitSettings, MAX_FLOWS};
-use culvert_translate::link::{Full, GuestLink};
-use culvert_translate::packet::Payload;
 use culvert_translate::settings::DEFAULT_MTU;
 use culvert_translate::socket::KernelSockets;
 use culvert_translate::sockets::{Readiness, SocketId};
 use culvert_translate::translator::Translator;
-use culvert_translate::transport::{Link, PacketSocket, QemuStream, Reservation, Transport, VhostUser};
+use culvert_translate::transport::{PacketSocket, QemuStream, Transport, VhostUser};
 use culvert_vhost::{PortKey, PortSocket, Role};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
@@ -33,14 +29,15 @@ use rustix::process::Resource;
 
 use crate::control::ControlSocket;
 use crate::pcap::Pcap;
+use crate::recorded::Recorded;
 use crate::running::Running;
 use crate::setup::{self, Setup};
+use crate::statistics::Statistics;
 
 /// Everything that is waited for.
 #[derive(Debug)]
 pub struct EventLoop {
     poll: Poll,
-    transport: Transport,
     running: Running,
     control: Option<ControlSocket>,
     pcap: Option<Pcap>,
@@ -87,8 +84,7 @@ impl EventLoop {
         }
         registry.register(&mut SourceFd(&setup.quit.as_raw_fd()), QUIT, Interest::READABLE)?;
         Ok(Self {
-            running: Running::new(translator, sockets, setup.forwards, setup.freebind, most_best_effort)?,
-            transport,
+            running: Running::new(translator, sockets, transport, setup.forwards, setup.freebind, most_best_effort)?,
             control,
             pcap: setup.pcap,
             statistics: setup.statistics.map(Statistics::every),
@@ -105,7 +101,7 @@ impl EventLoop {
     /// # Errors
     /// Why it could not be started or cannot go on.
     pub fn run(mut self, ready: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.transport.leave_name();
+        self.running.transport.leave_name();
         if let Some(control) = &mut self.control {
             control.leave_name();
         }
@@ -126,8 +122,9 @@ impl EventLoop {
     }
 
     fn deadline(&self, now: Instant) -> Instant {
-        let others = [self.transport.deadline(now), self.statistics.as_ref().map(|statistics| statistics.next)];
-        others.into_iter().flatten().fold(self.running.translator.deadline(), Instant::min)
+        let Running { translator, transport, .. } = &self.running;
+        let others = [transport.deadline(now), self.statistics.as_ref().map(Statistics::deadline)];
+        others.into_iter().flatten().fold(translator.deadline(), Instant::min)
     }
 
     /// One round; whether it was the last.
@@ -135,17 +132,17 @@ impl EventLoop {
         for event in events {
             let token = event.token();
             if token >= TRANSPORT {
-                self.transport.event(token, now);
+                self.running.transport.event(token, now);
             } else if token >= CONTROL
                 && let Some(control) = &mut self.control
             {
                 control.ready(token, now, &mut self.running);
             }
         }
-        let news = self.transport.turn(now);
-        let (mut source, link) = self.transport.halves();
+        let Running { translator, sockets, transport, .. } = &mut self.running;
+        let news = transport.turn(now);
+        let (mut source, link) = transport.halves();
         let mut link = Recorded { link, pcap: self.pcap.as_mut() };
-        let Running { translator, sockets, .. } = &mut self.running;
         if news.came {
             translator.guest_came(&mut link);
         }
@@ -179,9 +176,8 @@ impl EventLoop {
         let memory_faults = translator.counters().memory_faults;
         if memory_faults > self.memory_faults {
             self.memory_faults = memory_faults;
-            self.transport.quarantine("the guest's memory is gone: its file was truncated".to_owned());
+            transport.quarantine("the guest's memory is gone: its file was truncated".to_owned());
         }
-        self.running.transport = self.transport.totals();
         if let Some(statistics) = &mut self.statistics {
             statistics.print(now, &self.running);
         }
@@ -247,94 +243,3 @@ fn connect(path: &Path, quit: &UnixStream) -> Result<UnixStream> {
 
 /// How soon after a socket was not there it is looked for again.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-
-/// The way to the guest, with what goes there recorded.
-struct Recorded<'a> {
-    link: Link<'a>,
-    pcap: Option<&'a mut Pcap>,
-}
-
-impl Recorded<'_> {
-    fn record_from_guest(&mut self, frame: &Packet<'_>) {
-        trace_frame("from the guest", frame.head, frame.length as usize);
-        if let Some(pcap) = &mut self.pcap {
-            let mut bytes = vec![0; frame.length as usize];
-            Payload::of_frame(frame).copy_to(&mut bytes);
-            pcap.record(SystemTime::now(), [bytes.as_slice()], bytes.len());
-        }
-    }
-}
-
-impl GuestLink for Recorded<'_> {
-    fn takes(&self) -> Offloads {
-        self.link.takes()
-    }
-
-    #[inline]
-    fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
-        self.link.put(offload, head, payload)?;
-        trace_frame("to the guest", head, head.len() + payload.len());
-        if let Some(pcap) = &mut self.pcap {
-            pcap.record(SystemTime::now(), [head, payload], head.len() + payload.len());
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn reserve(&mut self, offload: Offload, head: &[u8], payload_bytes: u32) -> Result<Option<Reservation<'_>>, Full> {
-        // What goes straight into the guest's memory cannot be recorded.
-        if self.pcap.is_some() || tracing::enabled!(tracing::Level::TRACE) {
-            return Ok(None);
-        }
-        self.link.reserve(offload, head, payload_bytes)
-    }
-
-    fn flush(&mut self) {
-        self.link.flush();
-    }
-}
-
-/// For `--trace`.
-#[inline]
-fn trace_frame(way: &str, head: &[u8], length: usize) {
-    if tracing::enabled!(tracing::Level::TRACE)
-        && let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1, ..] = head
-    {
-        tracing::trace!(
-            "{way}: {length} bytes, type {t0:02x}{t1:02x}, {s0:02x}:{s1:02x}:{s2:02x}:{s3:02x}:{s4:02x}:{s5:02x} to \
-             {d0:02x}:{d1:02x}:{d2:02x}:{d3:02x}:{d4:02x}:{d5:02x}"
-        );
-    }
-}
-
-/// Prints statistics at intervals, when there is something new.
-#[derive(Debug)]
-struct Statistics {
-    interval: Duration,
-    next: Instant,
-    printed: Vec<(&'static str, u64)>,
-}
-
-impl Statistics {
-    fn every(interval: Duration) -> Self {
-        Self { interval, next: Instant::now() + interval, printed: Vec::new() }
-    }
-
-    fn print(&mut self, now: Instant, running: &Running) {
-        if now < self.next {
-            return;
-        }
-        self.next = now + self.interval;
-        let statistics = culvert_translate::request::Controlled::statistics(running);
-        if statistics != self.printed {
-            let mut text = String::new();
-            for (name, value) in &statistics {
-                text.push_str(&format!("{name} {value}\n"));
-            }
-            text.push('\n');
-            // Nobody may be reading any more.
-            let _ = std::io::stderr().write_all(text.as_bytes());
-            self.printed = statistics;
-        }
-    }
-}

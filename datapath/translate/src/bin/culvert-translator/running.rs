@@ -1,5 +1,5 @@
-//! The translator as it runs: its protocol cores, its sockets, and what is forwarded; and what can be asked of it and changed
-//! by the control socket.
+//! The translator as it runs: its protocol cores, its sockets, the way to the guest, and what is forwarded; and what can
+//! be asked of it and changed by the control socket.
 
 use anyhow::Result;
 use culvert_translate::forward::{ForwardTable, Protocol, Rule, open_all};
@@ -7,17 +7,17 @@ use culvert_translate::refusal::Refusal;
 use culvert_translate::request::Controlled;
 use culvert_translate::socket::KernelSockets;
 use culvert_translate::translator::Translator;
-use culvert_translate::transport::Totals;
+use culvert_translate::transport::Transport;
 
-/// A translator with its sockets.
+/// A translator with its sockets and its guest.
 #[derive(Debug)]
 pub struct Running {
     /// The protocol cores.
     pub translator: Translator,
     /// Their sockets.
     pub sockets: KernelSockets,
-    /// What the way to the guest has counted.
-    pub transport: Totals,
+    /// The way to the guest.
+    pub transport: Transport,
     forwards: ForwardTable,
     freebind: bool,
     /// How many descriptors best-effort forwards may take.
@@ -32,11 +32,12 @@ impl Running {
     pub fn new(
         translator: Translator,
         sockets: KernelSockets,
+        transport: Transport,
         forwards: ForwardTable,
         freebind: bool,
         most_best_effort: usize,
     ) -> Result<Self> {
-        let (none, transport) = (forwards.without_rules(), Totals::default());
+        let none = forwards.without_rules();
         let mut running = Self { translator, sockets, transport, forwards: none, freebind, most_best_effort };
         running.change(forwards)?;
         Ok(running)
@@ -106,7 +107,7 @@ impl Controlled for Running {
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {
-        let counters = self.translator.counters();
+        let (counters, transport) = (self.translator.counters(), self.transport.totals());
         let mut statistics = vec![
             ("rx_frames", counters.rx_frames),
             ("rx_bytes", counters.rx_bytes),
@@ -118,11 +119,11 @@ impl Controlled for Running {
             ("tcp_flows_total", counters.tcp_flows),
             ("udp_flows_total", counters.udp_flows),
             ("echo_flows_total", counters.echo_flows),
-            ("guest_connections", self.transport.connections),
-            ("guest_faults", self.transport.quarantined),
-            ("tx_segmented", self.transport.tx_segmented),
-            ("refused_queue_disabled", self.transport.rx_disabled),
-            ("refused_guest_buffer", self.transport.tx_refused),
+            ("guest_connections", transport.connections),
+            ("guest_faults", transport.quarantined),
+            ("tx_segmented", transport.tx_segmented),
+            ("refused_queue_disabled", transport.rx_disabled),
+            ("refused_guest_buffer", transport.tx_refused),
         ];
         statistics.extend(Refusal::ALL.map(|reason| (reason.name(), counters.refused(reason))));
         statistics
