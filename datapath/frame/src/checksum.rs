@@ -23,6 +23,14 @@ impl PartialChecksum {
         usize::from(self.start) + usize::from(self.offset)
     }
 
+    /// The same for the frame with `by` bytes more before its network header: see
+    /// [`Offload::moved`](crate::Offload::moved).
+    #[inline]
+    #[must_use]
+    pub const fn moved(self, by: i16) -> Self {
+        Self { start: self.start.saturating_add_signed(by), ..self }
+    }
+
     /// Where the sum ends in a frame of `length` bytes that starts with `head`: at the end of the IP packet as its
     /// length field tells, at the frame's end otherwise.
     ///

@@ -117,15 +117,8 @@ impl Offload {
     pub const fn moved(self, by: i16) -> Self {
         match self {
             Self::None | Self::Valid => self,
-            Self::Checksum(partial) => {
-                Self::Checksum(PartialChecksum { start: partial.start.saturating_add_signed(by), ..partial })
-            }
-            Self::Segment(segmentation) => Self::Segment(Segmentation {
-                network: segmentation.network.saturating_add_signed(by),
-                transport: segmentation.transport.saturating_add_signed(by),
-                header_bytes: segmentation.header_bytes.saturating_add_signed(by),
-                ..segmentation
-            }),
+            Self::Checksum(partial) => Self::Checksum(partial.moved(by)),
+            Self::Segment(segmentation) => Self::Segment(segmentation.moved(by)),
         }
     }
 
@@ -211,6 +204,18 @@ impl Segmentation {
     #[inline]
     pub fn segment_bytes(&self) -> u32 {
         u32::from(self.header_bytes) + u32::from(self.size)
+    }
+
+    /// The same for the frame with `by` bytes more before its network header: see [`Offload::moved`].
+    #[inline]
+    #[must_use]
+    pub const fn moved(self, by: i16) -> Self {
+        Self {
+            network: self.network.saturating_add_signed(by),
+            transport: self.transport.saturating_add_signed(by),
+            header_bytes: self.header_bytes.saturating_add_signed(by),
+            ..self
+        }
     }
 
     /// Segments that a frame of `length` bytes makes.
