@@ -1,6 +1,6 @@
 //! How a frame leaves at one port: with which tag, and what is done of that which its sender left undone.
 //!
-//! [`treat`] decides. [`deliver`] carries it out towards a guest; towards a NIC, [`Forwarder`](crate::Forwarder) does.
+//! [`treat`] decides. [`deliver`] carries it out towards a guest; towards a NIC, `outlet/nic.rs` does.
 //! A frame whose checksum is to be completed or that is to be segmented here is copied into the worker's [`Workspace`]
 //! first and summed there: so the sum is that of the bytes which are sent, whatever the sender writes meanwhile.
 
@@ -128,9 +128,7 @@ impl Workspace {
         let head = self.head.get(..head).unwrap_or_default();
         let length = frame.copy_with_head(head, std::iter::once(&mut *self.frame));
         let whole = self.frame.get_mut(..length).unwrap_or_default();
-        if let Offload::Checksum(partial) = Offload::Checksum(partial).moved(edit.growth()) {
-            checksum::complete(whole, partial);
-        }
+        checksum::complete(whole, partial.moved(edit.growth()));
         whole
     }
 
@@ -142,11 +140,10 @@ impl Workspace {
         segmentation: Segmentation,
         mut with: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Offload::Segment(moved) = Offload::Segment(segmentation).moved(edit.growth()) else { return Ok(()) };
         let mut payload = frame.read_from(usize::from(segmentation.header_bytes));
         let head = edit.apply(frame.head, &mut self.head);
         let head = self.head.get(..head).unwrap_or_default();
-        let mut segmenter = Segmenter::new(head, moved, edit.length(frame.length));
+        let mut segmenter = Segmenter::new(head, segmentation.moved(edit.growth()), edit.length(frame.length));
         while let Some(segment) = segmenter.next(&mut self.frame, |room| {
             let read = payload.read(room);
             // What the sender's buffers do not hold any more must not be an earlier frame's bytes.
@@ -189,22 +186,19 @@ fn deliver_changed(
     let made = NetHeader::of(&valid.fields());
     match work {
         Work::Pass(offload) => {
-            let offload = offload.moved(edit.growth());
+            let moved = offload.moved(edit.growth());
             let length = edit.length(frame.length);
             let head = workspace.edited_head(frame, edit);
-            if let Offload::Segment(segmentation) = offload {
+            if let Offload::Segment(segmentation) = moved {
                 segmentation.set_pseudo_checksum(head, length);
             }
-            match (frame.put_with_head(sink, &NetHeader::of(&offload.fields()), head, length), offload) {
+            match (frame.put_with_head(sink, &NetHeader::of(&moved.fields()), head, length), offload) {
                 // The guest took unsegmented frames upon itself and has no buffers for them.
                 (Err(PutError::SmallBuffer), Offload::Segment(segmentation)) => {
-                    let Offload::Segment(before) = Offload::Segment(segmentation).moved(-edit.growth()) else {
-                        return Err(PutError::SmallBuffer);
-                    };
-                    if !workspace.may_cut(before.segments(frame.length)) {
+                    if !workspace.may_cut(segmentation.segments(frame.length)) {
                         return Err(PutError::SmallBuffer);
                     }
-                    workspace.segment(frame, edit, before, |segment| put_all(sink, &made, segment))
+                    workspace.segment(frame, edit, segmentation, |segment| put_all(sink, &made, segment))
                 }
                 (result, _) => result,
             }

@@ -160,7 +160,7 @@ impl Forwarder {
         if network.table.learn(vlan, header.source, source.id, source.rules.mac_limit, seconds) != Learned::Known {
             counters.not_learned.add(1);
         }
-        let snooped = if network.groups.is_some() { self.snoop(frame) } else { None };
+        let snooped = network.groups.as_ref().and_then(|_| snooped(frame, &mut self.out.workspace));
         let route = ingress::route(topology, network, source, header, ingress, snooped.as_ref(), seconds)?;
         if let Some(limit) = route.limit
             && !source.rules.limits.is_none()
@@ -175,12 +175,6 @@ impl Forwarder {
             self.snooped.push((source.id, vlan, snooped));
         }
         Ok(route.way)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn snoop(&mut self, frame: &Frame<'_>) -> Option<Snooped> {
-        snooped(frame, &mut self.out.workspace)
     }
 
     #[inline]
@@ -221,6 +215,8 @@ impl Forwarder {
 }
 
 /// Reads what a frame says about multicast groups.
+#[cold]
+#[inline(never)]
 pub(crate) fn snooped(frame: &Frame<'_>, workspace: &mut Workspace) -> Option<Snooped> {
     if !snoop::is_message(frame.head) {
         return None;

@@ -17,7 +17,7 @@ use culvert_frame::DropReason;
 pub const TAG_BYTES: usize = 4;
 
 /// Where the first tag starts: behind the addresses.
-const TAG_OFFSET: usize = 12;
+pub(crate) const TAG_OFFSET: usize = 12;
 
 /// The VLAN of transparent ports.
 pub const TRANSPARENT: u16 = 0;
@@ -217,12 +217,8 @@ impl TagEdit {
         let addresses = head.get(..TAG_OFFSET).unwrap_or(head);
         let behind = head.get(TAG_OFFSET..).unwrap_or_default();
         let behind_tag = behind.get(TAG_BYTES..).unwrap_or_default();
-        let tag = |kind: [u8; 2], control: u16| {
-            let ([a, b], [c, d]) = (kind, control.to_be_bytes());
-            [a, b, c, d]
-        };
         let new_tag;
-        let (tag, behind) = match self {
+        let (in_place, behind) = match self {
             Self::Keep => (&[][..], behind),
             Self::Pop => (&[][..], behind_tag),
             Self::Push(control) => {
@@ -235,7 +231,7 @@ impl TagEdit {
                 (&new_tag[..], behind_tag)
             }
         };
-        let bytes = addresses.iter().chain(tag).chain(behind);
+        let bytes = addresses.iter().chain(in_place).chain(behind);
         out.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count()
     }
 }
@@ -250,9 +246,15 @@ fn outer_tag(head: &[u8]) -> Result<Option<u16>, DropReason> {
     }
 }
 
+/// A tag of a type, with its control information.
+pub(crate) const fn tag([a, b]: [u8; 2], control: u16) -> [u8; TAG_BYTES] {
+    let [c, d] = control.to_be_bytes();
+    [a, b, c, d]
+}
+
 const VLAN_BITS: u16 = 0xfff;
 /// The tag protocol identifier of what we push (802.1Q-2022, table 9-1).
-const TAG_TYPE: [u8; 2] = [0x81, 0x00];
+pub(crate) const TAG_TYPE: [u8; 2] = [0x81, 0x00];
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use crate::burst::{Burst, Frame};
 use crate::counters::PortCounters;
 use crate::egress::{Treatment, Work};
 use crate::port::Port;
-use crate::vlan::TagEdit;
+use crate::vlan::{TAG_BYTES, TAG_OFFSET, TAG_TYPE, TagEdit, tag};
 
 impl Outlet {
     /// Sends `frames` out of a NIC. Those in `last` go nowhere else: where they are mbufs already, they are handed over.
@@ -51,7 +51,6 @@ impl Outlet {
             if let Work::Segment(segmentation) = treatment.work {
                 // What comes before it leaves before it; its segments are a frame of their own in the counters.
                 self.flush(counters, &mut queue);
-                let Some((frame, _)) = burst.get(index) else { return };
                 match self.send_segments(pool, &mut queue, &frame, treatment.edit, segmentation) {
                     Ok(()) => {
                         counters.tx_frames.add(1);
@@ -146,22 +145,19 @@ fn mbuf_of(pool: &Pool, bytes: &[u8]) -> Option<Mbuf> {
 
 /// Changes an mbuf that came from a NIC into the frame that leaves; `None` where it has no room for a tag.
 fn change_mbuf(mut mbuf: Mbuf, treatment: Treatment) -> Option<Mbuf> {
-    const TAG_OFFSET: usize = 12;
     let changed = match treatment.edit {
         TagEdit::Keep => true,
         TagEdit::Pop => mbuf.remove(TAG_OFFSET, 4),
-        TagEdit::Push(_) => mbuf.insert(TAG_OFFSET, &[0x81, 0x00, 0, 0]),
-        TagEdit::Rewrite(_) => true,
+        TagEdit::Push(control) => mbuf.insert(TAG_OFFSET, &tag(TAG_TYPE, control)),
+        TagEdit::Rewrite(control) => {
+            if let Some(place) = mbuf.head_mut().get_mut(TAG_OFFSET + TAG_TYPE.len()..TAG_OFFSET + TAG_BYTES) {
+                place.copy_from_slice(&control.to_be_bytes());
+            }
+            true
+        }
     };
-    if let TagEdit::Push(control) | TagEdit::Rewrite(control) = treatment.edit
-        && let Some(place) = mbuf.head_mut().get_mut(TAG_OFFSET + 2..TAG_OFFSET + 4)
-    {
-        place.copy_from_slice(&control.to_be_bytes());
-    }
-    if let Work::Complete(partial) = treatment.work
-        && let Offload::Checksum(partial) = Offload::Checksum(partial).moved(treatment.edit.growth())
-    {
-        complete(&mut mbuf, partial);
+    if let Work::Complete(partial) = treatment.work {
+        complete(&mut mbuf, partial.moved(treatment.edit.growth()));
     }
     (changed && ask(&mut mbuf, treatment)).then_some(mbuf)
 }
@@ -182,16 +178,12 @@ fn complete(mbuf: &mut Mbuf, partial: PartialChecksum) {
 /// Leaves to the NIC what the frame's sender has left to us. `false` when the NIC cannot be told.
 fn ask(mbuf: &mut Mbuf, treatment: Treatment) -> bool {
     let Work::Pass(offload) = treatment.work else { return true };
-    let segment_size = match offload {
+    let (partial, segment_size) = match offload {
         Offload::None | Offload::Valid => return true,
-        Offload::Checksum(_) => 0,
-        Offload::Segment(segmentation) => segmentation.size,
+        Offload::Checksum(partial) => (partial, 0),
+        Offload::Segment(segmentation) => (segmentation.partial_checksum(), segmentation.size),
     };
-    let partial = match offload.moved(treatment.edit.growth()) {
-        Offload::Checksum(partial) => partial,
-        Offload::Segment(segmentation) => segmentation.partial_checksum(),
-        Offload::None | Offload::Valid => return true,
-    };
+    let partial = partial.moved(treatment.edit.growth());
     // Of another protocol, or of a tunnel, it is none that the NIC knows.
     if let Some(parsed) = Layers::parse(mbuf.head())
         && parsed.transport == partial.start
