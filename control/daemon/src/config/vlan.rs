@@ -3,6 +3,8 @@
 
 use std::ops::RangeInclusive;
 
+use culvert_switch::vlan::MAX_VLAN;
+
 use super::section::{Report, Section};
 use super::value::{self, Wrong};
 
@@ -29,7 +31,7 @@ pub enum Vlans {
 }
 
 /// VLAN identifiers that a port may have (IEEE 802.1Q-2022, table 9-2: 0 and 4095 are reserved).
-pub const VLAN_RANGE: RangeInclusive<u16> = 1..=4094;
+pub const VLAN_RANGE: RangeInclusive<u16> = 1..=MAX_VLAN;
 
 /// A set of VLANs, as ranges in order with gaps between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
