@@ -44,8 +44,8 @@ pub fn answer(settings: &Settings, guest: &Guest, frame: &[u8]) -> Option<Vec<u8
     )
 }
 
-/// The question that is asked when a guest connects, a whole frame: who has the address that it uses or was assigned? Its
-/// answer shows its MAC address. `None` where there is no IPv4.
+/// The question that is asked when a guest connects, a whole frame: who has the address that it uses or was assigned?
+/// Its answer shows its MAC address. `None` where there is no IPv4.
 pub fn request(settings: &Settings, guest: &Guest) -> Option<Vec<u8>> {
     let v4 = settings.v4.as_ref()?;
     write(

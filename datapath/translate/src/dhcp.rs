@@ -1,8 +1,8 @@
 //! DHCP (RFC 2131) and BOOTP (RFC 951): the one address of the guest, for ever.
 //!
-//! There is no table of leases: the same question has the same answer. A client that holds an address which is no longer
-//! the pod's hears so at its next question (DHCPNAK); releasing or declining an address changes nothing. Reading is in
-//! `request`, the options of an answer are in `options`.
+//! There is no table of leases: the same question has the same answer. A client that holds an address which is no
+//! longer the pod's hears so at its next question (DHCPNAK); releasing or declining an address changes nothing. Reading
+//! is in `request`, the options of an answer are in `options`.
 //!
 //! Called by the translator with each UDP datagram to [`SERVER_PORT`], wherever it is sent, and these go nowhere else.
 

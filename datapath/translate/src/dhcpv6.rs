@@ -1,8 +1,8 @@
 //! DHCPv6 (RFC 8415): the one address of the guest, for ever.
 //!
-//! There is no table of leases: the same question has the same answer. Reading is in `request`, the options of an answer
-//! are in `options`. What a client asks for besides one address (further ones, temporary ones, prefixes) it is told that
-//! there is none of.
+//! There is no table of leases: the same question has the same answer. Reading is in `request`, the options of an
+//! answer are in `options`. What a client asks for besides one address (further ones, temporary ones, prefixes) it is
+//! told that there is none of.
 //!
 //! Called by the translator with each UDP datagram to [`SERVER_PORT`], wherever it is sent, and these go nowhere else.
 

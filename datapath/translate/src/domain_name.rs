@@ -1,10 +1,10 @@
 //! Domain names as they travel (RFC 1035, section 3.1): labels behind their lengths, an empty one at the end.
 //!
-//! For the search domains and names that DHCP, DHCPv6 and router advertisements tell of. Nothing here reads what a guest
-//! sends.
+//! For the search domains and names that DHCP, DHCPv6 and router advertisements tell of. Nothing here reads what a
+//! guest sends.
 
-/// A name such as `a.example.org`, with or without a final dot. `None`: a label is empty or longer than 63 bytes, or the
-/// name longer than 255.
+/// A name such as `a.example.org`, with or without a final dot. `None`: a label is empty or longer than 63 bytes, or
+/// the name longer than 255.
 pub fn encode(name: &str) -> Option<Vec<u8>> {
     let mut encoded = Vec::with_capacity(name.len() + 2);
     for label in labels(name) {

@@ -1,9 +1,10 @@
 //! Forwards: which ports of the pod lead to which ports of the guest.
 //!
-//! [`ForwardTable`] is what `-t`, `-u` and the control socket's `forward add` and `forward remove` say, as rules that do
-//! not contradict each other. It is not the sockets: a table is a list of [`Listen`]s, and [`ForwardTable::changes_to`]
-//! tells which of them to open and to close for another table; [`open_all`] does the opening with a function of the
-//! caller's. The text of a specification is read in [`spec`]. Called by the binary's start and by its event loop.
+//! [`ForwardTable`] is what `-t`, `-u` and the control socket's `forward add` and `forward remove` say, as rules that
+//! do not contradict each other. It is not the sockets: a table is a list of [`Listen`]s, and
+//! [`ForwardTable::changes_to`] tells which of them to open and to close for another table; [`open_all`] does the
+//! opening with a function of the caller's. The text of a specification is read in [`spec`]. Called by the binary's
+//! start and by its event loop.
 
 mod spec;
 

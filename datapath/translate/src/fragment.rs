@@ -1,10 +1,10 @@
 //! Fragments (RFC 791, RFC 815, RFC 8200, RFC 5722): those of the guest's are put together, and packets that are longer
 //! than its MTU are cut into some.
 //!
-//! How much waits to become whole is bounded in packets, bytes and time; what was touched longest ago makes room. A packet of
-//! which two fragments overlap is given up whole, as no honest sender makes any (RFC 5722, here for IPv4 as well); a
-//! repeated fragment is passed over. What became whole goes the way of all packets. [`Reassembler`] is called by the
-//! translator, [`put`] by those who make datagrams.
+//! How much waits to become whole is bounded in packets, bytes and time; what was touched longest ago makes room. A
+//! packet of which two fragments overlap is given up whole, as no honest sender makes any (RFC 5722, here for IPv4 as
+//! well); a repeated fragment is passed over. What became whole goes the way of all packets. [`Reassembler`] is called
+//! by the translator, [`put`] by those who make datagrams.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -291,9 +291,9 @@ pub fn mtu_of(settings: &Settings, v4: bool) -> u16 {
     settings.mtu.unwrap_or(1500).max(least)
 }
 
-/// Puts a packet of `protocol`: the transport's header, and what follows. In fragments when it is longer than the guest's
-/// MTU: those are told apart from other packets' by `identification`. `offload` goes with a packet that is not cut; the
-/// caller has completed the checksum of one that is ([`is_cut`]).
+/// Puts a packet of `protocol`: the transport's header, and what follows. In fragments when it is longer than the
+/// guest's MTU: those are told apart from other packets' by `identification`. `offload` goes with a packet that is not
+/// cut; the caller has completed the checksum of one that is ([`is_cut`]).
 ///
 /// # Errors
 /// [`Full`]: it, or some of its fragments, were not put.

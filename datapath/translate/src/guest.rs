@@ -1,8 +1,8 @@
 //! What was learned of the guest from its frames: its MAC address, and the addresses that it uses at present.
 //!
 //! Traffic for the guest goes to what it used last, whatever it was assigned: a guest that has another address than the
-//! one it was offered is still reached, and nobody needs to configure that. What the guest is told is in [`crate::settings`];
-//! the state of its flows is elsewhere.
+//! one it was offered is still reached, and nobody needs to configure that. What the guest is told is in
+//! [`crate::settings`]; the state of its flows is elsewhere.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +17,8 @@ pub struct Guest {
     pub mac: Option<MacAddress>,
     /// The IPv4 address it used last, at first the one it is assigned; unspecified where it has no IPv4.
     pub v4: Ipv4Addr,
-    /// The IPv6 address, not link-local, that it used last, at first the one it is assigned. Unspecified where it has none.
+    /// The IPv6 address, not link-local, that it used last, at first the one it is assigned. Unspecified where it has
+    /// none.
     pub v6: Ipv6Addr,
     /// The link-local address it used last; `None` before the first.
     pub v6_link_local: Option<Ipv6Addr>,

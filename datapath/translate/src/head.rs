@@ -95,7 +95,8 @@ impl Ends {
         head
     }
 
-    /// The sum of the pseudo header before `bytes` of protocol `protocol` (RFC 9293, section 3.1; RFC 8200, section 8.1).
+    /// The sum of the pseudo header before `bytes` of protocol `protocol` (RFC 9293, section 3.1; RFC 8200, section
+    /// 8.1).
     #[inline]
     pub fn pseudo_header(&self, protocol: u8, bytes: u32) -> Sum {
         let mut sum = Sum::default();

@@ -1,10 +1,10 @@
 //! Echo outwards, by ICMP (RFC 792) and ICMPv6 (RFC 4443): the guest pings, ordinary echo sockets carry it.
 //!
-//! A flow is an identifier of the guest's, with a socket whose own identifier is the same where that is free, to any number
-//! of destinations; sequence numbers and contents stay as they are. What else comes from the guest by ICMP is refused:
-//! sockets cannot send errors (what can be made of some, see [`icmp_error::unreachable_port`]), and redirects are
-//! nobody's business here. Neighbour discovery is in [`crate::ndp`],
-//! multicast listening in [`crate::multicast`]; both see a packet before. Called by the translator.
+//! A flow is an identifier of the guest's, with a socket whose own identifier is the same where that is free, to any
+//! number of destinations; sequence numbers and contents stay as they are. What else comes from the guest by ICMP is
+//! refused: sockets cannot send errors (what can be made of some, see [`icmp_error::unreachable_port`]), and redirects
+//! are nobody's business here. Neighbour discovery is in [`crate::ndp`], multicast listening in [`crate::multicast`];
+//! both see a packet before. Called by the translator.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -140,8 +140,8 @@ impl EchoFlows {
         })
     }
 
-    /// The socket of flow `index` ([`SocketId::Echo`]) has replies, or errors. Whether there may be more: call again soon
-    /// then, nobody else tells.
+    /// The socket of flow `index` ([`SocketId::Echo`]) has replies, or errors. Whether there may be more: call again
+    /// soon then, nobody else tells.
     pub fn from_socket<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) -> bool {
         if !self.flows.contains(index as usize) {
             return false;

@@ -1,10 +1,10 @@
 //! ICMP errors for the guest (RFC 792, RFC 4443): what routers and hosts of the world reported about what it sent, and
 //! what we refuse ourselves.
 //!
-//! Sockets tell of an error without the packet that it is about: that is built anew ([`Sent`]), as the guest sent it, as far as
-//! it is known. Not sent: errors about errors, about what went to groups, and more than a [`Budget`] allows (RFC 1122,
-//! section 3.2.2; RFC 1812, section 4.3.2.8; RFC 4443, section 2.4). Called by [`crate::udp`], [`crate::icmp`], and by
-//! the translator for TCP.
+//! Sockets tell of an error without the packet that it is about: that is built anew ([`Sent`]), as the guest sent it,
+//! as far as it is known. Not sent: errors about errors, about what went to groups, and more than a [`Budget`] allows
+//! (RFC 1122, section 3.2.2; RFC 1812, section 4.3.2.8; RFC 4443, section 2.4). Called by [`crate::udp`],
+//! [`crate::icmp`], and by the translator for TCP.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,8 +1,8 @@
 //! How much of the node one guest may use: flows, descriptors, and how fast it opens them.
 //!
-//! One budget for all protocols. A flow costs a descriptor, so the number of flows follows from the process's limit on them
-//! (RLIMIT_NOFILE), less a reserve for listeners, the control socket and the transport. New flows are paid from
-//! a bucket that fills at a steady rate, so that a scan of the guest's cannot starve the machine of ports and memory.
+//! One budget for all protocols. A flow costs a descriptor, so the number of flows follows from the process's limit on
+//! them (RLIMIT_NOFILE), less a reserve for listeners, the control socket and the transport. New flows are paid from a
+//! bucket that fills at a steady rate, so that a scan of the guest's cannot starve the machine of ports and memory.
 
 use std::time::{Duration, Instant};
 

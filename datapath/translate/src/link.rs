@@ -1,7 +1,7 @@
 //! The way to the guest: a virtqueue, a stream socket or a packet socket, behind one trait.
 //!
-//! Implemented by the transports ([`transport`](crate::transport)) and, in tests, by a list. Frames from the guest do not
-//! come this way: a transport hands each burst to the translator.
+//! Implemented by the transports ([`transport`](crate::transport)) and, in tests, by a list. Frames from the guest do
+//! not come this way: a transport hands each burst to the translator.
 
 use culvert_frame::{Offload, Offloads};
 
@@ -13,18 +13,18 @@ pub trait GuestLink {
     fn takes(&self) -> Offloads;
 
     /// Puts a frame: `head` from the Ethernet header on, with all headers, then `payload`. `offload` is what was left
-    /// undone, with the pseudo-header's sum in the checksum field; what the guest does not take of it is finished on the
-    /// way, so TCP may always be handed over as [`Offload::Segment`], also where it is one segment only. [`Offload::Valid`]
-    /// where all checksums are right and need not be looked at.
+    /// undone, with the pseudo-header's sum in the checksum field; what the guest does not take of it is finished on
+    /// the way, so TCP may always be handed over as [`Offload::Segment`], also where it is one segment only.
+    /// [`Offload::Valid`] where all checksums are right and need not be looked at.
     ///
     /// # Errors
     /// [`Full`]: the frame was not put. The transport tells once there is room again.
     fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full>;
 
-    /// Room for a frame whose payload somebody receives straight into it: one copy less. `head` is such a head as the frame
-    /// will have (its length and its flow count), `payload_bytes` the most that may follow it, `offload` what is to be left
-    /// undone then. There may be room for less where the guest offers no more at present, but for one segment. `None` where
-    /// this way to the guest has no such room: the frame is to be put.
+    /// Room for a frame whose payload somebody receives straight into it: one copy less. `head` is such a head as the
+    /// frame will have (its length and its flow count), `payload_bytes` the most that may follow it, `offload` what is
+    /// to be left undone then. There may be room for less where the guest offers no more at present, but for one
+    /// segment. `None` where this way to the guest has no such room: the frame is to be put.
     ///
     /// # Errors
     /// [`Full`].

@@ -1,9 +1,9 @@
 //! Which addresses of the guest's mean others on the host's side, and the reverse.
 //!
-//! Outwards, in this order: DNS to the forwarded address goes to the host's resolver; the address that stands for the host's
-//! loopback leads there; the one that stands for the address that the guest has taken over leads to the host's own; all
-//! others stay as they are. Inwards: a peer on the host's loopback, or with the very address that the guest has,
-//! must have another in the guest's eyes, or answers would never leave it.
+//! Outwards, in this order: DNS to the forwarded address goes to the host's resolver; the address that stands for the
+//! host's loopback leads there; the one that stands for the address that the guest has taken over leads to the host's
+//! own; all others stay as they are. Inwards: a peer on the host's loopback, or with the very address that the guest
+//! has, must have another in the guest's eyes, or answers would never leave it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 

@@ -1,9 +1,9 @@
 //! Multicast groups that the guest listens to: its reports (IGMP: RFC 1112, 2236, 3376; MLD: RFC 2710, 3810) become
 //! memberships of ours, so that what is sent to a group reaches forwarded UDP ports.
 //!
-//! Filters of sources are not looked at. As many groups of each family as one socket may join; one more ends that which was
-//! reported longest ago. Nothing is asked: groups end when the guest says so. Called by the translator with IGMP packets
-//! and ICMPv6 messages.
+//! Filters of sources are not looked at. As many groups of each family as one socket may join; one more ends that which
+//! was reported longest ago. Nothing is asked: groups end when the guest says so. Called by the translator with IGMP
+//! packets and ICMPv6 messages.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

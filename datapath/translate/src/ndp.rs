@@ -1,9 +1,9 @@
 //! Neighbour discovery (RFC 4861): we are every IPv6 host but the guest, and its router.
 //!
-//! - A neighbour solicitation is answered with our own MAC address, whatever the address asked for: all hosts are behind
-//!   us. Duplicate address detection (RFC 4862, section 5.4) is never answered: a guest may have any address.
-//! - A router solicitation is answered with a router advertisement, and some are sent unasked. They tell of a prefix of 64
-//!   bits, of DHCPv6, the MTU, resolvers and search domains (RFC 8106), all of them for ever.
+//! - A neighbour solicitation is answered with our own MAC address, whatever the address asked for: all hosts are
+//!   behind us. Duplicate address detection (RFC 4862, section 5.4) is never answered: a guest may have any address.
+//! - A router solicitation is answered with a router advertisement, and some are sent unasked. They tell of a prefix of
+//!   64 bits, of DHCPv6, the MTU, resolvers and search domains (RFC 8106), all of them for ever.
 //! - Advertisements and redirects of the guest's are not read.
 //!
 //! Called by the translator with each ICMPv6 frame, before echo requests are looked for, and by a timer.

@@ -1,7 +1,7 @@
 //! How a flow of datagrams gets its socket, where necessary in place of the one that was used longest ago.
 //!
-//! There may be too many flows of its kind, of all kinds, or descriptors. What flows are, and which one makes room, is for
-//! [`crate::udp`] and [`crate::icmp`], which call this; the connections of TCP make no room for others.
+//! There may be too many flows of its kind, of all kinds, or descriptors. What flows are, and which one makes room, is
+//! for [`crate::udp`] and [`crate::icmp`], which call this; the connections of TCP make no room for others.
 
 use std::io;
 
@@ -22,8 +22,8 @@ pub(crate) trait Flows {
     /// Ends the one that is to make room for another. Whether there was one.
     fn make_room<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) -> bool;
 
-    /// Opens a socket by `open` for the next flow, which is paid from the limits then. Returns the flow's index, and what `open`
-    /// returned.
+    /// Opens a socket by `open` for the next flow, which is paid from the limits then. Returns the flow's index, and
+    /// what `open` returned.
     ///
     /// # Errors
     /// Too many flows, too fast, or what `open` said.

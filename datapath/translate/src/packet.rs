@@ -1,7 +1,7 @@
 //! What a frame from the guest says, checked: an IP packet with addresses, protocol and payload, or something else.
 //!
-//! Headers are read from the first bytes of a frame, which were copied once; what follows stays where it arrived, and is
-//! handed on as a [`Payload`]. The heads of frames that we make are in [`head`](crate::head).
+//! Headers are read from the first bytes of a frame, which were copied once; what follows stays where it arrived, and
+//! is handed on as a [`Payload`]. The heads of frames that we make are in [`head`](crate::head).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -45,8 +45,8 @@ pub struct IpPacket<'a> {
 }
 
 impl IpPacket<'_> {
-    /// Whether the source may be a guest's (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5), and the packet may go on. The
-    /// unspecified source is one of DHCP and of duplicate address detection.
+    /// Whether the source may be a guest's (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5), and the packet may go
+    /// on. The unspecified source is one of DHCP and of duplicate address detection.
     ///
     /// # Errors
     /// [`Refusal::BadSource`], [`Refusal::Malformed`].
@@ -77,8 +77,8 @@ pub struct Fragment {
     pub more: bool,
 }
 
-/// Bytes of a frame: some in its head, which was copied, the rest where the frame arrived. Those may change at any time:
-/// they are to be copied once.
+/// Bytes of a frame: some in its head, which was copied, the rest where the frame arrived. Those may change at any
+/// time: they are to be copied once.
 #[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {
     head: &'a [u8],

@@ -1,7 +1,7 @@
 //! Every way in which the translator refuses what a guest sent or a peer asked for. Each one is a counter.
 //!
-//! The switch has its own list (`culvert_frame::DropReason`): most of what it refuses does not exist here, and the reverse. Names
-//! are what `culvertctl translator stats` shows.
+//! The switch has its own list (`culvert_frame::DropReason`): most of what it refuses does not exist here, and the
+//! reverse. Names are what `culvertctl translator stats` shows.
 
 use std::fmt;
 

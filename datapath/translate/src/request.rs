@@ -1,7 +1,7 @@
 //! What can be asked of a running translator, and told to it: one text request, one text reply.
 //!
-//! The meaning alone; docs/TRANSLATOR.md has the grammar. The binary's control socket brings requests and takes replies, and
-//! its event loop is what is [`Controlled`].
+//! The meaning alone; docs/TRANSLATOR.md has the grammar. The binary's control socket brings requests and takes
+//! replies, and its event loop is what is [`Controlled`].
 
 use crate::forward::{MAX_SPEC_BYTES, Protocol, Rule};
 

@@ -1,7 +1,8 @@
 //! The real sockets: the only system calls of the protocol cores, and the only `unsafe` of this crate.
 //!
 //! Every socket is non-blocking and registered edge-triggered with the event loop under its [`SocketId`]. TCP is in
-//! [`stream`], UDP and echo in [`datagram`] (what they receive, in [`message`]), socket options that no library has in [`option`].
+//! [`stream`], UDP and echo in [`datagram`] (what they receive, in [`message`]), socket options that no library has in
+//! [`option`].
 
 mod datagram;
 mod message;

@@ -1,6 +1,7 @@
 //! Wishes to the kernel: the traits through which protocol cores use sockets.
 //!
-//! Implemented in `socket`, the only module of the translator that makes system calls on sockets, and by simulated networks in tests. Nothing here ever waits: what cannot be done now fails with
+//! Implemented in `socket`, the only module of the translator that makes system calls on sockets, and by simulated
+//! networks in tests. Nothing here ever waits: what cannot be done now fails with
 //! [`WouldBlock`](std::io::ErrorKind::WouldBlock), and an event comes when it can.
 
 pub mod datagram;
@@ -105,8 +106,8 @@ pub trait TcpSockets {
     /// `WouldBlock` when the send buffer is full; the connection's own.
     fn write(&mut self, id: SocketId, bytes: Payload<'_>) -> io::Result<u32>;
 
-    /// Copies what lies `offset` bytes from the start of the receive queue, and leaves it there. Returns how many bytes; 0: the
-    /// far end's FIN is there. There must be room for one byte.
+    /// Copies what lies `offset` bytes from the start of the receive queue, and leaves it there. Returns how many
+    /// bytes; 0: the far end's FIN is there. There must be room for one byte.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing yet; the connection's own.

@@ -1,9 +1,9 @@
-//! One guest's translator: every frame from the guest, every event of a socket and every timer comes in here and goes to the
-//! protocol that it is for.
+//! One guest's translator: every frame from the guest, every event of a socket and every timer comes in here and goes
+//! to the protocol that it is for.
 //!
-//! The event loop calls, in each round: [`Translator::socket_event`] for each event, [`Translator::frame`] for each frame,
-//! [`Translator::link_ready`] when the guest has room again, then [`Translator::finish`] once, which sends what is due.
-//! Nothing here makes system calls or waits: sockets and the way to the guest are arguments.
+//! The event loop calls, in each round: [`Translator::socket_event`] for each event, [`Translator::frame`] for each
+//! frame, [`Translator::link_ready`] when the guest has room again, then [`Translator::finish`] once, which sends what
+//! is due. Nothing here makes system calls or waits: sockets and the way to the guest are arguments.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -111,8 +111,8 @@ impl Translator {
         }
     }
 
-    /// A guest can be spoken to from now on: asks it who it is. Flows and groups stay as they are: mostly it is the guest that
-    /// was there before, over a new connection; those that it does not know end by themselves.
+    /// A guest can be spoken to from now on: asks it who it is. Flows and groups stay as they are: mostly it is the
+    /// guest that was there before, over a new connection; those that it does not know end by themselves.
     pub fn guest_came<L: GuestLink>(&mut self, link: &mut L) {
         let Shared { settings, guest, .. } = &self.shared;
         let questions = [arp::request(settings, guest), ndp::solicitation(settings, guest)];
@@ -182,8 +182,8 @@ impl Translator {
         }
     }
 
-    /// A packet to somebody else than us, perhaps only a fragment. `segment`: it is to be cut into several, with so many bytes
-    /// of payload each.
+    /// A packet to somebody else than us, perhaps only a fragment. `segment`: it is to be cut into several, with so
+    /// many bytes of payload each.
     #[inline]
     fn packet<S: Sockets, L: GuestLink>(
         &mut self,

@@ -74,8 +74,8 @@ impl Transport {
         }
     }
 
-    /// What became of the guest since the last turn; also does what is due at [`Self::deadline`]. To be called once in each
-    /// turn of the event loop.
+    /// What became of the guest since the last turn; also does what is due at [`Self::deadline`]. To be called once in
+    /// each turn of the event loop.
     pub fn turn(&mut self, now: Instant) -> News {
         match self {
             Self::VhostUser(transport) => transport.turn(now),
@@ -293,8 +293,8 @@ impl GuestLink for Link<'_> {
     }
 }
 
-/// Room for one frame at the guest, to be filled by [`descriptor::receive`](culvert_guest::descriptor::receive). Dropped, it
-/// leaves nothing behind.
+/// Room for one frame at the guest, to be filled by [`descriptor::receive`](culvert_guest::descriptor::receive).
+/// Dropped, it leaves nothing behind.
 #[derive(Debug)]
 pub struct Reservation<'a>(Reserved<'a>);
 
@@ -314,8 +314,8 @@ impl Reservation<'_> {
         }
     }
 
-    /// Puts the frame: `head`, as long as was said, and the first `payload_bytes` of what was received. `offload` as with
-    /// [`GuestLink::put`]; less may be left undone than was said, not more.
+    /// Puts the frame: `head`, as long as was said, and the first `payload_bytes` of what was received. `offload` as
+    /// with [`GuestLink::put`]; less may be left undone than was said, not more.
     #[inline]
     pub fn commit(self, offload: Offload, head: &[u8], payload_bytes: u32) {
         match self.0 {

@@ -1,12 +1,12 @@
 //! UDP (RFC 768): flows of datagrams between the guest and its peers, each with a socket of its own.
 //!
-//! A flow begins with the guest's first datagram to an address and port, or with a peer's first one to a forwarded port,
-//! and ends when nothing was heard for a while. Its socket is bound to the guest's port where that is free, and connected
-//! to the peer, so that the kernel sorts what arrives, and reports what went wrong. Datagrams to groups, multicast or
-//! broadcast, leave by sockets that are not connected: answers come from others. What is sent to a group that the guest
-//! listens to, and arrives at a forwarded port, makes no flow. Datagrams wait nowhere but for the others of the same round
-//! (`train`): what does not fit is dropped, and counted.
-//! Fragments are put together before ([`crate::fragment`]); echo is in [`crate::icmp`]. Called by the translator.
+//! A flow begins with the guest's first datagram to an address and port, or with a peer's first one to a forwarded
+//! port, and ends when nothing was heard for a while. Its socket is bound to the guest's port where that is free, and
+//! connected to the peer, so that the kernel sorts what arrives, and reports what went wrong. Datagrams to groups,
+//! multicast or broadcast, leave by sockets that are not connected: answers come from others. What is sent to a group
+//! that the guest listens to, and arrives at a forwarded port, makes no flow. Datagrams wait nowhere but for the others
+//! of the same round (`train`): what does not fit is dropped, and counted. Fragments are put together before
+//! ([`crate::fragment`]); echo is in [`crate::icmp`]. Called by the translator.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -76,7 +76,8 @@ pub struct UdpFlows {
     one_sided: Recency,
     /// Flows in which both were.
     streams: Recency,
-    /// Ports from which datagrams to groups leave, and how many flows do so: what we hear of them ourselves is not news.
+    /// Ports from which datagrams to groups leave, and how many flows do so: what we hear of them ourselves is not
+    /// news.
     group_ports: HashMap<u16, u32>,
     burst: Burst,
     /// What the guest sent in this round, and was not sent yet.
@@ -184,8 +185,8 @@ impl UdpFlows {
         }
     }
 
-    /// The socket of flow `index` ([`SocketId::Udp`]) has datagrams, or errors. Whether there may be more: call again soon
-    /// then, nobody else tells.
+    /// The socket of flow `index` ([`SocketId::Udp`]) has datagrams, or errors. Whether there may be more: call again
+    /// soon then, nobody else tells.
     pub fn from_socket<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) -> bool {
         if !self.flows.contains(index as usize) {
             return false;
@@ -200,8 +201,8 @@ impl UdpFlows {
         more
     }
 
-    /// The socket of a forwarded port ([`SocketId::UdpListener`]) has datagrams. Whether there may be more: call again soon
-    /// then, nobody else tells.
+    /// The socket of a forwarded port ([`SocketId::UdpListener`]) has datagrams. Whether there may be more: call again
+    /// soon then, nobody else tells.
     pub fn from_listener<S: DatagramSockets, L: GuestLink>(
         &mut self,
         ctx: &mut Context<'_, S, L>,
@@ -220,8 +221,8 @@ impl UdpFlows {
         more
     }
 
-    /// The guest says that it has nobody at a flow's port. No socket can tell the peer; but the flow was for nothing, if
-    /// nothing of the guest's was heard in it: it ends.
+    /// The guest says that it has nobody at a flow's port. No socket can tell the peer; but the flow was for nothing,
+    /// if nothing of the guest's was heard in it: it ends.
     pub fn refused_by_guest<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, ends: &FlowEnds) {
         let Some(&index) = self.by_ends.get(ends) else { return };
         if self.flows.get(index as usize).is_some_and(|flow| !flow.guest_was_heard) {

@@ -1,6 +1,6 @@
-//! A world for tests: simulated sockets that remember what they were asked for, and a guest that reads what it is sent with
-//! an independent parser. What sockets receive, tests put there. TCP's are in [`streams`]; tests of one connection have a world
-//! of their own (`tcp/tests`).
+//! A world for tests: simulated sockets that remember what they were asked for, and a guest that reads what it is sent
+//! with an independent parser. What sockets receive, tests put there. TCP's are in [`streams`]; tests of one connection
+//! have a world of their own (`tcp/tests`).
 
 pub mod streams;
 

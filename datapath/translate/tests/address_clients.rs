@@ -1,5 +1,5 @@
-//! Clients of another implementation (smoltcp) get their addresses from ours over a wire that loses, doubles and exchanges
-//! frames, in simulated time: DHCP with ARP, and router advertisements with neighbour discovery.
+//! Clients of another implementation (smoltcp) get their addresses from ours over a wire that loses, doubles and
+//! exchanges frames, in simulated time: DHCP with ARP, and router advertisements with neighbour discovery.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 

@@ -1,5 +1,6 @@
 //! culvert-translator as a process, with a guest that is another implementation of TCP/IP (smoltcp) in this one: over
-//! QEMU's stream socket, without a machine around it. The world is this test, on the loopback of its own network namespace.
+//! QEMU's stream socket, without a machine around it. The world is this test, on the loopback of its own network
+//! namespace.
 //!
 //! Frames may be lost, doubled or exchanged on their way in both directions.
 

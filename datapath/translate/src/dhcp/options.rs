@@ -1,8 +1,8 @@
 //! The options of an answer (RFC 2132): which, in which order, and as many as fit.
 //!
 //! First what makes it an answer: its type, our address, the time of the lease. Then what the client asked for, in its
-//! order (RFC 2131, section 4.3.1, and RFC 2132, section 9.8), then the rest of what was configured. What does not fit is
-//! left out: the search list name by name, other options as a whole.
+//! order (RFC 2131, section 4.3.1, and RFC 2132, section 9.8), then the rest of what was configured. What does not fit
+//! is left out: the search list name by name, other options as a whole.
 
 use std::net::Ipv4Addr;
 
@@ -146,8 +146,8 @@ fn routes(gateway: Ipv4Addr) -> Vec<u8> {
     routes
 }
 
-/// RFC 4702, section 2: nobody updates DNS (N), which overrides a client that asked for it (O). A client that sends text
-/// gets text (E is clear), which is deprecated.
+/// RFC 4702, section 2: nobody updates DNS (N), which overrides a client that asked for it (O). A client that sends
+/// text gets text (E is clear), which is deprecated.
 fn client_fqdn(fqdn: &str, asked: Option<u8>) -> Option<Vec<u8>> {
     const S: u8 = 1;
     const O: u8 = 2;

@@ -300,8 +300,8 @@ fn small() -> ForwardTable {
 }
 
 proptest! {
-    /// Whatever is added and removed: no socket is asked for twice, the changes are those between the lists, and what is
-    /// refused changes nothing.
+    /// Whatever is added and removed: no socket is asked for twice, the changes are those between the lists, and what
+    /// is refused changes nothing.
     #[test]
     fn tables_never_contradict_themselves(steps in prop::collection::vec((any::<bool>(), any::<bool>(), a_spec()), 1..12)) {
         let mut table = small();

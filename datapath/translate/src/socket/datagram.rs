@@ -1,8 +1,8 @@
 //! UDP and echo sockets: opening them as flows want them, sending guest memory, receiving in bursts, multicast groups.
 //!
-//! Each flow has a socket of its own, all of those with the guest's one port share it (SO_REUSEADDR): the kernel finds the
-//! connected one first. Sockets are told to queue what the network reports (IP_RECVERR), and to say with which time to
-//! live and type of service each datagram came.
+//! Each flow has a socket of its own, all of those with the guest's one port share it (SO_REUSEADDR): the kernel finds
+//! the connected one first. Sockets are told to queue what the network reports (IP_RECVERR), and to say with which time
+//! to live and type of service each datagram came.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -64,7 +64,8 @@ impl Datagrams {
 }
 
 impl KernelSockets {
-    /// Has the event loop tell when there is something to receive, not when there is room to send: nothing waits for that.
+    /// Has the event loop tell when there is something to receive, not when there is room to send: nothing waits for
+    /// that.
     fn keep_datagram(&mut self, id: SocketId, socket: OwnedFd) -> io::Result<SocketAddr> {
         let local = SocketAddr::try_from(getsockname(&socket)?)?;
         self.registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(id.to_token()), Interest::READABLE)?;
@@ -222,8 +223,8 @@ impl Datagram {
     }
 }
 
-/// Again after an error that the network reported about an earlier datagram: the kernel gives it once, in place of doing
-/// what was asked for. The error itself is in its queue as well.
+/// Again after an error that the network reported about an earlier datagram: the kernel gives it once, in place of
+/// doing what was asked for. The error itself is in its queue as well.
 fn once_more<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     match call() {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => call(),

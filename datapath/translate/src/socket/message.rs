@@ -1,7 +1,9 @@
-//! Datagrams from sockets, many by one system call, with what the kernel tells about each; and what the network reported.
+//! Datagrams from sockets, many by one system call, with what the kernel tells about each; and what the network
+//! reported.
 //!
-//! The calls are not in the library for system calls, or not with everything that is needed. What they write is read here
-//! as bytes: addresses and control messages (recvmmsg(2), cmsg(3), ip(7), ipv6(7)). Called by [`super::datagram`] alone.
+//! The calls are not in the library for system calls, or not with everything that is needed. What they write is read
+//! here as bytes: addresses and control messages (recvmmsg(2), cmsg(3), ip(7), ipv6(7)). Called by [`super::datagram`]
+//! alone.
 
 #![expect(unsafe_code, reason = "recvmmsg and recvmsg with control messages of all kinds")]
 
@@ -41,8 +43,9 @@ pub(super) fn receive(socket: BorrowedFd<'_>, port: u16, burst: &mut Burst) -> i
         *range = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() };
         message.msg_hdr = header(name, control, range);
     }
-    // SAFETY: each message names an address, a control buffer and one range, all of the lengths that it says; they outlive the
-    // call, and nobody else has them meanwhile: they are locals, and slots of `burst`, which is borrowed exclusively.
+    // SAFETY: each message names an address, a control buffer and one range, all of the lengths that it says; they
+    // outlive the call, and nobody else has them meanwhile: they are locals, and slots of `burst`, which is borrowed
+    // exclusively.
     let count = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
@@ -77,8 +80,8 @@ pub(super) fn receive_error(socket: BorrowedFd<'_>, quoted: &mut [u8]) -> io::Re
     let mut range = libc::iovec { iov_base: quoted.as_mut_ptr().cast(), iov_len: quoted.len() };
     let mut message = header(&mut name, &mut control, &mut range);
     let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
-    // SAFETY: the message names an address, a control buffer and one range, all of the lengths that it says; they outlive the
-    // call and nobody else has them meanwhile.
+    // SAFETY: the message names an address, a control buffer and one range, all of the lengths that it says; they
+    // outlive the call and nobody else has them meanwhile.
     let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     let quoted_bytes = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
     let told = Told::of(&control, message.msg_controllen, 0);

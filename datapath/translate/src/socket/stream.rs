@@ -1,8 +1,8 @@
 //! TCP sockets: connecting, listening, and reading without taking.
 //!
-//! A connection's receive queue is our buffer towards the guest: data is peeked at, sent, and discarded when the guest has
-//! acknowledged it. Linux 6.9 and later keep the offset of the next peek for us; before, all that lies ahead of it is copied
-//! to a place where nobody reads it.
+//! A connection's receive queue is our buffer towards the guest: data is peeked at, sent, and discarded when the guest
+//! has acknowledged it. Linux 6.9 and later keep the offset of the next peek for us; before, all that lies ahead of it
+//! is copied to a place where nobody reads it.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -38,8 +38,8 @@ pub(super) struct Stream {
 }
 
 impl ListenAt<'_> {
-    /// A socket bound so: `reuse` beside others that allow it (SO_REUSEADDR). Without an address and without IPv6 on this machine it is
-    /// one of IPv4 only.
+    /// A socket bound so: `reuse` beside others that allow it (SO_REUSEADDR). Without an address and without IPv6 on
+    /// this machine it is one of IPv4 only.
     ///
     /// # Errors
     /// The kernel's: the port is taken, or needs a privilege.
@@ -173,7 +173,8 @@ impl TcpSockets for KernelSockets {
     fn discard(&mut self, id: SocketId, bytes: u32) {
         let Ok(stream) = self.stream_mut(id) else { return };
         let mut left = bytes;
-        // Reading stops at a byte that is marked as urgent. What fails here fails again at the next peek, and is told there.
+        // Reading stops at a byte that is marked as urgent. What fails here fails again at the next peek, and is told
+        // there.
         while left > 0
             && let Ok(count @ 1..) = option::discard(stream.socket.as_fd(), left)
         {
@@ -182,7 +183,8 @@ impl TcpSockets for KernelSockets {
             left = left.saturating_sub(count);
         }
         if !self.peek_offset {
-            // A look from the start of the queue ends at the first such byte: what lies behind the next one can be seen now.
+            // A look from the start of the queue ends at the first such byte: what lies behind the next one can be seen
+            // now.
             self.await_writable(id);
         }
     }

@@ -37,8 +37,8 @@ pub trait DatagramSockets {
     fn open_echo(&mut self, index: u32, v6: bool, identifier: u16, outbound: Outbound<'_>) -> io::Result<u16>;
 
     /// Sends one datagram: to `to`, or where the socket is connected to. An echo socket takes whole ICMP messages, and
-    /// puts its identifier and the checksum into them. `segment`: the payload is several datagrams of so many bytes each,
-    /// the last one perhaps shorter.
+    /// puts its identifier and the checksum into them. `segment`: the payload is several datagrams of so many bytes
+    /// each, the last one perhaps shorter.
     ///
     /// # Errors
     /// The kernel's. An error that the network reported about an earlier datagram is not one.
@@ -54,8 +54,8 @@ pub trait DatagramSockets {
     /// Receives as many datagrams as there are and as `burst` holds, at least one.
     ///
     /// # Errors
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when there is none, and the kernel's. An error that the network reported
-    /// is not one.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when there is none, and the kernel's. An error that the network
+    /// reported is not one.
     fn receive_datagrams(&mut self, socket: SocketId, burst: &mut Burst) -> io::Result<()>;
 
     /// The oldest error that the network reported about what was sent. `quoted` takes the first bytes of the datagram's
@@ -107,7 +107,8 @@ pub struct Datagram {
     pub source: SocketAddr,
     /// To whom: perhaps a group, or all. Known of listeners.
     pub destination: Option<SocketAddr>,
-    /// Where an answer to it comes from: the destination, or the pod's own address when that is a group. Known of listeners.
+    /// Where an answer to it comes from: the destination, or the pod's own address when that is a group. Known of
+    /// listeners.
     pub local: Option<SocketAddr>,
     /// As it arrived.
     pub marks: Marks,

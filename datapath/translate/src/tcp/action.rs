@@ -11,7 +11,8 @@ use super::seq::Seq;
 pub enum Action {
     /// Ask the socket (TCP_INFO and its send buffer), then call [`Connection::on_info`](super::Connection::on_info).
     AskInfo,
-    /// Call [`Connection::on_writable`](super::Connection::on_writable) once the socket has room, also if it has now: arm EPOLLOUT anew.
+    /// Call [`Connection::on_writable`](super::Connection::on_writable) once the socket has room, also if it has now:
+    /// arm EPOLLOUT anew.
     AwaitWritable,
     /// Close the socket if it is open, and forget the connection: it is over.
     Close,
@@ -34,7 +35,8 @@ pub struct Transmit {
     pub seq: Seq,
     /// The acknowledgement; `None` without the ACK flag.
     pub ack: Option<Seq>,
-    /// The control bits. PSH belongs on the last segment only, where the payload is cut into several, and CWR on the first.
+    /// The control bits. PSH belongs on the last segment only, where the payload is cut into several, and CWR on the
+    /// first.
     pub flags: Flags,
     /// The window as it stands in the header, scaled already.
     pub window: u16,

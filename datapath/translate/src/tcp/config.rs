@@ -25,8 +25,8 @@ pub struct Config {
     pub rto_max: Duration,
     /// For how long an acknowledgement waits for data to travel with.
     pub delayed_ack: Duration,
-    /// A far end with at most this round-trip time is near: its acknowledgements are not waited for. By default every one is (see
-    /// `receiver`).
+    /// A far end with at most this round-trip time is near: its acknowledgements are not waited for. By default every
+    /// one is (see `receiver`).
     pub near: Duration,
     /// After how long without a segment of the guest it is probed.
     pub keep_alive: Duration,
@@ -38,7 +38,8 @@ pub struct Config {
     pub keep_alive_probes: u8,
     /// After how long a connection is given up that has data to move in either direction and moves none.
     pub stall: Duration,
-    /// For how long a closed connection answers late segments. Nothing on the way to a guest lives for long, so this is short.
+    /// For how long a closed connection answers late segments. Nothing on the way to a guest lives for long, so this is
+    /// short.
     pub time_wait: Duration,
     /// Whether ECN is offered and taken.
     pub ecn: bool,

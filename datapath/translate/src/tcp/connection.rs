@@ -58,8 +58,8 @@ pub struct Connection {
     slowed_down: bool,
 }
 
-/// Where the connection stands. Open stands for ESTABLISHED and, by what each direction has closed, for FIN-WAIT-1 and 2,
-/// CLOSE-WAIT, CLOSING and LAST-ACK.
+/// Where the connection stands. Open stands for ESTABLISHED and, by what each direction has closed, for FIN-WAIT-1 and
+/// 2, CLOSE-WAIT, CLOSING and LAST-ACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// The guest's SYN waits until the socket is connected.
@@ -111,7 +111,8 @@ enum Kind {
 }
 
 impl Connection {
-    /// The guest opens: `syn` came in, and a socket is connecting. `isn` is our initial sequence number (RFC 9293, 3.4.1).
+    /// The guest opens: `syn` came in, and a socket is connecting. `isn` is our initial sequence number (RFC 9293,
+    /// 3.4.1).
     #[must_use]
     pub fn from_guest(now: Instant, isn: Seq, syn: &Segment, config: Arc<Config>) -> Self {
         let mut connection = Self::new(now, isn, State::Connecting, config);
@@ -128,8 +129,9 @@ impl Connection {
         connection
     }
 
-    /// Timestamps count from `zero` on. All connections must have one clock: a guest that remembers an earlier connection of the same
-    /// ends, in TIME-WAIT, drops a SYN that seems older than what it saw last (RFC 7323, 5.2; RFC 6191).
+    /// Timestamps count from `zero` on. All connections must have one clock: a guest that remembers an earlier
+    /// connection of the same ends, in TIME-WAIT, drops a SYN that seems older than what it saw last (RFC 7323, 5.2;
+    /// RFC 6191).
     #[must_use]
     pub fn with_clock(mut self, zero: Instant) -> Self {
         self.epoch = zero;
@@ -253,8 +255,8 @@ impl Connection {
         [self.sender.timer(), self.receiver.timer(), Some(self.lost_at())].into_iter().flatten().min()
     }
 
-    /// What to do next; to be called until `None` after one or more events. A [`Action::Transmit`] is answered by
-    /// one of [`Self::on_transmitted`], [`Self::on_blocked`], [`Self::on_drained`], [`Self::on_end`] before the next call.
+    /// What to do next; to be called until `None` after one or more events. A [`Action::Transmit`] is answered by one
+    /// of [`Self::on_transmitted`], [`Self::on_blocked`], [`Self::on_drained`], [`Self::on_end`] before the next call.
     pub fn poll(&mut self, now: Instant) -> Option<Action> {
         match self.state {
             State::Ending(Ending::Reset) => {
@@ -291,7 +293,8 @@ impl Connection {
         self.propose(now).map(Action::Transmit)
     }
 
-    /// The segment is on its way, with that many bytes of payload: at most what it asked for, and 0 where it asked for none.
+    /// The segment is on its way, with that many bytes of payload: at most what it asked for, and 0 where it asked for
+    /// none.
     pub fn on_transmitted(&mut self, now: Instant, payload_bytes: u32) {
         let Some(Proposed { kind, announced }) = self.proposed.take() else { return };
         let mut has_data = false;
@@ -339,7 +342,8 @@ impl Connection {
         self.is_blocked = false;
     }
 
-    /// Nothing was sent, because nothing is in the receive queue at that offset (EAGAIN); [`Self::on_readable`] tells of more.
+    /// Nothing was sent, because nothing is in the receive queue at that offset (EAGAIN); [`Self::on_readable`] tells
+    /// of more.
     pub fn on_drained(&mut self) {
         match self.proposed.take().map(|proposed| proposed.kind) {
             Some(Kind::Chunk(Chunk::Again { .. })) => self.on_lost(),
@@ -347,7 +351,8 @@ impl Connection {
         }
     }
 
-    /// Nothing was sent, because at that offset the far end's data ends: a read into a buffer that is not empty gave 0 bytes.
+    /// Nothing was sent, because at that offset the far end's data ends: a read into a buffer that is not empty gave 0
+    /// bytes.
     pub fn on_end(&mut self) {
         match self.proposed.take().map(|proposed| proposed.kind) {
             Some(Kind::Chunk(Chunk::New { .. })) => self.sender.on_end(),
@@ -361,8 +366,8 @@ impl Connection {
         self.refuse_guest(self.moved_at, Ending::Reset);
     }
 
-    /// Whether `segment`, a SYN, opens a new connection in this one's place (RFC 9293, 3.10.7.4, TIME-WAIT; RFC 6191): forget this
-    /// one, and go on as if it were not there.
+    /// Whether `segment`, a SYN, opens a new connection in this one's place (RFC 9293, 3.10.7.4, TIME-WAIT; RFC 6191):
+    /// forget this one, and go on as if it were not there.
     #[must_use]
     pub fn is_superseded_by(&self, segment: &Segment) -> bool {
         if !segment.is_opening() {
@@ -407,7 +412,8 @@ impl Connection {
         self.timer = Some(now + rtt::INITIAL);
     }
 
-    /// SYN was not answered. This goes on also while the guest's ring is full, so that a guest that never came up is given up.
+    /// SYN was not answered. This goes on also while the guest's ring is full, so that a guest that never came up is
+    /// given up.
     fn repeat_handshake(&mut self, now: Instant) {
         if self.retries >= self.config.syn_retries {
             return self.refuse_guest(now, Ending::Reset);
@@ -628,8 +634,8 @@ impl Connection {
         u32::try_from(millis).unwrap_or(0)
     }
 
-    /// RFC 9293, 3.10.7.4, first: some of it lies in the window; or just before it, in what was acknowledged last, because what we
-    /// dropped for want of room makes the guest's numbers run ahead and ours stay behind.
+    /// RFC 9293, 3.10.7.4, first: some of it lies in the window; or just before it, in what was acknowledged last,
+    /// because what we dropped for want of room makes the guest's numbers run ahead and ours stay behind.
     fn is_acceptable(&self, segment: &Segment) -> bool {
         let end = segment.seq + segment.span();
         !end.is_before(self.receiver.acked()) && !segment.seq.is_after(self.receiver.edge())

@@ -1,8 +1,9 @@
-//! All TCP connections of the guest: the table, and what ties each one's core to its socket and to the way to the guest.
+//! All TCP connections of the guest: the table, and what ties each one's core to its socket and to the way to the
+//! guest.
 //!
-//! A [`Connection`] speaks TCP and knows neither sockets nor frames; it says what to do next, and [`TcpFlows::drive`] does it.
-//! Connections that frames or events have touched are driven once at the end of the burst, so that a burst of segments
-//! is acknowledged once. Those for which the guest had no room wait, in order, until it has.
+//! A [`Connection`] speaks TCP and knows neither sockets nor frames; it says what to do next, and [`TcpFlows::drive`]
+//! does it. Connections that frames or events have touched are driven once at the end of the burst, so that a burst of
+//! segments is acknowledged once. Those for which the guest had no room wait, in order, until it has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -198,8 +199,8 @@ impl TcpFlows {
         Ok(())
     }
 
-    /// Takes connections of the listener `listener`. Returns when to look again though no event tells: there may be more, or
-    /// there was no descriptor for those that wait.
+    /// Takes connections of the listener `listener`. Returns when to look again though no event tells: there may be
+    /// more, or there was no descriptor for those that wait.
     pub fn from_listener<S: TcpSockets, L: GuestLink>(
         &mut self,
         ctx: &mut Context<'_, S, L>,
@@ -463,8 +464,8 @@ fn send<S: TcpSockets, L: GuestLink>(
     Ok(())
 }
 
-/// Sends at most `most` bytes from `offset` on of what the socket holds: straight into the guest's memory where that can be
-/// had. Returns how many there were, or why there were none; then nothing was sent.
+/// Sends at most `most` bytes from `offset` on of what the socket holds: straight into the guest's memory where that
+/// can be had. Returns how many there were, or why there were none; then nothing was sent.
 fn send_payload<S: TcpSockets, L: GuestLink>(
     ctx: &mut Context<'_, S, L>,
     index: u32,

@@ -1,4 +1,5 @@
-//! TCP options: those of RFC 9293 (MSS), RFC 7323 (window scale, timestamps) and RFC 2018 (SACK). Others are passed over.
+//! TCP options: those of RFC 9293 (MSS), RFC 7323 (window scale, timestamps) and RFC 2018 (SACK). Others are passed
+//! over.
 
 use super::seq::Seq;
 
@@ -103,8 +104,8 @@ impl Options {
         self.write(&mut [0; 40])
     }
 
-    /// Writes them for a header, padded to a multiple of 4 bytes, and tells how many bytes that are. What does not fit in
-    /// 40 bytes is left out.
+    /// Writes them for a header, padded to a multiple of 4 bytes, and tells how many bytes that are. What does not fit
+    /// in 40 bytes is left out.
     pub(super) fn write(&self, area: &mut [u8; 40]) -> usize {
         let mut writer = Writer { area, length: 0 };
         if let Some(mss) = self.mss {

@@ -1,15 +1,15 @@
 //! The guest's data on its way to the socket: what is taken, what is acknowledged when, and how much more may come.
 //!
-//! Data is written to the socket in order and at once, or not taken. What was written belongs to the kernel, which sends it
-//! again as needed, so it is acknowledged: nothing depends on a timer, and the guest fills the socket's buffer as an ordinary program
-//! would. With [`Config::near`] lower, acknowledgements of farther ends follow the far end's own, as the kernel counts them: they are asked
-//! for when data comes and at a fraction of the round trip, and waited for no longer than the guest would before it sends again. That
-//! is closer to one connection from end to end, but slower: the guest's congestion control then works on top of the kernel's, with a
-//! round trip that our questions make uneven (measured at 100 ms: 26 to 141 Mbit/s of 170 that the kernel alone and immediate
-//! acknowledgements reach).
+//! Data is written to the socket in order and at once, or not taken. What was written belongs to the kernel, which
+//! sends it again as needed, so it is acknowledged: nothing depends on a timer, and the guest fills the socket's buffer
+//! as an ordinary program would. With [`Config::near`] lower, acknowledgements of farther ends follow the far end's
+//! own, as the kernel counts them: they are asked for when data comes and at a fraction of the round trip, and waited
+//! for no longer than the guest would before it sends again. That is closer to one connection from end to end, but
+//! slower: the guest's congestion control then works on top of the kernel's, with a round trip that our questions make
+//! uneven (measured at 100 ms: 26 to 141 Mbit/s of 170 that the kernel alone and immediate acknowledgements reach).
 //!
-//! The window is what the socket has room for. The far end's own window is in that: the kernel fills it without asking us, and a
-//! far end that takes nothing makes the socket full. A window is never taken back.
+//! The window is what the socket has room for. The far end's own window is in that: the kernel fills it without asking
+//! us, and a far end that takes nothing makes the socket full. A window is never taken back.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -181,8 +181,8 @@ impl Receiver {
         }
     }
 
-    /// Which part of a segment's payload is to be written now. The caller has checked that some of it is at or before the
-    /// window's edge.
+    /// Which part of a segment's payload is to be written now. The caller has checked that some of it is at or before
+    /// the window's edge.
     pub(super) fn place(&mut self, seq: Seq, length: u32, has_fin: bool) -> Option<Range<u32>> {
         let end = seq + length;
         let is_old = !end.is_after(self.nxt);
@@ -343,7 +343,8 @@ impl Receiver {
         if open.since(edge) >= self.least_step() {
             edge = open;
         }
-        // Rounded down (RFC 7323, 2.4): with many acknowledgements, rounding up would creep beyond what there is room for.
+        // Rounded down (RFC 7323, 2.4): with many acknowledgements, rounding up would creep beyond what there is room
+        // for.
         let window = u16::try_from(edge.since(ack) >> shift).unwrap_or(u16::MAX);
         Announcement { ack, window, edge: self.edge.max(ack + (u32::from(window) << shift)) }
     }
@@ -381,8 +382,8 @@ impl Receiver {
         if self.is_closed { self.nxt } else { self.nxt + self.room }
     }
 
-    /// The edge moves by no less (RFC 9293, 3.8.6.2.2), so that windows are not cut into crumbs; also where the socket's buffer is
-    /// smaller than a segment.
+    /// The edge moves by no less (RFC 9293, 3.8.6.2.2), so that windows are not cut into crumbs; also where the
+    /// socket's buffer is smaller than a segment.
     fn least_step(&self) -> u32 {
         u32::from(self.mss).min(self.room_largest / 2).max(1)
     }
@@ -401,7 +402,8 @@ impl Receiver {
         (self.rtt / 8).clamp(SHORTEST_WAIT, 20_000)
     }
 
-    /// For how long the guest waits for the far end: a round trip, and less than guests add to it before they send again.
+    /// For how long the guest waits for the far end: a round trip, and less than guests add to it before they send
+    /// again.
     fn patience(&self) -> Duration {
         Duration::from_micros(u64::from(self.rtt)) + Duration::from_millis(100)
     }

@@ -1,4 +1,5 @@
-//! What of our data the guest has although something before it is missing, as its SACK options tell (RFC 2018, RFC 6675).
+//! What of our data the guest has although something before it is missing, as its SACK options tell (RFC 2018, RFC
+//! 6675).
 //!
 //! A few ranges, in order; when there are more, the last is forgotten, which costs a needless retransmission at worst.
 

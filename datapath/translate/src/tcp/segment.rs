@@ -26,8 +26,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Reads a header: `header` starts with it and holds at least its options; `length` is that of the payload behind the
-    /// options, in bytes. The urgent pointer is not read: urgent data is plain data (RFC 6093, 6).
+    /// Reads a header: `header` starts with it and holds at least its options; `length` is that of the payload behind
+    /// the options, in bytes. The urgent pointer is not read: urgent data is plain data (RFC 6093, 6).
     ///
     /// # Errors
     /// [`Malformed`]: the segment is to be dropped.

@@ -1,11 +1,13 @@
 //! Our data on its way to the guest: what may be sent, what has to be sent again, and when.
 //!
-//! The data itself lies in the socket's receive queue, whose first byte is [`Sender::una`]. Whether there is more than was
-//! sent is known only by asking: [`Sender::next`] proposes a chunk, and whoever reads the queue tells what came of it.
+//! The data itself lies in the socket's receive queue, whose first byte is [`Sender::una`]. Whether there is more than
+//! was sent is known only by asking: [`Sender::next`] proposes a chunk, and whoever reads the queue tells what came of
+//! it.
 //!
-//! There is no congestion on a ring, so the window alone limits what is sent, until something is lost (a queue behind the
-//! ring overflowed): from then on there is a congestion window as well (RFC 5681). What is sent again is clocked by what the guest
-//! acknowledges (the idea of RFC 6937): `credit` grows with that, so that a loss is not answered with a burst.
+//! There is no congestion on a ring, so the window alone limits what is sent, until something is lost (a queue behind
+//! the ring overflowed): from then on there is a congestion window as well (RFC 5681). What is sent again is clocked by
+//! what the guest acknowledges (the idea of RFC 6937): `credit` grows with that, so that a loss is not answered with a
+//! burst.
 
 use std::time::{Duration, Instant};
 
@@ -180,7 +182,8 @@ impl Sender {
         self.nxt = self.una + 1;
     }
 
-    /// The handshake is over: SYN is acknowledged. `guest_mss` is what the guest said, `options` what options take of it, in bytes.
+    /// The handshake is over: SYN is acknowledged. `guest_mss` is what the guest said, `options` what options take of
+    /// it, in bytes.
     pub(super) fn open(
         &mut self,
         seq: Seq,

@@ -3,8 +3,8 @@
 use std::cmp::Ordering;
 use std::ops::{Add, Sub};
 
-/// A sequence number. Two of one connection are less than 2^31 apart. Of two that are just as far apart each is after the other, so that what
-/// a guest makes up is out of bounds on either side.
+/// A sequence number. Two of one connection are less than 2^31 apart. Of two that are just as far apart each is after
+/// the other, so that what a guest makes up is out of bounds on either side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Seq(pub u32);
 

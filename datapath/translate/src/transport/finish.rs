@@ -1,7 +1,7 @@
 //! What a guest does not take undone is finished here: checksums completed, large frames cut into segments.
 //!
-//! Called by each transport for frames to the guest, with the [`Sink`] that puts one frame. A frame is accepted whole or
-//! not at all: segments that find no room wait in a [`Backlog`], before which nothing else is put.
+//! Called by each transport for frames to the guest, with the [`Sink`] that puts one frame. A frame is accepted whole
+//! or not at all: segments that find no room wait in a [`Backlog`], before which nothing else is put.
 
 use std::collections::VecDeque;
 
@@ -170,7 +170,8 @@ fn made(takes: Offloads) -> NetHeader {
     NetHeader::of(&valid.fields())
 }
 
-/// What is left to do for a frame of `length` bytes that goes to somebody who takes `takes`: one segment needs no cutting.
+/// What is left to do for a frame of `length` bytes that goes to somebody who takes `takes`: one segment needs no
+/// cutting.
 #[inline]
 pub fn simplest(offload: Offload, length: usize, takes: Offloads) -> Offload {
     match offload {

@@ -1,10 +1,10 @@
 //! Large TCP frames out of small ones: segments of one flow that follow each other are handed on as one frame.
 //!
-//! For ways to the guest without offloads, whose frames lie in a buffer of ours. What TCP does with a frame (its window, its
-//! acknowledgement, a system call) is done once for many segments then. A joined frame is what a guest with offloads
-//! would have sent in place of its segments: the first one's headers, with the length of all, and the payloads, which stay
-//! where they are. Frames of one flow keep their order; nothing is joined whose headers differ in more than RFC 9293
-//! makes them differ.
+//! For ways to the guest without offloads, whose frames lie in a buffer of ours. What TCP does with a frame (its
+//! window, its acknowledgement, a system call) is done once for many segments then. A joined frame is what a guest with
+//! offloads would have sent in place of its segments: the first one's headers, with the length of all, and the
+//! payloads, which stay where they are. Frames of one flow keep their order; nothing is joined whose headers differ in
+//! more than RFC 9293 makes them differ.
 
 use std::ops::Range;
 
@@ -55,8 +55,8 @@ struct Segment {
 }
 
 impl Joiner {
-    /// Joins frames at `places` in `buffer`: those that were joined to another leave the list, and their payloads are among
-    /// [`Self::parts`] then.
+    /// Joins frames at `places` in `buffer`: those that were joined to another leave the list, and their payloads are
+    /// among [`Self::parts`] then.
     pub fn join(&mut self, buffer: &mut [u8], places: &mut Vec<Place>) {
         self.groups.clear();
         self.joined.clear();

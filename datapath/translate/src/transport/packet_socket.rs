@@ -1,8 +1,9 @@
-//! A guest behind a tap device of the pod: an inherited packet socket on that device, each frame behind a virtio-net header.
+//! A guest behind a tap device of the pod: an inherited packet socket on that device, each frame behind a virtio-net
+//! header.
 //!
-//! For VMs whose memory cannot be shared. Whoever starts the translator has opened the socket and bound it to the device
-//! (that takes a privilege, reading and writing do not). The kernel's offloads are used both ways: what the guest's own
-//! device does not take, the kernel finishes.
+//! For VMs whose memory cannot be shared. Whoever starts the translator has opened the socket and bound it to the
+//! device (that takes a privilege, reading and writing do not). The kernel's offloads are used both ways: what the
+//! guest's own device does not take, the kernel finishes.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -49,7 +50,8 @@ pub struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Takes up a packet socket (`SOCK_RAW`) that is bound to the guest's tap device. Uses one token of `registry`, `first`.
+    /// Takes up a packet socket (`SOCK_RAW`) that is bound to the guest's tap device. Uses one token of `registry`,
+    /// `first`.
     ///
     /// # Errors
     /// It is no such socket, or cannot be waited on.

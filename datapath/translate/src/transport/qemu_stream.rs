@@ -3,8 +3,8 @@
 //! The length has 32 bits in network byte order and counts the frame alone. There are no offloads: frames are finished
 //! here. What is to be sent is gathered and written at once; when the socket is full and so is our buffer, the link is
 //! [`Full`] until the socket takes more. A length that no frame has ends the connection: where the next frame starts is
-//! unknown then. TCP segments that follow each other are joined ([`join`](super::join)), for nobody has done that before us.
-//! One peer at a time; another one is refused while it is there.
+//! unknown then. TCP segments that follow each other are joined ([`join`](super::join)), for nobody has done that
+//! before us. One peer at a time; another one is refused while it is there.
 
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;

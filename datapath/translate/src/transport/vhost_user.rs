@@ -1,7 +1,7 @@
 //! A guest whose rings lie in memory that it shares with us: vhost-user, as a server (passt's way) or as a client.
 //!
-//! The dialogue with the frontend ([`SinglePort`]) runs in the caller's thread, like everything else: a ring is taken up
-//! and let go of between two bursts. Each ring has its kick watched. A transmit ring (our rx) is read while it has
+//! The dialogue with the frontend ([`SinglePort`]) runs in the caller's thread, like everything else: a ring is taken
+//! up and let go of between two bursts. Each ring has its kick watched. A transmit ring (our rx) is read while it has
 //! frames, then armed; a receive ring is armed only when a frame found no room in it. With several queue pairs, frames
 //! to the guest are spread over its receive rings by their flow; all transmit rings are served in turn.
 //!
@@ -508,8 +508,8 @@ impl RingLink<'_> {
         self.0.rings.iter().flatten().find(|ring| is_usable(ring)).map_or(Offloads::NONE, |ring| ring.queue.takes())
     }
 
-    /// See [`GuestLink::put`](crate::link::GuestLink::put). A frame that no buffer of the guest is large enough for is lost,
-    /// and counted.
+    /// See [`GuestLink::put`](crate::link::GuestLink::put). A frame that no buffer of the guest is large enough for is
+    /// lost, and counted.
     ///
     /// # Errors
     /// [`Full`].

@@ -69,7 +69,8 @@ pub(super) fn partial(ends: &Ends, from: u16, to: u16, payload_bytes: usize) -> 
     (Offload::Checksum(PartialChecksum { start, offset: CHECKSUM_OFFSET }), fields(from, to, bytes, sum))
 }
 
-/// A UDP header before datagrams of `size` bytes each, but for the last one: its length and sum are those of all, as Linux has it.
+/// A UDP header before datagrams of `size` bytes each, but for the last one: its length and sum are those of all, as
+/// Linux has it.
 pub(super) fn segmented(ends: &Ends, from: u16, to: u16, payload_bytes: usize, size: u16) -> (Offload, [u8; BYTES]) {
     let (_, header) = partial(ends, from, to, payload_bytes);
     let transport = u16::try_from(ends.header_bytes()).unwrap_or(u16::MAX);
@@ -84,7 +85,8 @@ pub(super) fn segmented(ends: &Ends, from: u16, to: u16, payload_bytes: usize, s
     (Offload::Segment(segmentation), header)
 }
 
-/// Whether the guest takes several datagrams with `payload_bytes` each in one frame. Not if each is longer than its MTU.
+/// Whether the guest takes several datagrams with `payload_bytes` each in one frame. Not if each is longer than its
+/// MTU.
 pub(super) fn takes_segments<S, L: GuestLink>(ctx: &Context<'_, S, L>, v4: bool, payload_bytes: usize) -> bool {
     let bytes = payload_bytes + BYTES + if v4 { 20 } else { 40 };
     let needs = Offloads::CHECKSUM | if v4 { Offloads::USO4 } else { Offloads::USO6 };

@@ -1,9 +1,9 @@
-//! Datagrams of one flow that came one after the other, gathered to go on as one: those of the guest's by one call, after
-//! which the kernel cuts them apart (UDP_SEGMENT, udp(7)), at the end of its way through the protocols or in the network
-//! card; those for the guest in one frame, where it takes such (USO; virtio 1.3, 5.1.6.2).
+//! Datagrams of one flow that came one after the other, gathered to go on as one: those of the guest's by one call,
+//! after which the kernel cuts them apart (UDP_SEGMENT, udp(7)), at the end of its way through the protocols or in the
+//! network card; those for the guest in one frame, where it takes such (USO; virtio 1.3, 5.1.6.2).
 //!
-//! All are of the same size, but for the last one, which may be shorter. Nothing waits here longer than one round of the
-//! event loop.
+//! All are of the same size, but for the last one, which may be shorter. Nothing waits here longer than one round of
+//! the event loop.
 
 use crate::packet::Payload;
 use crate::sockets::datagram::Marks;

@@ -1,5 +1,6 @@
-//! culvert-translator as a process: which rights it keeps in which surroundings, how it starts, fails and ends, and that it
-//! does its work under its filter of system calls. ci/system-calls compares that filter with what these tests call.
+//! culvert-translator as a process: which rights it keeps in which surroundings, how it starts, fails and ends, and
+//! that it does its work under its filter of system calls. ci/system-calls compares that filter with what these tests
+//! call.
 //!
 //! Needs root, and network and process namespaces of its own: ci/isolated.
 
@@ -211,8 +212,8 @@ fn it_does_its_work_under_its_filter() {
     }
 }
 
-/// A frontend may hand over what it wants, and take its memory away: that is its own affair, and no reason for a call that
-/// the filter does not know.
+/// A frontend may hand over what it wants, and take its memory away: that is its own affair, and no reason for a call
+/// that the filter does not know.
 #[test]
 fn hostile_frontends_do_not_end_it() {
     let folder = folder();

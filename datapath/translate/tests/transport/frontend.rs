@@ -1,5 +1,5 @@
-//! A guest without a machine: the driver of `culvert-driver`, joined to the transport by the `vhost` crate's frontend, which is
-//! another implementation of vhost-user than ours.
+//! A guest without a machine: the driver of `culvert-driver`, joined to the transport by the `vhost` crate's frontend,
+//! which is another implementation of vhost-user than ours.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,5 @@
-//! The transports, each with a guest played by this process: frames go through an event loop that sends all of them back.
+//! The transports, each with a guest played by this process: frames go through an event loop that sends all of them
+//! back.
 //!
 //! "hostile V1" and so on are rows of the project's list of hostile input: V is vhost-user, Q a guest's rings.
 

@@ -41,7 +41,8 @@ fn pair() -> (Echo, OwnedFd) {
 fn socket(interface: &str) -> OwnedFd {
     let all = (libc::ETH_P_ALL as u16).to_be();
     let name = std::ffi::CString::new(interface).unwrap();
-    // SAFETY: plain system calls; the address is valid for its length, the name ends in 0, the descriptor is ours alone.
+    // SAFETY: plain system calls; the address is valid for its length, the name ends in 0, the descriptor is ours
+    // alone.
     unsafe {
         let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(all));
         assert!(socket >= 0);

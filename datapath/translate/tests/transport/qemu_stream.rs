@@ -1,4 +1,5 @@
-//! Over QEMU's stream socket: frames however the socket cuts them, hostile lengths, a peer that does not read, peers that go.
+//! Over QEMU's stream socket: frames however the socket cuts them, hostile lengths, a peer that does not read, peers
+//! that go.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,5 @@
-//! Over vhost-user: frames in all shapes and with all offloads, rings that are full, broken and stopped, frontends that go.
+//! Over vhost-user: frames in all shapes and with all offloads, rings that are full, broken and stopped, frontends that
+//! go.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -243,7 +244,8 @@ fn several_queue_pairs() {
     assert!(used.iter().all(|&count| count > 0 && count % 2 == 0), "{used:?}");
 }
 
-/// Both sides sleep whenever they may: a kick that is not asked for, or an interrupt that is not sent, ends the traffic.
+/// Both sides sleep whenever they may: a kick that is not asked for, or an interrupt that is not sent, ends the
+/// traffic.
 #[test]
 fn a_driver_that_kicks_only_when_asked_never_stalls() {
     for (event_idx, size, in_pieces) in [(true, 16, false), (true, 128, true), (false, 16, true), (false, 128, false)] {

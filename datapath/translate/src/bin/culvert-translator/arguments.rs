@@ -86,7 +86,8 @@ pub struct Process {
 #[command(next_help_heading = "Towards the guest")]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub struct Guest {
-    /// The Unix socket that QEMU connects to [default: the first free one of /tmp/passt_1.socket to /tmp/passt_64.socket]
+    /// The Unix socket that QEMU connects to [default: the first free one of /tmp/passt_1.socket to
+    /// /tmp/passt_64.socket]
     #[arg(short, long = "socket", alias = "socket-path", value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Speak vhost-user there [default: frames with their length, as QEMU's -netdev stream does]

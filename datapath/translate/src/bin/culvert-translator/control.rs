@@ -1,9 +1,10 @@
 //! The control socket `S.ctl`: one text request, one text reply, each one message of a SOCK_SEQPACKET socket.
 //!
 //! `culvertctl translator ...` and culvertd speak it; docs/TRANSLATOR.md has the grammar. Who may connect is for the
-//! kernel to say (mode 0660). Clients are hostile all the same: there are few at a time, and the one that was silent the
-//! longest makes room; each has a budget of requests; requests and replies are short; who does not read its reply is cut
-//! off. What requests mean is for [`culvert_translate::request`]. The event loop registers a [`ControlSocket`] and calls [`ControlSocket::ready`].
+//! kernel to say (mode 0660). Clients are hostile all the same: there are few at a time, and the one that was silent
+//! the longest makes room; each has a budget of requests; requests and replies are short; who does not read its reply
+//! is cut off. What requests mean is for [`culvert_translate::request`]. The event loop registers a [`ControlSocket`]
+//! and calls [`ControlSocket::ready`].
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -51,7 +52,8 @@ impl ControlSocket {
         self.name.leave();
     }
 
-    /// Has the event loop wait for it: for the socket with `token`, for its clients with those that follow, fewer than 256.
+    /// Has the event loop wait for it: for the socket with `token`, for its clients with those that follow, fewer than
+    /// 256.
     ///
     /// # Errors
     /// The kernel's reason.

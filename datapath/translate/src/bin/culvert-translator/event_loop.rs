@@ -95,8 +95,8 @@ impl EventLoop {
         })
     }
 
-    /// Starts threads, calls `ready` once guests can connect, and serves until it is told to end or, with `one_off`, the
-    /// guest has gone.
+    /// Starts threads, calls `ready` once guests can connect, and serves until it is told to end or, with `one_off`,
+    /// the guest has gone.
     ///
     /// # Errors
     /// Why it could not be started or cannot go on.

@@ -2,11 +2,11 @@
 //!
 //! 1. [`begin`], first of all: leaked descriptors are closed, and all capabilities go but those that opening what was
 //!    asked for may take.
-//! 2. [`become_user`], once everything that has a name is open: root becomes nobody or who was asked for; no capability is
-//!    left.
-//! 3. [`leave_file_system`], before the fork: no new privileges; namespaces of its own for users, IPC, mounts, names and
-//!    (in the background) processes, in an empty root. Where the kernel refuses namespaces, as in most pods, [`landlock`]
-//!    stands in: nothing in the file system can be opened, no process outside be signalled.
+//! 2. [`become_user`], once everything that has a name is open: root becomes nobody or who was asked for; no capability
+//!    is left.
+//! 3. [`leave_file_system`], before the fork: no new privileges; namespaces of its own for users, IPC, mounts, names
+//!    and (in the background) processes, in an empty root. Where the kernel refuses namespaces, as in most pods,
+//!    [`landlock`] stands in: nothing in the file system can be opened, no process outside be signalled.
 //! 4. [`seal`], once all threads are there: not dumpable, and only the system calls of [`system_calls`] from now on.
 //!
 //! The network namespace stays: its sockets are what all this is for.
@@ -49,8 +49,8 @@ pub fn become_user(user: Option<User>) -> Result<()> {
     limit_capabilities(CapabilitySet::empty()).context("capabilities cannot be given up")
 }
 
-/// Stage 3. `background`: a fork follows, and its child is to be in a process namespace of its own. `chroot_fallback`: an
-/// empty folder as root does where pivot_root() is impossible.
+/// Stage 3. `background`: a fork follows, and its child is to be in a process namespace of its own. `chroot_fallback`:
+/// an empty folder as root does where pivot_root() is impossible.
 ///
 /// # Errors
 /// What the kernel refuses after it has permitted the namespaces.

@@ -1,7 +1,7 @@
 //! The log: to a file of limited size, or to standard error, or to the system's log; which one the command line says.
 //!
-//! A line is `12.3456: WARNING: what happened`, with seconds since the start. While the process starts, everything goes to
-//! standard error as well: whoever started it should see why it fails. What a guest can cause is limited: below
+//! A line is `12.3456: WARNING: what happened`, with seconds since the start. While the process starts, everything goes
+//! to standard error as well: whoever started it should see why it fails. What a guest can cause is limited: below
 //! `--debug`, at most [`MAX_LINES`] lines a second. [`LogFile`] keeps the size, `start` installs the whole.
 
 mod file;
@@ -69,8 +69,8 @@ impl Log {
         Self { shared: Arc::new(Shared { start: now, level, stderr: AtomicBool::new(true), state }) }
     }
 
-    /// Makes this the log of the whole process, for panics as well: in the background nobody reads standard error. Has an
-    /// effect once.
+    /// Makes this the log of the whole process, for panics as well: in the background nobody reads standard error. Has
+    /// an effect once.
     pub fn install(&self) {
         if tracing::subscriber::set_global_default(self.clone()).is_ok() {
             std::panic::set_hook(Box::new(|panic| {

@@ -2,8 +2,8 @@
 //!
 //! [`run`] is the life of the process: what the command line asks for ([`arguments`], [`options`]) is opened, with the
 //! pod's network ([`pod`]) as the pattern; then the process gives up its rights in stages ([`isolation`]), goes to the
-//! background ([`background`]) and serves the guest ([`event_loop`]; [`running`] answers [`control`], [`recorded`] writes
-//! [`pcap`], [`statistics`] are printed). What happens is told by [`log`].
+//! background ([`background`]) and serves the guest ([`event_loop`]; [`running`] answers [`control`], [`recorded`]
+//! writes [`pcap`], [`statistics`] are printed). What happens is told by [`log`].
 #![deny(unsafe_code)]
 
 mod arguments;

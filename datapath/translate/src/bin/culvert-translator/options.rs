@@ -1,7 +1,7 @@
 //! What the command line means, checked: [`Options`] from [`Arguments`].
 //!
-//! Meanings are passt's. What needs a look at the machine (interfaces, addresses, whether a port is free) is not checked
-//! here. Called by `main` first of all.
+//! Meanings are passt's. What needs a look at the machine (interfaces, addresses, whether a port is free) is not
+//! checked here. Called by `main` first of all.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;

@@ -43,8 +43,8 @@ impl Pcap {
         Ok(Self { file, frame: Vec::new(), record: Vec::new(), failed: false })
     }
 
-    /// Records a frame that passed at `time`. Its bytes from the Ethernet header on are those of `pieces`; `length` is how
-    /// many it has in all, which may be more.
+    /// Records a frame that passed at `time`. Its bytes from the Ethernet header on are those of `pieces`; `length` is
+    /// how many it has in all, which may be more.
     pub fn record<'a>(&mut self, time: SystemTime, pieces: impl IntoIterator<Item = &'a [u8]>, length: usize) {
         if self.failed {
             return;

@@ -1,8 +1,8 @@
 //! The pod's network as the kernel and /etc/resolv.conf describe it, and what the guest is told of it.
 //!
-//! The guest resembles the pod: it gets the pod's addresses, routes and resolvers, unless the command line says otherwise.
-//! [`read`] asks the kernel, once at start; [`settings()`] decides, and makes no system call. Called by the binary's `main`
-//! before anything is isolated.
+//! The guest resembles the pod: it gets the pod's addresses, routes and resolvers, unless the command line says
+//! otherwise. [`read`] asks the kernel, once at start; [`settings()`] decides, and makes no system call. Called by the
+//! binary's `main` before anything is isolated.
 
 mod netlink;
 mod resolv_conf;

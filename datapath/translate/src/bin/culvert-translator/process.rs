@@ -1,7 +1,7 @@
 //! What this process does to itself and its descriptors, and std has no safe call for.
 //!
-//! The only unsafe code of the program's frame. Called by `main`, [`crate::isolation`] and [`crate::background`], before
-//! there is a second thread.
+//! The only unsafe code of the program's frame. Called by `main`, [`crate::isolation`] and [`crate::background`],
+//! before there is a second thread.
 
 #![expect(unsafe_code, reason = "fork, and descriptors known by their number")]
 
@@ -42,7 +42,8 @@ pub fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and nothing here owns it: `main` takes the numbers of the command line before it opens anything.
+    // SAFETY: it is open, and nothing here owns it: `main` takes the numbers of the command line before it opens
+    // anything.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

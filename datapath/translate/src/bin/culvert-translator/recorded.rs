@@ -1,5 +1,5 @@
-//! The way to the guest, with what passes there recorded: for `--pcap` and `--trace`, without which it does nothing. The
-//! event loop puts it before the transport's own.
+//! The way to the guest, with what passes there recorded: for `--pcap` and `--trace`, without which it does nothing.
+//! The event loop puts it before the transport's own.
 
 use std::time::SystemTime;
 

@@ -1,5 +1,5 @@
-//! The translator as it runs: its protocol cores, its sockets, the way to the guest, and what is forwarded; and what can
-//! be asked of it and changed by the control socket.
+//! The translator as it runs: its protocol cores, its sockets, the way to the guest, and what is forwarded; and what
+//! can be asked of it and changed by the control socket.
 
 use anyhow::Result;
 use culvert_translate::forward::{ForwardTable, Protocol, Rule, open_all};

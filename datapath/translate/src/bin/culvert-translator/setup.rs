@@ -2,8 +2,8 @@
 //!
 //! Made by `main` from the command line and the pod's network; consumed by `event_loop`. `EventLoop::open` opens what
 //! needs a name or a right (the guest's socket, the forwards) and starts no thread: the process is still what it was
-//! when it was started, and may yet fork. `EventLoop::run` calls `ready`, which applies the filter of system calls and lets
-//! whoever started us go on; then it serves until the end.
+//! when it was started, and may yet fork. `EventLoop::run` calls `ready`, which applies the filter of system calls and
+//! lets whoever started us go on; then it serves until the end.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,5 @@
-//! Statistics on standard error, at intervals (`--stats`): the same as the control socket tells. Called by the event loop.
+//! Statistics on standard error, at intervals (`--stats`): the same as the control socket tells. Called by the event
+//! loop.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};

@@ -97,7 +97,8 @@ impl Setup {
     }
 }
 
-/// A guest in TIME-WAIT drops a SYN whose timestamp is older than the last one of the connection before (RFC 7323, 5.2).
+/// A guest in TIME-WAIT drops a SYN whose timestamp is older than the last one of the connection before (RFC 7323,
+/// 5.2).
 #[test]
 fn timestamps_go_on_from_connection_to_connection() {
     let mut setup = Setup::new();
@@ -238,7 +239,8 @@ fn room_goes_to_those_who_wait_longest() {
     assert!(setup.flows.blocked.is_empty());
 }
 
-/// A peer that connects with the very ends that there are already, or from itself, is not accepted; its socket is closed.
+/// A peer that connects with the very ends that there are already, or from itself, is not accepted; its socket is
+/// closed.
 #[test]
 fn who_cannot_be_told_apart_is_not_accepted() {
     let mut setup = Setup::new();

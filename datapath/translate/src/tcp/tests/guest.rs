@@ -1,5 +1,5 @@
-//! A guest's TCP, written for these tests alone: simple and with real bytes. Headers are etherparse's, so that nothing of what is
-//! tested is also what tests it.
+//! A guest's TCP, written for these tests alone: simple and with real bytes. Headers are etherparse's, so that nothing
+//! of what is tested is also what tests it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -157,7 +157,8 @@ fn an_old_segment_instead_of_a_syn_is_refused() {
     pair.assert_delivered();
 }
 
-/// A guest that started anew with the same port: RFC 9293, figure 10; the old connection is reset, and the new one opens.
+/// A guest that started anew with the same port: RFC 9293, figure 10; the old connection is reset, and the new one
+/// opens.
 #[test]
 fn a_guest_that_restarted_gets_a_new_connection() {
     let mut pair = Pair::opened(plain(), kernel::Kind::default(), stream(100, 1), stream(100, 2));

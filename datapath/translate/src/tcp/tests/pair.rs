@@ -122,7 +122,8 @@ impl Pair {
         self.now - self.start
     }
 
-    /// Runs until `is_enough` or nothing happens any more; at most for `limit` of simulated time. Whether it was enough.
+    /// Runs until `is_enough` or nothing happens any more; at most for `limit` of simulated time. Whether it was
+    /// enough.
     pub(super) fn run(&mut self, limit: Duration, is_enough: impl Fn(&Self) -> bool) -> bool {
         let end = self.now + limit;
         let mut rounds = 0;
@@ -193,8 +194,8 @@ impl Pair {
         pair
     }
 
-    /// A forged segment arrives from the guest: numbers are as far from what the guest would send next and acknowledge as `seq` and `ack`
-    /// say. What is sent in answer, at once.
+    /// A forged segment arrives from the guest: numbers are as far from what the guest would send next and acknowledge
+    /// as `seq` and `ack` say. What is sent in answer, at once.
     pub(super) fn forge(
         &mut self,
         seq: i32,

@@ -14,8 +14,8 @@ fn without_sack() -> guest::Kind {
     guest::Kind { sack: false, timestamps: false, ..guest::Kind::default() }
 }
 
-/// A connection on which `lost` of the next data segments are lost, by their place, after which `bytes` more are sent. Chunks are of one
-/// MSS. What was sent again, and how long it took.
+/// A connection on which `lost` of the next data segments are lost, by their place, after which `bytes` more are sent.
+/// Chunks are of one MSS. What was sent again, and how long it took.
 fn lose(kind: guest::Kind, segments: usize, lost: &[u64]) -> (Vec<Transmit>, Duration) {
     let mut pair = Pair::opened(kind, kernel::Kind::default(), Vec::new(), stream(10_000, 2));
     let mss = 1448;

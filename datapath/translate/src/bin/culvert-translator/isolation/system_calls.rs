@@ -1,7 +1,7 @@
 //! The system calls that are made once everything is open. Nothing else is permitted then.
 //!
-//! ci/system-calls runs the tests that start the program and compares: a call that is made there and not listed, or listed
-//! in [`TRANSLATOR`] or [`ANSWERED_NO_ENTRY`] and not made, fails it.
+//! ci/system-calls runs the tests that start the program and compares: a call that is made there and not listed, or
+//! listed in [`TRANSLATOR`] or [`ANSWERED_NO_ENTRY`] and not made, fails it.
 
 /// What the translator asks of the kernel.
 pub const TRANSLATOR: &[i64] = &[

@@ -18,8 +18,8 @@ pub struct User {
 pub struct Unknown(String, &'static str);
 
 impl User {
-    /// Who `text` names: a user, or a user and a group, each by number or name. The group of a user given by name is the
-    /// user's own, of one given by number the same number.
+    /// Who `text` names: a user, or a user and a group, each by number or name. The group of a user given by name is
+    /// the user's own, of one given by number the same number.
     ///
     /// # Errors
     /// [`Unknown`]

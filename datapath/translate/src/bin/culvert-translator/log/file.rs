@@ -1,7 +1,7 @@
 //! A log file that stays below its size: when it is full, the older half of its lines makes room.
 //!
-//! The first line names the program and its process and stays. Only the descriptor is used after the file was made: it may
-//! be renamed or removed, and this works without a file system. A line that cannot be written is lost.
+//! The first line names the program and its process and stays. Only the descriptor is used after the file was made: it
+//! may be renamed or removed, and this works without a file system. A line that cannot be written is lost.
 
 use std::fs::{File, OpenOptions};
 use std::io;
