@@ -1,0 +1,7 @@
+//! The verbs, one file each.
+
+pub mod add;
+pub mod check;
+pub mod del;
+pub mod gc;
+pub mod status;
