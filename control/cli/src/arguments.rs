@@ -49,6 +49,9 @@ pub enum DaemonCommand {
     /// Mirrors: copies of the frames of some ports
     #[command(subcommand)]
     Mirror(MirrorCommand),
+    /// Pods whose translators culvertd knows
+    #[command(subcommand)]
+    Pod(PodCommand),
     /// Addresses that the networks have learned
     #[command(subcommand)]
     Mac(MacCommand),
@@ -241,6 +244,39 @@ pub enum MirrorCommand {
     Del {
         /// Its name
         mirror: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PodCommand {
+    /// All pods
+    List,
+    /// One pod
+    Show {
+        /// Its name
+        pod: String,
+    },
+    /// Adds a pod; one that is like that already is left alone
+    Add {
+        /// Its name
+        pod: String,
+        /// The folders in which its translators have their sockets
+        #[arg(long, value_name = "PATHS", value_delimiter = ',')]
+        folders: Vec<String>,
+        /// Its network namespace, such as /var/run/netns/NAME
+        #[arg(long, value_name = "PATH")]
+        netns: Option<String>,
+        /// The tap there that its translators get a packet socket on
+        #[arg(long, value_name = "NAME")]
+        tap: Option<String>,
+        /// A text for persons
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+    },
+    /// Removes a pod
+    Del {
+        /// Its name
+        pod: String,
     },
 }
 

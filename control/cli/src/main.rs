@@ -17,6 +17,7 @@ mod network;
 mod output;
 mod pcap_file;
 mod pcapng;
+mod pod;
 mod port;
 mod stats;
 mod status;
@@ -61,6 +62,7 @@ async fn run(Arguments { control_socket, output, command }: Arguments) -> Result
         DaemonCommand::Network(command) => network::run(&mut client, command, output).await?,
         DaemonCommand::Port(command) => port::run(&mut client, command, output).await?,
         DaemonCommand::Mirror(command) => mirror::run(&mut client, command, output).await?,
+        DaemonCommand::Pod(command) => pod::run(&mut client, command, output).await?,
         DaemonCommand::Mac(MacCommand::List { network, port }) => mac::list(&mut client, network, port, output).await?,
         DaemonCommand::Stats { port } => stats::show(&mut client, port, output).await?,
         DaemonCommand::Drops { port } => drops::show(&mut client, port, output).await?,

@@ -24,6 +24,7 @@ struct Status {
     ports: u32,
     ports_up: u32,
     mirrors: u32,
+    pods: u32,
     warnings: Vec<String>,
     workers: Vec<Worker>,
     translators: Vec<Translator>,
@@ -66,6 +67,7 @@ impl Status {
             ("networks", self.networks.to_string()),
             ("ports", format!("{}, {} up", self.ports, self.ports_up)),
             ("mirrors", self.mirrors.to_string()),
+            ("pods", self.pods.to_string()),
         ]);
         let columns = [("WORKER", Left), ("FRAMES", Right), ("LOOPS", Right), ("BUSY LOOPS", Right), ("SLEEPS", Right)];
         let workers = self.workers.iter().map(|worker| {
@@ -123,6 +125,7 @@ impl From<v1::GetStatusResponse> for Status {
             ports: status.ports,
             ports_up: status.ports_up,
             mirrors: status.mirrors,
+            pods: status.pods,
             warnings: status.warnings,
             workers: status.workers.into_iter().map(Worker::from).collect(),
             translators: status.translators.into_iter().map(Translator::from).collect(),

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use culvert_switch::port::MAX_PORTS;
 
-use crate::config::objects::{MAX_NETWORKS, Named};
+use crate::config::objects::{MAX_NETWORKS, MAX_PODS, Named};
 use crate::config::{
     Attachment, Keys, Kind, Mirror, Mistake, Object, Objects, Origin, Port, conflicts, is_key, read_object,
 };
@@ -134,6 +134,9 @@ fn add(
         }
         let remedy = match origin {
             Origin::File { line } => format!("change it in {file}:{line} and run `culvertctl reload`"),
+            Origin::Client if matches!(kind, Kind::Mirror | Kind::Pod) => {
+                format!("remove that one first: `culvertctl {kind} del {name}`")
+            }
             Origin::Client => format!("use `culvertctl {kind} set {name}`"),
         };
         let differences = match differences.as_slice() {
@@ -146,6 +149,7 @@ fn add(
         Kind::Network => (objects.networks.len(), MAX_NETWORKS),
         Kind::Port => (objects.ports.len(), MAX_PORTS),
         Kind::Mirror => (objects.mirrors.len(), MAX_NETWORKS),
+        Kind::Pod => (objects.pods.len(), MAX_PODS),
     };
     if count >= most {
         return Err(Refusal::TooMany(format!("there are {most} {kind}s already; remove one first")));
@@ -196,6 +200,10 @@ fn set(
             replace(&mut wanted.mirrors, new.mirrors);
             String::new()
         }
+        Kind::Pod => {
+            replace(&mut wanted.pods, new.pods);
+            String::new()
+        }
     };
     Ok(Outcome { objects: wanted, changed: true, note })
 }
@@ -213,7 +221,7 @@ fn remove(objects: &Objects, kind: Kind, name: &Name) -> Result<Outcome, Refusal
             let mirrors = objects.mirrors.iter().filter(uses);
             ports.chain(mirrors.map(|mirror| format!("mirror {}", mirror.wanted.name))).collect()
         }
-        Kind::Mirror => Vec::new(),
+        Kind::Mirror | Kind::Pod => Vec::new(),
     };
     if !users.is_empty() {
         let shown = users.iter().take(MAX_SHOWN).cloned().collect::<Vec<_>>().join(", ");
@@ -265,6 +273,7 @@ fn existing(objects: &Objects, kind: Kind, name: &Name) -> Option<(Keys, Origin)
         Kind::Network => objects.network(name).map(|object| (object.wanted.keys(), object.origin)),
         Kind::Port => objects.port(name).map(|object| (object.wanted.keys(), object.origin)),
         Kind::Mirror => objects.mirror(name).map(|object| (object.wanted.keys(), object.origin)),
+        Kind::Pod => objects.pod(name).map(|object| (object.wanted.keys(), object.origin)),
     }
 }
 
@@ -289,6 +298,7 @@ fn without(objects: &Objects, kind: Kind, name: &Name) -> Objects {
         Kind::Network => left.networks.retain(|network| network.wanted.name != *name),
         Kind::Port => left.ports.retain(|port| port.wanted.name != *name),
         Kind::Mirror => left.mirrors.retain(|mirror| mirror.wanted.name != *name),
+        Kind::Pod => left.pods.retain(|pod| pod.wanted.name != *name),
     }
     left
 }

@@ -4,7 +4,7 @@
 //! - `source`: the text and its lines;
 //! - `section`: reading one table key by key;
 //! - `value`: readers of single values (names, durations, paths, addresses);
-//! - [`network`], [`port`] with [`vlan`], [`mirror`]: one object each, as it is wanted; [`objects`]: all, and the rules
+//! - [`network`], [`port`] with [`vlan`], [`mirror`], [`pod`]: one object each, as it is wanted; [`objects`]: all, and the rules
 //!   between them;
 //! - [`machine`]: the cores and memory that values are checked against.
 //!
@@ -17,6 +17,7 @@ pub mod mirror;
 pub mod mistake;
 pub mod network;
 pub mod objects;
+pub mod pod;
 pub mod port;
 mod section;
 mod source;
@@ -38,6 +39,7 @@ pub use mirror::Mirror;
 pub use mistake::Mistake;
 pub use network::Network;
 pub use objects::{Kind, Object, Objects, Origin};
+pub use pod::Pod;
 pub use port::{Attachment, GUEST_MAC_LIMIT, MAX_QUEUES, MTU_RANGE, NIC_MAC_LIMIT, Port};
 pub use value::{address_text, toml_text};
 pub use vlan::{VlanRanges, Vlans};
@@ -55,7 +57,7 @@ pub struct Config {
     pub daemon: Daemon,
     /// The `[datapath]` section.
     pub datapath: Datapath,
-    /// The `[[network]]`, `[[port]]` and `[[mirror]]` sections, each kind in the order of the file.
+    /// The `[[network]]`, `[[port]]`, `[[mirror]]` and `[[pod]]` sections, each kind in the order of the file.
     pub objects: Objects,
 }
 
@@ -252,6 +254,7 @@ struct FoundObjects<'t> {
     networks: Vec<Section<'t>>,
     ports: Vec<Section<'t>>,
     mirrors: Vec<Section<'t>>,
+    pods: Vec<Section<'t>>,
     /// Those that could not be read.
     unread: BTreeSet<(Kind, Name)>,
 }
@@ -266,8 +269,10 @@ impl<'t> FoundObjects<'t> {
         let ports = read_kind(report, Kind::Port, sections, origin, &mut unread, Port::read);
         let sections = top.tables(report, "mirror");
         let mirrors = read_kind(report, Kind::Mirror, sections, origin, &mut unread, Mirror::read);
-        let objects = Objects { networks: networks.0, ports: ports.0, mirrors: mirrors.0 };
-        Self { objects, networks: networks.1, ports: ports.1, mirrors: mirrors.1, unread }
+        let sections = top.tables(report, "pod");
+        let pods = read_kind(report, Kind::Pod, sections, origin, &mut unread, Pod::read);
+        let objects = Objects { networks: networks.0, ports: ports.0, mirrors: mirrors.0, pods: pods.0 };
+        Self { objects, networks: networks.1, ports: ports.1, mirrors: mirrors.1, pods: pods.1, unread }
     }
 
     /// Reports the rules between these objects and those of clients that are broken.
@@ -278,6 +283,7 @@ impl<'t> FoundObjects<'t> {
                 Kind::Network => (clients.networks.len(), &self.networks),
                 Kind::Port => (clients.ports.len(), &self.ports),
                 Kind::Mirror => (clients.mirrors.len(), &self.mirrors),
+                Kind::Pod => (clients.pods.len(), &self.pods),
             };
             match index.checked_sub(before).and_then(|index| sections.get(index)) {
                 Some(section) => section.conflict(report, key, wrong),
@@ -358,6 +364,7 @@ pub fn is_key(kind: Kind, key: &str) -> bool {
         Kind::Network => drop(Network::read(&mut report, &mut section)),
         Kind::Port => drop(Port::read(&mut report, &mut section)),
         Kind::Mirror => drop(Mirror::read(&mut report, &mut section)),
+        Kind::Pod => drop(Pod::read(&mut report, &mut section)),
     }
     section.knows(key)
 }
@@ -373,6 +380,9 @@ pub fn write_objects(objects: &Objects) -> String {
     }
     for mirror in &objects.mirrors {
         text.push_str(&section_text(Kind::Mirror, &mirror.wanted.keys()));
+    }
+    for pod in &objects.pods {
+        text.push_str(&section_text(Kind::Pod, &pod.wanted.keys()));
     }
     text
 }

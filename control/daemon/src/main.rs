@@ -29,10 +29,10 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check {
-        let Objects { networks, ports, mirrors } = &config.objects;
-        let (networks, ports, mirrors) = (networks.len(), ports.len(), mirrors.len());
+        let Objects { networks, ports, mirrors, pods } = &config.objects;
+        let (networks, ports, mirrors, pods) = (networks.len(), ports.len(), mirrors.len(), pods.len());
         println!(
-            "{}: no mistakes; networks: {networks}, ports: {ports}, mirrors: {mirrors}",
+            "{}: no mistakes; networks: {networks}, ports: {ports}, mirrors: {mirrors}, pods: {pods}",
             arguments.config.display()
         );
         return ExitCode::SUCCESS;

@@ -43,6 +43,9 @@ pub trait Node: Send + Sync + 'static {
     /// All mirrors, in the same order.
     fn mirrors(&self) -> Vec<v1::Mirror>;
 
+    /// All pods, in the same order.
+    fn pods(&self) -> Vec<v1::Pod>;
+
     /// All learned addresses.
     fn macs(&self) -> Vec<v1::Mac>;
 

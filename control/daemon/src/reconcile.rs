@@ -4,7 +4,7 @@
 //! What is the same in both is named by no action, so that its frames never notice.
 
 use crate::config::objects::Named;
-use crate::config::{Mirror, Network, Object, Objects, Port};
+use crate::config::{Mirror, Network, Object, Objects, Pod, Port};
 use crate::name::Name;
 
 /// What runs. A port that could not be opened runs as well: to open it again is no change of what is wanted.
@@ -16,6 +16,8 @@ pub struct Running {
     pub ports: Vec<Port>,
     /// The mirrors.
     pub mirrors: Vec<Mirror>,
+    /// The pods.
+    pub pods: Vec<Pod>,
 }
 
 /// One step.
@@ -37,6 +39,10 @@ pub enum Action {
     AddPort(Port),
     /// Start a mirror.
     AddMirror(Mirror),
+    /// Know a pod no more.
+    RemovePod(Name),
+    /// Know a pod.
+    AddPod(Pod),
 }
 
 /// What leads from `running` to `wanted`.
@@ -63,6 +69,12 @@ pub fn reconcile(wanted: &Objects, running: &Running) -> Vec<Action> {
     actions.extend(opened.map(|port| Action::AddPort(port.clone())));
     let changed_mirrors = mirrors.changed.into_iter().map(|(_, after)| after);
     actions.extend(changed_mirrors.chain(mirrors.new).map(|mirror| Action::AddMirror(mirror.clone())));
+    // Nothing else needs a pod, and a pod nothing else.
+    let pods = compare(&wanted.pods, &running.pods);
+    let changed_pods = pods.changed.iter().map(|(before, _)| *before);
+    actions.extend(pods.gone.into_iter().chain(changed_pods).map(|pod| Action::RemovePod(pod.name.clone())));
+    let changed_pods = pods.changed.into_iter().map(|(_, after)| after);
+    actions.extend(changed_pods.chain(pods.new).map(|pod| Action::AddPod(pod.clone())));
     actions
 }
 

@@ -83,6 +83,17 @@ pub fn mirror(spec: Option<v1::MirrorSpec>) -> Keys {
     ])
 }
 
+/// The keys of a pod.
+pub fn pod(spec: Option<v1::PodSpec>) -> Keys {
+    let v1::PodSpec { folders, netns, tap, description } = spec.unwrap_or_default();
+    present([
+        ("folders", list(&folders)),
+        ("netns", netns.as_deref().map(toml_text)),
+        ("tap", tap.as_deref().map(toml_text)),
+        ("description", description.as_deref().map(toml_text)),
+    ])
+}
+
 fn present<const N: usize>(keys: [(&'static str, Option<String>); N]) -> Keys {
     keys.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }

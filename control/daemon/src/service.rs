@@ -257,6 +257,21 @@ impl Culvert for Service {
         self.change(move |node| node.change(&change)).await
     }
 
+    async fn list_pods(&self, _: Request<v1::ListPodsRequest>) -> Result<Response<v1::ListPodsResponse>, Status> {
+        self.ask(|node| Ok(Response::new(v1::ListPodsResponse { pods: node.pods() }))).await
+    }
+
+    async fn add_pod(&self, request: Request<v1::AddPodRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        let v1::AddPodRequest { name, pod } = request.into_inner();
+        let change = request::add(Kind::Pod, name, request::pod(pod));
+        self.change(move |node| node.change(&change)).await
+    }
+
+    async fn remove_pod(&self, request: Request<v1::RemoveRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        let change = request::remove(Kind::Pod, request.into_inner());
+        self.change(move |node| node.change(&change)).await
+    }
+
     async fn reload(&self, _: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadResponse>, Status> {
         self.change(|node| node.reload()).await
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use culvert_nic::Hugepages;
 use culvert_vhost::Role;
 use culvertd::config::{
-    Attachment, Config, Kind, MAX_FILE_BYTES, Machine, Mirror, Network, Objects, Port, VlanRanges, Vlans,
+    Attachment, Config, Kind, MAX_FILE_BYTES, Machine, Mirror, Network, Objects, Pod, Port, VlanRanges, Vlans,
 };
 use culvertd::config::{conflicts, read_object, read_objects, write_objects};
 use culvertd::name::Name;
@@ -234,7 +234,7 @@ fn keys_of_later_versions_are_unknown() {
     mistakes(
         "colour = 1",
         &[
-            "f.toml:1: colour = 1: is no key that culvertd knows here; remove it, or write daemon, datapath, network, port or mirror",
+            "f.toml:1: colour = 1: is no key that culvertd knows here; remove it, or write daemon, datapath, network, port, mirror or pod",
         ],
     );
 }
@@ -694,6 +694,46 @@ fn followed_links() {
 }
 
 #[test]
+fn pod_values() {
+    let pod = |lines: &str| format!("[[pod]]\n{lines}");
+    let whole = "name = \"d\"\nfolders = [\"/a\", \"/b/\"]\nnetns = \"/n\"\ntap = \"tap0\"\ndescription = \"x\"";
+    let read = parse(&pod(whole)).unwrap().objects.pods;
+    let folders = vec!["/a".into(), "/b".into()];
+    let (netns, tap, description) = (Some("/n".into()), Some("tap0".to_owned()), Some("x".to_owned()));
+    assert_eq!(read[0].wanted, Pod { name: name("d"), folders, netns, tap, description });
+    mistakes(
+        &pod("tap = \"a b\"\nnetns = \"n\""),
+        &[
+            "f.toml:1: pod.name: is missing; add a line such as name = \"launcher-a\"",
+            "f.toml:1: pod.folders: is missing; add a line such as folders = [\"/run/culvert/pods/a\"]",
+            "f.toml:2: pod.tap = \"a b\": is no name of a network interface; write 1 to 15 bytes without / and :, like \"tap0\"",
+            "f.toml:3: pod.netns = \"n\": is not an absolute path; start it with /, like \"/var/run/netns/a\"",
+        ],
+    );
+    let long = "x".repeat(201);
+    mistakes(
+        &pod(&format!("name = \"d\"\nfolders = [\"/a\", \"/a\", \"/../b\"]\ntap = \"t\"\ndescription = \"{long}\"")),
+        &[
+            "f.toml:3: pod.folders = \"/../b\": contains \"..\"; write the path without it",
+            "f.toml:3: pod.folders = \"/a\": names this folder twice; write each folder once",
+            "f.toml:4: pod.tap = \"t\": is looked for in no namespace; add its namespace, such as netns = \"/var/run/netns/a\"",
+            &format!("f.toml:5: pod.description = \"{}...: is longer than 200 bytes; shorten it", "x".repeat(59)),
+        ],
+    );
+    let many: Vec<_> = (0..9).map(|number| format!("\"/{number}\"")).collect();
+    let found = parse(&pod(&format!("name = \"d\"\nfolders = [{}]", many.join(", ")))).unwrap_err();
+    assert!(found[0].to_string().contains("names more than 8 folders; make several pods"), "{}", found[0]);
+    let same = "[[pod]]\nname = \"d\"\nfolders = []";
+    mistakes(
+        &format!("{}\n{same}", pod("name = \"d\"\nfolders = [\"/a\"]")),
+        &[
+            "f.toml:5: pod.name = \"d\": is the pod name of line 2 as well; give each pod a name of its own",
+            "f.toml:6: pod.folders = []: names no folder; write at least one, like [\"/run/culvert/pods/a\"]",
+        ],
+    );
+}
+
+#[test]
 fn mirror_values() {
     let mirror = |lines: &str| {
         let b = "[[port]]\nname = \"b\"\nnetwork = \"blue\"\nsocket = \"/t\"";
@@ -907,6 +947,7 @@ fn line() -> impl Strategy<Value = String> {
         "[[network]]",
         "[[port]]",
         "[[mirror]]",
+        "[[pod]]",
         "[port]",
         "[[daemon]]",
         "[y.z]",
@@ -943,14 +984,16 @@ fn check_answer(text: &str) {
 
 /// What was read is consistent, and stays the same when it is written and read again.
 fn check_objects(objects: &Objects) {
-    let Objects { networks, ports, mirrors } = objects;
+    let Objects { networks, ports, mirrors, pods } = objects;
     assert!(ports.iter().all(|port| objects.network(&port.wanted.network).is_some()));
     assert!(mirrors.iter().all(|mirror| objects.port(&mirror.wanted.to).is_some()));
     let again = read_objects(&write_objects(objects)).unwrap();
     assert!(again.networks.iter().zip(networks).all(|(one, other)| one.wanted == other.wanted));
     assert!(again.ports.iter().zip(ports).all(|(one, other)| one.wanted == other.wanted));
     assert!(again.mirrors.iter().zip(mirrors).all(|(one, other)| one.wanted == other.wanted));
-    let lengths = |objects: &Objects| (objects.networks.len(), objects.ports.len(), objects.mirrors.len());
+    assert!(again.pods.iter().zip(pods).all(|(one, other)| one.wanted == other.wanted));
+    let lengths =
+        |objects: &Objects| (objects.networks.len(), objects.ports.len(), objects.mirrors.len(), objects.pods.len());
     assert_eq!(lengths(&again), lengths(objects));
 }
 

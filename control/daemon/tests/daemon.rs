@@ -162,7 +162,8 @@ fn a_configuration_without_mistakes_is_told() {
     setup.write();
     let output = culvertd(&setup.path("c.toml")).arg("--check").output().unwrap();
     assert!(output.status.success());
-    let expected = format!("{}: no mistakes; networks: 1, ports: 1, mirrors: 0\n", setup.path("c.toml").display());
+    let expected =
+        format!("{}: no mistakes; networks: 1, ports: 1, mirrors: 0, pods: 0\n", setup.path("c.toml").display());
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
 }
 

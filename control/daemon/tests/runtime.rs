@@ -81,6 +81,14 @@ async fn networks_ports_and_mirrors_come_and_go() {
     assert_eq!(origins, [("blue", v1::Origin::File), ("green", v1::Origin::Client)]);
     let mirrors = client.list_mirrors(v1::ListMirrorsRequest {}).await.unwrap().into_inner().mirrors;
     assert!(mirrors[0].active && mirrors[0].rx && mirrors[0].tx && mirrors[0].origin() == v1::Origin::Client);
+    let spec = v1::PodSpec { folders: vec!["/nowhere".to_owned()], ..v1::PodSpec::default() };
+    let request = v1::AddPodRequest { name: "launcher".to_owned(), pod: Some(spec) };
+    assert!(client.add_pod(request.clone()).await.unwrap().into_inner().changed);
+    assert!(!client.add_pod(request).await.unwrap().into_inner().changed);
+    let pods = client.list_pods(v1::ListPodsRequest {}).await.unwrap().into_inner().pods;
+    assert_eq!((pods[0].folders.concat(), pods[0].origin()), ("/nowhere".to_owned(), v1::Origin::Client));
+    assert!(client.remove_pod(remove("launcher")).await.unwrap().into_inner().changed);
+    assert!(!client.remove_pod(remove("launcher")).await.unwrap().into_inner().changed);
     let found = port(&mut client, "vm-a").await;
     assert_eq!((found.state(), found.origin(), found.vlan), (v1::PortState::Waiting, v1::Origin::Client, None));
 

@@ -91,6 +91,7 @@ impl Culvert for Answers {
             ports: 3,
             ports_up: 2,
             mirrors: 1,
+            pods: 2,
             warnings: vec!["daemon.state_dir changed in f.toml; restart culvertd".to_owned()],
             translators: translators(),
         }))
@@ -263,6 +264,29 @@ impl Culvert for Answers {
 
     async fn remove_mirror(&self, _: Request<v1::RemoveRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
         Ok(Response::new(v1::ChangeResponse { changed: false, note: String::new() }))
+    }
+
+    async fn list_pods(&self, _: Request<v1::ListPodsRequest>) -> Result<Response<v1::ListPodsResponse>, Status> {
+        let pod = v1::Pod {
+            name: "0f1e2d3c4b5a-eth0".to_owned(),
+            folders: vec!["/a/one".to_owned(), "/a/two".to_owned()],
+            netns: "/var/run/netns/cni-1".to_owned(),
+            tap: "tap0".to_owned(),
+            description: "lab/fw".to_owned(),
+            origin: v1::Origin::Client.into(),
+            helped: vec!["/a/one/vm.sock".to_owned()],
+            problems: vec!["folder /a/two cannot be read; correct its mode".to_owned()],
+        };
+        let bare = v1::Pod { name: "bare".to_owned(), folders: vec!["/b".to_owned()], ..v1::Pod::default() };
+        Ok(Response::new(v1::ListPodsResponse { pods: vec![pod, bare] }))
+    }
+
+    async fn add_pod(&self, request: Request<v1::AddPodRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        asked(&request.into_inner())
+    }
+
+    async fn remove_pod(&self, _: Request<v1::RemoveRequest>) -> Result<Response<v1::ChangeResponse>, Status> {
+        Ok(Response::new(v1::ChangeResponse { changed: true, note: String::new() }))
     }
 
     async fn reload(&self, _: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadResponse>, Status> {

@@ -52,6 +52,7 @@ memory    256 MiB in ordinary pages: none are free
 networks  1
 ports     3, 2 up
 mirrors   1
+pods      2
 
 WORKER    FRAMES  LOOPS  BUSY LOOPS  SLEEPS
 core 1  12345678   1000          10       3
@@ -233,6 +234,35 @@ origin     client
     assert_eq!(failure(&fake.socket(), &["mirror", "show", "x"]).await, (Some(1), sentence.to_owned()));
 }
 
+#[tokio::test]
+async fn pods() {
+    assert_eq!(
+        printed(&["pod", "list"]).await,
+        "\
+POD                FOLDERS  TAP   HELPED  PROBLEMS  ORIGIN   DESCRIPTION
+0f1e2d3c4b5a-eth0        2  tap0       1         1  client   lab/fw
+bare                     1  -          0         0  unknown  -
+"
+    );
+    let show = "\
+name         0f1e2d3c4b5a-eth0
+folders      /a/one, /a/two
+namespace    /var/run/netns/cni-1
+tap          tap0
+description  lab/fw
+helped       /a/one/vm.sock
+origin       client
+
+warning: folder /a/two cannot be read; correct its mode
+";
+    assert_eq!(printed(&["pod", "show", "0f1e2d3c4b5a-eth0"]).await, show);
+    let bare = json!({"name": "bare", "folders": ["/b"], "helped": [], "problems": [], "origin": "unknown"});
+    assert_eq!(printed_json(&["pod", "show", "bare"]).await, bare);
+    let fake = Fake::start();
+    let sentence = "culvertctl: there is no pod x; `culvertctl pod list` shows the pods\n";
+    assert_eq!(failure(&fake.socket(), &["pod", "show", "x"]).await, (Some(1), sentence.to_owned()));
+}
+
 /// What each flag becomes in the request, which the fake prints.
 #[tokio::test]
 async fn flags_are_the_keys_of_the_configuration() {
@@ -271,6 +301,13 @@ async fn flags_are_the_keys_of_the_configuration() {
 
 #[tokio::test]
 async fn answers_to_changes() {
+    assert_eq!(
+        printed(&["pod", "add", "d", "--folders", "/a,/b", "--netns", "/n", "--tap", "t", "--description", "x y"])
+            .await,
+        "pod d added\nAddPodRequest { name: \"d\", pod: Some(PodSpec { folders: [\"/a\", \"/b\"], netns: Some(\"/n\"), \
+         tap: Some(\"t\"), description: Some(\"x y\") }) }\n"
+    );
+    assert_eq!(printed(&["pod", "del", "d"]).await, "pod d removed\n");
     assert_eq!(printed(&["port", "del", "vm-a"]).await, "port vm-a removed\n");
     assert_eq!(printed(&["mirror", "del", "m"]).await, "nothing to do\n");
     assert_eq!(printed(&["network", "del", "red"]).await, "nothing to do: there was no network red\n");

@@ -1,4 +1,4 @@
-//! All networks, ports and mirrors that are wanted, whoever wants them, and the rules between them: each name, socket,
+//! All networks, ports, mirrors and pods that are wanted, whoever wants them, and the rules between them: each name, socket,
 //! device and address once; each reference to something that is there.
 //!
 //! The rules are here once, for the file, for requests of clients and for what the journal brings back. What holds for a
@@ -14,6 +14,7 @@ use super::Keys;
 use super::mirror::Mirror;
 use super::mistake::nearest;
 use super::network::Network;
+use super::pod::Pod;
 use super::port::{Attachment, Port};
 use super::value::Wrong;
 use crate::name::Name;
@@ -48,6 +49,8 @@ pub enum Kind {
     Port,
     /// A [`Mirror`].
     Mirror,
+    /// A [`Pod`].
+    Pod,
 }
 
 /// Everything that is wanted, each kind in the order in which it was added.
@@ -59,6 +62,8 @@ pub struct Objects {
     pub ports: Vec<Object<Port>>,
     /// The mirrors.
     pub mirrors: Vec<Object<Mirror>>,
+    /// The pods.
+    pub pods: Vec<Object<Pod>>,
 }
 
 /// A rule between objects that is broken. Of two objects that exclude each other the later one is named.
@@ -76,6 +81,8 @@ pub(super) struct Conflict {
 
 /// Most networks, and most mirrors.
 pub const MAX_NETWORKS: usize = 1024;
+/// Most pods.
+pub const MAX_PODS: usize = 1024;
 
 /// An object that has a name.
 pub trait Named {
@@ -101,12 +108,19 @@ impl Named for Mirror {
     }
 }
 
+impl Named for Pod {
+    fn name(&self) -> &Name {
+        &self.name
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Network => "network",
             Self::Port => "port",
             Self::Mirror => "mirror",
+            Self::Pod => "pod",
         })
     }
 }
@@ -117,6 +131,7 @@ impl Objects {
         self.networks.extend(others.networks);
         self.ports.extend(others.ports);
         self.mirrors.extend(others.mirrors);
+        self.pods.extend(others.pods);
         self
     }
 
@@ -126,6 +141,7 @@ impl Objects {
             networks: of_clients(&self.networks, clients),
             ports: of_clients(&self.ports, clients),
             mirrors: of_clients(&self.mirrors, clients),
+            pods: of_clients(&self.pods, clients),
         }
     }
 
@@ -144,12 +160,18 @@ impl Objects {
         find(&self.mirrors, name)
     }
 
+    /// The pod of that name.
+    pub fn pod(&self, name: &Name) -> Option<&Object<Pod>> {
+        find(&self.pods, name)
+    }
+
     /// Leaves out the object of that name that a client wants. Whether there was one.
     pub fn remove_of_clients(&mut self, kind: Kind, name: &Name) -> bool {
         match kind {
             Kind::Network => remove_of_clients(&mut self.networks, name),
             Kind::Port => remove_of_clients(&mut self.ports, name),
             Kind::Mirror => remove_of_clients(&mut self.mirrors, name),
+            Kind::Pod => remove_of_clients(&mut self.pods, name),
         }
     }
 
@@ -159,6 +181,7 @@ impl Objects {
             Kind::Network => self.networks.get(index).map(|network| &network.wanted.name),
             Kind::Port => self.ports.get(index).map(|port| &port.wanted.name),
             Kind::Mirror => self.mirrors.get(index).map(|mirror| &mirror.wanted.name),
+            Kind::Pod => self.pods.get(index).map(|pod| &pod.wanted.name),
         }
     }
 
@@ -168,6 +191,7 @@ impl Objects {
             Kind::Network => self.networks.get(index).map(|network| network.wanted.keys()),
             Kind::Port => self.ports.get(index).map(|port| port.wanted.keys()),
             Kind::Mirror => self.mirrors.get(index).map(|mirror| mirror.wanted.keys()),
+            Kind::Pod => self.pods.get(index).map(|pod| pod.wanted.keys()),
         }
     }
 
@@ -184,6 +208,7 @@ impl Objects {
         check.names(Kind::Network, &self.networks, MAX_NETWORKS);
         check.names(Kind::Port, &self.ports, MAX_PORTS);
         check.names(Kind::Mirror, &self.mirrors, MAX_NETWORKS);
+        check.names(Kind::Pod, &self.pods, MAX_PODS);
         check.ports(control_socket);
         check.mirrors();
         check.conflicts

@@ -144,6 +144,8 @@ impl LiveNode {
                 self.running().mirrors.push(mirror);
                 self.copy_mirrors()?;
             }
+            Action::RemovePod(name) => self.running().pods.retain(|pod| pod.name != name),
+            Action::AddPod(pod) => self.running().pods.push(pod),
             Action::AddNetwork(network) => {
                 let id = self.datapath.add_network(settings(&network))?;
                 self.running().networks.push((network, id));
@@ -273,6 +275,7 @@ impl LiveNode {
             networks: running.networks.iter().map(|(network, _)| network.clone()).collect(),
             ports: running.ports.iter().map(|port| port.config.clone()).collect(),
             mirrors: running.mirrors.clone(),
+            pods: running.pods.clone(),
         }
     }
 
@@ -300,6 +303,8 @@ impl fmt::Display for Action {
             Self::SetPort(port) => write!(f, "change port {}", port.name),
             Self::AddPort(port) => write!(f, "open port {}", port.name),
             Self::AddMirror(mirror) => write!(f, "add mirror {}", mirror.name),
+            Self::RemovePod(name) => write!(f, "remove pod {name}"),
+            Self::AddPod(pod) => write!(f, "add pod {}", pod.name),
         }
     }
 }

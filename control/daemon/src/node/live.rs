@@ -22,7 +22,7 @@ use super::capture::{self, MAX_CAPTURES};
 use super::ports::{Opened, Port, key};
 use super::{CaptureError, ChangeError, Node, faults, trace, upkeep, view};
 use crate::change::{Change, admit};
-use crate::config::{Config, Fixed, Machine, Mirror, Network, Objects};
+use crate::config::{Config, Fixed, Machine, Mirror, Network, Objects, Pod};
 use crate::journal::disk::{StateFolder, StateFolderError};
 use crate::journal::{Journal, Restored};
 use crate::name::Name;
@@ -54,6 +54,7 @@ pub(super) struct Running {
     pub(super) networks: Vec<(Network, NetworkId)>,
     pub(super) ports: Vec<Port>,
     pub(super) mirrors: Vec<Mirror>,
+    pub(super) pods: Vec<Pod>,
 }
 
 /// What clients want besides the file, on the disk; or why it cannot be kept.
@@ -340,6 +341,7 @@ impl Node for LiveNode {
             ports: count(ports.len()),
             ports_up: count(ports.iter().filter(|port| port.state() == v1::PortState::Up).count()),
             mirrors: count(wanted.mirrors.len()),
+            pods: count(wanted.pods.len()),
             warnings,
             // They are no part of the node: the service finds them.
             translators: Vec::new(),
@@ -386,6 +388,10 @@ impl Node for LiveNode {
             }
         });
         mirrors.collect()
+    }
+
+    fn pods(&self) -> Vec<v1::Pod> {
+        self.wanted().pods.iter().map(view::pod).collect()
     }
 
     fn macs(&self) -> Vec<v1::Mac> {

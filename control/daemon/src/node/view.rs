@@ -5,7 +5,7 @@ use culvert_vhost::{Role, Server, SocketState};
 use culvert_worker::Datapath;
 
 use super::ports::{Opened, Port, key};
-use crate::config::{Attachment, Object, Origin, Port as Config, Vlans};
+use crate::config::{Attachment, Object, Origin, Pod, Port as Config, Vlans};
 use culvert_switch::PortId;
 
 /// Who wants an object.
@@ -73,6 +73,20 @@ pub fn port(object: &Object<Config>, running: Option<&Port>, datapath: &Datapath
         Vlans::Trunk { allowed, native } => (view.trunk, view.native) = (allowed.texts(), native.map(u32::from)),
     }
     view
+}
+
+/// A pod.
+pub fn pod(object: &Object<Pod>) -> v1::Pod {
+    let Pod { name, folders, netns, tap, description } = &object.wanted;
+    v1::Pod {
+        name: name.to_string(),
+        folders: folders.iter().map(|folder| folder.display().to_string()).collect(),
+        netns: netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        tap: tap.clone().unwrap_or_default(),
+        description: description.clone().unwrap_or_default(),
+        origin: origin(object.origin).into(),
+        ..v1::Pod::default()
+    }
 }
 
 /// The state of a guest's port and its reason; fills in what only a connected guest has.

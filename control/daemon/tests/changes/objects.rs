@@ -60,13 +60,21 @@ fn mirror() -> impl Strategy<Value = String> {
     })
 }
 
+fn pod() -> impl Strategy<Value = String> {
+    let keys = vec!["description = \"of vm-a\"", "netns = \"/n\"", "netns = \"/n\"\ntap = \"tap0\"", ""];
+    (0..3u8, 0..2u8, prop::sample::select(keys)).prop_map(|(name, folder, keys)| {
+        format!("[[pod]]\nname = \"d{name}\"\nfolders = [\"/f{folder}\", \"/g\"]\n{keys}\n")
+    })
+}
+
 /// Any objects that keep the rules. Each was written and read once.
 pub fn objects() -> impl Strategy<Value = Objects> {
     let networks = prop::collection::vec(network(), 0..4);
     let (guests, nics) = (prop::collection::vec(guest(), 0..6), prop::collection::vec(nic(), 0..2));
     let mirrors = prop::collection::vec(mirror(), 0..3);
-    (networks, guests, nics, mirrors).prop_map(|(networks, guests, nics, mirrors)| {
-        let text = [networks, nics, guests, mirrors].concat().concat();
+    let pods = prop::collection::vec(pod(), 0..3);
+    (networks, guests, nics, mirrors, pods).prop_map(|(networks, guests, nics, mirrors, pods)| {
+        let text = [networks, nics, guests, mirrors, pods].concat().concat();
         // What breaks a rule is left out, as after a restart.
         let (objects, _) = admit(Objects::default(), read(&text), Path::new(CONTROL_SOCKET));
         assert_eq!(read(&write_objects(&objects)), objects);

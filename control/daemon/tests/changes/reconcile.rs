@@ -13,12 +13,13 @@ fn running(objects: &Objects) -> Running {
         networks: objects.networks.iter().map(|object| object.wanted.clone()).collect(),
         ports: objects.ports.iter().map(|object| object.wanted.clone()).collect(),
         mirrors: objects.mirrors.iter().map(|object| object.wanted.clone()).collect(),
+        pods: objects.pods.iter().map(|object| object.wanted.clone()).collect(),
     }
 }
 
 /// Carries an action out on a model, which refuses what a node could not do.
 fn carry_out(running: &mut Running, action: Action) {
-    let Running { networks, ports, mirrors } = running;
+    let Running { networks, ports, mirrors, pods } = running;
     let open = |ports: &[Port]| ports.iter().map(|port| port.name.clone()).collect::<BTreeSet<_>>();
     match action {
         Action::RemoveMirror(name) => {
@@ -59,6 +60,14 @@ fn carry_out(running: &mut Running, action: Action) {
             assert!(mirror.from.iter().chain([&mirror.to]).all(|port| open(ports).contains(port)));
             mirrors.push(mirror);
         }
+        Action::RemovePod(name) => {
+            assert!(pods.iter().any(|pod| pod.name == name));
+            pods.retain(|pod| pod.name != name);
+        }
+        Action::AddPod(pod) => {
+            assert!(pods.iter().all(|other| other.name != pod.name));
+            pods.push(pod);
+        }
     }
 }
 
@@ -80,6 +89,7 @@ fn sorted(mut running: Running) -> Running {
     running.networks.sort_by(|one, other| one.name.cmp(&other.name));
     running.ports.sort_by(|one, other| one.name.cmp(&other.name));
     running.mirrors.sort_by(|one, other| one.name.cmp(&other.name));
+    running.pods.sort_by(|one, other| one.name.cmp(&other.name));
     running
 }
 
@@ -88,6 +98,8 @@ fn named(action: &Action) -> (char, String) {
     match action {
         Action::RemoveMirror(name) => ('m', name.to_string()),
         Action::AddMirror(mirror) => ('m', mirror.name.to_string()),
+        Action::RemovePod(name) => ('d', name.to_string()),
+        Action::AddPod(pod) => ('d', pod.name.to_string()),
         Action::RemovePort(name) => ('p', name.to_string()),
         Action::SetPort(port) | Action::AddPort(port) => ('p', port.name.to_string()),
         Action::RemoveNetwork(name) => ('n', name.to_string()),
@@ -100,9 +112,11 @@ fn unchanged(before: &Running, after: &Running) -> BTreeSet<(char, String)> {
     let networks = before.networks.iter().filter(|object| after.networks.contains(object));
     let ports = before.ports.iter().filter(|object| after.ports.contains(object));
     let mirrors = before.mirrors.iter().filter(|object| after.mirrors.contains(object));
+    let pods = before.pods.iter().filter(|object| after.pods.contains(object));
+    let pods = pods.map(|object| ('d', object.name.to_string()));
     let networks = networks.map(|object| ('n', object.name.to_string()));
     let ports = ports.map(|object| ('p', object.name.to_string()));
-    networks.chain(ports).chain(mirrors.map(|object| ('m', object.name.to_string()))).collect()
+    networks.chain(ports).chain(pods).chain(mirrors.map(|object| ('m', object.name.to_string()))).collect()
 }
 
 proptest! {

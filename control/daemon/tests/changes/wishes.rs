@@ -96,6 +96,26 @@ fn networks_and_mirrors_change_as_well() {
     assert_eq!(outcome(&mirrored, &remove(Kind::Mirror, "m")).unwrap().objects, start());
 }
 
+#[test]
+fn a_pod_comes_and_goes() {
+    let launcher = [("folders", "[\"/a\", \"/b\"]"), ("netns", "\"/n\""), ("tap", "\"tap0\"")];
+    let known = outcome(&start(), &add(Kind::Pod, "launcher", &launcher)).unwrap();
+    assert!(known.changed);
+    let again = outcome(&known.objects, &add(Kind::Pod, "launcher", &launcher)).unwrap();
+    assert_eq!((again.changed, again.note.as_str()), (false, "pod launcher was there already"));
+    assert_eq!(
+        outcome(&known.objects, &add(Kind::Pod, "launcher", &[("folders", "[\"/a\"]")])).unwrap_err(),
+        Refusal::Exists(
+            "there is a pod launcher with another folders, netns and tap; remove that one first: `culvertctl pod del \
+             launcher`"
+                .to_owned()
+        )
+    );
+    assert_eq!(outcome(&known.objects, &remove(Kind::Pod, "launcher")).unwrap().objects, start());
+    let gone = outcome(&start(), &remove(Kind::Pod, "launcher")).unwrap();
+    assert_eq!((gone.changed, gone.note.as_str()), (false, "there was no pod launcher"));
+}
+
 /// What opens a port anew is said.
 #[test]
 fn who_sets_a_key_that_reopens_is_told() {

@@ -45,6 +45,10 @@ impl Node for Figures {
         vec![v1::Mirror { name: "watch".to_owned(), ..v1::Mirror::default() }]
     }
 
+    fn pods(&self) -> Vec<v1::Pod> {
+        vec![v1::Pod { name: "launcher".to_owned(), ..v1::Pod::default() }]
+    }
+
     fn macs(&self) -> Vec<v1::Mac> {
         let mac = |network: &str, port: &str| v1::Mac {
             network: network.to_owned(),

@@ -91,6 +91,7 @@ async fn every_method_answers() {
     assert_eq!(client.get_stats(v1::GetStatsRequest::default()).await.unwrap().into_inner().ports.len(), 2);
     assert_eq!(client.list_drops(v1::ListDropsRequest::default()).await.unwrap().into_inner().drops.len(), 2);
     assert_eq!(client.list_mirrors(v1::ListMirrorsRequest {}).await.unwrap().into_inner().mirrors.len(), 1);
+    assert_eq!(client.list_pods(v1::ListPodsRequest {}).await.unwrap().into_inner().pods.len(), 1);
 }
 
 #[tokio::test]
@@ -218,6 +219,14 @@ async fn changes_reach_the_node_in_the_words_of_the_configuration() {
     client.remove_port(remove("p")).await.unwrap();
     client.add_mirror(v1::AddMirrorRequest { name: "m".to_owned(), mirror: Some(mirror) }).await.unwrap();
     client.remove_mirror(remove("m")).await.unwrap();
+    let pod = v1::PodSpec {
+        folders: vec!["/a".to_owned(), "/b".to_owned()],
+        netns: text("/n"),
+        tap: text("t"),
+        description: text("of vm-a"),
+    };
+    client.add_pod(v1::AddPodRequest { name: "d".to_owned(), pod: Some(pod) }).await.unwrap();
+    client.remove_pod(remove("d")).await.unwrap();
 
     let keys = |pairs: &[(&'static str, &str)]| pairs.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
     let change = |kind, name: &str, verb| Change { kind, name: name.to_owned(), verb };
@@ -242,6 +251,8 @@ async fn changes_reach_the_node_in_the_words_of_the_configuration() {
         ("promiscuous", "true"),
         ("follow_link", "\"up\""),
     ]);
+    let pod =
+        keys(&[("folders", "[\"/a\", \"/b\"]"), ("netns", "\"/n\""), ("tap", "\"t\""), ("description", "\"of vm-a\"")]);
     let mut found = std::mem::take(&mut *server.figures.changes.lock().unwrap());
     // How TOML quotes a text is its own matter.
     if let Verb::Add(keys) = &mut found[3].verb {
@@ -264,6 +275,8 @@ async fn changes_reach_the_node_in_the_words_of_the_configuration() {
                 Verb::Add(keys(&[("from", "[\"a\"]"), ("to", "\"b\""), ("direction", "\"rx\"")]))
             ),
             change(Kind::Mirror, "m", Verb::Remove),
+            change(Kind::Pod, "d", Verb::Add(pod)),
+            change(Kind::Pod, "d", Verb::Remove),
         ]
     );
 }
