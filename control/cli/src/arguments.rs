@@ -215,6 +215,18 @@ pub struct PortKeys {
     /// The device port whose link the guest's link follows
     #[arg(long, value_name = "PORT")]
     pub follow_link: Option<String>,
+    /// A folder above the socket, such as a pod's volume, below which no link is followed (reopens)
+    #[arg(long, value_name = "PATH")]
+    pub socket_root: Option<String>,
+    /// Owner of the socket that culvertd creates, such as 107:107 (reopens)
+    #[arg(long, value_name = "UID:GID")]
+    pub owner: Option<String>,
+    /// SELinux label of that socket (reopens)
+    #[arg(long, value_name = "LABEL")]
+    pub label: Option<String>,
+    /// For people: what the port is for
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -59,6 +59,7 @@ pub fn network(keys: NetworkKeys) -> v1::NetworkSpec {
 pub fn port(keys: PortKeys) -> v1::PortSpec {
     let PortKeys { network, socket, role, device, mac, queues, mtu, mac_limit, vlan, qinq, trunk, native, .. } = keys;
     let PortKeys { addresses, broadcast_limit, unknown_limit, isolated, offloads, promiscuous, follow_link, .. } = keys;
+    let PortKeys { socket_root, owner, label, description, .. } = keys;
     v1::PortSpec {
         network,
         socket,
@@ -79,5 +80,9 @@ pub fn port(keys: PortKeys) -> v1::PortSpec {
         offloads,
         promiscuous,
         follow_link,
+        socket_root,
+        owner,
+        label,
+        description,
     }
 }

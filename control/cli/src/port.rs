@@ -36,6 +36,8 @@ struct Port {
     #[serde(skip_serializing_if = "Option::is_none")]
     unknown_limit: Option<u32>,
     isolated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
     origin: &'static str,
     #[serde(flatten)]
     end: End,
@@ -57,6 +59,12 @@ enum End {
         offloads: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         follow_link: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        socket_root: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        label: Option<String>,
         features: Vec<String>,
         rings: u32,
     },
@@ -99,7 +107,7 @@ async fn list(client: &mut Client, format: Format) -> Result<String> {
     if format == Format::Json {
         return json(&ports);
     }
-    let columns = [
+    let mut columns = vec![
         ("PORT", Left),
         ("NETWORK", Left),
         ("STATE", Left),
@@ -108,10 +116,19 @@ async fn list(client: &mut Client, format: Format) -> Result<String> {
         ("MTU", Right),
         ("SOCKET OR DEVICE", Left),
     ];
+    let described = ports.iter().any(|port| port.description.is_some());
+    if described {
+        columns.push(("DESCRIPTION", Left));
+    }
     let rows = ports.iter().map(|port| {
         let (kind, place) = port.end.kind_and_place();
         let (queues, mtu) = (port.queues.to_string(), port.mtu.to_string());
-        vec![port.name.clone(), port.network.clone(), port.state.into(), kind.into(), queues, mtu, place.into()]
+        let mut row =
+            vec![port.name.clone(), port.network.clone(), port.state.into(), kind.into(), queues, mtu, place.into()];
+        if described {
+            row.push(port.description.clone().unwrap_or_default());
+        }
+        row
     });
     let mut text = table(&columns, rows);
     let mut separator = "\n";
@@ -159,12 +176,29 @@ impl Port {
         if self.isolated {
             lines.push(("isolated", yes_or_no(true)));
         }
+        lines.extend(self.description.map(|description| ("description", description)));
         lines.push(("origin", self.origin.to_owned()));
         match self.end {
-            End::Guest { socket, role, mac, peer_pid, addresses, offloads, follow_link, features, rings } => lines
-                .extend([
-                    ("socket", socket),
-                    ("role", role.to_owned()),
+            End::Guest {
+                socket,
+                socket_root,
+                role,
+                owner,
+                label,
+                mac,
+                peer_pid,
+                addresses,
+                offloads,
+                follow_link,
+                features,
+                rings,
+            } => {
+                lines.push(("socket", socket));
+                lines.extend(socket_root.map(|root| ("socket root", root)));
+                lines.push(("role", role.to_owned()));
+                lines.extend(owner.map(|owner| ("owner", owner)));
+                lines.extend(label.map(|label| ("label", label)));
+                lines.extend([
                     ("mac", mac.unwrap_or_else(|| "any".to_owned())),
                     ("addresses", if addresses.is_empty() { "any".to_owned() } else { addresses.join(", ") }),
                     ("offloads", yes_or_no(offloads)),
@@ -172,7 +206,8 @@ impl Port {
                     ("peer", peer_pid.map_or_else(|| "none".to_owned(), |pid| format!("process {pid}"))),
                     ("features", if features.is_empty() { "none".to_owned() } else { features.join(", ") }),
                     ("rings", format!("{rings} running")),
-                ]),
+                ]);
+            }
             End::Nic { device, driver, mac, link, speed_mbps, promiscuous } => lines.extend([
                 ("device", device),
                 ("driver", driver.unwrap_or_else(|| "none".to_owned())),
@@ -221,6 +256,9 @@ impl From<v1::Port> for Port {
                 addresses: guest.addresses,
                 offloads: guest.offloads,
                 follow_link: present(guest.follow_link),
+                socket_root: present(guest.socket_root),
+                owner: present(guest.owner),
+                label: present(guest.label),
                 features: feature_names(guest.features),
                 rings: guest.rings,
             },
@@ -253,6 +291,7 @@ impl From<v1::Port> for Port {
             broadcast_limit: port.broadcast_limit,
             unknown_limit: port.unknown_limit,
             isolated: port.isolated,
+            description: present(port.description),
             origin,
             end,
         }

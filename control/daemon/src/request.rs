@@ -49,6 +49,10 @@ pub fn port(spec: Option<v1::PortSpec>) -> Keys {
         offloads,
         promiscuous,
         follow_link,
+        socket_root,
+        owner,
+        label,
+        description,
     } = spec.unwrap_or_default();
     present([
         ("network", network.as_deref().map(toml_text)),
@@ -70,6 +74,10 @@ pub fn port(spec: Option<v1::PortSpec>) -> Keys {
         ("offloads", offloads.map(plain)),
         ("promiscuous", promiscuous.map(plain)),
         ("follow_link", follow_link.as_deref().map(toml_text)),
+        ("socket_root", socket_root.as_deref().map(toml_text)),
+        ("owner", owner.as_deref().map(toml_text)),
+        ("label", label.as_deref().map(toml_text)),
+        ("description", description.as_deref().map(toml_text)),
     ])
 }
 

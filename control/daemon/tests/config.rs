@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use culvert_nic::Hugepages;
-use culvert_vhost::Role;
+use culvert_vhost::{Owner, Place, Role};
 use culvertd::config::{
     Attachment, Config, Kind, MAX_FILE_BYTES, Machine, Mirror, Network, Objects, Pod, Port, VlanRanges, Vlans,
 };
@@ -43,8 +43,8 @@ fn name(text: &str) -> Name {
 }
 
 const NO_SUCH: &str = "remove it, or write name, network, socket, device, role, mac, addresses, offloads, follow_link, \
-                       promiscuous, queues, mtu, mac_limit, vlan, trunk, native, qinq, broadcast_limit, unknown_limit \
-                       or isolated";
+                       socket_root, owner, label, promiscuous, queues, mtu, mac_limit, vlan, trunk, native, qinq, \
+                       broadcast_limit, unknown_limit, isolated or description";
 
 #[test]
 fn an_empty_file_is_all_defaults() {
@@ -115,6 +115,10 @@ fn every_key_is_read() {
         isolated = true
         offloads = false
         follow_link = "uplink0"
+        socket_root = "/run/culvert/ports/"
+        owner = "107:36"
+        label = "system_u:object_r:container_file_t:s0:c1,c2"
+        description = "Anna's \"VM\""
 
         [[port]]
         name = "vm-b"
@@ -147,7 +151,7 @@ fn every_key_is_read() {
     };
     let guest = |of: &str| {
         let attachment = Attachment::Guest {
-            socket: format!("/run/culvert/ports/{of}/vhost.sock").into(),
+            socket: PathBuf::from(format!("/run/culvert/ports/{of}/vhost.sock")).into(),
             role: Role::Listen,
             mac: None,
             addresses: Vec::new(),
@@ -159,7 +163,12 @@ fn every_key_is_read() {
     let allowed = VlanRanges::new([(1, 1), (10, 10), (20, 20), (30, 40)]);
     let vm_a = Port {
         attachment: Attachment::Guest {
-            socket: "/run/culvert/ports/vm-a/vhost.sock".into(),
+            socket: Place {
+                path: "/run/culvert/ports/vm-a/vhost.sock".into(),
+                root: Some("/run/culvert/ports".into()),
+                owner: Some(Owner { uid: 107, gid: 36 }),
+                label: Some("system_u:object_r:container_file_t:s0:c1,c2".to_owned()),
+            },
             role: Role::Connect,
             mac: Some("02:00:00:00:00:0a".parse().unwrap()),
             addresses: ["10.0.0.5/32", "fd00::/64", "fe80::1/128"].map(|text| text.parse().unwrap()).into(),
@@ -170,6 +179,7 @@ fn every_key_is_read() {
         broadcast_limit: Some(100),
         unknown_limit: Some(1_000),
         isolated: true,
+        description: Some("Anna's \"VM\"".to_owned()),
         ..guest("vm-a")
     };
     let uplink = Port {
@@ -676,6 +686,40 @@ fn keys_of_the_other_kind_of_port() {
 }
 
 #[test]
+fn places_of_sockets() {
+    let device = "device = \"net_null0\"\nsocket_root = \"/\"\nowner = \"1:1\"\nlabel = \"x\"\ndescription = \"x\"";
+    mistakes(
+        &port(device),
+        &[
+            "f.toml:7: port.socket_root = \"/\": works only with socket; remove it",
+            "f.toml:8: port.owner = \"1:1\": works only with socket; remove it",
+            "f.toml:9: port.label = \"x\": works only with socket; remove it",
+        ],
+    );
+    let remedy = "name the folder that holds all that is not to be trusted, such as the pod's volume";
+    for root in ["/pods/a/s", "/pods/a/s/t", "/pods/ab", "/pods/b"] {
+        mistakes(
+            &port(&format!("socket = \"/pods/a/s\"\nsocket_root = \"{root}\"")),
+            &[&format!("f.toml:7: port.socket_root = \"{root}\": is no folder above the socket /pods/a/s; {remedy}")],
+        );
+    }
+    for root in ["/", "/pods", "/pods/a/"] {
+        parse(&port(&format!("socket = \"/pods/a/s\"\nsocket_root = \"{root}\""))).unwrap();
+    }
+    mistakes(
+        &port("socket = \"/s\"\nowner = \"qemu:qemu\"\nlabel = \"a b\"\ndescription = \"\""),
+        &[
+            "f.toml:7: port.owner = \"qemu:qemu\": is no user and group by number; write them with a colon between, like \"107:107\"",
+            "f.toml:8: port.label = \"a b\": is no SELinux label; write it like \"system_u:object_r:container_file_t:s0\"",
+            "f.toml:9: port.description = \"\": has not 1 to 200 bytes; shorten it, or remove the key",
+        ],
+    );
+    assert!(parse(&port(&format!("socket = \"/s\"\ndescription = \"{}\"", "x".repeat(201)))).is_err());
+    assert!(parse(&port(&format!("socket = \"/s\"\ndescription = \"{}\"", "x".repeat(200)))).is_ok());
+    assert!(parse(&port("device = \"net_null0\"\ndescription = \"the way out\"")).is_ok());
+}
+
+#[test]
 fn followed_links() {
     let second = "[[port]]\nname = \"b\"\nnetwork = \"blue\"\nsocket = \"/t\"\n";
     for (link, problem) in [
@@ -908,6 +952,10 @@ fn line() -> impl Strategy<Value = String> {
         "offloads",
         "promiscuous",
         "follow_link",
+        "socket_root",
+        "owner",
+        "label",
+        "description",
         "snooping",
         "from",
         "to",

@@ -4,7 +4,7 @@
 //! - [`message`]: headers and bodies, parsed; [`event`]: the descriptors that kick and interrupt, checked;
 //! - [`session`]: the dialogue with one frontend as a pure state machine;
 //! - [`socket`]: bytes and descriptors of one connection; [`listen`], [`connect`]: the two ways to get one;
-//! - `port`: one port's socket over time; [`server`]: all of them in one thread; `helper`: the thread that may wait;
+//! - `port`: one port's socket over time, [`place`]: where it is; [`server`]: all of them in one thread; `helper`: the thread that may wait;
 //! - [`single`]: one port in its caller's own loop, without threads: the translator's way;
 //! - [`backend`]: what the rest of the daemon provides; `rate`, [`log_limit`]: bounds on what a frontend can cause.
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ mod helper;
 pub mod listen;
 pub mod log_limit;
 pub mod message;
+pub mod place;
 mod port;
 mod rate;
 pub mod server;
@@ -24,6 +25,7 @@ pub mod single;
 pub mod socket;
 
 pub use backend::{Backend, Connection, Peer, PortKey, SocketState};
+pub use place::{Owner, Place};
 pub use port::{PortSocket, RETRY, Role};
 pub use server::{AddError, Server};
 pub use session::{Session, SessionStatus};

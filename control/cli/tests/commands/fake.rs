@@ -344,6 +344,7 @@ fn ports() -> Vec<v1::Port> {
             addresses: if peer_pid == 0 { vec![] } else { vec!["10.0.0.5".to_owned(), "fd00::/64".to_owned()] },
             offloads: true,
             follow_link: if peer_pid == 0 { String::new() } else { "uplink0".to_owned() },
+            ..v1::GuestAttachment::default()
         })
     };
     let nic = Attachment::Nic(v1::NicAttachment {

@@ -268,7 +268,8 @@ warning: folder /a/two cannot be read; correct its mode
 async fn flags_are_the_keys_of_the_configuration() {
     let add = "port add vm-c --network blue --socket /s --role connect --device d --mac m --queues 2 --mtu 9000 \
                --mac-limit 3 --vlan 10 --qinq --trunk 10,30-39 --native 4 --addresses 10.0.0.1,fd00::/64 \
-               --broadcast-limit 5 --unknown-limit 6 --isolated=false --offloads=false --promiscuous --follow-link up";
+               --broadcast-limit 5 --unknown-limit 6 --isolated=false --offloads=false --promiscuous --follow-link up \
+               --socket-root /r --owner 107:107 --label l --description d";
     let words: Vec<&str> = add.split_whitespace().collect();
     assert_eq!(
         printed(&words).await,
@@ -276,7 +277,8 @@ async fn flags_are_the_keys_of_the_configuration() {
          Some(\"/s\"), role: Some(\"connect\"), device: Some(\"d\"), mac: Some(\"m\"), queues: Some(2), mtu: Some(9000), \
          mac_limit: Some(3), vlan: Some(10), qinq: Some(true), trunk: [\"10\", \"30-39\"], native: Some(4), addresses: \
          [\"10.0.0.1\", \"fd00::/64\"], broadcast_limit: Some(5), unknown_limit: Some(6), isolated: Some(false), \
-         offloads: Some(false), promiscuous: Some(true), follow_link: Some(\"up\") }) }\n"
+         offloads: Some(false), promiscuous: Some(true), follow_link: Some(\"up\"), socket_root: \
+         Some(\"/r\"), owner: Some(\"107:107\"), label: Some(\"l\"), description: Some(\"d\") }) }\n"
     );
     let set = printed(&["port", "set", "vm-c", "--isolated", "--unset", "vlan,qinq"]).await;
     assert!(set.starts_with("port vm-c changed\nSetPortRequest { name: \"vm-c\", "), "{set}");

@@ -263,11 +263,11 @@ impl<'a> Check<'a> {
             }
             match &port.attachment {
                 Attachment::Guest { socket, mac, follow_link, .. } => {
-                    if socket == control_socket {
+                    if socket.path == control_socket {
                         let wrong = Wrong::new("is the control socket", "give the port a socket of its own");
                         self.add(Kind::Port, index, "socket", wrong);
                     }
-                    self.once(&mut sockets, socket, index, "socket", "give each port a socket of its own");
+                    self.once(&mut sockets, &socket.path, index, "socket", "give each port a socket of its own");
                     if let Some(mac) = mac {
                         let remedy = "give each guest of a network an address of its own";
                         self.once(&mut addresses, (&port.network, *mac), index, "mac", remedy);

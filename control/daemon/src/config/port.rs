@@ -1,12 +1,12 @@
 //! A port as it is wanted: its keys, read and written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use culvert_frame::MacAddress;
-use culvert_vhost::Role;
+use culvert_vhost::{Place, Role};
 use ipnet::IpNet;
 
-use super::section::{Report, Section};
+use super::section::{Found, Report, Section};
 use super::value::{self, Wrong};
 use super::vlan::Vlans;
 use crate::name::Name;
@@ -34,6 +34,8 @@ pub struct Port {
     pub unknown_limit: Option<u32>,
     /// Whether it exchanges frames only with ports that are not isolated.
     pub isolated: bool,
+    /// What somebody wrote about it, for people.
+    pub description: Option<String>,
 }
 
 /// What a port leads to: the keys `socket` and `device`, and those that go with each.
@@ -41,8 +43,8 @@ pub struct Port {
 pub enum Attachment {
     /// A guest, through vhost-user.
     Guest {
-        /// The vhost-user socket; its folder's path may be longer than a socket address holds.
-        socket: PathBuf,
+        /// The vhost-user socket.
+        socket: Place,
         /// Who creates the socket; culvertd by default.
         role: Role,
         /// The only source address that the guest may use; any when `None`.
@@ -96,14 +98,16 @@ impl Port {
             broadcast_limit: None,
             unknown_limit: None,
             isolated: false,
+            description: None,
         }
     }
 
     /// Whether `other` can take this port's place while it runs: the guest stays connected and the device open.
     pub fn stays_open_as(&self, other: &Self) -> bool {
         // What may change is put in, the rest must be equal already.
-        let Self { mac_limit, vlans, broadcast_limit, unknown_limit, isolated, .. } = other.clone();
-        let mut changed = Self { mac_limit, vlans, broadcast_limit, unknown_limit, isolated, ..self.clone() };
+        let Self { mac_limit, vlans, broadcast_limit, unknown_limit, isolated, description, .. } = other.clone();
+        let mut changed =
+            Self { mac_limit, vlans, broadcast_limit, unknown_limit, isolated, description, ..self.clone() };
         match (&mut changed.attachment, &other.attachment) {
             (
                 Attachment::Guest { addresses, follow_link, .. },
@@ -130,6 +134,7 @@ impl Port {
         let broadcast_limit = section.optional(report, "broadcast_limit", |value| value::number(value, frames.clone()));
         let unknown_limit = section.optional(report, "unknown_limit", |value| value::number(value, frames.clone()));
         let isolated = section.optional(report, "isolated", value::boolean);
+        let description = section.optional(report, "description", value::description);
 
         let mut port = Self::new(name?.value, network?.value, attachment?);
         value::set(&mut port.queues, queues);
@@ -139,6 +144,7 @@ impl Port {
         port.broadcast_limit = broadcast_limit.map(|found| found.value);
         port.unknown_limit = unknown_limit.map(|found| found.value);
         value::set(&mut port.isolated, isolated);
+        port.description = description.map(|found| found.value);
         Some(port)
     }
 
@@ -160,6 +166,7 @@ impl Port {
         if self.isolated {
             keys.push(("isolated", "true".to_owned()));
         }
+        keys.extend(self.description.as_ref().map(|text| ("description", value::toml_text(text))));
         keys
     }
 }
@@ -176,6 +183,10 @@ impl Attachment {
         let addresses = section.list(report, "addresses", "[\"10.0.0.5\", \"fd00::/64\"]", value::addresses);
         let offloads = section.optional(report, "offloads", value::boolean);
         let follow_link = section.optional(report, "follow_link", value::name);
+        let socket_root =
+            section.optional(report, "socket_root", |value| value::absolute_path(value, "\"/run/culvert/ports/vm-a\""));
+        let owner = section.optional(report, "owner", value::owner);
+        let label = section.optional(report, "label", value::label);
         let promiscuous = section.optional(report, "promiscuous", value::boolean);
         if section.is_empty_list("addresses") {
             let wrong = Wrong::new("names no address", "write at least one, or remove the key to allow any");
@@ -208,8 +219,17 @@ impl Attachment {
             }
             (true, false) => {
                 section.refuse(report, "promiscuous", Wrong::new("works only with device", "remove it"));
+                let path = socket?.value;
+                if let Some(root) = &socket_root {
+                    check_root(report, section, &path, root);
+                }
                 Some(Self::Guest {
-                    socket: socket?.value,
+                    socket: Place {
+                        path,
+                        root: socket_root.map(|found| found.value),
+                        owner: owner.map(|found| found.value),
+                        label: label.map(|found| found.value),
+                    },
                     role: role.map_or(Role::Listen, |found| found.value),
                     mac: mac.map(|found| found.value),
                     addresses: distinct,
@@ -218,7 +238,7 @@ impl Attachment {
                 })
             }
             (false, true) => {
-                for key in ["role", "mac", "addresses", "offloads", "follow_link"] {
+                for key in ["role", "mac", "addresses", "offloads", "follow_link", "socket_root", "owner", "label"] {
                     section.refuse(report, key, Wrong::new("works only with socket", "remove it"));
                 }
                 let promiscuous = promiscuous.is_none_or(|found| found.value);
@@ -231,8 +251,12 @@ impl Attachment {
         let mut keys = Vec::new();
         match self {
             Self::Guest { socket, role, mac, addresses, offloads, follow_link } => {
+                let Place { path, root, owner, label } = socket;
                 // Paths were read from text: nothing is lost.
-                keys.push(("socket", value::toml_text(&socket.to_string_lossy())));
+                keys.push(("socket", value::toml_text(&path.to_string_lossy())));
+                keys.extend(root.as_ref().map(|root| ("socket_root", value::toml_text(&root.to_string_lossy()))));
+                keys.extend(owner.map(|owner| ("owner", value::toml_text(&owner.to_string()))));
+                keys.extend(label.as_ref().map(|label| ("label", value::toml_text(label))));
                 if *role == Role::Connect {
                     keys.push(("role", value::toml_text("connect")));
                 }
@@ -255,6 +279,15 @@ impl Attachment {
             }
         }
         keys
+    }
+}
+
+/// A root that is not above the socket.
+fn check_root(report: &mut Report<'_>, section: &Section<'_>, socket: &Path, root: &Found<PathBuf>) {
+    if socket == root.value || !socket.starts_with(&root.value) {
+        let problem = format!("is no folder above the socket {}", socket.display());
+        let remedy = "name the folder that holds all that is not to be trusted, such as the pod's volume";
+        report.value(section.path("socket_root"), &root.span, Wrong::new(problem, remedy));
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use culvert_frame::MacAddress;
+use culvert_vhost::Owner;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
@@ -240,6 +241,34 @@ pub(super) fn socket_path(value: &DeValue<'_>, example: &str) -> Result<PathBuf,
     Ok(path)
 }
 
+/// The user and the group that a socket belongs to, by number.
+pub(super) fn owner(value: &DeValue<'_>) -> Result<Owner, Wrong> {
+    let example = "\"107:107\"";
+    text(value, example)?.parse().map_err(|_| {
+        Wrong::new("is no user and group by number", format!("write them with a colon between, like {example}"))
+    })
+}
+
+/// An SELinux label.
+pub(super) fn label(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let example = "\"system_u:object_r:container_file_t:s0\"";
+    let label = text(value, example)?;
+    if label.is_empty() || label.len() > MAX_LABEL_BYTES || !label.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Wrong::new("is no SELinux label", format!("write it like {example}")));
+    }
+    Ok(label.to_owned())
+}
+
+/// What somebody wrote for people.
+pub(super) fn description(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let text = text(value, "\"vm-a of Anna\"")?;
+    if text.is_empty() || text.len() > MAX_DESCRIPTION_BYTES {
+        let problem = format!("has not 1 to {MAX_DESCRIPTION_BYTES} bytes");
+        return Err(Wrong::new(problem, "shorten it, or remove the key"));
+    }
+    Ok(text.to_owned())
+}
+
 /// A device for DPDK: a PCI address or the name of a virtual device, each with its driver's arguments.
 pub(super) fn device(value: &DeValue<'_>) -> Result<String, Wrong> {
     let text = text(value, "\"0000:03:00.0\" or \"net_null0\"")?;
@@ -278,6 +307,10 @@ pub(super) fn pci_address(text: &str) -> Option<String> {
 const MAX_PATH_BYTES: usize = 4095;
 /// Longest file name of a socket: 107 bytes less `/proc/self/fd/NUMBER/`.
 const MAX_SOCKET_NAME_BYTES: usize = 80;
+/// Longest SELinux label, in bytes: a page, as the kernel takes it.
+const MAX_LABEL_BYTES: usize = 4095;
+/// Longest `description`, in bytes.
+const MAX_DESCRIPTION_BYTES: usize = 200;
 /// RTE_DEV_NAME_MAX_LEN, which counts a final zero.
 const MAX_DEVICE_NAME_BYTES: usize = 64;
 

@@ -23,7 +23,10 @@ pub fn port(object: &Object<Config>, running: Option<&Port>, datapath: &Datapath
     let ((state, reason), attachment) = match &config.attachment {
         Attachment::Guest { socket, role, mac, addresses, offloads, follow_link } => {
             let mut guest = v1::GuestAttachment {
-                socket: socket.display().to_string(),
+                socket: socket.path.display().to_string(),
+                socket_root: socket.root.as_ref().map(|root| root.display().to_string()).unwrap_or_default(),
+                owner: socket.owner.map(|owner| owner.to_string()).unwrap_or_default(),
+                label: socket.label.clone().unwrap_or_default(),
                 role: role_view(*role).into(),
                 mac: mac.map(|mac| mac.to_string()).unwrap_or_default(),
                 addresses: addresses.iter().map(crate::config::address_text).collect(),
@@ -65,6 +68,7 @@ pub fn port(object: &Object<Config>, running: Option<&Port>, datapath: &Datapath
         broadcast_limit: config.broadcast_limit,
         unknown_limit: config.unknown_limit,
         isolated: config.isolated,
+        description: config.description.clone().unwrap_or_default(),
         ..v1::Port::default()
     };
     match &config.vlans {

@@ -33,8 +33,12 @@ fn guest() -> impl Strategy<Value = String> {
             "broadcast_limit = 7",
             "unknown_limit = 8",
             "isolated = true",
+            "socket_root = \"/\"",
+            "owner = \"107:107\"",
+            "label = \"a:b:c\"",
+            "description = \"it's \\\"mine\\\"\"",
         ],
-        0..10,
+        0..14,
     );
     let vlans =
         prop::sample::select(vec!["", "vlan = 10", "vlan = 4094\nqinq = true", "trunk = [1, \"3-9\"]\nnative = 5"]);

@@ -79,7 +79,7 @@ trait AttachmentPath {
 impl AttachmentPath for Port {
     fn attachment_path(&self) -> String {
         match &self.attachment {
-            culvertd::config::Attachment::Guest { socket, .. } => socket.display().to_string(),
+            culvertd::config::Attachment::Guest { socket, .. } => socket.path.display().to_string(),
             culvertd::config::Attachment::Nic { device, .. } => device.clone(),
         }
     }

@@ -203,6 +203,10 @@ async fn changes_reach_the_node_in_the_words_of_the_configuration() {
         offloads: Some(false),
         promiscuous: Some(true),
         follow_link: text("up"),
+        socket_root: text("/r"),
+        owner: text("107:107"),
+        label: text("l"),
+        description: text("d"),
     };
     let mirror = v1::MirrorSpec { from: vec!["a".to_owned()], to: text("b"), direction: text("rx") };
     let remove = |name: &str| v1::RemoveRequest { name: name.to_owned() };
@@ -250,6 +254,10 @@ async fn changes_reach_the_node_in_the_words_of_the_configuration() {
         ("offloads", "false"),
         ("promiscuous", "true"),
         ("follow_link", "\"up\""),
+        ("socket_root", "\"/r\""),
+        ("owner", "\"107:107\""),
+        ("label", "\"l\""),
+        ("description", "\"d\""),
     ]);
     let pod =
         keys(&[("folders", "[\"/a\", \"/b\"]"), ("netns", "\"/n\""), ("tap", "\"t\""), ("description", "\"of vm-a\"")]);
