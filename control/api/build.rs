@@ -1,6 +1,8 @@
-//! Generates the client and server of `culvert.v1`. Needs `protoc` (Debian: protobuf-compiler).
+//! Generates the clients and servers of `culvert.v1` and of kubelet's device plugin API. Needs `protoc` (Debian:
+//! protobuf-compiler).
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tonic_prost_build::configure().compile_protos(&["proto/culvert/v1/culvert.proto"], &["proto"])?;
+    let protos = ["proto/culvert/v1/culvert.proto", "proto/kubelet/deviceplugin.proto"];
+    tonic_prost_build::configure().compile_protos(&protos, &["proto"])?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The gRPC schema of culvertd's control socket, and the client and server generated from it.
+//! The gRPC schema of culvertd's control socket, and the client and server generated from it; and kubelet's schema for
+//! device plugins.
 //!
 //! The schema is `proto/culvert/v1/culvert.proto`; its comments are the reference. Used by culvertd (server) and
 //! by culvertctl and later clients. Translators are asked by another, simpler protocol: [`translator`] is its client.
@@ -10,6 +11,12 @@ pub mod translator;
 #[expect(missing_docs, unused_qualifications, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("culvert.v1");
+}
+
+/// Kubelet's device plugin API, v1beta1: `proto/kubelet/deviceplugin.proto`.
+#[expect(missing_docs, unused_qualifications, reason = "generated code")]
+pub mod kubelet {
+    tonic::include_proto!("v1beta1");
 }
 
 /// Largest request that culvertd reads, in bytes.

@@ -114,6 +114,9 @@ pub struct NetworkKeys {
     /// Multicast only to the ports that asked for its group
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub snooping: Option<bool>,
+    /// How many ports kubelet may give to pods
+    #[arg(long, value_name = "COUNT")]
+    pub guest_ports: Option<u32>,
 }
 
 #[derive(Debug, Args)]

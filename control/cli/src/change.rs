@@ -51,8 +51,8 @@ pub async fn reload(client: &mut Client, format: Format) -> Result<String> {
 
 /// A network's keys as a request has them.
 pub fn network(keys: NetworkKeys) -> v1::NetworkSpec {
-    let NetworkKeys { mac_age, snooping } = keys;
-    v1::NetworkSpec { mac_age, snooping }
+    let NetworkKeys { mac_age, snooping, guest_ports } = keys;
+    v1::NetworkSpec { mac_age, snooping, guest_ports }
 }
 
 /// A port's keys as a request has them.

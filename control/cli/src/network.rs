@@ -18,6 +18,8 @@ struct Network {
     ports: Vec<String>,
     snooping: bool,
     origin: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guest_ports: Option<u32>,
 }
 
 /// Does what the command says.
@@ -65,6 +67,7 @@ async fn show(client: &mut Client, name: &str, format: Format) -> Result<String>
             ("mac age", format!("{}s", network.mac_age_seconds)),
             ("macs", network.macs.to_string()),
             ("snooping", yes_or_no(network.snooping)),
+            ("guest ports", network.guest_ports.map_or_else(|| "-".to_owned(), |ports| ports.to_string())),
             ("origin", network.origin.to_owned()),
             ("ports", or_dash(&network.ports.join(", "))),
         ])),
@@ -79,7 +82,7 @@ async fn ask(client: &mut Client) -> Result<Vec<Network>> {
 impl From<v1::Network> for Network {
     fn from(network: v1::Network) -> Self {
         let origin = origin(network.origin());
-        let v1::Network { name, mac_age_seconds, ports, macs, snooping, .. } = network;
-        Self { name, mac_age_seconds, macs, ports, snooping, origin }
+        let v1::Network { name, mac_age_seconds, ports, macs, snooping, guest_ports, .. } = network;
+        Self { name, mac_age_seconds, macs, ports, snooping, origin, guest_ports }
     }
 }

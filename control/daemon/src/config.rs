@@ -4,6 +4,7 @@
 //! - `source`: the text and its lines;
 //! - `section`: reading one table key by key;
 //! - `value`: readers of single values (names, durations, paths, addresses);
+//! - [`devices`]: what of `[daemon]` is kubelet's matter;
 //! - [`network`], [`port`] with [`vlan`], [`mirror`], [`pod`]: one object each, as it is wanted; [`objects`]: all, and the rules
 //!   between them;
 //! - [`machine`]: the cores and memory that values are checked against.
@@ -12,6 +13,7 @@
 //! [`read_objects`]. This is the only place that knows the keys. Nothing here opens a device or a socket: what only an attempt can
 //! show (a folder that cannot be written, a driver that is missing) becomes the state of that port later.
 
+pub mod devices;
 pub mod machine;
 pub mod mirror;
 pub mod mistake;
@@ -34,6 +36,7 @@ use std::time::Duration;
 use culvert_nic::Hugepages;
 use toml::de::{DeTable, DeValue};
 
+pub use devices::Devices;
 pub use machine::Machine;
 pub use mirror::Mirror;
 pub use mistake::Mistake;
@@ -79,6 +82,8 @@ pub struct Daemon {
     pub state_dir: PathBuf,
     /// Where metrics are served; `127.0.0.1:9477` by default.
     pub metrics_address: SocketAddr,
+    /// How ports are offered to kubelet.
+    pub devices: Devices,
 }
 
 /// `[datapath]`: what the polling threads and DPDK get.
@@ -142,7 +147,8 @@ impl Config {
             ("datapath.idle_sleep", datapath.idle_sleep != datapath_before.idle_sleep),
             ("datapath.eal_args", datapath.eal_args != datapath_before.eal_args),
         ];
-        changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
+        let devices = daemon.devices.differences(&before.devices);
+        changed.into_iter().chain(devices).filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
     }
 
     /// Checks the text of a configuration. `file_name` is only for messages.
@@ -181,6 +187,7 @@ fn read_daemon(report: &mut Report<'_>, section: Option<Section<'_>>) -> Daemon 
         control_socket: PathBuf::from("/run/culvert/culvertd.sock"),
         state_dir: PathBuf::from("/var/lib/culvert"),
         metrics_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9477)),
+        devices: Devices::default(),
     };
     let Some(mut section) = section else { return daemon };
     let read_socket = |value: &DeValue<'_>| value::socket_path(value, "\"/run/culvert/culvertd.sock\"");
@@ -188,6 +195,7 @@ fn read_daemon(report: &mut Report<'_>, section: Option<Section<'_>>) -> Daemon 
     set(&mut daemon.control_socket, section.optional(report, "control_socket", read_socket));
     set(&mut daemon.state_dir, section.optional(report, "state_dir", read_folder));
     set(&mut daemon.metrics_address, section.optional(report, "metrics_address", value::socket_address));
+    daemon.devices = Devices::read(report, &mut section);
     section.finish(report);
     daemon
 }

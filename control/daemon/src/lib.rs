@@ -4,15 +4,17 @@
 //! - [`change`], [`reconcile`], [`journal`]: what clients want besides, how the node gets there, and how it is kept;
 //! - [`process`]: what culvertd changes about its own process;
 //! - [`node`]: the running node: datapath, ports, vhost-user sockets;
-//! - [`control_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods;
-//!   `request`: requests in the words of the configuration; `translators`: other processes of this node, asked for figures.
+//! - [`listening_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods;
+//!   `request`: requests in the words of the configuration; `translators`: other processes of this node, asked for figures;
+//! - [`device_plugin`]: what kubelet is offered, and what it gives to containers.
 #![forbid(unsafe_code)]
 
 pub mod arguments;
 pub mod change;
 pub mod config;
-pub mod control_socket;
+pub mod device_plugin;
 pub mod journal;
+pub mod listening_socket;
 pub mod name;
 pub mod node;
 pub mod process;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use culvertd::arguments::{Arguments, EXIT_CONFIG, EXIT_FAILED};
 use culvertd::config::{Config, Machine, Objects};
-use culvertd::control_socket::ControlSocket;
+use culvertd::listening_socket::{ListeningSocket, Purpose};
 use culvertd::node::Node;
 use culvertd::node::live::{LiveNode, Started};
 use culvertd::{process, server};
@@ -45,7 +45,7 @@ fn run(arguments: &Arguments, config: Config, machine: Machine) -> Result<()> {
     process::raise_file_limit();
     let main_core = process::leave_cores_to_workers(&machine, &config.datapath.worker_cores)?;
     let socket_path = config.daemon.control_socket.clone();
-    let socket = ControlSocket::bind(&socket_path)?;
+    let socket = ListeningSocket::bind(&socket_path, Purpose::Control)?;
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_QUESTIONS)

@@ -5,6 +5,7 @@
 //! - [`changes`]: from what is wanted to what runs; [`upkeep`]: what is tried again;
 //! - [`ports`]: opening and closing; [`rules`]: wanted objects in the words of the datapath; [`links`]: links that guests
 //!   follow;
+//! - [`offers`]: what kubelet is offered;
 //! - [`backend`]: what vhost-user sockets ask of the workers; [`faults`]: what workers tell of guests;
 //! - [`capture`]: frames from a tap to a client.
 //!
@@ -16,6 +17,7 @@ mod changes;
 pub mod faults;
 mod links;
 pub mod live;
+mod offers;
 pub mod ports;
 mod rules;
 mod trace;

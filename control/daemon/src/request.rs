@@ -23,8 +23,12 @@ pub fn remove(kind: Kind, request: v1::RemoveRequest) -> Change {
 
 /// The keys of a network.
 pub fn network(spec: Option<v1::NetworkSpec>) -> Keys {
-    let v1::NetworkSpec { mac_age, snooping } = spec.unwrap_or_default();
-    present([("mac_age", mac_age.as_deref().map(toml_text)), ("snooping", snooping.map(plain))])
+    let v1::NetworkSpec { mac_age, snooping, guest_ports } = spec.unwrap_or_default();
+    present([
+        ("mac_age", mac_age.as_deref().map(toml_text)),
+        ("snooping", snooping.map(plain)),
+        ("guest_ports", guest_ports.map(plain)),
+    ])
 }
 
 /// The keys of a port.

@@ -24,7 +24,7 @@ use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tonic::transport::server::{Connected, Server, UdsConnectInfo};
 
-use crate::control_socket::ControlSocket;
+use crate::listening_socket::ListeningSocket;
 use crate::node::Node;
 use crate::service::Service;
 
@@ -54,30 +54,18 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// # Errors
 /// The kernel's, when the socket cannot be used.
 pub async fn serve(
-    socket: &ControlSocket,
+    socket: &ListeningSocket,
     node: Arc<dyn Node>,
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let service = CulvertServer::new(Service::new(node)).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let connections = Connections {
-        listener: UnixListener::from_std(socket.listener()?)?,
-        places: Arc::new(Semaphore::new(limits.connections)),
-        patience: limits.patience,
-        retry: None,
-    };
+    let connections = Connections::new(socket, limits)?;
     let (stopped, stopping) = tokio::sync::oneshot::channel::<()>();
-    let serving = Server::builder()
-        .timeout(limits.patience)
-        .http2_keepalive_interval(Some(limits.patience))
-        .http2_keepalive_timeout(Some(limits.patience))
-        .max_concurrent_streams(REQUESTS_PER_CONNECTION)
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .add_service(service)
-        .serve_with_incoming_shutdown(connections, async {
-            // An error means that `stopped` is gone: the same thing.
-            let _ = stopping.await;
-        });
+    let serving = builder(limits).add_service(service).serve_with_incoming_shutdown(connections, async {
+        // An error means that `stopped` is gone: the same thing.
+        let _ = stopping.await;
+    });
     let mut serving = Box::pin(serving);
     tokio::select! {
         result = &mut serving => return result.map_err(io::Error::other),
@@ -90,13 +78,38 @@ pub async fn serve(
     }
 }
 
-/// The connections that come in on the control socket, within the limits.
-struct Connections {
+/// A server that keeps the limits; its services are still to be added.
+pub(crate) fn builder(limits: Limits) -> Server {
+    Server::builder()
+        .timeout(limits.patience)
+        .http2_keepalive_interval(Some(limits.patience))
+        .http2_keepalive_timeout(Some(limits.patience))
+        .max_concurrent_streams(REQUESTS_PER_CONNECTION)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+}
+
+/// The connections that come in on a socket, within the limits.
+pub(crate) struct Connections {
     listener: UnixListener,
     places: Arc<Semaphore>,
     patience: Duration,
     /// Runs after a failed accept (no descriptors left, say), so that it is not repeated without a pause.
     retry: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connections {
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel's, when the socket cannot be used.
+    pub(crate) fn new(socket: &ListeningSocket, limits: Limits) -> io::Result<Self> {
+        Ok(Self {
+            listener: UnixListener::from_std(socket.listener()?)?,
+            places: Arc::new(Semaphore::new(limits.connections)),
+            patience: limits.patience,
+            retry: None,
+        })
+    }
 }
 
 impl Stream for Connections {
@@ -116,7 +129,7 @@ impl Stream for Connections {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!("a connection to the control socket cannot be accepted: {error}");
+                    tracing::warn!("a connection cannot be accepted: {error}");
                     self.retry = Some(Box::pin(tokio::time::sleep(ACCEPT_RETRY)));
                 }
             }
@@ -126,7 +139,7 @@ impl Stream for Connections {
 
 /// One client's connection. It must start with the HTTP/2 preface (RFC 9113, 3.4) within a time; what comes after
 /// that is watched by pings.
-struct Connection {
+pub(crate) struct Connection {
     stream: UnixStream,
     _place: OwnedSemaphorePermit,
     /// Until when the preface must be here; `None` once it is.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use culvert_nic::Hugepages;
 use culvert_vhost::{Owner, Place, Role};
 use culvertd::config::{
-    Attachment, Config, Kind, MAX_FILE_BYTES, Machine, Mirror, Network, Objects, Pod, Port, VlanRanges, Vlans,
+    Attachment, Config, Devices, Kind, MAX_FILE_BYTES, Machine, Mirror, Network, Objects, Pod, Port, VlanRanges, Vlans,
 };
 use culvertd::config::{conflicts, read_object, read_objects, write_objects};
 use culvertd::name::Name;
@@ -72,6 +72,11 @@ fn every_key_is_read() {
         control_socket = "/run//other/./c.sock"
         state_dir = "/var/lib/other/"
         metrics_address = "[::1]:1234"
+        kubelet_device_plugins = "/var/lib/kubelet/device-plugins/"
+        device_folder = "/run/devices"
+        device_info_folder = "/run/devinfo"
+        device_owner = "0:36"
+        device_label = "system_u:object_r:container_file_t:s0"
 
         [datapath]
         worker_cores = [3, 0x1]
@@ -84,6 +89,7 @@ fn every_key_is_read() {
         name = "blue"
         mac_age = "5m"
         snooping = true
+        guest_ports = 64
 
         [[port]]
         name = "uplink0"
@@ -136,6 +142,14 @@ fn every_key_is_read() {
     assert_eq!(config.daemon.control_socket.to_str(), Some("/run/other/c.sock"));
     assert_eq!(config.daemon.state_dir.to_str(), Some("/var/lib/other"));
     assert_eq!(config.daemon.metrics_address, "[::1]:1234".parse().unwrap());
+    let devices = Devices {
+        kubelet_device_plugins: Some("/var/lib/kubelet/device-plugins".into()),
+        device_folder: "/run/devices".into(),
+        device_info_folder: "/run/devinfo".into(),
+        device_owner: (0, 36),
+        device_label: Some("system_u:object_r:container_file_t:s0".to_owned()),
+    };
+    assert_eq!(config.daemon.devices, devices);
     assert_eq!(config.datapath.worker_cores, [3, 1]);
     assert_eq!(config.datapath.memory_mb, 1024);
     assert_eq!(config.datapath.hugepages, Hugepages::Never);
@@ -144,7 +158,13 @@ fn every_key_is_read() {
     let objects = config.objects;
     assert!(objects.use_pci());
     let networks: Vec<_> = objects.networks.into_iter().map(|network| network.wanted).collect();
-    assert_eq!(networks, [Network { mac_age: Duration::from_secs(300), snooping: true, ..Network::new(name("blue")) }]);
+    let blue = Network {
+        mac_age: Duration::from_secs(300),
+        snooping: true,
+        guest_ports: Some(64),
+        ..Network::new(name("blue"))
+    };
+    assert_eq!(networks, [blue]);
 
     let nic = |of: &str, device: &str, promiscuous| {
         Port::new(name(of), name("blue"), Attachment::Nic { device: device.to_owned(), promiscuous })
@@ -212,6 +232,40 @@ fn the_example_file_shows_the_defaults() {
     let short: Vec<_> = text.lines().map(|line| if has_default(&line) { "" } else { line }).collect();
     let short = parse(&short.join("\n")).unwrap();
     assert_eq!(example.objects, short.objects);
+}
+
+#[test]
+fn what_kubelet_is_offered() {
+    mistakes(
+        "[daemon]\nkubelet_device_plugins = \"kubelet\"\ndevice_owner = \"107\"\ndevice_label = \"container\"\n",
+        &[
+            "f.toml:2: daemon.kubelet_device_plugins = \"kubelet\": is not an absolute path; start it with /, like \
+             \"/var/lib/kubelet/device-plugins\"",
+            "f.toml:3: daemon.device_owner = \"107\": is no owner; write the numbers of a user and a group, like \
+             \"107:107\"",
+            "f.toml:4: daemon.device_label = \"container\": is no SELinux label; write it like \
+             \"system_u:object_r:container_file_t:s0\"",
+        ],
+    );
+    for owner in ["", ":", "1:", ":1", "-1:1", "+1:1", "1:2:3", "kvm:kvm", "1:4294967295", "4294967296:1"] {
+        let told = format!(
+            "f.toml:2: daemon.device_owner = \"{owner}\": is no owner; write the numbers of a user and a group, like \"107:107\""
+        );
+        mistakes(&format!("[daemon]\ndevice_owner = \"{owner}\"\n"), &[&told]);
+    }
+    mistakes(
+        "[[network]]\nname = \"a\"\nguest_ports = 0\n[[network]]\nname = \"b-\"\nguest_ports = 1\n",
+        &[
+            "f.toml:3: network.guest_ports = 0: is out of range; write a number from 1 to 1024",
+            "f.toml:6: network.guest_ports = 1: cannot be offered to kubelet: the network's name begins or ends with a \
+             hyphen; choose another name, or remove this key",
+        ],
+    );
+    mistakes(
+        "[[network]]\nname = \"a\"\nguest_ports = 1000\n[[network]]\nname = \"b\"\nguest_ports = 25\n",
+        &["f.toml:6: network.guest_ports = 25: promises kubelet more than the 1024 ports that all networks can have; \
+           write a lower number"],
+    );
 }
 
 #[test]
@@ -942,6 +996,10 @@ fn line() -> impl Strategy<Value = String> {
         "control_socket",
         "state_dir",
         "metrics_address",
+        "kubelet_device_plugins",
+        "device_owner",
+        "device_label",
+        "guest_ports",
         "vlan",
         "trunk",
         "native",

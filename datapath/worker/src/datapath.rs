@@ -401,6 +401,12 @@ impl Datapath {
         }
     }
 
+    /// Whether all workers run what was published last. It may take as long as a change that is under way.
+    pub fn is_up_to_date(&self) -> bool {
+        let generation = self.state().generation;
+        self.workers.iter().all(|worker| worker.shared.acknowledged.load(Ordering::Acquire) >= generation)
+    }
+
     /// The guest ports whose memory was truncated, with their attachments.
     pub fn ports_with_lost_memory(&self) -> Vec<(PortId, u32)> {
         let state = self.state();

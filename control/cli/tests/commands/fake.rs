@@ -104,7 +104,7 @@ impl Culvert for Answers {
         let ports = ["uplink0", "vm-a", "vm-b"].map(str::to_owned).into();
         let blue =
             v1::Network { name: "blue".to_owned(), mac_age_seconds: 300, ports, macs: 12, ..v1::Network::default() };
-        let blue = v1::Network { snooping: true, origin: v1::Origin::File.into(), ..blue };
+        let blue = v1::Network { snooping: true, guest_ports: Some(16), origin: v1::Origin::File.into(), ..blue };
         Ok(Response::new(v1::ListNetworksResponse { networks: vec![blue] }))
     }
 

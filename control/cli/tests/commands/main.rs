@@ -129,17 +129,18 @@ async fn networks() {
     let list = "NETWORK  PORTS  MACS  MAC AGE  ORIGIN\nblue         3    12     300s  file\n";
     assert_eq!(printed(&["network", "list"]).await, list);
     let show = "\
-name      blue
-mac age   300s
-macs      12
-snooping  yes
-origin    file
-ports     uplink0, vm-a, vm-b
+name         blue
+mac age      300s
+macs         12
+snooping     yes
+guest ports  16
+origin       file
+ports        uplink0, vm-a, vm-b
 ";
     assert_eq!(printed(&["network", "show", "blue"]).await, show);
     let blue = json!({
         "name": "blue", "mac_age_seconds": 300, "macs": 12, "ports": ["uplink0", "vm-a", "vm-b"], "snooping": true,
-        "origin": "file",
+        "origin": "file", "guest_ports": 16,
     });
     assert_eq!(printed_json(&["network", "show", "blue"]).await, blue);
     assert_eq!(printed_json(&["network", "list"]).await, json!([blue]));
@@ -285,14 +286,14 @@ async fn flags_are_the_keys_of_the_configuration() {
     assert!(set.contains("vlan: None") && set.contains("isolated: Some(true)"), "{set}");
     assert!(set.ends_with(", unset: [\"vlan\", \"qinq\"] }\n"), "{set}");
     assert_eq!(
-        printed(&["network", "add", "red", "--mac-age", "5m", "--snooping"]).await,
+        printed(&["network", "add", "red", "--mac-age", "5m", "--snooping", "--guest-ports", "8"]).await,
         "network red added\nAddNetworkRequest { name: \"red\", network: Some(NetworkSpec { mac_age: Some(\"5m\"), \
-         snooping: Some(true) }) }\n"
+         snooping: Some(true), guest_ports: Some(8) }) }\n"
     );
     assert_eq!(
         printed(&["network", "set", "red", "--unset", "mac_age"]).await,
         "network red changed\nSetNetworkRequest { name: \"red\", network: Some(NetworkSpec { mac_age: None, snooping: \
-         None }), unset: [\"mac_age\"] }\n"
+         None, guest_ports: None }), unset: [\"mac_age\"] }\n"
     );
     assert_eq!(
         printed(&["mirror", "add", "m", "--from", "a,b", "--to", "c", "--direction", "tx"]).await,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use culvert_switch::port::MAX_PORTS;
 use toml::de::DeValue;
 
 use super::section::{Report, Section};
-use super::value::{self, with_unit};
+use super::value::{self, Wrong, with_unit};
 use crate::name::Name;
 
 /// One `[[network]]`: a learning bridge.
@@ -18,12 +19,15 @@ pub struct Network {
     /// Whether multicast goes only to the ports that asked for its group (IGMP and MLD snooping, RFC 4541); not by
     /// default.
     pub snooping: bool,
+    /// How many ports kubelet may give to pods, 1 to [`MAX_PORTS`]; `None`, the default, when the network is none of
+    /// kubelet's resources.
+    pub guest_ports: Option<u32>,
 }
 
 impl Network {
     /// A network with the defaults.
     pub fn new(name: Name) -> Self {
-        Self { name, mac_age: Duration::from_secs(300), snooping: false }
+        Self { name, mac_age: Duration::from_secs(300), snooping: false, guest_ports: None }
     }
 
     /// Reads a section. `None` when it has no name.
@@ -33,7 +37,15 @@ impl Network {
         let read_age = |value: &DeValue<'_>| value::duration(value, age_range, "\"300s\"");
         let mac_age = section.optional(report, "mac_age", read_age);
         let snooping = section.optional(report, "snooping", value::boolean);
-        let mut network = Self::new(name?.value);
+        let most = u32::try_from(MAX_PORTS).unwrap_or(u32::MAX);
+        let guest_ports = section.optional(report, "guest_ports", |value| value::number(value, 1..=most));
+        let name = name?.value;
+        if !is_resource_name(&name) {
+            let problem = "cannot be offered to kubelet: the network's name begins or ends with a hyphen";
+            section.refuse(report, "guest_ports", Wrong::new(problem, "choose another name, or remove this key"));
+        }
+        let mut network = Self::new(name);
+        network.guest_ports = guest_ports.map(|found| found.value);
         value::set(&mut network.mac_age, mac_age);
         value::set(&mut network.snooping, snooping);
         Some(network)
@@ -49,6 +61,14 @@ impl Network {
         if self.snooping {
             keys.push(("snooping", "true".to_owned()));
         }
+        if let Some(ports) = self.guest_ports {
+            keys.push(("guest_ports", ports.to_string()));
+        }
         keys
     }
+}
+
+/// Whether Kubernetes takes `culvert.dev/NAME` for the name of a resource: it begins and ends with a letter or a digit.
+fn is_resource_name(name: &Name) -> bool {
+    !name.as_str().starts_with('-') && !name.as_str().ends_with('-')
 }

@@ -209,6 +209,7 @@ impl Objects {
         check.names(Kind::Port, &self.ports, MAX_PORTS);
         check.names(Kind::Mirror, &self.mirrors, MAX_NETWORKS);
         check.names(Kind::Pod, &self.pods, MAX_PODS);
+        check.guest_ports();
         check.ports(control_socket);
         check.mirrors();
         check.conflicts
@@ -247,6 +248,19 @@ impl<'a> Check<'a> {
             if index == most {
                 let problem = format!("is one more than the {most} {kind}s that there can be");
                 self.add(kind, index, "name", Wrong::new(problem, format!("remove a {kind}")));
+            }
+        }
+    }
+
+    /// What is promised to kubelet can be kept.
+    fn guest_ports(&mut self) {
+        let mut promised = 0;
+        for (index, object) in self.objects.networks.iter().enumerate() {
+            let Some(ports) = object.wanted.guest_ports else { continue };
+            promised += usize::try_from(ports).unwrap_or(usize::MAX).min(MAX_PORTS);
+            if promised > MAX_PORTS {
+                let problem = format!("promises kubelet more than the {MAX_PORTS} ports that all networks can have");
+                self.add(Kind::Network, index, "guest_ports", Wrong::new(problem, "write a lower number"));
             }
         }
     }

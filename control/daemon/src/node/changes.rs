@@ -87,6 +87,7 @@ impl LiveNode {
             links::follow(self);
             self.set_mac_filters();
         }
+        self.offer_ports();
         done
     }
 

@@ -15,7 +15,7 @@ use culvert_nic::{Eal, EalConfig, HugepageUse, Pool, PoolConfig};
 use culvert_switch::{NetworkId, PortId, PortTotals};
 use culvert_vhost::{PortKey, Server};
 use culvert_worker::{Datapath, DatapathConfig};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::backend::Rings;
 use super::capture::{self, MAX_CAPTURES};
@@ -23,6 +23,7 @@ use super::ports::{Opened, Port, key};
 use super::{CaptureError, ChangeError, Node, faults, trace, upkeep, view};
 use crate::change::{Change, admit};
 use crate::config::{Config, Fixed, Machine, Mirror, Network, Objects, Pod};
+use crate::device_plugin::{self, Offer, Problems, Times};
 use crate::journal::disk::{StateFolder, StateFolderError};
 use crate::journal::{Journal, Restored};
 use crate::name::Name;
@@ -45,6 +46,9 @@ pub struct LiveNode {
     pub(super) fixed: Fixed,
     warnings: Mutex<Warnings>,
     started: Instant,
+    /// What kubelet is offered. The device plugin ends with it.
+    pub(super) offers: watch::Sender<Vec<Offer>>,
+    device_plugin: Problems,
     _upkeep_ends: Sender<()>,
 }
 
@@ -133,6 +137,8 @@ impl LiveNode {
             fixed,
             warnings: Mutex::new(Warnings { at_start, ..Warnings::default() }),
             started: Instant::now(),
+            offers: watch::Sender::default(),
+            device_plugin: Problems::default(),
             _upkeep_ends: upkeep_ends,
         });
         // The first frames are to find all ports.
@@ -141,7 +147,11 @@ impl LiveNode {
         node.datapath.release()?;
         let faults = faults::watch(events, Arc::downgrade(&node)).context("a thread cannot start")?;
         let upkeep = upkeep::start(end, Arc::downgrade(&node)).context("a thread cannot start")?;
-        Ok(Started { node, threads: vec![faults, upkeep] })
+        let (devices, offers) = (&node.fixed.daemon.devices, node.offers.subscribe());
+        let device_plugin = device_plugin::start(devices, offers, node.device_plugin.clone(), Times::default())
+            .context("a thread cannot start")?;
+        let threads = [faults, upkeep].into_iter().chain(device_plugin).collect();
+        Ok(Started { node, threads })
     }
 
     /// How many ports there are, and how many of them could not be opened.
@@ -327,7 +337,7 @@ impl Node for LiveNode {
         });
         let (ports, wanted) = (self.ports(), self.wanted());
         let warnings = self.warnings();
-        let warnings = warnings.at_start.iter().chain(&warnings.waiting).chain(&warnings.failed).cloned().collect();
+        let warnings = warnings.at_start.iter().chain(&warnings.waiting).chain(&warnings.failed).cloned();
         v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -342,7 +352,7 @@ impl Node for LiveNode {
             ports_up: count(ports.iter().filter(|port| port.state() == v1::PortState::Up).count()),
             mirrors: count(wanted.mirrors.len()),
             pods: count(wanted.pods.len()),
-            warnings,
+            warnings: warnings.chain(self.device_plugin.list()).collect(),
             // They are no part of the node: the service finds them.
             translators: Vec::new(),
         }
@@ -360,6 +370,7 @@ impl Node for LiveNode {
                 macs: running.network(&network.name).map_or(0, |id| count(self.datapath.macs(id).len())),
                 snooping: network.snooping,
                 origin: view::origin(object.origin).into(),
+                guest_ports: network.guest_ports,
             }
         });
         networks.collect()

@@ -22,6 +22,7 @@ pub fn start(end: Receiver<()>, node: Weak<LiveNode>) -> io::Result<JoinHandle<(
             let Some(journal) = node.try_journal() else { continue };
             node.settle();
             node.retry_failed_ports(Some(Instant::now()));
+            node.offer_ports();
             drop(journal);
         }
     })

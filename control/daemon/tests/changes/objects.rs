@@ -15,8 +15,11 @@ pub fn read(text: &str) -> Objects {
 }
 
 fn network() -> impl Strategy<Value = String> {
-    (0..3u8, 1..4u8, any::<bool>()).prop_map(|(name, age, snooping)| {
-        format!("[[network]]\nname = \"n{name}\"\nmac_age = \"{age}00s\"\nsnooping = {snooping}\n")
+    (0..3u8, 1..4u8, any::<bool>(), 1..500u16).prop_map(|(name, age, snooping, guest_ports)| {
+        format!(
+            "[[network]]\nname = \"n{name}\"\nmac_age = \"{age}00s\"\nsnooping = {snooping}\nguest_ports = \
+             {guest_ports}\n"
+        )
     })
 }
 

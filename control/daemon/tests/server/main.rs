@@ -10,7 +10,7 @@ use culvert_api::v1;
 use culvert_api::v1::culvert_client::CulvertClient;
 use culvertd::change::{Change, Verb};
 use culvertd::config::Kind;
-use culvertd::control_socket::ControlSocket;
+use culvertd::listening_socket::{ListeningSocket, Purpose};
 use culvertd::server::{Limits, serve};
 use figures::Figures;
 use hyper_util::rt::TokioIo;
@@ -32,7 +32,7 @@ struct Running {
 impl Running {
     fn start(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let socket = ControlSocket::bind(&folder.path().join("c.sock")).unwrap();
+        let socket = ListeningSocket::bind(&folder.path().join("c.sock"), Purpose::Control).unwrap();
         let figures = Arc::new(Figures::default());
         let (stop, stopping) = oneshot::channel::<()>();
         let node = Arc::clone(&figures);
@@ -181,7 +181,7 @@ async fn a_capture_that_cannot_start_tells_why() {
 async fn changes_reach_the_node_in_the_words_of_the_configuration() {
     let server = Running::patient();
     let mut client = server.client().await;
-    let network = v1::NetworkSpec { mac_age: Some("5m".to_owned()), snooping: Some(true) };
+    let network = v1::NetworkSpec { mac_age: Some("5m".to_owned()), snooping: Some(true), guest_ports: Some(4) };
     let text = |text: &str| Some(text.to_owned());
     let spec = v1::PortSpec {
         network: text("blue"),
@@ -271,7 +271,11 @@ async fn changes_reach_the_node_in_the_words_of_the_configuration() {
     assert_eq!(
         found,
         [
-            change(Kind::Network, "n", Verb::Add(keys(&[("mac_age", "\"5m\""), ("snooping", "true")]))),
+            change(
+                Kind::Network,
+                "n",
+                Verb::Add(keys(&[("mac_age", "\"5m\""), ("snooping", "true"), ("guest_ports", "4")]))
+            ),
             change(Kind::Network, "n", Verb::Set { keys: keys(&[]), unset: unset.clone() }),
             change(Kind::Network, "n", Verb::Remove),
             change(Kind::Port, "p", Verb::Add(port)),

@@ -1,5 +1,5 @@
-//! The Unix socket that clients connect to: made so that its name never appears with a wrong mode, never taken from
-//! a daemon that lives, and removed only when it is still ours.
+//! A Unix socket that others connect to, the control socket or one that kubelet asks: made so that its name never appears
+//! with a wrong mode, never taken from a daemon that lives, and removed only when it is still ours.
 //!
 //! Everything happens through a descriptor of the folder, so that the folder's path may be longer than the 107 bytes
 //! of a socket address, and so that what was checked is what is used.
@@ -15,19 +15,30 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// A listening control socket. Dropping it removes its name.
+/// A listening socket. Dropping it removes its name.
 #[derive(Debug)]
-pub struct ControlSocket {
+pub struct ListeningSocket {
     listener: std::os::unix::net::UnixListener,
     folder: OwnedFd,
+    path: PathBuf,
     file_name: PathBuf,
     /// Device and inode number of our own socket.
     identity: (u64, u64),
 }
 
-/// Why a control socket cannot be made.
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Clients connect to it.
+    Control,
+    /// Kubelet connects to it.
+    DevicePlugin,
+}
+
+/// Why a socket cannot be made.
 #[derive(Debug)]
 pub struct BindError {
+    purpose: Purpose,
     path: PathBuf,
     problem: Problem,
 }
@@ -44,15 +55,20 @@ enum Problem {
     Socket(io::Error),
 }
 
-impl ControlSocket {
+impl ListeningSocket {
     /// Makes the socket at `path` with mode 0660, and its folder with mode 0755 if it does not exist. A socket that a
     /// dead daemon left behind is replaced.
     ///
     /// # Errors
     /// When the folder is writable for everyone or belongs to another user, when something else has the name, when
     /// another process listens on it, and what the kernel reports.
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
-        bind(path).map_err(|problem| BindError { path: path.to_owned(), problem })
+    pub fn bind(path: &Path, purpose: Purpose) -> Result<Self, BindError> {
+        bind(path).map_err(|problem| BindError { purpose, path: path.to_owned(), problem })
+    }
+
+    /// Whether its path still leads to it.
+    pub fn is_in_place(&self) -> bool {
+        rustix::fs::lstat(&self.path).is_ok_and(|stat| identity(&stat) == self.identity)
     }
 
     /// A descriptor of the listening socket, non-blocking, for the server. The name stays with `self`.
@@ -66,17 +82,17 @@ impl ControlSocket {
     }
 }
 
-impl Drop for ControlSocket {
+impl Drop for ListeningSocket {
     fn drop(&mut self) {
         // Another daemon may have put its own socket in the place of ours: that one stays.
         let ours = stat(&self.folder, &self.file_name).is_ok_and(|stat| identity(&stat) == self.identity);
         if ours && let Err(error) = rustix::fs::unlinkat(&self.folder, &self.file_name, AtFlags::empty()) {
-            tracing::warn!("the control socket {} stays behind: {error}", self.file_name.display());
+            tracing::warn!("the socket {} stays behind: {error}", self.path.display());
         }
     }
 }
 
-fn bind(path: &Path) -> Result<ControlSocket, Problem> {
+fn bind(path: &Path) -> Result<ListeningSocket, Problem> {
     let (Some(parent), Some(file_name)) = (path.parent(), path.file_name()) else {
         return Err(Problem::NotASocket);
     };
@@ -92,7 +108,13 @@ fn bind(path: &Path) -> Result<ControlSocket, Problem> {
 
     let (listener, identity) =
         bind_and_rename(&folder, Path::new(file_name)).map_err(|error| Problem::Socket(error.into()))?;
-    Ok(ControlSocket { listener: listener.into(), folder, file_name: file_name.into(), identity })
+    Ok(ListeningSocket {
+        listener: listener.into(),
+        folder,
+        path: path.to_owned(),
+        file_name: file_name.into(),
+        identity,
+    })
 }
 
 /// Opens the folder of the socket, which it makes when there is none.
@@ -178,14 +200,33 @@ fn folder_error(error: Errno) -> Problem {
     Problem::Folder(error.into())
 }
 
+impl Purpose {
+    /// What the socket is called.
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Control => "control socket",
+            Self::DevicePlugin => "device plugin socket",
+        }
+    }
+
+    /// The key of the configuration that decides where it is.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Control => "daemon.control_socket",
+            Self::DevicePlugin => "daemon.kubelet_device_plugins",
+        }
+    }
+}
+
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         let folder = self.path.parent().unwrap_or(Path::new("/")).display();
-        write!(f, "control socket {path}: ")?;
+        let key = self.purpose.key();
+        write!(f, "{} {path}: ", self.purpose.noun())?;
         match &self.problem {
             Problem::Folder(error) => {
-                write!(f, "its folder {folder} cannot be used: {error}; correct that, or set daemon.control_socket")
+                write!(f, "its folder {folder} cannot be used: {error}; correct that, or set {key}")
             }
             Problem::WorldWritable => write!(
                 f,
@@ -198,18 +239,18 @@ impl fmt::Display for BindError {
                  daemon.control_socket to a path in another folder"
             ),
             Problem::NotASocket => {
-                f.write_str("something that is no socket has this name; remove it, or set daemon.control_socket")
+                write!(f, "something that is no socket has this name; remove it, or set {key}")
             }
             Problem::InUse(pid) => {
                 f.write_str("another daemon listens on it")?;
                 if let Some(pid) = pid {
                     write!(f, " (process {pid})")?;
                 }
-                f.write_str("; stop that one first, or set daemon.control_socket")
+                write!(f, "; stop that one first, or set {key}")
             }
             Problem::Starting => write!(f, "another daemon is just starting in {folder}; let only one run"),
             Problem::Socket(error) => {
-                write!(f, "the socket cannot be made: {error}; correct that, or set daemon.control_socket")
+                write!(f, "the socket cannot be made: {error}; correct that, or set {key}")
             }
         }
     }
@@ -234,14 +275,14 @@ mod tests {
     }
 
     fn error(path: &Path) -> String {
-        ControlSocket::bind(path).unwrap_err().to_string()
+        ListeningSocket::bind(path, Purpose::Control).unwrap_err().to_string()
     }
 
     #[test]
     fn it_is_made_with_its_mode_and_removed() {
         let folder = folder();
         let path = folder.path().join("new/run/c.sock");
-        let socket = ControlSocket::bind(&path).unwrap();
+        let socket = ListeningSocket::bind(&path, Purpose::Control).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o660);
         assert_eq!(path.parent().unwrap().metadata().unwrap().permissions().mode() & 0o7777, 0o755);
         assert_eq!(path.parent().unwrap().read_dir().unwrap().count(), 1);
@@ -254,7 +295,7 @@ mod tests {
     fn a_long_folder_is_no_obstacle() {
         let folder = folder();
         let path = folder.path().join("f".repeat(120)).join("c.sock");
-        let socket = ControlSocket::bind(&path).unwrap();
+        let socket = ListeningSocket::bind(&path, Purpose::Control).unwrap();
         assert!(path.exists());
         drop(socket);
         assert!(!path.exists());
@@ -266,7 +307,7 @@ mod tests {
         let path = folder.path().join("c.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let _socket = ControlSocket::bind(&path).unwrap();
+        let _socket = ListeningSocket::bind(&path, Purpose::Control).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -345,7 +386,7 @@ mod tests {
     fn only_our_own_name_is_removed() {
         let folder = folder();
         let path = folder.path().join("c.sock");
-        let ours = ControlSocket::bind(&path).unwrap();
+        let ours = ListeningSocket::bind(&path, Purpose::Control).unwrap();
         std::fs::remove_file(&path).unwrap();
         let _theirs = UnixListener::bind(&path).unwrap();
         let inode = path.metadata().unwrap().ino();

@@ -1,0 +1,189 @@
+//! The folders that containers get: `<device_folder>/<network>/<device>`, one directory for each container. When one
+//! container gets several devices of a network, it has the folder of the first one, and the others' names are symbolic
+//! links to that, so that whoever knows any of its devices finds the folder.
+//!
+//! A container owns its folder and is hostile: what it leaves there is never opened by name and never given to the next
+//! container. The whole directory is moved away, removed later ([`trash`](super::trash)), and a new one takes its place. A
+//! container that still lives keeps the old one. All around these directories belongs to root alone.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::{device_id, trash};
+use crate::config::Devices;
+use crate::name::Name;
+
+/// The folders of all networks.
+#[derive(Debug)]
+pub struct Folders {
+    path: PathBuf,
+    owner: (u32, u32),
+    label: Option<String>,
+    sweep: SyncSender<()>,
+}
+
+impl Folders {
+    /// Starts the thread that removes what was moved away. It ends when the folders are dropped.
+    ///
+    /// # Errors
+    /// The kernel's, when there can be no further thread.
+    pub fn start(devices: &Devices) -> io::Result<(Self, JoinHandle<()>)> {
+        // One wish that waits is as good as many.
+        let (sweep, wishes) = std::sync::mpsc::sync_channel(1);
+        let path = devices.device_folder.clone();
+        let trash = path.join(TRASH);
+        let sweeper = std::thread::Builder::new().name("device-trash".to_owned());
+        let sweeper = sweeper.spawn(move || trash::sweep_at(&trash, &wishes))?;
+        let label = devices.device_label.clone();
+        let folders = Self { path, owner: devices.device_owner, label, sweep };
+        // What an earlier culvertd left.
+        folders.wish_sweep();
+        Ok((folders, sweeper))
+    }
+
+    /// Makes the folders of a network's first `count` devices that are not there: after a reboot kubelet starts containers
+    /// with the folders that it was told before.
+    ///
+    /// # Errors
+    /// What cannot be used, and the kernel's reason.
+    pub fn prepare(&self, network: &Name, count: u32) -> io::Result<()> {
+        let places = self.open(network)?;
+        for id in (0..count).map(device_id) {
+            if file_type(&places.network, &id)?.is_none() {
+                self.make(&places, &id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the folder of a container that gets these devices, in ascending order; what an earlier container left is gone.
+    ///
+    /// # Errors
+    /// What cannot be used, and the kernel's reason.
+    pub fn allocate(&self, network: &Name, devices: &[u32]) -> io::Result<PathBuf> {
+        let Some((first, others)) = devices.split_first() else { return Err(Errno::INVAL.into()) };
+        let places = self.open(network)?;
+        let first = device_id(*first);
+        let others = others.iter().copied().map(device_id);
+        for id in others.clone().chain([first.clone()]) {
+            self.discard(&places, &id)?;
+        }
+        self.make(&places, &first)?;
+        for id in others {
+            rustix::fs::symlinkat(&first, &places.network, &id)?;
+        }
+        self.wish_sweep();
+        Ok(self.path.join(network.as_str()).join(first))
+    }
+
+    /// Opens the folder of a network and the trash, which are made if need be.
+    fn open(&self, network: &Name) -> io::Result<Places> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display()));
+        let root = open_root(&self.path).map_err(named)?;
+        let network = open_or_make(&root, Path::new(network.as_str()), 0o755).map_err(named)?;
+        let trash = open_or_make(&root, Path::new(TRASH), 0o700).map_err(named)?;
+        Ok(Places { network, trash })
+    }
+
+    /// Takes away what has a device's name.
+    fn discard(&self, places: &Places, id: &str) -> io::Result<()> {
+        match file_type(&places.network, id)? {
+            None => {}
+            Some(FileType::Directory) => {
+                trash::move_in(places.network.as_fd(), Path::new(id), places.trash.as_fd())?;
+            }
+            Some(_) => rustix::fs::unlinkat(&places.network, id, AtFlags::empty())?,
+        }
+        Ok(())
+    }
+
+    /// Makes a new directory, whose name appears when it has its owner, mode and label.
+    fn make(&self, places: &Places, id: &str) -> io::Result<()> {
+        // One that was left behind when culvertd was killed in here goes away like any other.
+        let new_name = format!(".{id}");
+        self.discard(places, &new_name)?;
+        rustix::fs::mkdirat(&places.network, &new_name, Mode::from_raw_mode(0o700))?;
+        let folder = open_beneath(places.network.as_fd(), Path::new(&new_name))?;
+        rustix::fs::fchmod(&folder, Mode::from_raw_mode(0o750))?;
+        if let Some(label) = &self.label {
+            let set = rustix::fs::fsetxattr(&folder, "security.selinux", label.as_bytes(), XattrFlags::empty());
+            set.map_err(|errno| {
+                let sentence = format!("the label {label} cannot be set: {errno}; correct daemon.device_label");
+                io::Error::other(sentence)
+            })?;
+        }
+        let (user, group) = self.owner;
+        rustix::fs::fchown(&folder, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))).map_err(|errno| {
+            let sentence = format!("the owner {user}:{group} cannot be set: {errno}; correct daemon.device_owner");
+            io::Error::other(sentence)
+        })?;
+        Ok(rustix::fs::renameat_with(&places.network, &new_name, &places.network, id, RenameFlags::NOREPLACE)?)
+    }
+
+    fn wish_sweep(&self) {
+        // A full channel: it is about to be done.
+        let _ = self.sweep.try_send(());
+    }
+}
+
+/// Where a network's folders are, and where old ones go. Both are root's.
+struct Places {
+    network: OwnedFd,
+    trash: OwnedFd,
+}
+
+/// Opens the folder of all, which is made when there is none. Nobody but root or ourselves may have a say in it.
+fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+    let root = rustix::fs::open(path, FOLDER_FLAGS, Mode::empty())?;
+    check_owner(root.as_fd())?;
+    Ok(root)
+}
+
+/// Opens a folder in another one, which is made with `mode` when there is none.
+fn open_or_make(parent: &OwnedFd, name: &Path, mode: u32) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let folder = open_beneath(parent.as_fd(), name)?;
+    check_owner(folder.as_fd())?;
+    Ok(folder)
+}
+
+/// Refuses a folder in which others may change names.
+fn check_owner(folder: BorrowedFd<'_>) -> io::Result<()> {
+    let stat = rustix::fs::fstat(folder)?;
+    let (user, mode) = (stat.st_uid, Mode::from_raw_mode(stat.st_mode));
+    let own = user == 0 || user == rustix::process::geteuid().as_raw();
+    if own && !mode.intersects(Mode::WGRP | Mode::WOTH) {
+        return Ok(());
+    }
+    Err(io::Error::other("others than root may write to it; correct that, or set daemon.device_folder"))
+}
+
+/// Opens a directory in another one by its name, and nothing else of that name.
+pub(super) fn open_beneath(parent: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    Ok(rustix::fs::openat2(parent, name, FOLDER_FLAGS, Mode::empty(), resolve)?)
+}
+
+/// What has a name; `None` when nothing has.
+fn file_type(folder: &OwnedFd, name: &str) -> io::Result<Option<FileType>> {
+    match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Where old folders go, beside those of the networks: no network has such a name.
+const TRASH: &str = ".trash";
+const FOLDER_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);

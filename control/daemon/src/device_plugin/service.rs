@@ -1,0 +1,161 @@
+//! What kubelet asks of one resource: its devices, and folders for containers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use culvert_api::kubelet;
+use culvert_api::kubelet::device_plugin_server::DevicePlugin;
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+use super::folders::Folders;
+use super::{Offer, device_id, device_number};
+
+/// The answers for one resource.
+pub(super) struct Service {
+    pub(super) offer: watch::Receiver<Offer>,
+    pub(super) folders: Arc<Folders>,
+    /// How many streams of devices there are.
+    pub(super) watchers: Arc<AtomicUsize>,
+}
+
+/// What is told to kubelet when a resource is registered, and whenever it asks: it need not ask before each start of a
+/// container, and its own choice of devices is as good as ours.
+pub(super) fn options() -> kubelet::DevicePluginOptions {
+    kubelet::DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: false }
+}
+
+#[tonic::async_trait]
+impl DevicePlugin for Service {
+    async fn get_device_plugin_options(
+        &self,
+        _: Request<kubelet::Empty>,
+    ) -> Result<Response<kubelet::DevicePluginOptions>, Status> {
+        Ok(Response::new(options()))
+    }
+
+    type ListAndWatchStream = Devices;
+
+    async fn list_and_watch(&self, _: Request<kubelet::Empty>) -> Result<Response<Devices>, Status> {
+        self.watchers.fetch_add(1, Ordering::Relaxed);
+        let offers = WatchStream::new(self.offer.clone());
+        Ok(Response::new(Devices { offers, watchers: Arc::clone(&self.watchers) }))
+    }
+
+    async fn get_preferred_allocation(
+        &self,
+        request: Request<kubelet::PreferredAllocationRequest>,
+    ) -> Result<Response<kubelet::PreferredAllocationResponse>, Status> {
+        let container_responses = request.into_inner().container_requests.into_iter().map(prefer).collect();
+        Ok(Response::new(kubelet::PreferredAllocationResponse { container_responses }))
+    }
+
+    async fn allocate(
+        &self,
+        request: Request<kubelet::AllocateRequest>,
+    ) -> Result<Response<kubelet::AllocateResponse>, Status> {
+        let requests = request.into_inner().container_requests;
+        let offer = self.offer.borrow().clone();
+        // All or nothing: what is wrong is told before a folder is touched.
+        let containers: Vec<Vec<u32>> =
+            requests.iter().map(|request| numbers(&offer, &request.devices_ids)).collect::<Result<_, _>>()?;
+        let mut seen = std::collections::BTreeSet::new();
+        if let Some(twice) = containers.iter().flatten().find(|number| !seen.insert(**number)) {
+            return Err(Status::invalid_argument(format!("{} is asked for twice", device_id(*twice))));
+        }
+        let container_responses = containers.iter().map(|numbers| self.give(&offer, numbers));
+        let container_responses = container_responses.collect::<Result<_, Status>>()?;
+        Ok(Response::new(kubelet::AllocateResponse { container_responses }))
+    }
+
+    async fn pre_start_container(
+        &self,
+        _: Request<kubelet::PreStartContainerRequest>,
+    ) -> Result<Response<kubelet::PreStartContainerResponse>, Status> {
+        Ok(Response::new(kubelet::PreStartContainerResponse {}))
+    }
+}
+
+impl Service {
+    /// One container's folder, new and empty.
+    fn give(&self, offer: &Offer, numbers: &[u32]) -> Result<kubelet::ContainerAllocateResponse, Status> {
+        if numbers.is_empty() {
+            return Ok(kubelet::ContainerAllocateResponse::default());
+        }
+        let folder = self.folders.allocate(&offer.network, numbers).map_err(|error| {
+            let sentence = format!("no folder for {}: {error}", offer.resource());
+            tracing::error!("{sentence}");
+            Status::internal(sentence)
+        })?;
+        tracing::info!(resource = offer.resource(), folder = %folder.display(), "given to a container");
+        let mount = kubelet::Mount {
+            container_path: container_folder(offer.network.as_str()),
+            host_path: folder.display().to_string(),
+            read_only: false,
+        };
+        Ok(kubelet::ContainerAllocateResponse { mounts: vec![mount], ..Default::default() })
+    }
+}
+
+/// Where a container finds its sockets in a network: the same on every node.
+pub(super) fn container_folder(network: &str) -> String {
+    format!("/var/run/culvert/{network}")
+}
+
+/// The numbers of one container's devices, in ascending order.
+fn numbers(offer: &Offer, ids: &[String]) -> Result<Vec<u32>, Status> {
+    let number = |id: &String| {
+        device_number(id).filter(|number| *number < offer.ports).ok_or_else(|| {
+            let id: String = id.chars().take(MAX_SHOWN).collect();
+            Status::invalid_argument(format!("{} has no device {}", offer.resource(), id.escape_debug()))
+        })
+    };
+    let mut numbers: Vec<u32> = ids.iter().map(number).collect::<Result<_, _>>()?;
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Those that must be, then those of the lowest numbers.
+fn prefer(request: kubelet::ContainerPreferredAllocationRequest) -> kubelet::ContainerPreferredAllocationResponse {
+    let size = usize::try_from(request.allocation_size).unwrap_or(0);
+    let mut ids = request.must_include_device_i_ds;
+    let mut others = request.available_device_i_ds;
+    others.retain(|id| !ids.contains(id));
+    others.sort_by_key(|id| device_number(id).unwrap_or(u32::MAX));
+    ids.extend(others);
+    ids.truncate(size);
+    kubelet::ContainerPreferredAllocationResponse { device_i_ds: ids }
+}
+
+/// The devices, at once and after each change, until the resource ends.
+pub(super) struct Devices {
+    offers: WatchStream<Offer>,
+    watchers: Arc<AtomicUsize>,
+}
+
+impl Stream for Devices {
+    type Item = Result<kubelet::ListAndWatchResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.offers).poll_next(context).map(|offer| offer.map(|offer| Ok(devices(&offer))))
+    }
+}
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        self.watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn devices(offer: &Offer) -> kubelet::ListAndWatchResponse {
+    let health = if offer.healthy { "Healthy" } else { "Unhealthy" };
+    let devices = offer.ids().map(|id| kubelet::Device { id, health: health.to_owned(), topology: None });
+    kubelet::ListAndWatchResponse { devices: devices.collect() }
+}
+
+/// How much of an id that is none of ours is repeated, in characters.
+const MAX_SHOWN: usize = 63;
