@@ -109,9 +109,9 @@ impl Attachment {
 
 impl Plan {
     /// All that [`Plan::make`] may make, in its order.
-    pub fn things(&self) -> Vec<Thing> {
+    pub fn things(&self, attachment: &Attachment) -> Vec<Thing> {
         match self {
-            Self::Vhostuser(plan) => plan.things(),
+            Self::Vhostuser(plan) => plan.things(attachment),
             Self::Translator(plan) => plan.things(),
             Self::Tap(plan) => plan.things(),
         }

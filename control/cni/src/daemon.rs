@@ -154,6 +154,36 @@ impl Daemon {
             Err(status) => Err(refusal(&format!("port {name} cannot be removed"), &status)),
         }
     }
+
+    /// Registers a pod. A different one of that name, which a killed call left behind, is replaced.
+    ///
+    /// # Errors
+    /// [`Code::Config`], [`Code::TryLater`].
+    pub fn add_pod(&self, name: &str, spec: &v1::PodSpec) -> Result<(), Error> {
+        let mut client = self.client.clone();
+        let request = || v1::AddPodRequest { name: name.to_owned(), pod: Some(spec.clone()) };
+        let what = format!("pod {name} cannot be registered");
+        match self.runtime.block_on(client.add_pod(request())) {
+            Err(status) if status.code() == tonic::Code::AlreadyExists => {
+                self.remove_pod(name)?;
+                self.ask(&what, client.add_pod(request())).map(drop)
+            }
+            answer => answer.map(drop).map_err(|status| refusal(&what, &status)),
+        }
+    }
+
+    /// Removes a pod's registration, if there is one of that name.
+    ///
+    /// # Errors
+    /// [`Code::TryLater`].
+    pub fn remove_pod(&self, name: &str) -> Result<(), Error> {
+        let mut client = self.client.clone();
+        match self.runtime.block_on(client.remove_pod(v1::RemoveRequest { name: name.to_owned() })) {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
+            Err(status) => Err(refusal(&format!("pod {name} cannot be removed"), &status)),
+        }
+    }
 }
 
 /// Culvertd's refusal, with the code for the runtime.

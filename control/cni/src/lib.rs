@@ -6,6 +6,7 @@
 //! [`tap`]) as a list of [`thing`]s, which is written down ([`record`]) before any of them is made: undo, DEL and GC read it.
 #![forbid(unsafe_code)]
 
+pub mod application;
 pub mod attachment;
 pub mod beneath;
 pub mod config;
@@ -15,6 +16,8 @@ pub mod environment;
 pub mod error;
 pub mod group;
 pub mod ipam;
+pub mod kubeconfig;
+pub mod kubernetes;
 pub mod location;
 pub mod name;
 pub mod netns;

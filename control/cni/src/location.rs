@@ -1,5 +1,6 @@
 //! Where a guest's socket is: on the node, and in the container. In this order: the folder of the device that kubelet gave to the
-//! pod; the pod's volume; a folder of the container's own below `sharedDir`.
+//! pod; the pod's volume; a folder of the container's own below `sharedDir`. Kubernetes is asked when there is a kubeconfig: it
+//! knows what kind of volume it is and where it is mounted.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use crate::attachment::Attachment;
 use crate::beneath::Folder;
 use crate::config::settings::{Role, Vhostuser};
 use crate::error::{Code, Error};
+use crate::kubernetes::{Pod, Source};
 use crate::name::short;
 
 /// The folder of a guest's socket.
@@ -20,32 +22,42 @@ pub struct Location {
     pub inside: PathBuf,
     /// Whether ADD makes it, and DEL removes it.
     pub is_ours: bool,
+    /// Whether other pods may have it, too.
+    pub is_shared: bool,
 }
 
 impl Location {
-    /// Finds it. Nothing is made.
+    /// Finds it. `pod` is what Kubernetes says of the pod, if it was asked. Nothing is made.
     ///
     /// # Errors
-    /// [`Code::Config`] when the pod has no place for it.
-    pub fn find(attachment: &Attachment, settings: &Vhostuser) -> Result<Self, Error> {
+    /// [`Code::Config`] when the pod has no place for it; [`Code::Io`] for a place that cannot be used.
+    pub fn find(attachment: &Attachment, settings: &Vhostuser, pod: Option<&Pod>) -> Result<Self, Error> {
         if let Some(device) = &settings.device {
             return device_folder(settings, device);
         }
+        let volume = settings.volume.as_str();
+        let mounted = pod.and_then(|pod| pod.mount_path(volume)).unwrap_or(&settings.mount_path);
+        let there = |folder| Self { folder, inside: mounted.to_owned(), is_ours: false, is_shared: false };
+        if let Some(Source::HostPath(path)) = pod.and_then(|pod| pod.volume(volume)) {
+            return Ok(Self { is_shared: true, ..there(host_path(&path)?) });
+        }
         if let Some(uid) = &attachment.pod.uid {
-            if let Some(folder) = empty_dir(&attachment.places.kubelet_root, uid, &settings.volume)? {
-                return Ok(Self { folder, inside: settings.mount_path.clone(), is_ours: false });
+            if let Some(folder) = empty_dir(&attachment.places.kubelet_root, uid, volume)? {
+                return Ok(there(folder));
             }
             if settings.shared_dir.is_none() && settings.userspace.is_none() {
-                let message = format!("the pod has no volume {}", settings.volume);
+                let message = format!("the pod has no volume {volume}");
                 let details = "Culvert's webhook gives it one, or a device plugin's resource in the network's annotation; \
                                `volume` names another";
                 return Err(Error::with(Code::Config, message, details));
             }
         }
-        let parent = settings.shared_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FOLDER));
+        let parent = settings.shared_dir.as_deref().unwrap_or(Path::new(DEFAULT_FOLDER));
+        // Where its parent is may be a link; the folder itself must not.
+        let parent = parent.canonicalize().unwrap_or_else(|_| parent.to_owned());
         let folder = parent.join(short(&attachment.id.container));
-        let inside = if attachment.pod.uid.is_some() { settings.mount_path.clone() } else { folder.clone() };
-        Ok(Self { folder, inside, is_ours: true })
+        let inside = if attachment.pod.uid.is_some() { mounted.to_owned() } else { folder.clone() };
+        Ok(Self { folder, inside, is_ours: true, is_shared: false })
     }
 
     /// Opens it, and makes it first where it is ours to make.
@@ -78,7 +90,8 @@ fn device_folder(settings: &Vhostuser, device: &str) -> Result<Location, Error> 
         let message = format!("the folder of device {device} of network {network} is outside of {}", devices.display());
         return Err(Error::new(Code::Config, message));
     }
-    Ok(Location { folder, inside: Path::new("/var/run/culvert").join(network), is_ours: false })
+    let inside = Path::new("/var/run/culvert").join(network);
+    Ok(Location { folder, inside, is_ours: false, is_shared: false })
 }
 
 /// The folder of a pod's emptyDir volume; `None` when the pod has none of that name.
@@ -98,6 +111,18 @@ pub fn empty_dir(kubelet_root: &Path, uid: &str, volume: &str) -> Result<Option<
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(Error::io(format!("volume {volume} at {} cannot be used", path.display()), error)),
     }
+}
+
+/// The folder of a pod's hostPath volume. /var/run is a link everywhere; other links on the way are refused, for a pod that has
+/// part of the way as a volume could change them.
+fn host_path(path: &Path) -> Result<PathBuf, Error> {
+    let path = match path.strip_prefix("/var/run") {
+        Ok(rest) => Path::new("/run").join(rest),
+        Err(_) => path.to_owned(),
+    };
+    let broken = |error| Error::io(format!("hostPath {} cannot be used", path.display()), error);
+    Folder::open(&path).map_err(broken)?;
+    Ok(path)
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, Error> {

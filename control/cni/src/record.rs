@@ -60,13 +60,17 @@ impl Records {
     pub fn create(&self, id: &AttachmentId, contents: Contents) -> Result<Record, Error> {
         let path = self.path(id, true);
         let broken = |error: std::io::Error| Error::io(format!("{} cannot be written", path.display()), error);
-        fs::create_dir_all(&self.folder).map_err(broken)?;
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(0o600);
-        let mut file = options.open(&path).map_err(|error| match error.kind() {
-            ErrorKind::AlreadyExists => busy(id),
-            _ => broken(error),
-        })?;
+        let mut file = loop {
+            fs::create_dir_all(&self.folder).map_err(broken)?;
+            match options.open(&path) {
+                // The call that removed the last other record has removed the folder.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(busy(id)),
+                file => break file.map_err(broken)?,
+            }
+        };
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| busy(id))?;
         let text = serde_json::to_vec(&contents).map_err(|error| broken(error.into()))?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(broken)?;

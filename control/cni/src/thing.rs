@@ -24,6 +24,11 @@ pub enum Thing {
         /// Its name.
         name: String,
     },
+    /// A pod's registration in culvertd.
+    Pod {
+        /// Its name.
+        name: String,
+    },
     /// A network in culvertd that is made when it is missing, and goes with its last port.
     Network {
         /// Its name.
@@ -71,6 +76,7 @@ impl<'a> Remover<'a> {
     fn remove_one(&mut self, thing: &Thing) -> Result<(), Error> {
         match thing {
             Thing::Port { name } => self.ask_or_leave(name, |daemon| daemon.remove_port(name)),
+            Thing::Pod { name } => self.ask_or_leave(name, |daemon| daemon.remove_pod(name)),
             Thing::Network { name } => self.remove_network(name),
             Thing::File { path } => match fs::remove_file(path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(shown(path), error)),

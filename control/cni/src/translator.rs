@@ -1,18 +1,30 @@
 //! Mode `translator`: a pod's network namespace made ready for a culvert-translator without any capability: it may listen on
 //! every port and send echo requests. As KubeVirt's `kubevirt-passt-binding` does for passt. No interface is made.
+//!
+//! Culvertd is told where the pod's translators will be, so that it can ask them for their figures and do for them what they may
+//! not. They work without: so does this.
+
+use std::path::{Path, PathBuf};
+
+use culvert_api::v1;
 
 use crate::attachment::Attachment;
 use crate::config::settings::Translator;
+use crate::daemon::Daemon;
 use crate::error::{Code, Error};
-use crate::netns;
 use crate::result::Interface;
 use crate::thing::Thing;
+use crate::{name, netns};
 
 /// How the namespace is prepared.
 #[derive(Debug)]
 pub struct Plan {
     /// Kernel parameters, by their paths in /proc/sys, and their values.
     parameters: [(&'static str, String); 2],
+    /// The name of the pod's registration.
+    name: String,
+    /// Where the pod's translators have their sockets.
+    folders: Vec<PathBuf>,
 }
 
 impl Plan {
@@ -20,9 +32,11 @@ impl Plan {
     ///
     /// # Errors
     /// None at present.
-    pub fn of(_attachment: &Attachment, settings: &Translator) -> Result<Self, Error> {
+    pub fn of(attachment: &Attachment, settings: &Translator) -> Result<Self, Error> {
         let group = settings.owner.gid;
         Ok(Self {
+            name: name::port(&attachment.id),
+            folders: folders(attachment),
             parameters: [
                 ("net/ipv4/ip_unprivileged_port_start", "0".to_owned()),
                 ("net/ipv4/ping_group_range", format!("{group}\t{group}")),
@@ -32,7 +46,7 @@ impl Plan {
 
     /// See [`crate::attachment::Plan::things`].
     pub fn things(&self) -> Vec<Thing> {
-        Vec::new()
+        if self.folders.is_empty() { Vec::new() } else { vec![Thing::Pod { name: self.name.clone() }] }
     }
 
     /// See [`crate::attachment::Plan::make`].
@@ -45,8 +59,24 @@ impl Plan {
                 std::fs::write(format!("/proc/sys/{name}"), value)
                     .map_err(|error| Error::io(format!("{name} cannot be set to {value:?}"), error))?;
             }
-            Ok(Vec::new())
-        })
+            Ok(())
+        })?;
+        if !self.folders.is_empty()
+            && let Err(error) = self.register(attachment)
+        {
+            eprintln!("culvert-cni: culvertd does not know of the translators of {}: {error}", attachment.id);
+        }
+        Ok(Vec::new())
+    }
+
+    fn register(&self, attachment: &Attachment) -> Result<(), Error> {
+        let spec = v1::PodSpec {
+            folders: self.folders.iter().map(|folder| folder.display().to_string()).collect(),
+            netns: Some(attachment.sandbox()),
+            tap: None,
+            description: Some(attachment.description()),
+        };
+        Daemon::connect(&attachment.places.control_socket)?.add_pod(&self.name, &spec)
     }
 
     /// See [`crate::attachment::Plan::check`].
@@ -66,4 +96,14 @@ impl Plan {
             Ok(())
         })
     }
+}
+
+/// The folders in which translators of a pod have their sockets, as Culvert's webhook and hook place them; none for a container
+/// that is no pod.
+pub fn folders(attachment: &Attachment) -> Vec<PathBuf> {
+    let Some(uid) = &attachment.pod.uid else { return Vec::new() };
+    let volumes = attachment.places.kubelet_root.join("pods").join(uid).join("volumes/kubernetes.io~empty-dir");
+    // The hook's own folder is used when the webhook gave the pod no volume; it is the only hook's then.
+    let places = ["culvert-translator", "hook-sidecar-sockets/hook-sidecar-0/translator"];
+    places.iter().map(|place| volumes.join(Path::new(place))).collect()
 }

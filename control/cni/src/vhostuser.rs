@@ -10,21 +10,24 @@ use crate::attachment::{Attachment, check_previous, interface};
 use crate::beneath::Folder;
 use crate::config::settings::{Role, Vhostuser};
 use crate::daemon::Daemon;
+use crate::environment::AttachmentId;
 use crate::error::{Code, Error};
+use crate::kubernetes::Kubernetes;
 use crate::location::Location;
 use crate::name::{self, Mac};
 use crate::result::{CniResult, Interface};
 use crate::thing::{Thing, mark_network};
-use crate::{device_info, netns};
+use crate::{application, device_info, netns};
 
 /// How the port is made.
-#[derive(Debug)]
 pub struct Plan {
     settings: Vhostuser,
     port: String,
     mac: Mac,
     location: Location,
     socket_name: OsString,
+    /// Whom to tell, when there is a kubeconfig and a pod.
+    kubernetes: Option<Kubernetes>,
 }
 
 impl Plan {
@@ -33,18 +36,33 @@ impl Plan {
     /// # Errors
     /// [`Code::Config`] when the pod has no place for the socket.
     pub fn of(attachment: &Attachment, settings: &Vhostuser) -> Result<Self, Error> {
-        let socket = settings.socket_file.clone().unwrap_or_else(|| format!("{}.sock", attachment.id.ifname));
+        let kubernetes = match (&settings.kubeconfig, &attachment.pod.name) {
+            (Some(kubeconfig), Some(_)) => Some(Kubernetes::of(kubeconfig)?),
+            _ => None,
+        };
+        let pod = match &kubernetes {
+            Some(kubernetes) => Some(kubernetes.pod(&attachment.pod)?),
+            None => None,
+        };
+        let location = Location::find(attachment, settings, pod.as_ref())?;
+        let AttachmentId { container, ifname } = &attachment.id;
+        let socket = match &settings.socket_file {
+            Some(name) => name.clone(),
+            None if location.is_shared => format!("{}-{ifname}", name::short(container)),
+            None => format!("{ifname}.sock"),
+        };
         Ok(Self {
+            kubernetes,
             settings: settings.clone(),
             port: name::port(&attachment.id),
             mac: settings.port.mac.unwrap_or_else(|| Mac::of(&attachment.id)),
-            location: Location::find(attachment, settings)?,
+            location,
             socket_name: socket.into(),
         })
     }
 
     /// See [`crate::attachment::Plan::things`].
-    pub fn things(&self) -> Vec<Thing> {
+    pub fn things(&self, attachment: &Attachment) -> Vec<Thing> {
         let mut things = Vec::new();
         if self.settings.userspace.is_some() {
             things.push(Thing::Network { name: self.settings.port.network.clone() });
@@ -54,6 +72,10 @@ impl Plan {
         }
         things.push(Thing::Beneath { folder: self.location.folder.clone(), name: self.socket_name.clone() });
         things.push(Thing::Port { name: self.port.clone() });
+        if self.has_data_file() {
+            let name = application::file_name(&attachment.id);
+            things.push(Thing::Beneath { folder: self.location.folder.clone(), name });
+        }
         if let Some(path) = &self.settings.device_info_file {
             things.push(Thing::File { path: path.clone() });
         }
@@ -64,7 +86,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Code::TryLater`] without culvertd, [`Code::Config`] for what it refuses, [`Code::Io`].
-    pub fn make(&self, attachment: &Attachment, _ipam: Option<&CniResult>) -> Result<Vec<Interface>, Error> {
+    pub fn make(&self, attachment: &Attachment, ipam: Option<&CniResult>) -> Result<Vec<Interface>, Error> {
         if netns::has_interface(&attachment.netns, &attachment.id.ifname)? {
             let message = format!("{} has an interface {}", attachment.netns.display(), attachment.id.ifname);
             return Err(Error::with(Code::Exists, message, "choose another name for one of them"));
@@ -78,7 +100,31 @@ impl Plan {
         }
         let mut made = interface(attachment, self.mac.to_string(), self.settings.port.mtu);
         made.socket_path = self.socket().display().to_string();
+        self.tell_applications(attachment, &folder, &made, ipam)?;
         Ok(vec![made])
+    }
+
+    /// Without Kubernetes, Userspace CNI leaves a file for the container's application.
+    fn has_data_file(&self) -> bool {
+        self.settings.userspace.is_some() && self.kubernetes.is_none()
+    }
+
+    fn tell_applications(
+        &self,
+        attachment: &Attachment,
+        folder: &Folder,
+        made: &Interface,
+        ipam: Option<&CniResult>,
+    ) -> Result<(), Error> {
+        if self.kubernetes.is_none() && !self.has_data_file() {
+            return Ok(());
+        }
+        let result = CniResult::default().with(attachment.version, vec![made.clone()], ipam.cloned());
+        let data = application::data(attachment, &self.settings, &self.socket_name, &result);
+        match &self.kubernetes {
+            Some(kubernetes) => application::annotate(kubernetes, &attachment.pod, &self.location.inside, &data),
+            None => application::write(folder, &application::file_name(&attachment.id), &data),
+        }
     }
 
     /// See [`crate::attachment::Plan::check`].
@@ -123,8 +169,8 @@ impl Plan {
         Ok(())
     }
 
-    fn spec(&self, _attachment: &Attachment) -> v1::PortSpec {
-        let Vhostuser { port, role, queues, .. } = &self.settings;
+    fn spec(&self, attachment: &Attachment) -> v1::PortSpec {
+        let Vhostuser { port, role, queues, owner, label, .. } = &self.settings;
         v1::PortSpec {
             network: Some(port.network.clone()),
             socket: Some(self.socket().display().to_string()),
@@ -133,6 +179,10 @@ impl Plan {
             mtu: Some(port.mtu),
             mac: port.mac.map(|mac| mac.to_string()),
             vlan: port.vlan,
+            socket_root: Some(self.location.folder.display().to_string()),
+            owner: Some(owner.to_string()),
+            label: label.clone(),
+            description: Some(attachment.description()),
             ..v1::PortSpec::default()
         }
     }

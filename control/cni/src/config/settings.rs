@@ -99,6 +99,8 @@ pub struct Tap {
     pub mtu: u32,
     /// Who may open the tap.
     pub owner: Owner,
+    /// SELinux label of sockets and folders.
+    pub label: Option<String>,
 }
 
 /// Who makes a guest's socket.
@@ -196,6 +198,7 @@ impl Settings {
                 mac: mac(config, pod)?,
                 mtu: mtu(config)?,
                 owner: owner(config)?,
+                label: config.label.clone().filter(|label| !label.is_empty()),
             })),
             Some(other) => Err(Error::with(Code::Config, format!("mode {other:?} is unknown"), MODES)),
             None => Err(missing("mode", MODES)),
@@ -222,16 +225,13 @@ fn vhostuser_of_userspace(config: &Config, pod: &Pod) -> Result<Settings, Error>
         let wrong = || Error::with(Code::Config, format!("socketfile {name:?} is not possible"), "it is a file's name");
         vhostuser.socket_file = Some(plain.then(|| name.clone()).ok_or_else(wrong)?);
     }
-    if config.mount_path.is_none() {
-        vhostuser.mount_path = PathBuf::from("/var/lib/cni/usrspcni");
-    }
     vhostuser.userspace = Some(meaning.container);
     Ok(Settings::Vhostuser(Box::new(vhostuser)))
 }
 
 /// What both grammars say in the same words.
 fn vhostuser(config: &Config, port: Port) -> Result<Vhostuser, Error> {
-    let volume = config.volume.as_deref().unwrap_or("shared-dir");
+    let volume = config.volume.as_deref().unwrap_or(DEFAULT_VOLUME);
     if !is_label(volume) {
         let details = "it is the name of one of the pod's volumes";
         return Err(Error::with(Code::Config, format!("volume {volume:?} is not possible"), details));
@@ -250,7 +250,7 @@ fn vhostuser(config: &Config, port: Port) -> Result<Vhostuser, Error> {
             .unwrap_or_else(|| PathBuf::from("/run/culvert/devices")),
         volume: volume.to_owned(),
         mount_path: path("mountPath", config.mount_path.as_deref())?
-            .unwrap_or_else(|| PathBuf::from("/var/lib/cni/usrcni")),
+            .unwrap_or_else(|| default_mount_path(config, volume)),
         shared_dir: path("sharedDir", config.shared_dir.as_deref())?,
         kubeconfig: path("kubeconfig", config.kubeconfig.as_deref())?,
         socket_file: None,
@@ -258,6 +258,16 @@ fn vhostuser(config: &Config, port: Port) -> Result<Vhostuser, Error> {
         userspace: None,
         port,
     })
+}
+
+/// Where the seeds of KubeVirt's interface, Userspace CNI and Culvert's webhook mount the volume.
+fn default_mount_path(config: &Config, volume: &str) -> PathBuf {
+    let is_userspace = config.host.is_some() || config.container.is_some();
+    match volume {
+        DEFAULT_VOLUME if is_userspace => PathBuf::from("/var/lib/cni/usrspcni"),
+        DEFAULT_VOLUME => PathBuf::from("/var/lib/cni/usrcni"),
+        other => Path::new("/var/lib/cni").join(other),
+    }
 }
 
 fn port(config: &Config, pod: &Pod) -> Result<Option<Port>, Error> {
@@ -347,6 +357,8 @@ fn is_label(text: &str) -> bool {
 }
 
 const MODES: &str = "use vhostuser, translator or tap";
+
+const DEFAULT_VOLUME: &str = "shared-dir";
 
 /// QEMU asks for as many as its guest has; it may have up to this many.
 const DEFAULT_QUEUES: u32 = 16;

@@ -29,8 +29,11 @@ pub fn run(version: Version, variables: &Variables, input: &Input) -> Result<Val
     clear(&records, &attachment)?;
     let plan = attachment.plan()?;
     let ipam = if plan.has_addresses() { ipam(variables, &config, input)? } else { None };
-    let contents =
-        Contents { control_socket: attachment.places.control_socket.clone(), things: plan.things(), folder: None };
+    let contents = Contents {
+        control_socket: attachment.places.control_socket.clone(),
+        things: plan.things(&attachment),
+        folder: None,
+    };
     let mut record = records.create(&attachment.id, contents)?;
     let made = make(&plan, &attachment, ipam.as_ref()).and_then(|made| record.complete().map(|()| made));
     match made {
