@@ -142,8 +142,8 @@ impl Plan {
         }
     }
 
-    /// Whether the addresses of an IPAM plugin are for what is made.
-    pub fn has_addresses(&self) -> bool {
+    /// Whether an interface is made: it must not be there before, and gets the addresses of the IPAM plugin.
+    pub fn has_interface(&self) -> bool {
         !matches!(self, Self::Translator(_))
     }
 }

@@ -183,14 +183,14 @@ impl Settings {
     /// # Errors
     /// [`Code::Config`], with the key, its value and what is possible.
     pub fn of(config: &Config, pod: &Pod) -> Result<Self, Error> {
-        if config.host.is_some() || config.container.is_some() {
+        if is_userspace(config) {
             return vhostuser_of_userspace(config, pod);
         }
         match config.mode.as_deref() {
             Some("vhostuser") => {
                 let port = port(config, pod)?;
                 let port = port.ok_or_else(|| missing("network", "name one of culvertd's networks"))?;
-                Ok(Self::Vhostuser(Box::new(vhostuser(config, port)?)))
+                Ok(Self::Vhostuser(Box::new(vhostuser(config, pod, port)?)))
             }
             Some("translator") => Ok(Self::Translator(Translator { owner: owner(config)? })),
             Some("tap") => Ok(Self::Tap(Tap {
@@ -215,7 +215,7 @@ fn vhostuser_of_userspace(config: &Config, pod: &Pod) -> Result<Settings, Error>
         mtu: mtu(config)?,
         mac: mac(config, pod)?,
     };
-    let mut vhostuser = vhostuser(config, port)?;
+    let mut vhostuser = vhostuser(config, pod, port)?;
     vhostuser.role = meaning.role;
     if let Some(group) = meaning.group {
         vhostuser.owner.gid = crate::group::find(Path::new("/etc/group"), &group)?;
@@ -230,7 +230,7 @@ fn vhostuser_of_userspace(config: &Config, pod: &Pod) -> Result<Settings, Error>
 }
 
 /// What both grammars say in the same words.
-fn vhostuser(config: &Config, port: Port) -> Result<Vhostuser, Error> {
+fn vhostuser(config: &Config, pod: &Pod, port: Port) -> Result<Vhostuser, Error> {
     let volume = config.volume.as_deref().unwrap_or(DEFAULT_VOLUME);
     if !is_label(volume) {
         let details = "it is the name of one of the pod's volumes";
@@ -242,7 +242,7 @@ fn vhostuser(config: &Config, port: Port) -> Result<Vhostuser, Error> {
     }
     Ok(Vhostuser {
         role: role(config.role.as_deref())?,
-        queues: within("queues", config.queues.unwrap_or(DEFAULT_QUEUES), 1, 256)?,
+        queues: within("queues", config.queues.unwrap_or_else(|| default_queues(config, pod)), 1, 256)?,
         owner: owner(config)?,
         label: config.label.clone().filter(|label| !label.is_empty()),
         device: device.map(str::to_owned),
@@ -260,11 +260,21 @@ fn vhostuser(config: &Config, port: Port) -> Result<Vhostuser, Error> {
     })
 }
 
-/// Where the seeds of KubeVirt's interface, Userspace CNI and Culvert's webhook mount the volume.
+/// QEMU asks for as many as its guest has, and a virtual machine of Kubernetes' may have up to 16. Programs that take the offered
+/// features literally (DPDK's virtio-user, user-mode Linux) refuse more than one pair without a control queue: containers that are
+/// no pods, and users of Userspace CNI's grammar, are such programs.
+fn default_queues(config: &Config, pod: &Pod) -> u32 {
+    if pod.uid.is_some() && !is_userspace(config) { 16 } else { 1 }
+}
+
+fn is_userspace(config: &Config) -> bool {
+    config.host.is_some() || config.container.is_some()
+}
+
+/// Where KubeVirt's proposal of a vhostuser interface, Userspace CNI and Culvert's webhook mount the volume.
 fn default_mount_path(config: &Config, volume: &str) -> PathBuf {
-    let is_userspace = config.host.is_some() || config.container.is_some();
     match volume {
-        DEFAULT_VOLUME if is_userspace => PathBuf::from("/var/lib/cni/usrspcni"),
+        DEFAULT_VOLUME if is_userspace(config) => PathBuf::from("/var/lib/cni/usrspcni"),
         DEFAULT_VOLUME => PathBuf::from("/var/lib/cni/usrcni"),
         other => Path::new("/var/lib/cni").join(other),
     }
@@ -359,6 +369,3 @@ fn is_label(text: &str) -> bool {
 const MODES: &str = "use vhostuser, translator or tap";
 
 const DEFAULT_VOLUME: &str = "shared-dir";
-
-/// QEMU asks for as many as its guest has; it may have up to this many.
-const DEFAULT_QUEUES: u32 = 16;

@@ -20,7 +20,6 @@ use crate::version::Version;
 pub fn run(version: Version, variables: &Variables, input: &Input) -> Result<Value, Error> {
     let config: Config = input.config()?;
     let attachment = Attachment::of(version, variables, &config)?;
-    refuse_duplicate(&attachment)?;
     let records = Records::new(&attachment.places.state_dir, &attachment.network_name);
     if records.is_complete(&attachment.id) {
         let message = format!("{} is there already", attachment.id);
@@ -28,7 +27,12 @@ pub fn run(version: Version, variables: &Variables, input: &Input) -> Result<Val
     }
     clear(&records, &attachment)?;
     let plan = attachment.plan()?;
-    let ipam = if plan.has_addresses() { ipam(variables, &config, input)? } else { None };
+    let ipam = if plan.has_interface() {
+        refuse_duplicate(&attachment)?;
+        ipam(variables, &config, input)?
+    } else {
+        None
+    };
     let contents = Contents {
         control_socket: attachment.places.control_socket.clone(),
         things: plan.things(&attachment),

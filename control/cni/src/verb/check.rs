@@ -26,7 +26,7 @@ pub fn run(version: Version, variables: &Variables, input: &Input) -> Result<(),
     let plan = attachment.plan()?;
     plan.check(&attachment)?;
     match ipam(variables, &config, input)? {
-        Some(ipam) if plan.has_addresses() => ipam.pass(Verb::Check),
+        Some(ipam) if plan.has_interface() => ipam.pass(Verb::Check),
         _ => Ok(()),
     }
 }
