@@ -132,21 +132,3 @@ const SHARED_FOLDER: &str = "/var/lib/cni/usrcni";
 
 /// Longest path of a socket's address.
 const MAX_PATH_BYTES: usize = 107;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pod_s_interfaces_are_called_as_kubevirt_calls_them() {
-        for (network, interface) in [
-            ("net1", "pod6c270ef2f25"),
-            ("blue", "pod16477688c0e"),
-            ("dpdk-a", "pod494bb167e44"),
-            ("dpdk-b", "pod33d044e5350"),
-            ("vhost-user-vn-blue", "pod70e862d9481"),
-        ] {
-            assert_eq!(hashed_name(network), interface);
-        }
-    }
-}

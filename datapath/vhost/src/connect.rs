@@ -5,17 +5,20 @@
 //! once; the caller retries at an interval as well, because a socket appears before somebody listens on it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use mio::net::UnixStream;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::listen::{is_socket, own_link};
+use crate::folder::{self, FolderError, own_link};
+use crate::listen::is_socket;
+use crate::place::Place;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +29,12 @@ pub enum ConnectError {
     /// Something else is there.
     #[error("{0} is not a socket; remove it, or correct `socket`")]
     NotASocket(PathBuf),
+    /// A socket is there that has a name somewhere else as well.
+    #[error("{0} is a hard link; remove it, or correct `socket`")]
+    HardLink(PathBuf),
+    /// The folder cannot be opened.
+    #[error(transparent)]
+    Folder(FolderError),
     /// The kernel refused.
     #[error("cannot connect to socket {path}: {errno}; check the permissions of the socket and its folder")]
     Kernel {
@@ -40,15 +49,25 @@ pub enum ConnectError {
 ///
 /// # Errors
 /// Any [`ConnectError`].
-pub fn connect(path: &Path) -> Result<UnixStream, ConnectError> {
+pub fn connect(place: &Place) -> Result<UnixStream, ConnectError> {
+    let path = &place.path;
     let failed = |errno| match errno {
         Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN => ConnectError::Absent(path.to_owned()),
         errno => ConnectError::Kernel { path: path.to_owned(), errno },
     };
-    let found = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-    let found = found.map_err(failed)?;
-    if !is_socket(&rustix::fs::fstat(&found).map_err(failed)?) {
+    let folder = folder::open(place).map_err(|error| match error {
+        missing if missing.is_missing() => ConnectError::Absent(path.to_owned()),
+        error => ConnectError::Folder(error),
+    })?;
+    let name = Path::new(path.file_name().unwrap_or(OsStr::new(".")));
+    let found = folder::open_beneath(&folder, name, OFlags::PATH | OFlags::NOFOLLOW).map_err(failed)?;
+    let status = rustix::fs::fstat(&found).map_err(failed)?;
+    if !is_socket(&status) {
         return Err(ConnectError::NotASocket(path.to_owned()));
+    }
+    // Links to sockets elsewhere; where all of the path is trusted they are somebody's wish.
+    if place.root.is_some() && status.st_nlink != 1 {
+        return Err(ConnectError::HardLink(path.to_owned()));
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
@@ -79,10 +98,10 @@ impl FolderWatch {
     }
 
     /// Watches the folder of a socket for a port, if the folder exists. Costs nothing if it is watched already.
-    pub fn watch(&mut self, socket: &Path, port: usize) {
-        let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    pub fn watch(&mut self, socket: &Place, port: usize) {
+        let Ok(folder) = folder::open(socket) else { return };
         let mask = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::ATTRIB | WatchMask::ONLYDIR;
-        if let Ok(watch) = self.inotify.watches().add(folder, mask) {
+        if let Ok(watch) = self.inotify.watches().add(own_link(&folder), mask) {
             self.ports.entry(watch).or_default().insert(port);
         }
     }
@@ -125,16 +144,20 @@ mod tests {
     use super::*;
     use std::os::unix::net::{UnixDatagram, UnixListener};
 
+    fn at(path: &Path) -> Place {
+        path.into()
+    }
+
     #[test]
     fn only_a_socket_with_a_listener_is_connected_to() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vhost.sock");
-        assert!(matches!(connect(&folder.path().join("none/vhost.sock")), Err(ConnectError::Absent(_))));
-        assert!(matches!(connect(&path), Err(ConnectError::Absent(_))));
+        assert!(matches!(connect(&at(&folder.path().join("none/vhost.sock"))), Err(ConnectError::Absent(_))));
+        assert!(matches!(connect(&at(&path)), Err(ConnectError::Absent(_))));
         let listener = UnixListener::bind(&path).unwrap();
-        drop(connect(&path).unwrap());
+        drop(connect(&at(&path)).unwrap());
         drop(listener);
-        assert!(matches!(connect(&path), Err(ConnectError::Absent(_))));
+        assert!(matches!(connect(&at(&path)), Err(ConnectError::Absent(_))));
     }
 
     /// hostile C6: the way from CVE-2026-7374, a link to somebody else's socket.
@@ -145,14 +168,14 @@ mod tests {
         let _listener = UnixListener::bind(&real).unwrap();
         let link = folder.path().join("vhost.sock");
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        assert!(matches!(connect(&link), Err(ConnectError::NotASocket(_))));
+        assert!(matches!(connect(&at(&link)), Err(ConnectError::NotASocket(_))));
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(matches!(connect(&file), Err(ConnectError::NotASocket(_))));
-        assert!(matches!(connect(folder.path()), Err(ConnectError::NotASocket(_))));
+        assert!(matches!(connect(&at(&file)), Err(ConnectError::NotASocket(_))));
+        assert!(matches!(connect(&at(folder.path())), Err(ConnectError::NotASocket(_))));
         let datagram = folder.path().join("datagram.sock");
         let _datagram = UnixDatagram::bind(&datagram).unwrap();
-        assert!(matches!(connect(&datagram), Err(ConnectError::Kernel { .. })));
+        assert!(matches!(connect(&at(&datagram)), Err(ConnectError::Kernel { .. })));
     }
 
     #[test]
@@ -163,7 +186,7 @@ mod tests {
         rustix::net::listen(&listener, 1).unwrap();
         let mut held = Vec::new();
         let full = loop {
-            match connect(&path) {
+            match connect(&at(&path)) {
                 Ok(stream) => held.push(stream),
                 Err(error) => break error,
             }
@@ -176,19 +199,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("inner");
         let mut watch = FolderWatch::new().unwrap();
-        watch.watch(&inner.join("vhost.sock"), 7); // not there yet
+        watch.watch(&at(&inner.join("vhost.sock")), 7); // not there yet
         std::fs::create_dir(&inner).unwrap();
         assert!(watch.take().is_empty());
-        watch.watch(&inner.join("vhost.sock"), 7);
-        watch.watch(&inner.join("vhost.sock"), 7);
-        watch.watch(&inner.join("other.sock"), 8);
+        watch.watch(&at(&inner.join("vhost.sock")), 7);
+        watch.watch(&at(&inner.join("vhost.sock")), 7);
+        watch.watch(&at(&inner.join("other.sock")), 8);
         std::fs::write(inner.join("vhost.sock"), "").unwrap();
         assert_eq!(watch.take(), [7, 8].into());
         watch.forget(8);
         std::fs::remove_dir_all(&inner).unwrap();
         watch.take();
         std::fs::create_dir(&inner).unwrap();
-        watch.watch(&inner.join("vhost.sock"), 7);
+        watch.watch(&at(&inner.join("vhost.sock")), 7);
         std::fs::rename(folder.path().join("inner"), folder.path().join("moved")).unwrap();
         std::fs::write(folder.path().join("moved/x"), "").unwrap();
         assert_eq!(watch.take(), [7].into());

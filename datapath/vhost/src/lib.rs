@@ -3,7 +3,8 @@
 //! From the inside out:
 //! - [`message`]: headers and bodies, parsed; [`event`]: the descriptors that kick and interrupt, checked;
 //! - [`session`]: the dialogue with one frontend as a pure state machine;
-//! - [`socket`]: bytes and descriptors of one connection; [`listen`], [`connect`]: the two ways to get one;
+//! - [`socket`]: bytes and descriptors of one connection; [`listen`], [`connect`]: the two ways to get one, [`folder`]: the
+//!   folder that it is in;
 //! - `port`: one port's socket over time, [`place`]: where it is; [`server`]: all of them in one thread; `helper`: the thread that may wait;
 //! - [`single`]: one port in its caller's own loop, without threads: the translator's way;
 //! - [`backend`]: what the rest of the daemon provides; `rate`, [`log_limit`]: bounds on what a frontend can cause.
@@ -12,6 +13,7 @@
 pub mod backend;
 pub mod connect;
 pub mod event;
+pub mod folder;
 mod helper;
 pub mod listen;
 pub mod log_limit;

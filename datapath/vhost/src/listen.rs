@@ -1,20 +1,22 @@
 //! The `listen` role: the socket that we create and frontends connect to.
 //!
-//! Everything goes through a descriptor of the folder, so paths may be long and a folder that is renamed meanwhile is
-//! still the same folder. What lies at the path already is kept, unless it is a socket that nobody listens on. On drop
-//! the path is removed, but only if it still is our socket.
+//! Everything goes through a handle of the folder ([`folder`]), so paths may be long and a folder that is renamed meanwhile
+//! is still the same folder. What lies at the path already is kept, unless it is a socket that nobody listens on. Nobody can
+//! connect before the socket has its label, mode and owner, since only then we listen. On drop the path is removed, but only
+//! if it still is our socket.
 
-use std::ffi::OsString;
-use std::fs::DirBuilder;
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use mio::net::{UnixListener, UnixStream};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::folder::{self, FolderError, GiveError, own_link};
+use crate::place::Place;
 
 /// Permissions of the socket: its owner and group may connect.
 pub const SOCKET_MODE: u32 = 0o660;
@@ -26,13 +28,8 @@ const BACKLOG: i32 = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The folder cannot be opened or made.
-    #[error("cannot open or create folder {folder}: {errno}; correct `socket` or the folder's permissions")]
-    Folder {
-        /// Of the socket.
-        folder: PathBuf,
-        /// The kernel's reason.
-        errno: io::Error,
-    },
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The path names no file.
     #[error(
         "{0} cannot be a socket's path: it must end in a file name of at most {MAX_NAME_BYTES} bytes; correct `socket`"
@@ -41,6 +38,20 @@ pub enum BindError {
     /// Something else is there.
     #[error("{0} exists and is not a socket; remove it, or choose another `socket`")]
     NotASocket(PathBuf),
+    /// A socket is there that has a name somewhere else as well.
+    #[error("{0} is a hard link; remove it, or choose another `socket`")]
+    HardLink(PathBuf),
+    /// Somebody put something else in the place of the socket that we made.
+    #[error("{0} was replaced while it was made; find out who writes to its folder")]
+    Replaced(PathBuf),
+    /// It cannot have the owner or label that it is to have.
+    #[error("socket {path} {error}")]
+    Given {
+        /// Of the socket.
+        path: PathBuf,
+        /// Why not.
+        error: GiveError,
+    },
     /// Another process listens there.
     #[error("{path} is in use by {user}; stop that process, or choose another `socket`")]
     InUse {
@@ -83,10 +94,11 @@ impl SocketName {
     ///
     /// # Errors
     /// Any [`BindError`]. What lies at the path is untouched then.
-    pub fn bind(path: &Path, kind: SocketType) -> Result<(OwnedFd, Self), BindError> {
-        let bad_name = || BindError::Name(path.to_owned());
-        let name = path.file_name().filter(|name| name.len() <= MAX_NAME_BYTES).ok_or_else(bad_name)?;
-        let folder = open_folder(path.parent().ok_or_else(bad_name)?)?;
+    pub fn bind(place: &Place, kind: SocketType) -> Result<(OwnedFd, Self), BindError> {
+        let path = &place.path;
+        let name = path.file_name().filter(|name| name.len() <= MAX_NAME_BYTES);
+        let name = name.ok_or_else(|| BindError::Name(path.to_owned()))?;
+        let folder = folder::make(place)?;
         let kernel = |what| move |errno| BindError::Kernel { what, path: path.to_owned(), errno };
 
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -101,15 +113,24 @@ impl SocketName {
             }
             result => result.map_err(kernel("bind"))?,
         }
-        let ours = rustix::fs::openat(&folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .map_err(kernel("open"))?;
-        let status = rustix::fs::fstat(&ours).map_err(kernel("look at"))?;
-        if !is_socket(&status) {
-            return Err(BindError::NotASocket(path.to_owned()));
+        let (ours, status) = find(&folder, name).map_err(kernel("open"))?;
+        // There is no way from a socket to its name: what is there is taken for ours if nobody else could have made it.
+        if !is_socket(&status) || status.st_nlink != 1 || status.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(BindError::Replaced(path.to_owned()));
         }
+        // From here on the name is removed if a step fails.
+        let bound = Self { folder: Some(folder), name: name.to_owned(), identity: identity(&status) };
         rustix::fs::chmod(own_link(&ours), Mode::from_raw_mode(SOCKET_MODE)).map_err(kernel("set the mode of"))?;
+        folder::give(&ours, place).map_err(|error| BindError::Given { path: path.to_owned(), error })?;
         rustix::net::listen(&socket, BACKLOG).map_err(kernel("listen on"))?;
-        Ok((socket, Self { folder: Some(folder), name: name.to_owned(), identity: identity(&status) }))
+        Ok((socket, bound))
+    }
+
+    /// Whether a frontend that connects to this place reaches our socket. True when the name was left.
+    pub fn is_at(&self, place: &Place) -> bool {
+        let ours = |folder| rustix::fs::statat(&folder, &self.name, AtFlags::SYMLINK_NOFOLLOW).ok();
+        let found = folder::open(place).ok().and_then(ours);
+        self.folder.is_none() || found.is_some_and(|status| identity(&status) == self.identity)
     }
 
     /// Leaves the name to whoever finds it stale, and closes the folder: a process that gives up the file system has
@@ -124,10 +145,15 @@ impl Listener {
     ///
     /// # Errors
     /// Any [`BindError`]. What lies at the path is untouched then.
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let (socket, name) = SocketName::bind(path, SocketType::STREAM)?;
+    pub fn bind(place: &Place) -> Result<Self, BindError> {
+        let (socket, name) = SocketName::bind(place, SocketType::STREAM)?;
         let socket = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket));
         Ok(Self { socket, name })
+    }
+
+    /// See [`SocketName::is_at`].
+    pub fn is_at(&self, place: &Place) -> bool {
+        self.name.is_at(place)
     }
 
     /// See [`SocketName::leave`].
@@ -171,26 +197,18 @@ impl Drop for SocketName {
 /// Longest file name of a socket: its address is `/proc/self/fd/N/NAME`, in the 107 bytes that an address has.
 pub const MAX_NAME_BYTES: usize = 107 - "/proc/self/fd/".len() - "1000000/".len();
 
-fn open_folder(folder: &Path) -> Result<OwnedFd, BindError> {
-    // The parent of a bare file name is the empty path.
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let failed = |errno: io::Error| BindError::Folder { folder: folder.to_owned(), errno };
-    DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(failed)?;
-    rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| failed(errno.into()))
-}
-
 /// Removes what lies where the socket is to be, if it is a socket and nobody listens on it.
-fn remove_stale(folder: &OwnedFd, name: &std::ffi::OsStr, path: &Path) -> Result<(), BindError> {
+fn remove_stale(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), BindError> {
     let kernel = |what| move |errno| BindError::Kernel { what, path: path.to_owned(), errno };
-    let found = rustix::fs::openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-    let found = match found {
+    let (found, status) = match find(folder, name) {
         Err(Errno::NOENT) => return Ok(()),
         found => found.map_err(kernel("open"))?,
     };
-    let status = rustix::fs::fstat(&found).map_err(kernel("look at"))?;
     if !is_socket(&status) {
         return Err(BindError::NotASocket(path.to_owned()));
+    }
+    if status.st_nlink != 1 {
+        return Err(BindError::HardLink(path.to_owned()));
     }
     if let Some(user) = listener_of(&found).map_err(kernel("probe"))? {
         return Err(BindError::InUse { path: path.to_owned(), user });
@@ -200,6 +218,13 @@ fn remove_stale(folder: &OwnedFd, name: &std::ffi::OsStr, path: &Path) -> Result
         rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(kernel("remove stale"))?;
     }
     Ok(())
+}
+
+/// Whatever has a name in a folder, even a link.
+fn find(folder: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, Stat), Errno> {
+    let found = folder::open_beneath(folder, Path::new(name), OFlags::PATH | OFlags::NOFOLLOW)?;
+    let status = rustix::fs::fstat(&found)?;
+    Ok((found, status))
 }
 
 /// Who listens on a socket that was opened by path, if anybody.
@@ -218,15 +243,11 @@ fn listener_of(found: &OwnedFd) -> Result<Option<String>, Errno> {
 }
 
 /// The address of a name inside of a folder that we have open.
-fn through(folder: &OwnedFd, name: &std::ffi::OsStr) -> Result<SocketAddrUnix, Errno> {
+fn through(folder: &OwnedFd, name: &OsStr) -> Result<SocketAddrUnix, Errno> {
     SocketAddrUnix::new(Path::new(&own_link(folder)).join(name))
 }
 
-/// The kernel's name for what one of our descriptors refers to.
-pub(crate) fn own_link(descriptor: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", descriptor.as_raw_fd())
-}
-
+/// Whether it is a socket.
 pub(crate) fn is_socket(status: &Stat) -> bool {
     FileType::from_raw_mode(status.st_mode) == FileType::Socket
 }
@@ -241,6 +262,10 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 
+    fn bind(path: &Path) -> Result<Listener, BindError> {
+        Listener::bind(&path.into())
+    }
+
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
     }
@@ -249,7 +274,7 @@ mod tests {
     fn frontends_connect_and_the_path_goes_with_the_listener() {
         let folder = folder();
         let path = folder.path().join("new/deep/vhost.sock");
-        let listener = Listener::bind(&path).unwrap();
+        let listener = bind(&path).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, SOCKET_MODE);
         assert!(listener.accept().unwrap().is_none());
         let _client = StdStream::connect(&path).unwrap();
@@ -266,10 +291,10 @@ mod tests {
             path.push("a".repeat(100));
         }
         path.push("vhost.sock");
-        let _listener = Listener::bind(&path).unwrap();
+        let _listener = bind(&path).unwrap();
         assert!(path.exists());
-        assert!(matches!(Listener::bind(&folder.path().join("n".repeat(90))), Err(BindError::Name(_))));
-        assert!(matches!(Listener::bind(Path::new("/")), Err(BindError::Name(_))));
+        assert!(matches!(bind(&folder.path().join("n".repeat(90))), Err(BindError::Name(_))));
+        assert!(matches!(bind(Path::new("/")), Err(BindError::Name(_))));
     }
 
     #[test]
@@ -278,7 +303,7 @@ mod tests {
         let path = folder.path().join("vhost.sock");
         drop(StdListener::bind(&path).unwrap());
         assert!(path.exists());
-        let _listener = Listener::bind(&path).unwrap();
+        let _listener = bind(&path).unwrap();
         StdStream::connect(&path).unwrap();
     }
 
@@ -288,7 +313,7 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("vhost.sock");
         let live = StdListener::bind(&path).unwrap();
-        let error = Listener::bind(&path).unwrap_err().to_string();
+        let error = bind(&path).unwrap_err().to_string();
         let pid = std::process::id();
         let expected =
             format!("{} is in use by process {pid}; stop that process, or choose another `socket`", path.display());
@@ -313,7 +338,7 @@ mod tests {
             let path = folder.path().join(name);
             make(&path, &target);
             let before = path.symlink_metadata().unwrap().ino();
-            let error = Listener::bind(&path).unwrap_err();
+            let error = bind(&path).unwrap_err();
             assert!(matches!(error, BindError::NotASocket(_)), "{name}: {error}");
             assert_eq!(path.symlink_metadata().unwrap().ino(), before, "{name}");
         }
@@ -324,11 +349,11 @@ mod tests {
     fn a_name_that_was_left_stays_and_is_replaced() {
         let folder = folder();
         let path = folder.path().join("vhost.sock");
-        let mut listener = Listener::bind(&path).unwrap();
+        let mut listener = bind(&path).unwrap();
         listener.leave_name();
         drop(listener);
         assert!(path.exists());
-        let _listener = Listener::bind(&path).unwrap();
+        let _listener = bind(&path).unwrap();
         StdStream::connect(&path).unwrap();
     }
 
@@ -336,7 +361,7 @@ mod tests {
     fn a_socket_that_took_our_place_is_not_removed() {
         let folder = folder();
         let path = folder.path().join("vhost.sock");
-        let listener = Listener::bind(&path).unwrap();
+        let listener = bind(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let _other = StdListener::bind(&path).unwrap();
         drop(listener);
@@ -348,7 +373,7 @@ mod tests {
         let folder = folder();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let error = Listener::bind(&file.join("sub/vhost.sock")).unwrap_err().to_string();
+        let error = bind(&file.join("sub/vhost.sock")).unwrap_err().to_string();
         assert!(error.starts_with(&format!("cannot open or create folder {}/sub", file.display())), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 //! Plain values. [`listen`](crate::listen) and [`connect`](crate::connect) act on them.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The place of a socket.
@@ -38,6 +38,13 @@ impl From<PathBuf> for Place {
     /// A socket of our own in a trusted folder.
     fn from(path: PathBuf) -> Self {
         Self { path, root: None, owner: None, label: None }
+    }
+}
+
+impl From<&Path> for Place {
+    /// As from [`PathBuf`].
+    fn from(path: &Path) -> Self {
+        path.to_owned().into()
     }
 }
 

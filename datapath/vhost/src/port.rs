@@ -4,7 +4,6 @@
 //! wholly gone (rings stopped, memory unmapped) before the next one is served.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use crate::helper::Job;
 use crate::listen::{BindError, Listener};
 use crate::log_limit::LogLimit;
 use crate::message::MAX_BODY_BYTES;
+use crate::place::Place;
 use crate::rate::Rate;
 use crate::server::States;
 use crate::session::{CloseReason, Done, Next, Outcome, Session};
@@ -28,6 +28,9 @@ pub const RETRY: Duration = Duration::from_millis(100);
 
 /// How soon it looks again when something appeared in the folder.
 const RETRY_AFTER_EVENT: Duration = Duration::from_millis(10);
+
+/// How often a port in the listen role whose folder is somebody else's looks whether its socket is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a guest that broke its rings has to wait for its next connection, and how often workers that did not
 /// acknowledge the end of a session are asked again.
@@ -64,7 +67,7 @@ pub struct PortSocket {
     /// Its name, for the log.
     pub name: String,
     /// Where the socket is.
-    pub path: PathBuf,
+    pub place: Place,
     /// Who creates it.
     pub role: Role,
     /// What is offered to the guest.
@@ -94,6 +97,8 @@ pub struct Port {
     /// When to accept or connect next, while there is no frontend; none: when an event tells.
     next_try: Option<Instant>,
     last_try: Option<Instant>,
+    /// When to look after the listener's name next, while there is no frontend.
+    next_look: Option<Instant>,
     looked: bool,
     accepts: Rate,
     reads: Rate,
@@ -149,18 +154,12 @@ impl Port {
     pub fn new(config: PortSocket, slot: usize, tokens: Tokens, in_loop: &Loop) -> Result<Self, BindError> {
         let listener = match config.role {
             Role::Connect => None,
-            Role::Listen => {
-                let mut listener = Listener::bind(&config.path)?;
-                let registered = in_loop.registry.register(listener.source(), tokens.listener, Interest::READABLE);
-                registered.map_err(|error| BindError::Kernel {
-                    what: "wait on",
-                    path: config.path.clone(),
-                    errno: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO),
-                })?;
-                Some(listener)
-            }
+            Role::Listen => Some(listen(&config.place, tokens, in_loop)?),
         };
         let mut port = Self::without_socket(config, slot, tokens, in_loop);
+        if listener.is_some() && port.config.place.root.is_some() {
+            port.next_look = in_loop.now.checked_add(LOOK);
+        }
         port.listener = listener;
         port.next_try = Some(in_loop.now);
         Ok(port)
@@ -176,6 +175,7 @@ impl Port {
             link: Link::Idle,
             next_try: None,
             last_try: None,
+            next_look: None,
             looked: false,
             accepts: Rate::default(),
             reads: Rate::default(),
@@ -211,7 +211,7 @@ impl Port {
     /// When [`Self::on_time`] has to be called.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.link {
-            Link::Idle => self.next_try,
+            Link::Idle => [self.next_try, self.next_look].into_iter().flatten().min(),
             // While the helper works for a message its time does not count.
             Link::Open(open) => [open.session.deadline(), open.slowed, self.next_try].into_iter().flatten().min(),
             Link::Ending => None,
@@ -237,6 +237,9 @@ impl Port {
                 }
             }
             Link::Idle | Link::Ending | Link::Stuck(..) => {}
+        }
+        if matches!(self.link, Link::Idle) && self.next_look.is_some_and(|at| at <= in_loop.now) {
+            self.look_after_listener(in_loop);
         }
         if self.next_try.is_some_and(|at| at <= in_loop.now) {
             more |= self.find_frontend(in_loop);
@@ -340,7 +343,7 @@ impl Port {
     /// Removes the port: its socket's path at once, the rest when the rings are stopped.
     pub fn remove(&mut self, in_loop: &Loop) {
         self.removed = true;
-        self.next_try = None;
+        (self.next_try, self.next_look) = (None, None);
         self.listener = None;
         if let Link::Open(_) = self.link {
             self.close(in_loop, CloseReason::Removed);
@@ -359,22 +362,35 @@ impl Port {
     }
 
     fn connect(&mut self, in_loop: &Loop) -> bool {
-        match connect::connect(&self.config.path) {
+        match connect::connect(&self.config.place) {
             Ok(stream) => return self.attach(in_loop, stream),
             // After a guest's fault the state stays until the next connection.
             Err(ConnectError::Absent(_)) if matches!(self.reported, Some(SocketState::Quarantined { .. })) => {}
             Err(ConnectError::Absent(_)) => self.report(in_loop, SocketState::Waiting),
-            Err(error) => {
-                let state = SocketState::Failed { reason: error.to_string() };
-                if self.reported.as_ref() != Some(&state) {
-                    self.warn(in_loop, &error.to_string());
-                }
-                self.report(in_loop, state);
-            }
+            Err(error) => self.fail(in_loop, error.to_string()),
         }
         self.looked = true;
         self.next_try = in_loop.now.checked_add(RETRY);
         false
+    }
+
+    /// Makes the socket anew where nobody can reach it any more: the folder was removed or replaced, or the socket was.
+    fn look_after_listener(&mut self, in_loop: &Loop) {
+        self.next_look = in_loop.now.checked_add(LOOK);
+        if self.listener.as_ref().is_some_and(|listener| listener.is_at(&self.config.place)) {
+            return;
+        }
+        self.listener = None;
+        match listen(&self.config.place, self.tokens, in_loop) {
+            Ok(listener) => {
+                self.listener = Some(listener);
+                self.info(in_loop, "the socket was gone and is made anew");
+                if matches!(self.reported, Some(SocketState::Failed { .. })) {
+                    self.report(in_loop, SocketState::Waiting);
+                }
+            }
+            Err(error) => self.fail(in_loop, error.to_string()),
+        }
     }
 
     fn accept(&mut self, in_loop: &Loop) -> bool {
@@ -520,6 +536,17 @@ impl Port {
         }
     }
 
+    /// The socket cannot be used at present.
+    fn fail(&mut self, in_loop: &Loop, reason: String) {
+        let state = SocketState::Failed { reason };
+        if self.reported.as_ref() != Some(&state)
+            && let SocketState::Failed { reason } = &state
+        {
+            self.warn(in_loop, reason);
+        }
+        self.report(in_loop, state);
+    }
+
     fn warn(&mut self, in_loop: &Loop, text: &str) {
         if let Some(left_out) = self.log.permit(in_loop.now) {
             tracing::warn!(port = self.config.name, left_out, "{text}");
@@ -531,6 +558,18 @@ impl Port {
             tracing::info!(port = self.config.name, left_out, "{text}");
         }
     }
+}
+
+/// Creates the socket of a port and waits on it.
+fn listen(place: &Place, tokens: Tokens, in_loop: &Loop) -> Result<Listener, BindError> {
+    let mut listener = Listener::bind(place)?;
+    let registered = in_loop.registry.register(listener.source(), tokens.listener, Interest::READABLE);
+    registered.map_err(|error| BindError::Kernel {
+        what: "wait on",
+        path: place.path.clone(),
+        errno: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO),
+    })?;
+    Ok(listener)
 }
 
 impl Open {

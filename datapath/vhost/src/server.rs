@@ -362,7 +362,7 @@ impl Serving {
             if entry.port.has_looked()
                 && let Some(folders) = &mut self.folders
             {
-                folders.watch(&entry.port.config().path, slot);
+                folders.watch(&entry.port.config().place, slot);
             }
         }
         let gone: Vec<_> = self.ports.iter().filter(|(_, entry)| entry.port.is_gone()).map(|(&slot, _)| slot).collect();

@@ -182,7 +182,7 @@ impl SinglePort {
         if self.port.has_looked()
             && let Some(folders) = &mut self.folders
         {
-            folders.watch(&self.port.config().path, SLOT);
+            folders.watch(&self.port.config().place, SLOT);
         }
     }
 }

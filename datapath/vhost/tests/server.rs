@@ -49,7 +49,7 @@ impl Setup {
     }
 
     fn port(&self, port: PortKey, role: Role) -> PortSocket {
-        PortSocket { port, name: format!("vm-{}", port.0), path: self.path(port), role, device: CONFIG }
+        PortSocket { port, name: format!("vm-{}", port.0), place: self.path(port).into(), role, device: CONFIG }
     }
 
     fn connect(&self) -> UnixStream {
@@ -217,7 +217,7 @@ fn a_port_whose_socket_cannot_be_made_fails_alone() {
     );
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
     // Two ports of ours on one path, and a port twice.
-    let twice = PortSocket { path: setup.path(PORT), ..setup.port(PortKey(9), Role::Listen) };
+    let twice = PortSocket { place: setup.path(PORT).into(), ..setup.port(PortKey(9), Role::Listen) };
     assert!(matches!(setup.server.add(twice), Err(AddError::Bind(_))));
     assert!(matches!(setup.server.add(setup.port(PORT, Role::Listen)), Err(AddError::Duplicate(PORT))));
     vmm(setup.connect(), &setup);
@@ -564,7 +564,7 @@ impl Gated {
         let folder = tempfile::tempdir().unwrap();
         for key in [1, 2] {
             let (port, name, path) = (PortKey(key), format!("vm-{key}"), folder.path().join(key.to_string()));
-            server.add(PortSocket { port, name, path, role: Role::Listen, device: CONFIG }).unwrap();
+            server.add(PortSocket { port, name, place: path.into(), role: Role::Listen, device: CONFIG }).unwrap();
         }
         Self { folder, workers, server, has_entered, leave }
     }

@@ -109,7 +109,7 @@ impl Opener<'_> {
         let id = self.datapath.add_guest_port(network, rules(config))?;
         let device = DeviceConfig { queue_pairs: config.queues, mtu: config.mtu, mac: *mac, offloads: *offloads };
         let socket =
-            PortSocket { port: key(id), name: config.name.to_string(), path: socket.path.clone(), role: *role, device };
+            PortSocket { port: key(id), name: config.name.to_string(), place: socket.clone(), role: *role, device };
         if let Err(error) = self.server.add(socket) {
             self.datapath.remove_port(id)?;
             return Err(error.into());

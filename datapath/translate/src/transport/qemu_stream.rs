@@ -72,7 +72,7 @@ impl QemuStream {
     /// The socket cannot be created: which, why and what to do.
     pub fn listen(path: &Path, registry: &Registry, first: Token) -> Result<Self, SingleError> {
         let mut transport = Self::new(registry, first)?;
-        let mut listener = Listener::bind(path)?;
+        let mut listener = Listener::bind(&path.into())?;
         let token = transport.watch.token(LISTENER);
         transport.watch.registry.register(listener.source(), token, Interest::READABLE)?;
         transport.listener = Some(listener);

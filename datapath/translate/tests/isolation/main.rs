@@ -13,7 +13,6 @@ mod echo {
 }
 #[path = "../transport/frontend.rs"]
 mod frontend;
-mod help;
 mod translator;
 
 use std::fs::{self, File};

@@ -43,7 +43,7 @@ impl ControlSocket {
     /// # Errors
     /// Any [`BindError`].
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let (socket, name) = SocketName::bind(path, SocketType::SEQPACKET)?;
+        let (socket, name) = SocketName::bind(&path.into(), SocketType::SEQPACKET)?;
         Ok(Self { socket, name, token: None, clients: [const { None }; MAX_CLIENTS] })
     }
 

@@ -1,0 +1,208 @@
+//! The folder of a socket, opened without being led astray.
+//!
+//! Below a [`Place`]'s root somebody else may swap names at any time. So the root is opened first, then one name after the
+//! other by openat2(2) from the folder before, following no link; what comes back is a handle, and all that is done later
+//! goes through it. What is made here, or by [`listen`](crate::listen), gets its owner and its label through its handle
+//! ([`give`]), never by its path.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::place::Place;
+
+/// Why a folder is not open.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It cannot be opened or made.
+    #[error("cannot open or create folder {folder}: {errno}; correct `socket` or the folder's permissions")]
+    Kernel {
+        /// The folder.
+        folder: PathBuf,
+        /// The kernel's reason.
+        errno: Errno,
+    },
+    /// The root cannot be opened; it is never made.
+    #[error("cannot open folder {root}: {errno}; make it, or correct `socket_root`")]
+    Root {
+        /// The root.
+        root: PathBuf,
+        /// The kernel's reason.
+        errno: Errno,
+    },
+    /// There is a link, or a file.
+    #[error("{folder} is a link or a file: no link is followed below {root}; remove it, or correct `socket`")]
+    NotAFolder {
+        /// What is there.
+        folder: PathBuf,
+        /// The root.
+        root: PathBuf,
+    },
+    /// The socket's path leads nowhere below its root.
+    #[error("{path} is not below {root}; correct `socket` or `socket_root`")]
+    Outside {
+        /// The socket.
+        path: PathBuf,
+        /// The root.
+        root: PathBuf,
+    },
+    /// A folder was made that cannot be given away.
+    #[error("{folder} was made, but {error}")]
+    Given {
+        /// The folder.
+        folder: PathBuf,
+        /// Why not.
+        error: GiveError,
+    },
+}
+
+/// Why something keeps its owner or label.
+#[derive(Debug, thiserror::Error)]
+pub enum GiveError {
+    /// The owner.
+    #[error("cannot be given to {owner}: {errno}; give culvertd CAP_CHOWN, or correct `owner`")]
+    Owner {
+        /// The owner that it was to have.
+        owner: crate::place::Owner,
+        /// The kernel's reason.
+        errno: Errno,
+    },
+    /// The label.
+    #[error("cannot be labelled {label}: {errno}; correct `label`, or remove it where there is no SELinux")]
+    Label {
+        /// The label that it was to have.
+        label: String,
+        /// The kernel's reason.
+        errno: Errno,
+    },
+}
+
+impl FolderError {
+    /// Whether a folder is missing, which may come yet.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Kernel { errno: Errno::NOENT, .. } | Self::Root { errno: Errno::NOENT, .. })
+    }
+}
+
+/// Opens the folder of a socket.
+///
+/// # Errors
+/// Any [`FolderError`].
+pub fn open(place: &Place) -> Result<OwnedFd, FolderError> {
+    walk(place, false)
+}
+
+/// Opens the folder of a socket, and makes what is missing of it, but never the root.
+///
+/// # Errors
+/// Any [`FolderError`].
+pub fn make(place: &Place) -> Result<OwnedFd, FolderError> {
+    walk(place, true)
+}
+
+fn walk(place: &Place, make: bool) -> Result<OwnedFd, FolderError> {
+    let folder = place.path.parent().unwrap_or(&place.path);
+    match &place.root {
+        None => trusted(place, folder, make),
+        Some(root) => beneath(place, root, folder, make),
+    }
+}
+
+/// Follows links, as for any other path.
+fn trusted(place: &Place, folder: &Path, make: bool) -> Result<OwnedFd, FolderError> {
+    // The parent of a bare file name is the empty path.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let failed = |errno| FolderError::Kernel { folder: folder.to_owned(), errno };
+    match (rustix::fs::open(folder, FOLDER, Mode::empty()), folder.parent()) {
+        (Err(Errno::NOENT), Some(parent)) if make => {
+            let parent = trusted(place, parent, make)?;
+            let Some(name) = folder.file_name() else { return Err(failed(Errno::NOENT)) };
+            let made = make_one(&parent, Path::new(name)).map_err(failed)?;
+            let opened = rustix::fs::openat(&parent, name, FOLDER, Mode::empty()).map_err(failed)?;
+            given(place, folder, made, opened)
+        }
+        (opened, _) => opened.map_err(failed),
+    }
+}
+
+fn beneath(place: &Place, root: &Path, folder: &Path, make: bool) -> Result<OwnedFd, FolderError> {
+    let outside = |_| FolderError::Outside { path: place.path.clone(), root: root.to_owned() };
+    let below = folder.strip_prefix(root).map_err(outside)?;
+    let open_root = rustix::fs::open(root, FOLDER | OFlags::NOFOLLOW, Mode::empty());
+    let mut opened = open_root.map_err(|errno| FolderError::Root { root: root.to_owned(), errno })?;
+    let mut path = root.to_owned();
+    for name in below {
+        path.push(name);
+        let failed = |errno| match errno {
+            Errno::LOOP | Errno::NOTDIR => FolderError::NotAFolder { folder: path.clone(), root: root.to_owned() },
+            errno => FolderError::Kernel { folder: path.clone(), errno },
+        };
+        let name = Path::new(name);
+        opened = match open_beneath(&opened, name, FOLDER) {
+            Err(Errno::NOENT) if make => {
+                let made = make_one(&opened, name).map_err(failed)?;
+                given(place, &path, made, open_beneath(&opened, name, FOLDER).map_err(failed)?)?
+            }
+            found => found.map_err(failed)?,
+        };
+    }
+    Ok(opened)
+}
+
+/// Opens a name in a folder without leaving it.
+pub fn open_beneath(folder: &OwnedFd, name: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(folder, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// Whether we made the folder; somebody else may have been faster.
+fn make_one(parent: &OwnedFd, name: &Path) -> Result<bool, Errno> {
+    match rustix::fs::mkdirat(parent, name, FOLDER_MODE) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Gives away a folder that we made, unless what was opened is another one.
+fn given(place: &Place, folder: &Path, made: bool, opened: OwnedFd) -> Result<OwnedFd, FolderError> {
+    if made && is_ours(&opened) {
+        give(&opened, place).map_err(|error| FolderError::Given { folder: folder.to_owned(), error })?;
+    }
+    Ok(opened)
+}
+
+fn is_ours(opened: &OwnedFd) -> bool {
+    rustix::fs::fstat(opened).is_ok_and(|status| status.st_uid == rustix::process::geteuid().as_raw())
+}
+
+/// Gives what a handle refers to the label and the owner of a place.
+///
+/// # Errors
+/// Any [`GiveError`].
+pub fn give(handle: &OwnedFd, place: &Place) -> Result<(), GiveError> {
+    if let Some(label) = &place.label {
+        let set = rustix::fs::setxattr(own_link(handle), LABEL, label.as_bytes(), XattrFlags::empty());
+        set.map_err(|errno| GiveError::Label { label: label.clone(), errno })?;
+    }
+    if let Some(owner) = place.owner {
+        let (user, group) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        let set = rustix::fs::chownat(handle, "", Some(user), Some(group), AtFlags::EMPTY_PATH);
+        set.map_err(|errno| GiveError::Owner { owner, errno })?;
+    }
+    Ok(())
+}
+
+/// The kernel's name for what one of our descriptors refers to.
+pub fn own_link(descriptor: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", descriptor.as_raw_fd())
+}
+
+/// Handles of folders.
+const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// Of folders that we make: their owner writes, all may enter.
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o755);
+/// The extended attribute that SELinux keeps labels in.
+const LABEL: &str = "security.selinux";
