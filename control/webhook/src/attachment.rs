@@ -1,23 +1,26 @@
 //! What a NetworkAttachmentDefinition (NAD) means for the pod: which folder its sockets are in, and who makes them.
 //!
-//! Only what the webhook must know is read: the grammar belongs to culvert-cni, which refuses what is wrong in it. A
-//! definition of other plugins is [`Attachment::Other`]. [`crate::cluster`] fetches the definitions.
+//! The grammar is culvert-cni's, which will be called with the same text: what it would refuse later is refused here, where
+//! people see the reason at once. A definition of other plugins is [`Attachment::Other`]. [`crate::cluster`] fetches the
+//! definitions.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use culvert_cni::config::Config;
+use culvert_cni::config::settings::{Role, Settings, Vhostuser};
+use culvert_cni::environment::Pod;
 use serde::Deserialize;
 use serde_json::Value;
-
-use crate::networks::is_label;
 
 /// What a pod needs for one network.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Attachment {
-    /// The guest's port is in culvertd; QEMU reaches it by a socket in this folder.
+    /// The guest's port is in culvertd; QEMU reaches it by a socket.
     Vhostuser {
-        /// The socket's.
+        /// Where the socket is.
         folder: Folder,
-        /// culvertd's.
+        /// Whether culvertd makes it.
         role: Role,
     },
     /// culvert-translator runs in the pod and has its sockets in a volume of the pod (modes `translator` and `tap`).
@@ -29,29 +32,15 @@ pub enum Attachment {
 /// Where an interface's socket is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Folder {
-    /// In a volume of the pod, of this name.
-    Volume(String),
+    /// In a volume of the pod.
+    Volume {
+        /// Its name.
+        name: String,
+        /// Where it is mounted in containers, if it is not yet.
+        path: String,
+    },
     /// In a folder that the device plugin puts into the container that asks for a port of this network.
     Device(String),
-}
-
-/// Who makes the socket, from culvertd's side.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Role {
-    /// QEMU makes it, and culvertd connects.
-    Connect,
-    /// culvertd makes it, and QEMU connects.
-    Listen,
-}
-
-impl Role {
-    /// The word for it in configurations.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Listen => "listen",
-        }
-    }
 }
 
 /// A NetworkAttachmentDefinition, as the API server gives it; the rest of it is of no interest here.
@@ -75,24 +64,45 @@ struct Spec {
 
 impl Definition {
     /// What it means. A configuration that is not JSON is not ours: Multus will refuse it.
-    pub fn attachment(&self) -> Attachment {
+    ///
+    /// # Errors
+    /// The sentence of culvert-cni, for a configuration that it would refuse.
+    pub fn attachment(&self) -> Result<Attachment, String> {
         let config = self.spec.config.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
-        let Some(config) = config else { return Attachment::Other };
-        let Some(plugin) = plugins(&config).find(|plugin| is_ours(plugin)) else { return Attachment::Other };
-        match plugin.get("mode").and_then(Value::as_str) {
-            Some("translator" | "tap") => Attachment::Translator,
-            _ => Attachment::Vhostuser { folder: self.folder(plugin), role: role(plugin) },
+        let Some(config) = config else { return Ok(Attachment::Other) };
+        let Some(plugin) = plugins(&config).find(|plugin| is_ours(plugin)) else { return Ok(Attachment::Other) };
+        let mut config = Config::deserialize(plugin).map_err(|error| error.to_string())?;
+        // Names of groups are known on the node only.
+        if let Some(vhost) = config.host.as_mut().and_then(|host| host.vhost.as_mut()) {
+            vhost.group = None;
+        }
+        match Settings::of(&config, &Pod::default()).map_err(|error| error.to_string())? {
+            Settings::Tap(_) | Settings::Translator(_) => Ok(Attachment::Translator),
+            Settings::Vhostuser(settings) => {
+                Ok(Attachment::Vhostuser { folder: self.folder(&config, &settings)?, role: settings.role })
+            }
         }
     }
 
-    fn folder(&self, plugin: &Value) -> Folder {
+    /// The device plugin's folder is named after the resource, which culvert-cni does not see: both must be of one network.
+    fn folder(&self, config: &Config, settings: &Vhostuser) -> Result<Folder, String> {
         let annotations = self.metadata.annotations.as_ref();
         let resource =
             annotations.and_then(|all| all.get(RESOURCE_ANNOTATION)).and_then(|it| it.strip_prefix(RESOURCE));
-        let volume = plugin.get("volume").and_then(Value::as_str).filter(|name| is_label(name));
+        let network = &settings.port.network;
         match resource {
-            Some(network) if is_label(network) => Folder::Device(network.to_owned()),
-            _ => Folder::Volume(volume.unwrap_or(SHARED_DIR).to_owned()),
+            Some(resource) if resource == network => Ok(Folder::Device(network.clone())),
+            Some(resource) => Err(format!(
+                "the annotation {RESOURCE_ANNOTATION} is {RESOURCE}{resource}, but the network is {network}; write \
+                 {RESOURCE}{network}"
+            )),
+            None => {
+                let name = settings.volume.clone();
+                // Two volumes of one pod cannot be at the same place.
+                let usual = config.mount_path.is_some() || name == SHARED_DIR;
+                let path = if usual { settings.mount_path.clone() } else { PathBuf::from(OTHER_VOLUMES).join(&name) };
+                Ok(Folder::Volume { name, path: path.to_string_lossy().into_owned() })
+            }
         }
     }
 }
@@ -110,18 +120,10 @@ fn is_ours(plugin: &Value) -> bool {
     matches!(plugin.get("type").and_then(Value::as_str), Some("culvert-cni" | "userspace"))
 }
 
-/// Our grammar has `role`; userspace CNI's has what the host's side does, or that of the container, its opposite.
-fn role(plugin: &Value) -> Role {
-    let at = |path: &str| plugin.pointer(path).and_then(Value::as_str);
-    match (at("/role"), at("/host/vhost/mode"), at("/container/vhost/mode")) {
-        (Some("connect"), _, _) | (None, Some("client"), _) | (None, None, Some("server")) => Role::Connect,
-        _ => Role::Listen,
-    }
-}
-
 /// The volume that sockets are in when the configuration does not name another.
-pub const SHARED_DIR: &str = "shared-dir";
-
+const SHARED_DIR: &str = "shared-dir";
+/// Where volumes of other names are, each under its own.
+const OTHER_VOLUMES: &str = "/var/lib/cni";
 /// Says which resource of the kubelet an attachment takes: KubeVirt asks for one for each interface.
 const RESOURCE_ANNOTATION: &str = "k8s.v1.cni.cncf.io/resourceName";
 /// What the names of culvertd's resources begin with; a network's name follows.
@@ -131,25 +133,33 @@ const RESOURCE: &str = "culvert.dev/";
 mod tests {
     use super::*;
 
-    fn definition(config: &str, resource: Option<&str>) -> Definition {
+    fn meaning(config: &str, resource: Option<&str>) -> Result<Attachment, String> {
         let annotations = resource.map(|name| serde_json::json!({RESOURCE_ANNOTATION: name}));
         let object = serde_json::json!({
             "apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
             "metadata": {"name": "lab-net", "namespace": "lab", "annotations": annotations},
             "spec": {"config": config},
         });
-        serde_json::from_value(object).unwrap()
+        serde_json::from_value::<Definition>(object).unwrap().attachment()
     }
 
-    fn volume(name: &str, role: Role) -> Attachment {
-        Attachment::Vhostuser { folder: Folder::Volume(name.to_owned()), role }
+    fn volume(name: &str, path: &str, role: Role) -> Attachment {
+        Attachment::Vhostuser { folder: Folder::Volume { name: name.to_owned(), path: path.to_owned() }, role }
     }
 
     #[test]
     fn our_grammar() {
+        let usual = volume("shared-dir", "/var/lib/cni/usrcni", Role::Listen);
         let cases = [
-            (r#"{"type":"culvert-cni","mode":"vhostuser","network":"blue"}"#, volume("shared-dir", Role::Listen)),
-            (r#"{"type":"culvert-cni","network":"blue","role":"connect","volume":"v"}"#, volume("v", Role::Connect)),
+            (r#"{"type":"culvert-cni","mode":"vhostuser","network":"blue"}"#, usual),
+            (
+                r#"{"type":"culvert-cni","mode":"vhostuser","network":"blue","role":"connect","volume":"v"}"#,
+                volume("v", "/var/lib/cni/v", Role::Connect),
+            ),
+            (
+                r#"{"type":"culvert-cni","mode":"vhostuser","network":"blue","volume":"v","mountPath":"/x"}"#,
+                volume("v", "/x", Role::Listen),
+            ),
             (r#"{"type":"culvert-cni","mode":"translator"}"#, Attachment::Translator),
             (r#"{"type":"culvert-cni","mode":"tap","network":"blue"}"#, Attachment::Translator),
             (r#"{"type":"bridge","mode":"translator"}"#, Attachment::Other),
@@ -161,38 +171,50 @@ mod tests {
             ("[]", Attachment::Other),
         ];
         for (config, expected) in cases {
-            assert_eq!(definition(config, None).attachment(), expected, "{config}");
+            assert_eq!(meaning(config, None), Ok(expected), "{config}");
         }
     }
 
     #[test]
-    fn a_volume_with_a_name_that_no_volume_can_have_is_the_usual_one() {
-        let config = r#"{"type":"culvert-cni","volume":"../x"}"#;
-        assert_eq!(definition(config, None).attachment(), volume("shared-dir", Role::Listen));
+    fn what_culvert_cni_would_refuse_is_refused_with_its_sentence() {
+        let cases = [
+            (r#"{"type":"culvert-cni"}"#, "mode is missing"),
+            (r#"{"type":"culvert-cni","mode":"vhostuser"}"#, "network is missing"),
+            (r#"{"type":"culvert-cni","mode":"vhost","network":"blue"}"#, r#"mode "vhost" is unknown"#),
+            (r#"{"type":"culvert-cni","mode":"vhostuser","network":"blue","volume":"../x"}"#, r#"volume "../x""#),
+            (r#"{"type":"culvert-cni","mode":7}"#, "expected a string"),
+        ];
+        for (config, expected) in cases {
+            let sentence = meaning(config, None).unwrap_err();
+            assert!(sentence.contains(expected), "{config}: {sentence}");
+        }
     }
 
     #[test]
     fn a_network_with_a_resource_of_ours_needs_no_volume() {
         let config = r#"{"type":"culvert-cni","mode":"vhostuser","network":"blue"}"#;
         let device = Attachment::Vhostuser { folder: Folder::Device("blue".to_owned()), role: Role::Listen };
-        assert_eq!(definition(config, Some("culvert.dev/blue")).attachment(), device);
-        assert_eq!(definition(config, Some("intel.com/sriov")).attachment(), volume("shared-dir", Role::Listen));
-        assert_eq!(definition(config, Some("culvert.dev/../x")).attachment(), volume("shared-dir", Role::Listen));
+        assert_eq!(meaning(config, Some("culvert.dev/blue")), Ok(device));
+        let usual = volume("shared-dir", "/var/lib/cni/usrcni", Role::Listen);
+        assert_eq!(meaning(config, Some("intel.com/sriov")), Ok(usual));
+        let sentence = meaning(config, Some("culvert.dev/green")).unwrap_err();
+        assert!(sentence.ends_with("the network is blue; write culvert.dev/blue"), "{sentence}");
     }
 
     #[test]
-    fn userspace_cnis_grammar() {
-        let host = |mode: &str| {
-            format!(r#"{{"type":"userspace","host":{{"engine":"ovs-dpdk","vhost":{{"mode":"{mode}"}}}}}}"#)
+    fn userspace_cnis_grammar_with_its_place() {
+        let config = |mode: &str| {
+            let host =
+                format!(r#""engine":"ovs-dpdk","iftype":"vhostuser","vhost":{{"mode":"{mode}","group":"kvmg"}}"#);
+            format!(r#"{{"type":"userspace","host":{{{host}}},"container":{{"engine":"ovs-dpdk"}}}}"#)
         };
-        assert_eq!(definition(&host("client"), None).attachment(), volume("shared-dir", Role::Connect));
-        assert_eq!(definition(&host("server"), None).attachment(), volume("shared-dir", Role::Listen));
-        let container = r#"{"type":"culvert-cni","host":{},"container":{"vhost":{"mode":"server"}}}"#;
-        assert_eq!(definition(container, None).attachment(), volume("shared-dir", Role::Connect));
+        let there = |role: Role| volume("shared-dir", "/var/lib/cni/usrspcni", role);
+        assert_eq!(meaning(&config("client"), None), Ok(there(Role::Connect)));
+        assert_eq!(meaning(&config("server"), None), Ok(there(Role::Listen)));
     }
 
     #[test]
     fn a_definition_without_metadata_or_spec_is_none_of_ours() {
-        assert_eq!(serde_json::from_str::<Definition>("{}").unwrap().attachment(), Attachment::Other);
+        assert_eq!(serde_json::from_str::<Definition>("{}").unwrap().attachment(), Ok(Attachment::Other));
     }
 }

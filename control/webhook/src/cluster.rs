@@ -54,6 +54,9 @@ pub enum FetchError {
     /// Another status.
     #[error("was not told by the API server: {0}")]
     Status(StatusCode),
+    /// culvert-cni would refuse it.
+    #[error("cannot be used: {0}")]
+    Wrong(String),
     /// No answer, or none that can be read.
     #[error("could not be read from the API server: {0:#}")]
     Failed(anyhow::Error),
@@ -80,7 +83,8 @@ impl Cluster {
         let fetched = tokio::time::timeout(FETCH_TIME, self.fetch(namespace, name)).await;
         let attachment = fetched
             .unwrap_or_else(|_| Err(FetchError::Failed(anyhow::anyhow!("no answer within {FETCH_TIME:?}"))))?
-            .attachment();
+            .attachment()
+            .map_err(FetchError::Wrong)?;
         let mut known = self.known.lock().await;
         if known.len() >= MAX_KNOWN {
             known.retain(|_, (since, _)| since.elapsed() < KEPT_FOR);

@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::attachment::{Attachment, Folder, SHARED_DIR};
+use crate::attachment::{Attachment, Folder};
 use crate::sidecar::Sidecars;
 
 /// An interface of the pod and what it needs.
@@ -50,32 +50,44 @@ pub fn edit(pod: &mut Value, interfaces: &[Interface], sidecars: &Sidecars) -> V
     undone
 }
 
-/// For each vhost-user interface of the pod: the volume, where there is one, the folder in the containers, the role.
-struct Folders<'a>(Vec<(&'a str, Option<&'a str>, String, &'static str)>);
+/// Where the socket of each vhost-user interface is.
+struct Folders<'a>(Vec<Place<'a>>);
+
+struct Place<'a> {
+    interface: &'a str,
+    /// `None` for a folder of the device plugin's.
+    volume: Option<&'a str>,
+    /// In the containers.
+    folder: String,
+    role: &'static str,
+}
 
 impl<'a> Folders<'a> {
-    /// A volume that `compute` has mounted already is where it is.
+    /// A volume that `compute` has mounted already is where it is. It is at one place, even when two definitions differ.
     fn of(compute: &Value, interfaces: &'a [Interface]) -> Self {
-        let folder = |interface: &'a Interface| match &interface.attachment {
-            Attachment::Vhostuser { folder: Folder::Device(network), role } => {
-                Some((interface.name.as_str(), None, format!("{DEVICE_FOLDER}/{network}"), role.as_str()))
-            }
-            Attachment::Vhostuser { folder: Folder::Volume(volume), role } => {
-                let path = mount_of(compute, volume).map_or_else(|| usual_path(volume), str::to_owned);
-                Some((interface.name.as_str(), Some(volume.as_str()), path, role.as_str()))
-            }
-            Attachment::Other | Attachment::Translator => None,
-        };
-        Self(interfaces.iter().filter_map(folder).collect())
+        let mut places: Vec<Place<'_>> = Vec::new();
+        for Interface { name: interface, attachment } in interfaces {
+            let Attachment::Vhostuser { folder, role } = attachment else { continue };
+            let (volume, folder) = match folder {
+                Folder::Device(network) => (None, format!("{DEVICE_FOLDER}/{network}")),
+                Folder::Volume { name, path } => {
+                    let before = places.iter().find(|place| place.volume == Some(name)).map(|place| &place.folder);
+                    let there = before.map(String::as_str).or_else(|| mount_of(compute, name));
+                    (Some(name.as_str()), there.unwrap_or(path).to_owned())
+                }
+            };
+            places.push(Place { interface, volume, folder, role: role.as_str() });
+        }
+        Self(places)
     }
 
     /// Each volume once.
     fn volumes(&self) -> Vec<Volume<'a>> {
         let mut volumes: Vec<Volume<'_>> = Vec::new();
-        for (_, name, path, _) in &self.0 {
-            let Some(name) = *name else { continue };
+        for place in &self.0 {
+            let Some(name) = place.volume else { continue };
             if !volumes.iter().any(|volume| volume.name == name) {
-                volumes.push(Volume { name, path: path.clone(), source: json!({"emptyDir": {}}) });
+                volumes.push(Volume { name, path: place.folder.clone(), source: json!({"emptyDir": {}}) });
             }
         }
         volumes
@@ -83,16 +95,10 @@ impl<'a> Folders<'a> {
 
     /// As culvert-hook reads it.
     fn text(&self) -> String {
-        let entry = |(name, _, folder, role): &(&str, Option<&str>, String, &str)| {
-            ((*name).to_owned(), json!({"folder": folder, "role": role}))
-        };
+        let entry =
+            |place: &Place<'_>| (place.interface.to_owned(), json!({"folder": place.folder, "role": place.role}));
         Value::Object(self.0.iter().map(entry).collect::<Map<_, _>>()).to_string()
     }
-}
-
-/// The same on every node and for every pod: a guest that moves to another node finds its sockets under the same paths.
-fn usual_path(volume: &str) -> String {
-    if volume == SHARED_DIR { SHARED_DIR_FOLDER.to_owned() } else { format!("{OTHER_FOLDERS}/{volume}") }
 }
 
 struct Volume<'a> {
@@ -187,10 +193,6 @@ fn is_named(object: &Value, name: &str) -> bool {
 const COMPUTE: &str = "compute";
 /// The environment variable that culvert-hook reads.
 const INTERFACES: &str = "CULVERT_INTERFACES";
-/// Where the volume `shared-dir` is in containers.
-const SHARED_DIR_FOLDER: &str = "/var/lib/cni/usrcni";
-/// Where volumes of other names are, each under its own.
-const OTHER_FOLDERS: &str = "/var/lib/cni";
 /// Where the device plugin puts a network's folder.
 const DEVICE_FOLDER: &str = "/var/run/culvert";
 const PODINFO: &str = "podinfo";

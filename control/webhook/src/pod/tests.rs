@@ -1,7 +1,8 @@
 //! Pods as KubeVirt makes them, before and after.
 
+use culvert_cni::config::settings::Role;
+
 use super::*;
-use crate::attachment::Role;
 
 fn launcher() -> Value {
     serde_json::from_str(include_str!("../../tests/data/virt-launcher.json")).unwrap()
@@ -21,7 +22,8 @@ fn interface(name: &str, attachment: Attachment) -> Interface {
 }
 
 fn in_volume(name: &str, volume: &str, role: Role) -> Interface {
-    interface(name, Attachment::Vhostuser { folder: Folder::Volume(volume.to_owned()), role })
+    let path = if volume == "shared-dir" { "/var/lib/cni/usrcni".to_owned() } else { format!("/var/lib/cni/{volume}") };
+    interface(name, Attachment::Vhostuser { folder: Folder::Volume { name: volume.to_owned(), path }, role })
 }
 
 fn by_device(name: &str, network: &str) -> Interface {
@@ -175,4 +177,18 @@ fn lists_that_are_not_there_are_made() {
     let pod = edited(bare, &[in_volume("a", "shared-dir", Role::Listen)], &sidecars());
     assert_eq!(pod["spec"]["volumes"].as_array().unwrap().len(), 2);
     assert_eq!(mount(&pod, "compute", "podinfo").as_deref(), Some("/etc/podnetinfo"));
+}
+
+#[test]
+fn one_volume_is_at_one_place_whatever_two_definitions_say() {
+    let mut second = in_volume("b", "shared-dir", Role::Connect);
+    if let Attachment::Vhostuser { folder: Folder::Volume { path, .. }, .. } = &mut second.attachment {
+        *path = "/var/lib/cni/usrspcni".to_owned();
+    }
+    let pod = edited(launcher(), &[in_volume("a", "shared-dir", Role::Listen), second], &sidecars());
+    let expected = json!({
+        "a": {"folder": "/var/lib/cni/usrcni", "role": "listen"},
+        "b": {"folder": "/var/lib/cni/usrcni", "role": "connect"},
+    });
+    assert_eq!(variable(&pod, "hook-sidecar-0"), Some(expected));
 }
