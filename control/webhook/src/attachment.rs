@@ -23,7 +23,8 @@ pub enum Attachment {
         /// Whether culvertd makes it.
         role: Role,
     },
-    /// culvert-translator runs in the pod and has its sockets in a volume of the pod (modes `translator` and `tap`).
+    /// culvert-translator runs in the pod and has its sockets in a volume of the pod: mode `translator`, and `tap` without a
+    /// network.
     Translator,
     /// None of ours.
     Other,
@@ -77,6 +78,8 @@ impl Definition {
             vhost.group = None;
         }
         match Settings::of(&config, &Pod::default()).map_err(|error| error.to_string())? {
+            // A tap on a network of culvertd's is attached by KubeVirt, and nothing in the pod has a socket.
+            Settings::Tap(tap) if tap.port.is_some() => Ok(Attachment::Other),
             Settings::Tap(_) | Settings::Translator(_) => Ok(Attachment::Translator),
             Settings::Vhostuser(settings) => {
                 Ok(Attachment::Vhostuser { folder: self.folder(&config, &settings)?, role: settings.role })
@@ -161,7 +164,8 @@ mod tests {
                 volume("v", "/x", Role::Listen),
             ),
             (r#"{"type":"culvert-cni","mode":"translator"}"#, Attachment::Translator),
-            (r#"{"type":"culvert-cni","mode":"tap","network":"blue"}"#, Attachment::Translator),
+            (r#"{"type":"culvert-cni","mode":"tap"}"#, Attachment::Translator),
+            (r#"{"type":"culvert-cni","mode":"tap","network":"blue"}"#, Attachment::Other),
             (r#"{"type":"bridge","mode":"translator"}"#, Attachment::Other),
             (r#"{"plugins":[{"type":"tuning"},{"type":"culvert-cni","mode":"translator"}]}"#, Attachment::Translator),
             (r#"{"plugins":[{"type":"tuning"}]}"#, Attachment::Other),
