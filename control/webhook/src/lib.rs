@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod arguments;
 pub mod attachment;
 pub mod certificate;
 pub mod cluster;
