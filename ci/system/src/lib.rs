@@ -10,6 +10,10 @@
 //! - [`testpmd`]: DPDK's own guest (virtio-user) and its own switch (net_vhost), to compare with;
 //! - [`veth`]: a pair of network interfaces; [`place`]: cores and network namespaces;
 //! - [`libvirt`]: a guest that libvirt starts, and its translator;
+//! - [`containerd`]: a container runtime, called as kubelet calls it, for a [`kube_pod`], with an [`image`] made here;
+//! - [`podman`]: another runtime; [`cni`]: network plugins, called without one;
+//! - [`launcher`]: the pod of a virtual machine, as virt-launcher runs it;
+//! - [`world`]: what is beyond a node;
 //! - [`rows`]: numbered checks in one test;
 //! - [`dns`]: a name server;
 //! - [`impairment`]: a long, bad wire;
@@ -18,17 +22,23 @@
 //! The tests are in `tests/`, one file per topic. They need `ci/setup`, and root where they say so; `ci/test` runs them
 //! with all they need. Whatever a value here has started ends when that value is dropped.
 
+pub mod cni;
 pub mod console;
+pub mod containerd;
 pub mod daemon;
 pub mod dns;
 pub mod frame;
 pub mod frontend;
 pub mod guest;
+pub mod image;
 pub mod impairment;
+pub mod kube_pod;
+pub mod launcher;
 pub mod libvirt;
 pub mod paths;
 pub mod pcap;
 pub mod place;
+pub mod podman;
 pub mod qemu;
 pub mod rows;
 pub mod testpmd;
@@ -36,3 +46,4 @@ pub mod traffic;
 pub mod translator;
 pub mod uml;
 pub mod veth;
+pub mod world;
