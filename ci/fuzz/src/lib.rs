@@ -1,4 +1,4 @@
-//! Fuzz targets: everything that reads what a guest, a frontend or a frame says. A target takes any bytes, makes of them a
+//! Fuzz targets: everything that reads what a guest, a frontend, a frame or a pod says. A target takes any bytes, makes of them a
 //! sequence of operations (the crate `arbitrary`), and panics when something is not as it must be.
 //!
 //! - [`frame`]: the bytes of one frame and of one virtio-net header; [`messages`]: one vhost-user message;
@@ -9,6 +9,8 @@
 //! - [`dhcp`], [`dhcpv6`], [`neighbours`]: what a guest asks the translator for its addresses;
 //! - [`datagrams`]: a guest's UDP, ICMP and multicast reports, peers and a network that reports; [`fragments`]: parts of
 //!   packets;
+//! - [`hook_edit`]: a domain, its VMI and what a pod says, which virt-launcher and the pod's annotations bring to the hook
+//!   sidecar; [`hook_readers`]: the files of a pod alone;
 //! - [`requests`]: what clients of a translator's control socket ask;
 //! - [`stream`]: what a peer writes to the translator's stream socket;
 //! - [`switch`]: guests that send each other frames through the forwarder;
@@ -31,6 +33,8 @@ pub mod dhcpv6;
 pub mod fragments;
 pub mod frame;
 pub mod guard;
+pub mod hook_edit;
+pub mod hook_readers;
 pub mod messages;
 pub mod neighbours;
 pub mod offload;
@@ -47,13 +51,15 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("datagrams", datagrams::run),
     ("dhcp", dhcp::run),
     ("dhcpv6", dhcpv6::run),
     ("fragments", fragments::run),
     ("frame", frame::run),
     ("guard", guard::run),
+    ("hook_edit", hook_edit::run),
+    ("hook_readers", hook_readers::run),
     ("messages", messages::run),
     ("neighbours", neighbours::run),
     ("offload", offload::run),

@@ -58,6 +58,16 @@ fn guard() {
 }
 
 #[test]
+fn hook_edit() {
+    replay("hook_edit");
+}
+
+#[test]
+fn hook_readers() {
+    replay("hook_readers");
+}
+
+#[test]
 fn messages() {
     replay("messages");
 }
@@ -124,6 +134,8 @@ fn every_target_is_replayed() {
             "fragments",
             "frame",
             "guard",
+            "hook_edit",
+            "hook_readers",
             "messages",
             "neighbours",
             "offload",
