@@ -114,8 +114,9 @@ impl SocketName {
             result => result.map_err(kernel("bind"))?,
         }
         let (ours, status) = find(&folder, name).map_err(kernel("open"))?;
-        // There is no way from a socket to its name: what is there is taken for ours if nobody else could have made it.
-        if !is_socket(&status) || status.st_nlink != 1 || status.st_uid != rustix::process::geteuid().as_raw() {
+        // No system call leads from a socket to its name: what is there is taken for ours if only we could have made it.
+        let strange = status.st_nlink != 1 || status.st_uid != rustix::process::geteuid().as_raw();
+        if !is_socket(&status) || (place.root.is_some() && strange) {
             return Err(BindError::Replaced(path.to_owned()));
         }
         // From here on the name is removed if a step fails.

@@ -312,7 +312,8 @@ impl Culvert for Answers {
 
 fn access(port: v1::Port) -> v1::Port {
     let origin = v1::Origin::Client.into();
-    v1::Port { vlan: Some(10), qinq: true, broadcast_limit: Some(1000), isolated: true, origin, ..port }
+    let description = "database of Anna".to_owned();
+    v1::Port { vlan: Some(10), qinq: true, broadcast_limit: Some(1000), isolated: true, origin, description, ..port }
 }
 
 /// What was asked for, as the answer's note: the test sees that each flag has arrived.
@@ -344,7 +345,9 @@ fn ports() -> Vec<v1::Port> {
             addresses: if peer_pid == 0 { vec![] } else { vec!["10.0.0.5".to_owned(), "fd00::/64".to_owned()] },
             offloads: true,
             follow_link: if peer_pid == 0 { String::new() } else { "uplink0".to_owned() },
-            ..v1::GuestAttachment::default()
+            socket_root: if peer_pid == 0 { String::new() } else { "/run/a".to_owned() },
+            owner: if peer_pid == 0 { String::new() } else { "107:107".to_owned() },
+            label: if peer_pid == 0 { String::new() } else { "a:b:c".to_owned() },
         })
     };
     let nic = Attachment::Nic(v1::NicAttachment {

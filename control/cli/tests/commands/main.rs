@@ -151,9 +151,9 @@ async fn ports() {
     assert_eq!(
         printed(&["port", "list"]).await,
         "\
-PORT     NETWORK  STATE   KIND   QUEUES   MTU  SOCKET OR DEVICE
+PORT     NETWORK  STATE   KIND   QUEUES   MTU  SOCKET OR DEVICE   DESCRIPTION
 uplink0  blue     up      nic         2  1500  0000:03:00.0
-vm-a     blue     up      guest       2  1500  /run/a/vhost.sock
+vm-a     blue     up      guest       2  1500  /run/a/vhost.sock  database of Anna
 vm-b     blue     failed  guest       2  1500  /run/b/vhost.sock
 
 vm-b failed: the folder is gone; make it
@@ -190,9 +190,13 @@ mac limit        64
 vlan             10, with the guest's tags inside
 broadcast limit  1000 frames/s
 isolated         yes
+description      database of Anna
 origin           client
 socket           /run/a/vhost.sock
+socket root      /run/a
 role             listen
+owner            107:107
+label            a:b:c
 mac              02:00:00:00:00:0a
 addresses        10.0.0.5, fd00::/64
 offloads         yes
@@ -206,6 +210,11 @@ rings            4 running
     assert_eq!((&port["peer_pid"], &port["vlan"], &port["qinq"]), (&json!(77), &json!(10), &json!(true)));
     assert_eq!(port["addresses"], json!(["10.0.0.5", "fd00::/64"]));
     assert_eq!(port["follow_link"], "uplink0");
+    assert_eq!(
+        (&port["socket_root"], &port["owner"], &port["label"]),
+        (&json!("/run/a"), &json!("107:107"), &json!("a:b:c"))
+    );
+    assert_eq!(port["description"], "database of Anna");
 }
 
 #[tokio::test]

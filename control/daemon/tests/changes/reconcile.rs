@@ -72,14 +72,14 @@ fn carry_out(running: &mut Running, action: Action) {
 }
 
 trait AttachmentPath {
-    /// The socket, or the device's name.
+    /// The socket with all that belongs to its place, or the device's name.
     fn attachment_path(&self) -> String;
 }
 
 impl AttachmentPath for Port {
     fn attachment_path(&self) -> String {
         match &self.attachment {
-            culvertd::config::Attachment::Guest { socket, .. } => socket.path.display().to_string(),
+            culvertd::config::Attachment::Guest { socket, .. } => format!("{socket:?}"),
             culvertd::config::Attachment::Nic { device, .. } => device.clone(),
         }
     }
