@@ -31,7 +31,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(first.translators.len(), translated);
     for (interface, binding) in ours {
         let alias = format!("<alias name=\"ua-{}\"/>", interface.name);
-        let is_tap = first.translators.iter().any(|wish| wish.tap && wish.interface == interface.name);
+        let is_tap = first.translators.iter().any(|wish| wish.tap.is_some() && wish.interface == interface.name);
         let text = String::from_utf8_lossy(&first.domain);
         assert!(is_tap || text.contains(&alias), "{} ({binding:?}) is missing in {text}", interface.name);
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`console`]: any program that is driven by lines on its standard input;
 //! - [`daemon`]: culvertd with a configuration of the test's own, and culvertctl;
+//! - [`device_manager`]: the part of kubelet that device plugins meet;
 //! - [`frame`], [`pcap`]: frames, and captures of them;
 //! - [`frontend`]: a guest without a machine, whose frames and rings a test makes byte by byte;
 //! - [`guest`]: a Linux guest; [`qemu`] emulates one, [`uml`] runs one as a process;
@@ -26,6 +27,7 @@ pub mod cni;
 pub mod console;
 pub mod containerd;
 pub mod daemon;
+pub mod device_manager;
 pub mod dns;
 pub mod frame;
 pub mod frontend;

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,7 +65,10 @@ pub fn find(folder: &Path) -> io::Result<Vec<PathBuf>> {
         .filter(|entry| entry.file_name().to_string_lossy().ends_with(SUFFIX))
         .map(|entry| entry.path())
         .take(MAX_FOUND)
-        .filter(|path| connect(path, Duration::from_millis(100)).err() != Some(Errno::CONNREFUSED))
+        .filter(|path| {
+            let connected = open(path).and_then(|found| connect(found.as_fd(), Duration::from_millis(100)));
+            connected.err() != Some(Errno::CONNREFUSED)
+        })
         .collect();
     found.sort();
     Ok(found)
@@ -76,7 +79,16 @@ pub fn find(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// # Errors
 /// Any [`AskError`].
 pub fn ask(path: &Path, request: &str, patience: Duration) -> Result<Vec<String>, AskError> {
-    let reply = exchange(path, request, patience)
+    let found = open(path).map_err(|errno| AskError::Unreachable { path: path.to_owned(), error: errno.into() })?;
+    ask_found(found, path, request, patience)
+}
+
+/// Asks the translator whose control socket was found: `found` is a handle (`O_PATH`) of it. `path` is for messages.
+///
+/// # Errors
+/// Any [`AskError`].
+pub fn ask_found(found: impl AsFd, path: &Path, request: &str, patience: Duration) -> Result<Vec<String>, AskError> {
+    let reply = exchange(found.as_fd(), request, patience)
         .map_err(|errno| AskError::Unreachable { path: path.to_owned(), error: errno.into() })?;
     let no_translator = || AskError::NoTranslator(path.to_owned());
     let text = String::from_utf8(reply).map_err(|_| no_translator())?;
@@ -94,12 +106,16 @@ pub fn ask(path: &Path, request: &str, patience: Duration) -> Result<Vec<String>
     }
 }
 
-fn connect(path: &Path, patience: Duration) -> Result<OwnedFd, Errno> {
-    // What is found is what is connected to, however names change meanwhile.
+/// What is found is what is connected to, however names change meanwhile.
+fn open(path: &Path) -> Result<OwnedFd, Errno> {
     let found = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::Socket {
         return Err(Errno::NOTSOCK);
     }
+    Ok(found)
+}
+
+fn connect(found: BorrowedFd<'_>, patience: Duration) -> Result<OwnedFd, Errno> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
     set_socket_timeout(&socket, Timeout::Recv, Some(patience))?;
@@ -107,8 +123,8 @@ fn connect(path: &Path, patience: Duration) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-fn exchange(path: &Path, request: &str, patience: Duration) -> Result<Vec<u8>, Errno> {
-    let socket = connect(path, patience)?;
+fn exchange(found: BorrowedFd<'_>, request: &str, patience: Duration) -> Result<Vec<u8>, Errno> {
+    let socket = connect(found, patience)?;
     rustix::net::send(&socket, request.as_bytes(), SendFlags::NOSIGNAL)?;
     let mut reply = vec![0; MAX_REPLY_BYTES];
     let (length, whole) = rustix::net::recv(&socket, &mut reply, RecvFlags::TRUNC)?;

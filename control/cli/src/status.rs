@@ -42,6 +42,8 @@ struct Worker {
 #[derive(Serialize)]
 struct Translator {
     socket: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<String>,
     statistics: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
@@ -142,7 +144,7 @@ impl From<v1::Worker> for Worker {
 
 impl From<v1::Translator> for Translator {
     fn from(translator: v1::Translator) -> Self {
-        let v1::Translator { socket, statistics, problem } = translator;
-        Self { socket, statistics: statistics.into_iter().collect(), problem: present(problem) }
+        let v1::Translator { socket, statistics, problem, pod } = translator;
+        Self { socket, pod: present(pod), statistics: statistics.into_iter().collect(), problem: present(problem) }
     }
 }

@@ -1,11 +1,13 @@
 //! The parts of culvertd, the node daemon; `main.rs` puts them together.
 //!
 //! - [`arguments`], [`config`], [`name`]: what the user says, and every mistake in it;
-//! - [`change`], [`reconcile`], [`journal`]: what clients want besides, how the node gets there, and how it is kept;
+//! - [`change`], [`reconcile`], [`journal`], [`removals`]: what clients want besides, how the node gets there, and how it is
+//!   kept;
 //! - [`process`]: what culvertd changes about its own process;
 //! - [`node`]: the running node: datapath, ports, vhost-user sockets;
 //! - [`listening_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods;
 //!   `request`: requests in the words of the configuration; `translators`: other processes of this node, asked for figures;
+//! - [`pods`]: where translators run that culvertd did not start, and help for them;
 //! - [`device_plugin`]: what kubelet is offered, and what it gives to containers.
 #![forbid(unsafe_code)]
 
@@ -17,8 +19,10 @@ pub mod journal;
 pub mod listening_socket;
 pub mod name;
 pub mod node;
+pub mod pods;
 pub mod process;
 pub mod reconcile;
+pub mod removals;
 mod request;
 pub mod server;
 pub mod service;

@@ -18,6 +18,7 @@ pub mod faults;
 mod links;
 pub mod live;
 mod offers;
+mod pods;
 pub mod ports;
 mod rules;
 mod trace;

@@ -112,7 +112,7 @@ fn is_meant(filter: &str, value: &str) -> bool {
 impl Culvert for Service {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
         self.ask(|node| {
-            let translators = translators::read(Path::new(culvert_api::translator::FOLDER));
+            let translators = translators::read(Path::new(culvert_api::translator::FOLDER), &node.pods());
             Ok(Response::new(v1::GetStatusResponse { translators, ..node.status() }))
         })
         .await

@@ -1,36 +1,66 @@
 //! The translators of this node: processes of their own, found by their control sockets and asked for their counters.
 //!
-//! They are nobody's children and not trusted: each is asked for a short time, all of them together for one second, and
-//! what they say is shown, not believed. Called by the service for `culvertctl status`.
+//! Those of the node's own folder, and those in folders of pods. They are nobody's children and not trusted: each is asked
+//! for a short time, all of a pod together not longer, all of them together for two seconds, and what they say is shown, not
+//! believed. Called by the service for `culvertctl status`.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use culvert_api::translator;
-use culvert_api::v1::Translator;
+use culvert_api::translator::{self, AskError};
+use culvert_api::v1::{Pod, Translator};
 
-/// The translators whose control sockets are in `folder`.
-pub fn read(folder: &Path) -> Vec<Translator> {
+use crate::pods::folder::{Found, sockets};
+
+/// The translators whose control sockets are in `folder`, and in the folders of `pods`.
+pub fn read(folder: &Path, pods: &[Pod]) -> Vec<Translator> {
+    let mut all = of_node(folder);
+    let end = Instant::now() + ALL_TOGETHER;
+    for pod in pods {
+        let pod_end = end.min(Instant::now() + EACH);
+        all.extend(pod.folders.iter().flat_map(|folder| of_pod(pod, Path::new(folder), pod_end)));
+    }
+    all
+}
+
+/// The translators in one folder of a pod. What keeps a folder from being looked into is no translator's problem: see
+/// `pods::help`, and `culvertctl pod show`.
+fn of_pod(pod: &Pod, folder: &Path, end: Instant) -> Vec<Translator> {
+    let found = sockets(folder, translator::SUFFIX).unwrap_or_else(|error| {
+        tracing::debug!(pod = pod.name, "{error}");
+        Vec::new()
+    });
+    let ask = |found: &Found| {
+        let asked = ask(&found.path, end, |left| translator::ask_found(found, &found.path, "stats", left))?;
+        Some(Translator { pod: pod.name.clone(), ..asked })
+    };
+    found.iter().filter_map(ask).collect()
+}
+
+fn of_node(folder: &Path) -> Vec<Translator> {
     let found = translator::find(folder).unwrap_or_else(|error| {
         tracing::warn!("translators cannot be looked for in {}: {error}; correct its mode", folder.display());
         Vec::new()
     });
     let end = Instant::now() + ALL_TOGETHER;
-    found.into_iter().map(|path| ask(&path, end)).collect()
+    found.into_iter().filter_map(|path| ask(&path, end, |left| translator::ask(&path, "stats", left))).collect()
 }
 
-fn ask(path: &Path, end: Instant) -> Translator {
+/// What one answers by `end`. None: it has ended, and left its name behind.
+fn ask(path: &Path, end: Instant, stats: impl FnOnce(Duration) -> Result<Vec<String>, AskError>) -> Option<Translator> {
     let guest = path.to_string_lossy();
     let socket = guest.strip_suffix(translator::SUFFIX).unwrap_or(&guest).to_owned();
     let left = end.saturating_duration_since(Instant::now());
     if left.is_zero() {
         let problem = "others took too long to answer; ask it by `culvertctl translator stats`".to_owned();
-        return Translator { socket, problem, ..Translator::default() };
+        return Some(Translator { socket, problem, ..Translator::default() });
     }
-    match translator::ask(path, "stats", left.min(EACH)) {
-        Ok(lines) => Translator { socket, statistics: statistics(&lines), ..Translator::default() },
-        Err(error) => Translator { socket, problem: error.to_string(), ..Translator::default() },
+    match stats(left.min(EACH)) {
+        Ok(lines) => Some(Translator { socket, statistics: statistics(&lines), ..Translator::default() }),
+        Err(AskError::Unreachable { error, .. }) if error.kind() == ErrorKind::ConnectionRefused => None,
+        Err(error) => Some(Translator { socket, problem: error.to_string(), ..Translator::default() }),
     }
 }
 
@@ -45,7 +75,7 @@ fn statistics(lines: &[String]) -> HashMap<String, u64> {
 
 /// How long one translator may take for its answer.
 const EACH: Duration = Duration::from_millis(200);
-/// How long all of them may take.
+/// How long those of the node may take, and those of pods.
 const ALL_TOGETHER: Duration = Duration::from_secs(1);
 /// Counters of one translator.
 const MAX_STATISTICS: usize = 256;
@@ -58,15 +88,55 @@ mod tests {
     #[test]
     fn those_that_do_not_answer_are_shown_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(read(folder.path()).is_empty());
+        assert!(read(folder.path(), &[]).is_empty());
         // Left behind by one that has ended, no socket at all, and of another type.
         drop(UnixListener::bind(folder.path().join("a.sock.ctl")).unwrap());
         std::fs::write(folder.path().join("b.sock.ctl"), "").unwrap();
         let _stream = UnixListener::bind(folder.path().join("c.sock.ctl")).unwrap();
-        let read = read(folder.path());
+        let read = read(folder.path(), &[]);
         let names: Vec<_> = read.iter().map(|translator| translator.socket.rsplit('/').next().unwrap()).collect();
         assert_eq!(names, ["b.sock", "c.sock"]);
         assert!(read.iter().all(|translator| translator.problem.contains("cannot be reached")));
+    }
+
+    /// One that answers `reply` to one request.
+    fn answering(path: &Path, reply: &'static str) -> std::thread::JoinHandle<()> {
+        use rustix::net::{
+            AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, recv,
+            send, socket_with,
+        };
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        listen(&socket, 8).unwrap();
+        std::thread::spawn(move || {
+            let client = accept(&socket).unwrap();
+            recv(&client, &mut [0; 100], RecvFlags::empty()).unwrap();
+            send(&client, reply.as_bytes(), SendFlags::NOSIGNAL).unwrap();
+        })
+    }
+
+    #[test]
+    fn those_of_pods_are_found_in_their_folders() {
+        let (node, one, two) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let server = answering(&one.path().join("vm.sock.ctl"), "ok\nrx_frames 7\n");
+        // Left behind, a link to another pod's, and one that does not answer.
+        drop(UnixListener::bind(two.path().join("a.sock.ctl")).unwrap());
+        std::os::unix::fs::symlink(one.path().join("vm.sock.ctl"), two.path().join("b.sock.ctl")).unwrap();
+        let _stream = UnixListener::bind(two.path().join("c.sock.ctl")).unwrap();
+        let pod = |name: &str, folders: &[&Path]| Pod {
+            name: name.to_owned(),
+            folders: folders.iter().map(|folder| folder.display().to_string()).collect(),
+            ..Pod::default()
+        };
+        let missing = node.path().join("missing");
+        let pods = [pod("one", &[one.path(), &missing]), pod("two", &[two.path()])];
+        let [first, second] = <[_; 2]>::try_from(read(node.path(), &pods)).unwrap();
+        server.join().unwrap();
+        assert_eq!((first.pod.as_str(), first.statistics["rx_frames"], first.problem.as_str()), ("one", 7, ""));
+        assert!(first.socket.ends_with("/vm.sock"), "{}", first.socket);
+        assert_eq!(second.pod, "two");
+        assert!(second.socket.ends_with("/c.sock") && second.problem.contains("cannot be reached"), "{second:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which interfaces of a VMI are ours, and by which binding: vhost-user ports of culvertd, or the translator.
 //!
 //! One image serves both, registered in the KubeVirt CR under two names. KubeVirt tells the name of the binding that a
-//! sidecar is for only since July 2026; before, a sidecar takes all interfaces with one of the two usual names.
+//! sidecar is for only since July 2026; before, a sidecar takes all interfaces with one of the usual names.
 
 use crate::context::Context;
 use crate::error::Reason;
@@ -21,6 +21,11 @@ pub const VHOSTUSER_NAME: &str = "culvert";
 
 /// The usual name of the translator binding.
 pub const TRANSLATOR_NAME: &str = "culvert-translator";
+
+/// The usual name of the translator binding for which KubeVirt's core attaches a tap.
+pub const TAP_TRANSLATOR_NAME: &str = "culvert-tap-translator";
+
+const USUAL_NAMES: [&str; 3] = [VHOSTUSER_NAME, TRANSLATOR_NAME, TAP_TRANSLATOR_NAME];
 
 impl Binding {
     /// What a binding's name stands for.
@@ -43,7 +48,7 @@ pub fn interfaces<'a>(vmi: &'a Vmi, context: &Context) -> Result<Vec<(&'a Interf
         })
         .collect();
     if ours.is_empty() && !context.may_be_unused {
-        let usual = || format!("{VHOSTUSER_NAME} or {TRANSLATOR_NAME}");
+        let usual = || USUAL_NAMES.join(" or ");
         return Err(Reason::Unused { binding: context.binding_name.clone().unwrap_or_else(usual) });
     }
     Ok(ours.into_iter().filter(|(interface, _)| interface.state != "absent").collect())
@@ -51,11 +56,11 @@ pub fn interfaces<'a>(vmi: &'a Vmi, context: &Context) -> Result<Vec<(&'a Interf
 
 /// How an interface with this binding is served, if it is ours.
 fn binding_of(name: &str, context: &Context) -> Option<Binding> {
-    match (&context.binding_name, context.binding) {
-        (Some(ours), binding) => (name == ours).then(|| binding.unwrap_or_else(|| Binding::of_name(name))),
-        (None, None) => [VHOSTUSER_NAME, TRANSLATOR_NAME].contains(&name).then(|| Binding::of_name(name)),
-        (None, Some(binding)) => {
-            ([VHOSTUSER_NAME, TRANSLATOR_NAME].contains(&name) && Binding::of_name(name) == binding).then_some(binding)
+    let usual = Binding::of_name(name);
+    match &context.binding_name {
+        Some(ours) => (name == ours).then(|| context.binding.unwrap_or(usual)),
+        None => {
+            (USUAL_NAMES.contains(&name) && context.binding.is_none_or(|binding| binding == usual)).then_some(usual)
         }
     }
 }

@@ -53,6 +53,9 @@ pub struct Declared {
     /// Our role.
     #[serde(default)]
     pub role: Role,
+    /// How many queue pairs the port has, if not as many as a guest wants.
+    #[serde(default)]
+    pub queues: Option<u64>,
 }
 
 /// Who creates a socket, in culvertd's words.
@@ -97,11 +100,13 @@ mod tests {
 
     #[test]
     fn the_webhook_s_variable_is_read() {
-        let text = r#"{"pod494bb167e44":{"folder":"/var/lib/cni/usrcni","role":"connect"},"podb":{"folder":"/a"}}"#;
+        let text =
+            r#"{"pod494bb167e44":{"folder":"/var/lib/cni/usrcni","role":"connect"},"podb":{"folder":"/a","queues":1}}"#;
         let read = declared(text).unwrap();
-        let expected = Declared { folder: "/var/lib/cni/usrcni".to_owned(), role: Role::Connect };
+        let expected = Declared { folder: "/var/lib/cni/usrcni".to_owned(), role: Role::Connect, queues: None };
         assert_eq!(read.get("pod494bb167e44"), Some(&expected));
-        assert_eq!(read.get("podb").unwrap().role, Role::Listen);
+        let podb = read.get("podb").unwrap();
+        assert_eq!((podb.role, podb.queues), (Role::Listen, Some(1)));
         let error = declared(r#"{"a":{"folder":"/a","role":"server"}}"#).unwrap_err().to_string();
         assert!(error.starts_with("CULVERT_INTERFACES cannot be read: ") && error.contains("server"), "{error}");
     }

@@ -3,6 +3,8 @@
 //! Pure, and idempotent: the result of a result is the same, byte for byte. An interface is known by its alias; what is
 //! there under that alias is replaced, and its PCI address kept, which a domain that migrates has already.
 
+use std::path::PathBuf;
+
 use roxmltree::{Document, Node};
 use sha2::{Digest, Sha256};
 
@@ -33,13 +35,20 @@ pub struct TranslatorWish {
     /// The VMI's name of the interface.
     pub interface: String,
     /// The guest's socket, as this program sees it.
-    pub socket: std::path::PathBuf,
+    pub socket: PathBuf,
     /// Whether QEMU has a tap instead of the socket, KubeVirt's core having attached it.
-    pub tap: bool,
+    pub tap: Option<Tap>,
     /// The pod's interface.
     pub pod_interface: String,
     /// Forwarded ports, as options.
     pub forwards: Vec<String>,
+}
+
+/// A tap that KubeVirt's core has attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// Its MTU as the domain says, in bytes.
+    pub mtu: Option<u16>,
 }
 
 /// Gives the domain the interfaces of the VMI that are ours.
@@ -79,11 +88,12 @@ fn make(domain_xml: &[u8], vmi: &Vmi, context: &Context) -> Result<Plan, Reason>
         let element = match binding {
             Binding::Vhostuser => vhostuser(vmi, interface, network, context, root).map_err(fault)?,
             Binding::Translator => {
-                let tap = there.iter().any(|element| element.attribute("type") == Some("ethernet"));
+                let tap = there.iter().find(|element| element.attribute("type") == Some("ethernet"));
+                let tap = tap.map(|element| Tap { mtu: mtu_of(*element) });
                 let wish = translator(vmi, interface, network, context, tap, &mut plan.notices).map_err(fault)?;
                 let path = socket_of_translator(&interface.name, context).1;
                 plan.translators.push(wish);
-                if tap {
+                if tap.is_some() {
                     // QEMU has the tap that KubeVirt's core attached; its memory need not be shared.
                     continue;
                 }
@@ -132,7 +142,7 @@ fn vhostuser(
         return Err(InterfaceFault::Mtu(mtu));
     }
     let model = model(vmi, interface)?;
-    let rings = model.starts_with("virtio").then(|| Rings { queues: queues(vmi, root) });
+    let rings = model.starts_with("virtio").then(|| Rings { queues: queues(vmi, root, socket.queues) });
     let mac =
         if interface.mac_address.is_empty() { socket.mac.as_deref() } else { Some(interface.mac_address.as_str()) };
     let mac = mac.map_or_else(|| Ok(made_up_mac(vmi, interface)), mac_address)?;
@@ -170,7 +180,7 @@ fn translator(
     interface: &Interface,
     network: &Network,
     context: &Context,
-    tap: bool,
+    tap: Option<Tap>,
     notices: &mut Vec<String>,
 ) -> Result<TranslatorWish, InterfaceFault> {
     if network.pod.is_none() && !network.multus.as_ref().is_some_and(|multus| multus.default) {
@@ -182,7 +192,7 @@ fn translator(
         if !binding::has_one_sidecar(vmi) {
             return Err(InterfaceFault::NoTranslatorFolder);
         }
-        if !tap {
+        if tap.is_none() {
             notices.push(format!(
                 "interface {:?}: the volume culvert-translator is not mounted; the socket is in {}, which may be elsewhere on another node: this VM cannot migrate",
                 interface.name,
@@ -197,8 +207,13 @@ fn translator(
     Ok(TranslatorWish { interface: interface.name.clone(), socket, tap, pod_interface, forwards: forwards.options })
 }
 
+/// The MTU that an interface of the domain has.
+fn mtu_of(interface: Node) -> Option<u16> {
+    children(interface, "mtu").next()?.attribute("size")?.parse().ok()
+}
+
 /// The translator's socket for an interface: as this program sees it, and as QEMU does.
-fn socket_of_translator(interface: &str, context: &Context) -> (std::path::PathBuf, String) {
+fn socket_of_translator(interface: &str, context: &Context) -> (PathBuf, String) {
     let (here, compute) = match &context.translator_folder {
         TranslatorFolder::Volume(folder) => (folder, folder),
         TranslatorFolder::HookFolder { here, compute } => (here, compute),
@@ -219,13 +234,13 @@ fn model(vmi: &Vmi, interface: &Interface) -> Result<String, InterfaceFault> {
 }
 
 /// Queue pairs: one for each virtual processor when the VM wants several, as many as a port has at most.
-fn queues(vmi: &Vmi, root: Node) -> u64 {
+fn queues(vmi: &Vmi, root: Node, port: Option<u64>) -> u64 {
     if !vmi.spec.domain.devices.network_interface_multiqueue {
         return 1;
     }
     // What the VMI leaves open KubeVirt has reckoned from the resources that it asks for.
     let reckoned = || children(root, "vcpu").next()?.text()?.trim().parse().ok();
-    vmi.processors().or_else(reckoned).unwrap_or(1).clamp(1, MAX_QUEUES)
+    vmi.processors().or_else(reckoned).unwrap_or(1).min(port.unwrap_or(MAX_QUEUES)).clamp(1, MAX_QUEUES)
 }
 
 /// A MAC address that stays the same for this interface of this VMI, locally administered.

@@ -6,7 +6,9 @@
 //!
 //! - what is read: [`vmi`], [`annotations`], [`network_info`]; [`context`] is all of it but the VMI;
 //! - what is decided: [`binding`], [`socket`], [`forwards`];
-//! - what is written: [`domain`] (the document), [`interface`] and [`memory`] (the changes).
+//! - what is written: [`domain`] (the document), [`interface`] and [`memory`] (the changes);
+//! - what is done: [`service`] answers virt-launcher at a [`hook_socket`], reads what there is of the [`pod`], and keeps
+//!   [`translators`] running.
 //!
 //! What outsiders wrote (XML, JSON, annotations) is limited in size and depth and never makes this panic: the result is the
 //! whole edit, or an [`EditError`] for a person.
@@ -19,14 +21,19 @@ pub mod domain;
 pub mod edit;
 pub mod error;
 pub mod forwards;
+pub mod hook_socket;
 pub mod interface;
 pub mod memory;
+pub mod mount;
 pub mod network_info;
+pub mod pod;
 pub mod proto;
+pub mod service;
 pub mod socket;
+pub mod translators;
 pub mod vmi;
 
 pub use context::Context;
-pub use edit::{Plan, TranslatorWish, edit, plan};
+pub use edit::{Plan, Tap, TranslatorWish, edit, plan};
 pub use error::{EditError, Reason};
 pub use vmi::Vmi;

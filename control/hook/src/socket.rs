@@ -22,6 +22,8 @@ pub struct Socket {
     pub mac: Option<String>,
     /// The MTU that the pod's files give, in bytes.
     pub mtu: Option<u64>,
+    /// Queue pairs of the port, where they are told.
+    pub queues: Option<u64>,
 }
 
 /// What QEMU is at a socket.
@@ -80,7 +82,13 @@ pub fn find(vmi: &Vmi, network: &Network, context: &Context) -> Result<Socket, I
     check_path(&path)?;
     let mac = info.and_then(|info| info.mac.clone()).or_else(|| status?.mac.clone());
     let mtu = info.and_then(|info| info.mtu).or_else(|| status?.mtu);
-    Ok(Socket { path, mode, mac: mac.filter(|mac| !mac.is_empty()), mtu: mtu.filter(|mtu| *mtu != 0) })
+    Ok(Socket {
+        path,
+        mode,
+        mac: mac.filter(|mac| !mac.is_empty()),
+        mtu: mtu.filter(|mtu| *mtu != 0),
+        queues: declared.and_then(|declared| declared.queues),
+    })
 }
 
 /// What the pod's interface is called behind the VMI's: as its status says, else by KubeVirt's rule.
@@ -132,3 +140,21 @@ const SHARED_FOLDER: &str = "/var/lib/cni/usrcni";
 
 /// Longest path of a socket's address.
 const MAX_PATH_BYTES: usize = 107;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pod_s_interfaces_are_called_as_kubevirt_calls_them() {
+        for (network, interface) in [
+            ("net1", "pod6c270ef2f25"),
+            ("blue", "pod16477688c0e"),
+            ("dpdk-a", "pod494bb167e44"),
+            ("dpdk-b", "pod33d044e5350"),
+            ("vhost-user-vn-blue", "pod70e862d9481"),
+        ] {
+            assert_eq!(hashed_name(network), interface);
+        }
+    }
+}

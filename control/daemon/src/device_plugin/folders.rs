@@ -187,3 +187,86 @@ fn file_type(folder: &OwnedFd, name: &str) -> io::Result<Option<FileType>> {
 /// Where old folders go, beside those of the networks: no network has such a name.
 const TRASH: &str = ".trash";
 const FOLDER_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    /// Folders in a folder of the test's own, which belong to whoever runs it.
+    fn folders() -> (tempfile::TempDir, Folders, JoinHandle<()>) {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let device_folder = folder.path().join("devices");
+        let devices = Devices { device_folder, device_owner: owner, ..Devices::default() };
+        let (folders, sweeper) = Folders::start(&devices).unwrap();
+        (folder, folders, sweeper)
+    }
+
+    fn blue() -> Name {
+        Name::parse("blue").unwrap()
+    }
+
+    #[test]
+    fn each_device_has_a_folder_before_anybody_asks() {
+        let (place, folders, _) = folders();
+        let network = place.path().join("devices/blue");
+        folders.prepare(&blue(), 3).unwrap();
+        for id in ["port-0", "port-1", "port-2"] {
+            let meta = network.join(id).symlink_metadata().unwrap();
+            assert!(meta.is_dir());
+            assert_eq!(meta.permissions().mode() & 0o7777, 0o750);
+        }
+        // Those that are there stay, links too.
+        folders.allocate(&blue(), &[1, 2]).unwrap();
+        std::fs::write(network.join("port-1/a.sock"), "").unwrap();
+        folders.prepare(&blue(), 4).unwrap();
+        assert!(network.join("port-2/a.sock").exists());
+        assert_eq!(std::fs::read_link(network.join("port-2")).unwrap(), Path::new("port-1"));
+        assert!(network.join("port-3").is_dir());
+    }
+
+    #[test]
+    fn a_container_gets_a_new_folder() {
+        let (place, folders, sweeper) = folders();
+        let network = place.path().join("devices/blue");
+        let given = folders.allocate(&blue(), &[0]).unwrap();
+        assert_eq!(given, network.join("port-0"));
+        let before = std::fs::File::open(&given).unwrap();
+        std::fs::create_dir(given.join("left")).unwrap();
+        assert_eq!(folders.allocate(&blue(), &[0]).unwrap(), given);
+        assert_ne!(before.metadata().unwrap().ino(), given.metadata().unwrap().ino());
+        assert_eq!(given.read_dir().unwrap().count(), 0);
+        // Two that were one container's become two containers'.
+        folders.allocate(&blue(), &[0, 1]).unwrap();
+        folders.allocate(&blue(), &[1]).unwrap();
+        assert!(network.join("port-1").symlink_metadata().unwrap().is_dir());
+        drop(folders);
+        sweeper.join().unwrap();
+        assert_eq!(place.path().join("devices/.trash").read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_left_by_a_killed_one_is_no_obstacle() {
+        let (place, folders, _) = folders();
+        let half = place.path().join("devices/blue/.port-0");
+        std::fs::create_dir_all(&half).unwrap();
+        folders.allocate(&blue(), &[0]).unwrap();
+        assert!(!half.exists());
+    }
+
+    #[test]
+    fn other_things_in_the_way_are_told() {
+        let (place, folders, _) = folders();
+        std::fs::create_dir(place.path().join("devices")).unwrap();
+        std::fs::create_dir(place.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("../elsewhere", place.path().join("devices/blue")).unwrap();
+        folders.allocate(&blue(), &[0]).unwrap_err();
+        assert_eq!(place.path().join("elsewhere").read_dir().unwrap().count(), 0);
+        std::fs::set_permissions(place.path().join("devices"), std::fs::Permissions::from_mode(0o775)).unwrap();
+        let error = folders.prepare(&blue(), 1).unwrap_err().to_string();
+        assert!(
+            error.ends_with("devices: others than root may write to it; correct that, or set daemon.device_folder")
+        );
+    }
+}

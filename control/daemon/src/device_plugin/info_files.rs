@@ -128,3 +128,72 @@ fn write(folder: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
 /// What the names of our resources' files start with.
 const PREFIX: &[u8] = b"culvert.dev-";
 const SUFFIX: &str = "-device.json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn offer(network: &str, ports: u32) -> Offer {
+        Offer { network: Name::parse(network).unwrap(), ports, healthy: true }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names = folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn files_come_and_go_with_their_devices() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("devinfo/dp");
+        let mut files = InfoFiles::new(&folder);
+        files.publish(&[]).unwrap();
+        assert!(!folder.exists());
+        files.publish(&[offer("blue", 2), offer("red", 1)]).unwrap();
+        let blue = folder.join("culvert.dev-blue-port-1-device.json");
+        assert_eq!(
+            std::fs::read_to_string(&blue).unwrap(),
+            "{\"type\":\"vhost-user\",\"version\":\"1.1.0\",\"vhost-user\":{\"mode\":\"client\",\"path\":\
+             \"/var/run/culvert/blue\"}}\n"
+        );
+        assert_eq!(blue.metadata().unwrap().permissions().mode() & 0o7777, 0o444);
+        std::fs::write(folder.join("other.dev-blue-port-1-device.json"), "").unwrap();
+        files.publish(&[offer("blue", 1)]).unwrap();
+        assert_eq!(names(&folder), ["culvert.dev-blue-port-0-device.json", "other.dev-blue-port-1-device.json"]);
+        files.remove();
+        assert_eq!(names(&folder), ["other.dev-blue-port-1-device.json"]);
+    }
+
+    #[test]
+    fn what_has_the_name_of_a_file_is_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let precious = place.path().join("precious");
+        std::fs::write(&precious, "precious").unwrap();
+        let folder = place.path().join("dp");
+        std::fs::create_dir(&folder).unwrap();
+        let file = |number: u8| folder.join(format!("culvert.dev-blue-port-{number}-device.json"));
+        symlink(&precious, file(0)).unwrap();
+        std::fs::write(file(1), "{}").unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, file(2), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        InfoFiles::new(&folder).publish(&[offer("blue", 3)]).unwrap();
+        for number in 0..3 {
+            assert!(file(number).symlink_metadata().unwrap().is_file());
+            assert!(std::fs::read_to_string(file(number)).unwrap().contains("\"/var/run/culvert/blue\""));
+        }
+        assert_eq!(std::fs::read(precious).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("file"), "").unwrap();
+        let error = InfoFiles::new(&place.path().join("file/dp")).publish(&[offer("blue", 1)]).unwrap_err();
+        assert!(
+            error.contains("file/dp: ") && error.ends_with("correct that, or set daemon.device_info_folder"),
+            "{error}"
+        );
+    }
+}

@@ -75,8 +75,9 @@ impl Resource {
             look.mark_unchanged();
             self.offer.mark_unchanged();
             let outcome = self.turn().await;
-            let mut pause = self.times.look;
-            if outcome.is_err() {
+            let (failed, mut pause) = (outcome.is_err(), self.times.look);
+            self.problems.set(network.as_str(), outcome.err());
+            if failed {
                 // What has failed may have changed the folder itself, and is not repeated for that alone.
                 tokio::time::sleep(self.times.retry).await;
                 pause = pause.min(self.times.retry.saturating_mul(1 << failures));
@@ -84,7 +85,6 @@ impl Resource {
             } else {
                 failures = 0;
             }
-            self.problems.set(network.as_str(), outcome.err());
             tokio::select! {
                 _ = look.changed() => {}
                 _ = self.offer.changed() => {}

@@ -159,3 +159,78 @@ fn devices(offer: &Offer) -> kubelet::ListAndWatchResponse {
 
 /// How much of an id that is none of ours is repeated, in characters.
 const MAX_SHOWN: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Name;
+    use tokio_stream::StreamExt;
+
+    fn offer(ports: u32, healthy: bool) -> Offer {
+        Offer { network: Name::parse("blue").unwrap(), ports, healthy }
+    }
+
+    fn health(list: &kubelet::ListAndWatchResponse) -> Vec<(&str, &str)> {
+        list.devices.iter().map(|device| (device.id.as_str(), device.health.as_str())).collect()
+    }
+
+    /// The stream has what holds when it is asked, not each step on the way; it ends with the resource.
+    #[tokio::test]
+    async fn devices_are_told_and_told_again() {
+        let (sender, receiver) = watch::channel(offer(2, true));
+        let watchers = Arc::new(AtomicUsize::new(1));
+        let mut devices = Devices { offers: WatchStream::new(receiver), watchers: Arc::clone(&watchers) };
+        let list = devices.next().await.unwrap().unwrap();
+        assert_eq!(health(&list), [("port-0", "Healthy"), ("port-1", "Healthy")]);
+        sender.send(offer(3, true)).unwrap();
+        sender.send(offer(1, false)).unwrap();
+        let list = devices.next().await.unwrap().unwrap();
+        assert_eq!(health(&list), [("port-0", "Unhealthy")]);
+        drop(sender);
+        assert!(devices.next().await.is_none());
+        drop(devices);
+        assert_eq!(watchers.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn only_ids_of_the_resource_are_devices() {
+        let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+        assert_eq!(numbers(&offer(11, true), &ids(&["port-10", "port-9"])).unwrap(), [9, 10]);
+        for id in [
+            "port-11",
+            "port-",
+            "port-01",
+            "port-+1",
+            "port--1",
+            "Port-1",
+            "port-1 ",
+            "1",
+            "",
+            "port-4294967296",
+            "../port-1",
+        ] {
+            let status = numbers(&offer(11, true), &ids(&["port-1", id])).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            assert_eq!(status.message(), format!("culvert.dev/blue has no device {id}"));
+        }
+        let long = numbers(&offer(11, true), &ids(&[&"\n".repeat(1000)])).unwrap_err();
+        assert_eq!(long.message().len(), "culvert.dev/blue has no device ".len() + 2 * MAX_SHOWN);
+    }
+
+    #[test]
+    fn the_lowest_numbers_are_preferred() {
+        let preferred = |available: &[&str], must: &[&str], allocation_size| {
+            let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+            let request = kubelet::ContainerPreferredAllocationRequest {
+                available_device_i_ds: ids(available),
+                must_include_device_i_ds: ids(must),
+                allocation_size,
+            };
+            prefer(request).device_i_ds
+        };
+        assert_eq!(preferred(&["port-10", "port-9", "x"], &[], 2), ["port-9", "port-10"]);
+        assert_eq!(preferred(&["port-1", "port-2", "port-3"], &["port-3"], 2), ["port-3", "port-1"]);
+        assert_eq!(preferred(&["port-1"], &[], 5), ["port-1"]);
+        assert!(preferred(&["port-1"], &[], -1).is_empty());
+    }
+}

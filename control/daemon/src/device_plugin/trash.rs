@@ -119,3 +119,56 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Names that are removed at a time; what is more waits for the next time.
 const MAX_REMOVED: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn open(path: &Path) -> OwnedFd {
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn links_are_removed_and_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let (trash, outside) = (place.path().join("trash"), place.path().join("outside"));
+        for folder in [&trash, &outside, &trash.join("a"), &trash.join("a/b")] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        std::fs::write(outside.join("file"), "precious").unwrap();
+        for link in ["top", "a/link", "a/b/link"] {
+            symlink(&outside, trash.join(link)).unwrap();
+        }
+        std::fs::hard_link(outside.join("file"), trash.join("a/hard")).unwrap();
+        sweep(&open(&trash), 100).unwrap();
+        assert_eq!(trash.read_dir().unwrap().count(), 0);
+        assert_eq!(std::fs::read(outside.join("file")).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn depth_costs_neither_descriptors_nor_paths() {
+        let place = tempfile::tempdir().unwrap();
+        let trash = open(place.path());
+        let mut inner = trash.try_clone().unwrap();
+        for _ in 0..2000 {
+            rustix::fs::mkdirat(&inner, "d", Mode::RWXU).unwrap();
+            inner = rustix::fs::openat(&inner, "d", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        sweep(&trash, 10_000).unwrap();
+        assert_eq!(place.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn no_sweep_takes_for_ever() {
+        let place = tempfile::tempdir().unwrap();
+        for number in 0..50 {
+            std::fs::create_dir_all(place.path().join(format!("a/{number}/b"))).unwrap();
+        }
+        let trash = open(place.path());
+        assert!(sweep(&trash, 20).unwrap_err().to_string().contains("more than 20 names"));
+        let sweeps = (1..).find(|_| sweep(&trash, 20).is_ok()).unwrap();
+        assert!(sweeps > 1);
+        assert_eq!(place.path().read_dir().unwrap().count(), 0);
+    }
+}

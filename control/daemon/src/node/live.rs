@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::backend::Rings;
 use super::capture::{self, MAX_CAPTURES};
+use super::pods::Helped;
 use super::ports::{Opened, Port, key};
 use super::{CaptureError, ChangeError, Node, faults, trace, upkeep, view};
 use crate::change::{Change, admit};
@@ -27,6 +28,7 @@ use crate::device_plugin::{self, Offer, Problems, Times};
 use crate::journal::disk::{StateFolder, StateFolderError};
 use crate::journal::{Journal, Restored};
 use crate::name::Name;
+use crate::removals::Removals;
 
 /// The node on the real datapath. The fields end in their order: first the sockets, so that guests are told; then the
 /// workers; then the devices, whose queues the workers had.
@@ -49,7 +51,10 @@ pub struct LiveNode {
     /// What kubelet is offered. The device plugin ends with it.
     pub(super) offers: watch::Sender<Vec<Offer>>,
     device_plugin: Problems,
+    /// How pods are helped.
+    helped: Helped,
     _upkeep_ends: Sender<()>,
+    _pods_end: Sender<()>,
 }
 
 /// What runs.
@@ -93,7 +98,13 @@ impl LiveNode {
     /// opened is no error.
     pub fn start(config: Config, config_file: &Path, machine: Machine, main_core: usize) -> Result<Started> {
         let (fixed, file) = (Fixed { daemon: config.daemon, datapath: config.datapath }, config.objects);
-        let (keeper, restored) = Keeper::open(&fixed.daemon.state_dir)?;
+        let (mut keeper, mut restored) = Keeper::open(&fixed.daemon.state_dir)?;
+        let removals = Removals::read(&fixed.daemon.state_dir);
+        let kept = if removals.take_out_of(&mut restored.objects) { keeper.store(&restored.objects) } else { Ok(()) };
+        // What cannot be kept is asked for again at the next start.
+        if kept.is_ok() {
+            removals.finish();
+        }
         let (wanted, dropped) = admit(file, restored.objects, &fixed.daemon.control_socket);
         let damage = restored.damage.map(|damage| {
             format!(
@@ -102,7 +113,7 @@ impl LiveNode {
             )
         });
         let unkept = keeper.0.as_ref().err().map(|reason| format!("nothing can be changed at run time: {reason}"));
-        let at_start: Vec<_> = damage.into_iter().chain(unkept).chain(dropped).collect();
+        let at_start: Vec<_> = damage.into_iter().chain(unkept).chain(kept.err()).chain(dropped).collect();
         at_start.iter().for_each(|warning| tracing::error!("{warning}"));
 
         let eal = EalConfig {
@@ -123,6 +134,7 @@ impl LiveNode {
         let server = Server::start(rings).context("the vhost-user server cannot start")?;
 
         let (upkeep_ends, end) = std::sync::mpsc::channel();
+        let (pods_end, pods_ended) = std::sync::mpsc::channel();
         let node = Arc::new(Self {
             server,
             datapath,
@@ -139,7 +151,9 @@ impl LiveNode {
             started: Instant::now(),
             offers: watch::Sender::default(),
             device_plugin: Problems::default(),
+            helped: Helped::default(),
             _upkeep_ends: upkeep_ends,
+            _pods_end: pods_end,
         });
         // The first frames are to find all ports.
         node.datapath.hold()?;
@@ -147,10 +161,12 @@ impl LiveNode {
         node.datapath.release()?;
         let faults = faults::watch(events, Arc::downgrade(&node)).context("a thread cannot start")?;
         let upkeep = upkeep::start(end, Arc::downgrade(&node)).context("a thread cannot start")?;
+        let pods = super::pods::start(pods_ended, node.helped.clone(), Arc::downgrade(&node));
+        let pods = pods.context("a thread cannot start")?;
         let (devices, offers) = (&node.fixed.daemon.devices, node.offers.subscribe());
         let device_plugin = device_plugin::start(devices, offers, node.device_plugin.clone(), Times::default())
             .context("a thread cannot start")?;
-        let threads = [faults, upkeep].into_iter().chain(device_plugin).collect();
+        let threads = [faults, upkeep, pods].into_iter().chain(device_plugin).collect();
         Ok(Started { node, threads })
     }
 
@@ -402,7 +418,7 @@ impl Node for LiveNode {
     }
 
     fn pods(&self) -> Vec<v1::Pod> {
-        self.wanted().pods.iter().map(view::pod).collect()
+        self.wanted().pods.iter().map(|pod| view::pod(pod, self.helped.of(&pod.wanted.name))).collect()
     }
 
     fn macs(&self) -> Vec<v1::Mac> {

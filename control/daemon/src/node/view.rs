@@ -6,6 +6,7 @@ use culvert_worker::Datapath;
 
 use super::ports::{Opened, Port, key};
 use crate::config::{Attachment, Object, Origin, Pod, Port as Config, Vlans};
+use crate::pods::help::PodHelp;
 use culvert_switch::PortId;
 
 /// Who wants an object.
@@ -80,7 +81,7 @@ pub fn port(object: &Object<Config>, running: Option<&Port>, datapath: &Datapath
 }
 
 /// A pod.
-pub fn pod(object: &Object<Pod>) -> v1::Pod {
+pub fn pod(object: &Object<Pod>, PodHelp { helped, problems }: PodHelp) -> v1::Pod {
     let Pod { name, folders, netns, tap, description } = &object.wanted;
     v1::Pod {
         name: name.to_string(),
@@ -89,7 +90,8 @@ pub fn pod(object: &Object<Pod>) -> v1::Pod {
         tap: tap.clone().unwrap_or_default(),
         description: description.clone().unwrap_or_default(),
         origin: origin(object.origin).into(),
-        ..v1::Pod::default()
+        helped,
+        problems,
     }
 }
 

@@ -1,0 +1,12 @@
+//! The pods that translators run in: their sockets in folders that the pods own, and help for what the translators may not
+//! do themselves.
+//!
+//! - [`folder`]: a pod's folder, where nothing is trusted, and the sockets in it;
+//! - [`packets`]: a packet socket on a tap in a pod's network namespace;
+//! - [`help`]: who has asked for one at `S.help`, and got it.
+//!
+//! `node::pods` calls [`help`] once a second with the pods that are known; `translators` looks into the folders.
+
+pub mod folder;
+pub mod help;
+pub mod packets;
