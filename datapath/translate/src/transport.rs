@@ -1,4 +1,4 @@
-//! The ways to a guest: vhost-user, QEMU's stream socket, or an inherited packet socket.
+//! The ways to a guest: vhost-user, QEMU's stream socket, or a packet socket.
 //!
 //! A [`Transport`] belongs to one thread and is driven by that thread's event loop; it never waits and never polls:
 //!
@@ -70,7 +70,7 @@ impl Transport {
     pub fn mtu(&self) -> Option<u32> {
         match self {
             Self::VhostUser(_) | Self::Stream(_) => None,
-            Self::Packet(transport) => Some(transport.mtu()),
+            Self::Packet(transport) => transport.mtu(),
         }
     }
 

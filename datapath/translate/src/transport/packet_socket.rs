@@ -1,8 +1,9 @@
-//! A guest behind a tap device of the pod: an inherited packet socket on that device, each frame behind a virtio-net
+//! A guest behind a tap device of the pod: a packet socket on that device, each frame behind a virtio-net
 //! header.
 //!
 //! For VMs whose memory cannot be shared. Whoever starts the translator has opened the socket and bound it to the
-//! device (that takes a privilege, reading and writing do not). The kernel's offloads are used both ways: what the
+//! device (that takes a privilege, reading and writing do not), or somebody hands one over while it runs.
+//! Without one there is no guest: what is for it is lost, as on a wire that leads nowhere. The kernel's offloads are used both ways: what the
 //! guest's own device does not take, the kernel finishes.
 
 use std::io;
@@ -41,12 +42,14 @@ const RETRY: Duration = Duration::from_millis(1);
 /// The socket.
 #[derive(Debug)]
 pub struct PacketSocket {
-    descriptor: OwnedFd,
+    /// None until there is one, and once its device is gone.
+    descriptor: Option<OwnedFd>,
     watch: Watch,
     reader: Reader,
     writer: Writer,
     news: News,
-    mtu: u32,
+    /// Packet sockets that there were.
+    taken: u64,
 }
 
 impl PacketSocket {
@@ -56,24 +59,54 @@ impl PacketSocket {
     /// # Errors
     /// It is no such socket, or cannot be waited on.
     pub fn new(descriptor: OwnedFd, registry: &Registry, first: Token) -> io::Result<Self> {
+        let mut socket = Self::waiting(registry, first)?;
+        socket.take(descriptor)?;
+        Ok(socket)
+    }
+
+    /// Without a packet socket yet.
+    ///
+    /// # Errors
+    /// The registry cannot be used.
+    pub fn waiting(registry: &Registry, first: Token) -> io::Result<Self> {
+        let watch = Watch::new(registry, first)?;
+        let (reader, writer) = (Reader::default(), Writer::default());
+        Ok(Self { descriptor: None, watch, reader, writer, news: News::default(), taken: 0 })
+    }
+
+    /// Takes up a packet socket in the place of the one before.
+    ///
+    /// # Errors
+    /// It is no packet socket that is bound to a device, or cannot be waited on; the one before stays.
+    pub fn take(&mut self, descriptor: OwnedFd) -> io::Result<()> {
         if rustix::net::sockopt::socket_domain(&descriptor)? != AddressFamily::PACKET {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is not a packet socket"));
         }
         packet_socket::prepare(descriptor.as_fd())?;
-        let mtu = packet_socket::mtu(descriptor.as_fd())?;
+        // It is bound to a device.
+        packet_socket::mtu(descriptor.as_fd())?;
         rustix::io::ioctl_fionbio(&descriptor, true)?;
         // As much as the node allows (net.core.rmem_max).
         rustix::net::sockopt::set_socket_recv_buffer_size(&descriptor, BUFFER_BYTES)?;
-        let watch = Watch::new(registry, first)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        registry.register(&mut SourceFd(&descriptor.as_raw_fd()), watch.token(0), interest)?;
-        let news = News { came: true, left: false, room: false };
-        Ok(Self { descriptor, watch, reader: Reader::default(), writer: Writer::default(), news, mtu })
+        self.watch.registry.register(&mut SourceFd(&descriptor.as_raw_fd()), self.watch.token(0), interest)?;
+        // Closing takes the one before out of epoll.
+        self.descriptor = Some(descriptor);
+        (self.reader.ready, self.reader.ended) = (true, false);
+        self.writer.retry |= self.writer.told_full;
+        self.news.came = true;
+        self.taken += 1;
+        Ok(())
     }
 
-    /// The MTU of the device, in bytes.
-    pub const fn mtu(&self) -> u32 {
-        self.mtu
+    /// Whether there is no packet socket.
+    pub const fn is_waiting(&self) -> bool {
+        self.descriptor.is_none()
+    }
+
+    /// The MTU of the device, in bytes, if there is one.
+    pub fn mtu(&self) -> Option<u32> {
+        packet_socket::mtu(self.descriptor.as_ref()?.as_fd()).ok()
     }
 
     /// See [`Transport::event`](super::Transport::event).
@@ -87,6 +120,7 @@ impl PacketSocket {
     /// See [`Transport::turn`](super::Transport::turn).
     pub fn turn(&mut self, now: Instant) -> News {
         if std::mem::take(&mut self.reader.ended) {
+            self.descriptor = None;
             self.news.left = true;
         }
         if self.writer.told_full && (self.writer.retry || self.writer.again.is_some_and(|at| at <= now)) {
@@ -106,14 +140,14 @@ impl PacketSocket {
 
     /// See [`Transport::halves`](super::Transport::halves).
     pub fn halves(&mut self) -> (PacketSource<'_>, PacketLink<'_>) {
-        let descriptor = &self.descriptor;
+        let descriptor = self.descriptor.as_ref();
         (PacketSource { descriptor, reader: &mut self.reader }, PacketLink { descriptor, writer: &mut self.writer })
     }
 
     /// What passed so far.
     pub const fn totals(&self) -> Totals {
         let (tx_refused, tx_segmented) = (self.writer.refused, self.writer.segmented);
-        Totals { connections: 1, quarantined: 0, rx_disabled: 0, tx_refused, tx_segmented }
+        Totals { connections: self.taken, quarantined: 0, rx_disabled: 0, tx_refused, tx_segmented }
     }
 }
 
@@ -136,8 +170,12 @@ impl Default for Reader {
 }
 
 impl Reader {
-    fn fill(&mut self, descriptor: &OwnedFd) {
+    fn fill(&mut self, descriptor: Option<&OwnedFd>) {
         self.places.clear();
+        let Some(descriptor) = descriptor else {
+            self.ready = false;
+            return;
+        };
         let mut at = 0;
         while self.ready && self.places.len() < BURST && at + LONGEST <= READ_BYTES {
             let room = self.buffer.get_mut(at..).unwrap_or_default();
@@ -149,8 +187,13 @@ impl Reader {
                         at += length.next_multiple_of(64);
                     }
                 }
-                // The device is down; it may come up again.
-                Err(Errno::INTR | Errno::NETDOWN) => {}
+                Err(Errno::INTR) => {}
+                // The device is down; it may come up again, unless it is gone.
+                Err(Errno::NETDOWN) if packet_socket::mtu(descriptor.as_fd()).is_ok() => {}
+                Err(Errno::NETDOWN) => {
+                    tracing::info!("the guest's tap is gone");
+                    (self.ready, self.ended) = (false, true);
+                }
                 Err(Errno::AGAIN) => self.ready = false,
                 Err(error) => {
                     tracing::warn!("the packet socket cannot be read: {error}");
@@ -164,7 +207,7 @@ impl Reader {
 /// Frames from the packet socket.
 #[derive(Debug)]
 pub struct PacketSource<'a> {
-    descriptor: &'a OwnedFd,
+    descriptor: Option<&'a OwnedFd>,
     reader: &'a mut Reader,
 }
 
@@ -215,7 +258,7 @@ impl Sink for Sender<'_> {
 /// Frames to the packet socket.
 #[derive(Debug)]
 pub struct PacketLink<'a> {
-    descriptor: &'a OwnedFd,
+    descriptor: Option<&'a OwnedFd>,
     writer: &'a mut Writer,
 }
 
@@ -227,8 +270,12 @@ impl PacketLink<'_> {
     #[inline]
     pub fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
         let Writer { workspace, told_full, refused, segmented, .. } = &mut *self.writer;
+        let Some(descriptor) = self.descriptor else {
+            *refused += 1;
+            return Ok(());
+        };
         // Segments that are left over are UDP datagrams: they are lost.
-        let mut sender = Sender(self.descriptor);
+        let mut sender = Sender(descriptor);
         match finish::put(&mut sender, offload, head, payload, workspace, &mut Backlog::default()) {
             Ok(cut) => *segmented += u64::from(cut),
             Err(PutError::NoBuffer) => {

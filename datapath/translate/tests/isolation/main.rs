@@ -13,6 +13,7 @@ mod echo {
 }
 #[path = "../transport/frontend.rs"]
 mod frontend;
+mod help;
 mod translator;
 
 use std::fs::{self, File};

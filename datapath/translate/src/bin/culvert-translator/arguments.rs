@@ -105,6 +105,9 @@ pub struct Guest {
     /// A packet socket with PACKET_VNET_HDR that was opened before, bound to the guest's tap; implies --one-off
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["fd", "vhost_user"])]
     pub packet_fd: Option<String>,
+    /// culvertd gives a packet socket on the guest's tap: listens for it at PATH.help, PATH being that of --socket
+    #[arg(long, requires = "socket", conflicts_with_all = ["fd", "vhost_user", "packet_fd"])]
+    pub packet_help: bool,
     /// Socket for passt-repair; connections are not migrated, and nothing is made there
     #[arg(long, value_name = "PATH", hide = true)]
     pub repair_path: Option<PathBuf>,

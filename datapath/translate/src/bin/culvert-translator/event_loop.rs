@@ -28,6 +28,7 @@ use rustix::io::Errno;
 use rustix::process::Resource;
 
 use crate::control::ControlSocket;
+use crate::help::HelpSocket;
 use crate::pcap::Pcap;
 use crate::recorded::Recorded;
 use crate::running::Running;
@@ -40,6 +41,7 @@ pub struct EventLoop {
     poll: Poll,
     running: Running,
     control: Option<ControlSocket>,
+    help: Option<HelpSocket>,
     pcap: Option<Pcap>,
     statistics: Option<Statistics>,
     one_off: bool,
@@ -53,6 +55,7 @@ pub struct EventLoop {
 const QUIT: Token = Token(1 << 40);
 const CONTROL: Token = Token(2 << 40);
 const TRANSPORT: Token = Token(3 << 40);
+const HELP: Token = Token(4 << 40);
 
 /// Bursts that are taken from the guest before sockets have their turn again.
 const BURSTS: usize = 8;
@@ -82,10 +85,15 @@ impl EventLoop {
         if let Some(control) = &mut control {
             control.register(registry, CONTROL).context("cannot wait for the control socket")?;
         }
+        let mut help = setup.help;
+        if let Some(help) = &mut help {
+            help.register(registry, HELP).context("cannot wait for the socket for help")?;
+        }
         registry.register(&mut SourceFd(&setup.quit.as_raw_fd()), QUIT, Interest::READABLE)?;
         Ok(Self {
             running: Running::new(translator, sockets, transport, setup.forwards, setup.freebind, most_best_effort)?,
             control,
+            help,
             pcap: setup.pcap,
             statistics: setup.statistics.map(Statistics::every),
             one_off: setup.one_off,
@@ -104,6 +112,9 @@ impl EventLoop {
         self.running.transport.leave_name();
         if let Some(control) = &mut self.control {
             control.leave_name();
+        }
+        if let Some(help) = &mut self.help {
+            help.leave_name();
         }
         ready()?;
         let mut events = Events::with_capacity(EVENTS);
@@ -131,7 +142,11 @@ impl EventLoop {
     fn round(&mut self, events: &Events, now: Instant) -> bool {
         for event in events {
             let token = event.token();
-            if token >= TRANSPORT {
+            if token >= HELP {
+                if let Some(help) = &mut self.help {
+                    help.ready(token, &mut self.running.transport);
+                }
+            } else if token >= TRANSPORT {
                 self.running.transport.event(token, now);
             } else if token >= CONTROL
                 && let Some(control) = &mut self.control
@@ -178,6 +193,9 @@ impl EventLoop {
             self.memory_faults = memory_faults;
             transport.quarantine("the guest's memory is gone: its file was truncated".to_owned());
         }
+        if let Some(help) = &mut self.help {
+            help.ask(&self.running.transport);
+        }
         if let Some(statistics) = &mut self.statistics {
             statistics.print(now, &self.running);
         }
@@ -219,6 +237,7 @@ fn open_transport(transport: setup::Transport, mtu: u16, registry: &Registry, qu
         setup::Transport::StreamDescriptor(descriptor) => {
             Transport::Stream(Box::new(QemuStream::connected(descriptor.into(), registry, TRANSPORT)?))
         }
+        setup::Transport::PacketHelp { .. } => Transport::Packet(Box::new(PacketSocket::waiting(registry, TRANSPORT)?)),
         setup::Transport::PacketDescriptor(descriptor) => {
             Transport::Packet(Box::new(PacketSocket::new(descriptor, registry, TRANSPORT)?))
         }

@@ -10,6 +10,7 @@ mod arguments;
 mod background;
 mod control;
 mod event_loop;
+mod help;
 mod isolation;
 mod log;
 mod options;
@@ -39,6 +40,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use arguments::Arguments;
 use control::ControlSocket;
 use event_loop::EventLoop;
+use help::HelpSocket;
 use isolation::User;
 use log::{Log, LogFile, Sink, Syslog};
 use options::{Control, Guest, Level, Options};
@@ -75,7 +77,7 @@ fn run(options: Options) -> Result<()> {
     let user = options.run_as.as_deref().map(User::named).transpose()?.or_else(User::instead_of_root);
     isolation::begin(match options.guest {
         Guest::StreamDescriptor(number) | Guest::PacketDescriptor(number) => Some(number),
-        Guest::Stream(_) | Guest::VhostUser { .. } => None,
+        Guest::Stream(_) | Guest::VhostUser { .. } | Guest::PacketHelp(_) => None,
     })?;
 
     let log = open_log(&options, start)?;
@@ -166,12 +168,17 @@ fn setup(options: &Options) -> Result<Setup> {
     }
     let control = match (&options.control, &transport) {
         (Control::At(path), _) => Some(ControlSocket::bind(path)?),
-        (Control::BesideGuest, Transport::VhostUser { path, .. } | Transport::Stream { path }) => {
+        (Control::BesideGuest, Transport::VhostUser { path, .. } | Transport::Stream { path })
+        | (Control::BesideGuest, Transport::PacketHelp { path }) => {
             // Nobody asked for it, and callers of passt may not let it have that name.
             let bound = ControlSocket::bind(&options::beside(path));
             bound.inspect_err(|error| tracing::warn!("there is no control socket: {error}")).ok()
         }
         (Control::None | Control::BesideGuest, _) => None,
+    };
+    let help = match &transport {
+        Transport::PacketHelp { path } => Some(HelpSocket::bind(&options::help_beside(path))?),
+        _ => None,
     };
     for rule in forwards.rules().iter().take(MAX_RULES_TOLD) {
         tracing::info!("forwarded: {rule}");
@@ -187,6 +194,7 @@ fn setup(options: &Options) -> Result<Setup> {
         freebind: options.freebind,
         one_off: options.one_off,
         control,
+        help,
         pcap: options.pcap.as_deref().map(create_pcap).transpose()?,
         statistics: options.statistics,
         quit,
@@ -201,6 +209,7 @@ fn transport(guest: &Guest) -> Result<Transport> {
             role: *role,
             queue_pairs: *queue_pairs,
         },
+        Guest::PacketHelp(path) => Transport::PacketHelp { path: path.clone() },
         Guest::StreamDescriptor(number) => {
             let descriptor = process::take_descriptor(*number);
             Transport::StreamDescriptor(descriptor.with_context(|| format!("--fd {number}: there is none"))?)

@@ -97,6 +97,8 @@ pub enum Guest {
     StreamDescriptor(RawFd),
     /// An inherited packet socket or tap.
     PacketDescriptor(RawFd),
+    /// A packet socket that is handed over at the socket `S.help`; the path of `S`.
+    PacketHelp(PathBuf),
 }
 
 /// Where the control socket is.
@@ -157,6 +159,14 @@ impl TryFrom<Arguments> for Options {
             .queue_pairs
             .map_or(Ok(1), |text| number("--queue-pairs", &text, 1, MAX_QUEUE_PAIRS, "the number of queue pairs"))?;
         let guest = match (guest.fd, guest.packet_fd) {
+            (None, None) if guest.packet_help => {
+                let Some(path) = guest.socket else {
+                    return fail(
+                        "--packet-help needs the path that its socket is beside: add --socket PATH".to_owned(),
+                    );
+                };
+                Guest::PacketHelp(path)
+            }
             (Some(number), _) => Guest::StreamDescriptor(descriptor("--fd", &number)?),
             (None, Some(number)) => Guest::PacketDescriptor(descriptor("--packet-fd", &number)?),
             (None, None) if guest.vhost_user => {
@@ -209,8 +219,17 @@ impl TryFrom<Arguments> for Options {
 
 /// The control socket beside a guest's socket: `S.ctl`.
 pub fn beside(socket: &Path) -> PathBuf {
+    with_suffix(socket, ".ctl")
+}
+
+/// The socket for help beside a guest's socket: `S.help`.
+pub fn help_beside(socket: &Path) -> PathBuf {
+    with_suffix(socket, ".help")
+}
+
+fn with_suffix(socket: &Path, suffix: &str) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
-    path.push(".ctl");
+    path.push(suffix);
     path.into()
 }
 
@@ -479,12 +498,15 @@ mod tests {
             ("--fd 3", Control::None),
             ("--fd 3 -s S", Control::At("S.ctl".into())),
             ("--packet-fd 3 --control-path C", Control::At("C".into())),
+            ("--packet-help -s S", Control::BesideGuest),
             ("-s S --control-path none", Control::None),
             ("-s S --control-path ./none", Control::At("./none".into())),
         ] {
             assert_eq!(options(line).control, control, "{line}");
         }
         assert!(options("--fd 3").one_off && options("--packet-fd 3").one_off);
+        assert!(!options("--packet-help -s S").one_off);
+        assert_eq!(options("--packet-help -s S").guest, Guest::PacketHelp("S".into()));
     }
 
     #[test]
@@ -531,6 +553,8 @@ mod tests {
             ("-t -5", "-5"),
             ("--packet-fd 3 --fd 4", "--fd"),
             ("--connect", "--vhost-user"),
+            ("--packet-help", "--socket"),
+            ("--packet-help -s S --vhost-user", "--vhost-user"),
             ("--no-dhcp-d --no-", "--no-"),
         ] {
             let error = words(line).unwrap_err();

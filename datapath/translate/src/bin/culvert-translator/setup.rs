@@ -14,6 +14,7 @@ use culvert_translate::forward::ForwardTable;
 use culvert_translate::settings::Settings;
 
 use crate::control::ControlSocket;
+use crate::help::HelpSocket;
 use crate::pcap::Pcap;
 
 /// What the event loop needs.
@@ -31,6 +32,8 @@ pub struct Setup {
     pub one_off: bool,
     /// The socket `S.ctl`, which listens; none where there is no S.
     pub control: Option<ControlSocket>,
+    /// The socket `S.help`, which listens; only with [`Transport::PacketHelp`].
+    pub help: Option<HelpSocket>,
     /// Where frames of the guest are recorded.
     pub pcap: Option<Pcap>,
     /// How often statistics are printed to standard error, if anything happened.
@@ -60,4 +63,9 @@ pub enum Transport {
     StreamDescriptor(OwnedFd),
     /// A packet socket or tap, bound and configured, that we inherited. The process ends with it.
     PacketDescriptor(OwnedFd),
+    /// A packet socket that is handed over while it runs.
+    PacketHelp {
+        /// Of the socket that there would be without.
+        path: PathBuf,
+    },
 }
