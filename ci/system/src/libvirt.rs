@@ -52,6 +52,21 @@ impl Libvirt {
         Ok(printed)
     }
 
+    /// Lets libvirt define a domain, which must be as its schema says, and returns how libvirt writes it. It is forgotten again.
+    ///
+    /// # Errors
+    /// libvirt refuses the domain.
+    pub fn define(&mut self, name: &str, domain: &[u8]) -> Result<String> {
+        let file = format!("tmp/{name}.xml");
+        fs::write(ci().join("../target/debian13").join(&file), domain)?;
+        // One that a test has left that was interrupted.
+        self.run(&format!("virsh -q undefine {name} 2>/dev/null || true"))?;
+        self.run(&format!("virsh -q define --validate /{file}"))?;
+        let defined = self.run(&format!("virsh -q dumpxml --inactive {name}"))?;
+        self.run(&format!("virsh -q undefine {name}"))?;
+        Ok(defined)
+    }
+
     /// Starts a domain with an `<interface>` element, and returns its guest, which boots.
     ///
     /// # Errors

@@ -45,8 +45,10 @@ pub struct TranslatorWish {
 }
 
 /// A tap that KubeVirt's core has attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tap {
+    /// Its name in the pod as the domain says.
+    pub device: Option<String>,
     /// Its MTU as the domain says, in bytes.
     pub mtu: Option<u16>,
 }
@@ -89,11 +91,12 @@ fn make(domain_xml: &[u8], vmi: &Vmi, context: &Context) -> Result<Plan, Reason>
             Binding::Vhostuser => vhostuser(vmi, interface, network, context, root).map_err(fault)?,
             Binding::Translator => {
                 let tap = there.iter().find(|element| element.attribute("type") == Some("ethernet"));
-                let tap = tap.map(|element| Tap { mtu: mtu_of(*element) });
+                let tap = tap.map(|element| Tap { device: device_of(*element), mtu: mtu_of(*element) });
+                let is_tap = tap.is_some();
                 let wish = translator(vmi, interface, network, context, tap, &mut plan.notices).map_err(fault)?;
                 let path = socket_of_translator(&interface.name, context).1;
                 plan.translators.push(wish);
-                if tap.is_some() {
+                if is_tap {
                     // QEMU has the tap that KubeVirt's core attached; its memory need not be shared.
                     continue;
                 }
@@ -205,6 +208,12 @@ fn translator(
     notices.extend(forwards.notices.iter().map(|notice| format!("interface {:?}: {notice}", interface.name)));
     let (socket, _) = socket_of_translator(&interface.name, context);
     Ok(TranslatorWish { interface: interface.name.clone(), socket, tap, pod_interface, forwards: forwards.options })
+}
+
+/// The pod's device that an interface of the domain is.
+fn device_of(interface: Node) -> Option<String> {
+    let device = children(interface, "target").next()?.attribute("dev")?;
+    (is_word(device) && device.len() < 16).then(|| device.to_owned())
 }
 
 /// The MTU that an interface of the domain has.

@@ -78,12 +78,12 @@ impl Translators {
     pub async fn serve_a_guest(&self) -> bool {
         let connected = connected_sockets().unwrap_or_default();
         let running = self.running.lock().await;
-        running.values().any(|watched| {
-            watched
-                .wish
+        running.values().any(|Watched { wish, .. }| match &wish.tap {
+            Some(tap) => tap.device.as_deref().is_some_and(has_carrier),
+            None => wish
                 .socket
                 .file_name()
-                .is_some_and(|name| connected.iter().any(|socket| socket == name.as_encoded_bytes()))
+                .is_some_and(|name| connected.iter().any(|socket| socket == name.as_encoded_bytes())),
         })
     }
 
@@ -204,10 +204,10 @@ async fn wait_for(stopped: &mut watch::Receiver<bool>) {
 /// The translator's command line.
 fn arguments(wish: &TranslatorWish) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["--foreground".into()];
-    match wish.tap {
+    match &wish.tap {
         None => arguments.push("--vhost-user".into()),
         // culvertd brings the tap's other end to a socket beside that of --socket.
-        Some(Tap { mtu }) => {
+        Some(Tap { mtu, .. }) => {
             arguments.push("--packet-help".into());
             arguments.extend(mtu.iter().flat_map(|mtu| ["--mtu".into(), mtu.to_string().into()]));
         }
@@ -266,13 +266,19 @@ async fn lock(socket: &Path) -> Result<std::os::fd::OwnedFd> {
     }
 }
 
-/// The file names of the stream sockets in this network namespace that somebody is connected to.
+/// Whether somebody has a device's other end: a tap has a carrier as long as QEMU has it open.
+fn has_carrier(device: &str) -> bool {
+    std::fs::read(format!("/sys/class/net/{device}/carrier")).is_ok_and(|carrier| carrier.starts_with(b"1"))
+}
+
+/// The file names of the stream sockets in this network namespace, QEMU's, that somebody has connected to.
 fn connected_sockets() -> std::io::Result<Vec<Vec<u8>>> {
     let table = std::fs::read("/proc/net/unix")?;
     Ok(connected(&table))
 }
 
-/// The same, from `/proc/net/unix`: proc_net_unix(5). State 3 is SS_CONNECTED, and only the accepting end has the name.
+/// The same, from `/proc/net/unix`: proc_net_unix(5). State 3 is SS_CONNECTED, and only the accepting end has the name. It is
+/// in the namespace of who has connected.
 fn connected(table: &[u8]) -> Vec<Vec<u8>> {
     let line = |line: &[u8]| {
         let mut fields = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
@@ -326,8 +332,11 @@ mod tests {
         let line = |tap| arguments(&wish(tap)).iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let rest = "--socket /var/run/culvert-translator/default.sock --interface eth0 --no-map-gw --tcp-ports 80";
         assert_eq!(line(None), format!("--foreground --vhost-user {rest}"));
-        assert_eq!(line(Some(Tap { mtu: None })), format!("--foreground --packet-help {rest}"));
-        assert_eq!(line(Some(Tap { mtu: Some(1400) })), format!("--foreground --packet-help --mtu 1400 {rest}"));
+        assert_eq!(line(Some(Tap { device: None, mtu: None })), format!("--foreground --packet-help {rest}"));
+        assert_eq!(
+            line(Some(Tap { device: None, mtu: Some(1400) })),
+            format!("--foreground --packet-help --mtu 1400 {rest}")
+        );
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn a_translator_is_wished_for_and_its_interface_added() {
     assert!(text.contains(interface) && text.contains(r#"<access mode="shared"/>"#), "{text}");
     let [translator] = &translators[..] else { panic!("{translators:?}") };
     assert_eq!(translator.socket.to_str(), Some("/var/run/culvert-translator/default.sock"));
-    assert_eq!((translator.pod_interface.as_str(), translator.tap), ("eth0", None));
+    assert_eq!((translator.pod_interface.as_str(), &translator.tap), ("eth0", &None));
     let excluded = "~15000,~15001,~15004,~15006,~15008,~15009,~15020,~15021,~15053,~15090";
     assert_eq!(translator.forwards, ["--tcp-ports", &format!("{excluded},8443"), "--udp-ports", "53"]);
     assert_eq!(notices, Vec::<String>::new());
@@ -241,7 +241,7 @@ fn a_tap_stays_and_its_memory_is_not_shared() {
     let domain = DOMAIN.replace("<devices>", tap);
     let plan = plan(domain.as_bytes(), &vmi(VMI), &sidecar("culvert-translator")).unwrap();
     assert_eq!(String::from_utf8(plan.domain).unwrap(), domain);
-    assert_eq!(plan.translators[0].tap, Some(Tap { mtu: Some(1400) }));
+    assert_eq!(plan.translators[0].tap, Some(Tap { device: Some("tap0".to_owned()), mtu: Some(1400) }));
     // The usual name of that binding, where KubeVirt tells none.
     let named = changed(&[("\"culvert-translator\"", "\"culvert-tap-translator\"")]);
     let nameless = Context { binding: Some(Binding::Translator), ..Context::default() };
