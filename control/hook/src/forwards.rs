@@ -55,6 +55,7 @@ pub fn forwards(ports: &[Port], istio: bool) -> Result<Forwards, InterfaceFault>
         }
     }
     if tcp.is_empty() && udp.is_empty() {
+        notices.push(ALL_NOTICE.to_owned());
         tcp.push("all".to_owned());
         udp.push("all".to_owned());
     }
@@ -65,6 +66,9 @@ pub fn forwards(ports: &[Port], istio: bool) -> Result<Forwards, InterfaceFault>
         .collect();
     Ok(Forwards { options, notices })
 }
+
+/// Each forwarded port is a socket: measured with 37,000 of each protocol, those that are not ephemeral.
+const ALL_NOTICE: &str = "no port is listed, so that all are forwarded, as far as descriptors reach: 75,000 sockets and some 200 MiB of the pod's memory; list the ports that the VM serves";
 
 /// The ports of Istio's proxy.
 pub const ISTIO_PORTS: [u16; 10] = [15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090];
@@ -92,6 +96,12 @@ mod tests {
         // What is passed over does not count as listed.
         assert_eq!(options(&[(7, "SCTP"), (-1, "TCP")], false), "--tcp-ports all --udp-ports all");
         assert_eq!(options(&[(80, "TCP"), (80, ""), (80, "UDP")], false), "--tcp-ports 80 --udp-ports 80");
+    }
+
+    #[test]
+    fn that_all_are_forwarded_is_said() {
+        assert_eq!(forwards(&[], false).unwrap().notices, [ALL_NOTICE]);
+        assert_eq!(forwards(&[], true).unwrap().notices, [""; 0]);
     }
 
     #[test]
