@@ -1,6 +1,7 @@
 //! A guest without a machine: the driver of `culvert-driver`, joined to the transport by the `vhost` crate's frontend,
 //! which is another implementation of vhost-user than ours.
 
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
@@ -77,6 +78,14 @@ pub struct Guest {
     pub frontend: Frontend,
     pub receive: Events,
     pub transmit: Events,
+    stream: UnixStream,
+}
+
+impl Drop for Guest {
+    /// Programs that other tests start hold the connection as well, between fork and exec: closing it would not end it.
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
 }
 
 impl Guest {
@@ -84,10 +93,10 @@ impl Guest {
         let interface = Interface::new(shape, 70_000);
         let features =
             features | if shape.mergeable { MRG_RXBUF } else { 0 } | if shape.event_idx { EVENT_IDX } else { 0 };
-        let mut frontend = begin(stream, interface.ram(), features, 2);
+        let mut frontend = begin(stream.try_clone().unwrap(), interface.ram(), features, 2);
         let receive = start_ring(&mut frontend, 0, &interface.receive);
         let transmit = start_ring(&mut frontend, 1, &interface.transmit);
-        Self { interface, frontend, receive, transmit }
+        Self { interface, frontend, receive, transmit, stream }
     }
 
     /// Sends a frame and kicks; waits for room before.

@@ -397,7 +397,7 @@ fn lost_memory_ends_the_connection() {
     guest.wait_closed();
     setup.echo.wait_for("the end", |news| news.left);
     // The driver's own mapping is gone, too.
-    std::mem::forget(guest.interface);
+    std::mem::forget(guest);
     let mut guest = Guest::attach(setup.connect(), Shape::default(), 0);
     guest.send(&[0; 12], &frame(61), &[]);
     assert_eq!(guest.receive().1, frame(61));
