@@ -4,14 +4,20 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use culvert_api::kubelet;
+use culvert_driver::Shape;
+use culvert_system::cni::{self, Attachment};
 use culvert_system::daemon::{Daemon, Node};
 use culvert_system::device_manager::{DeviceManager, Temper};
+use culvert_system::frontend::FrontendGuest;
+use culvert_system::kube_pod::KubeletRoot;
+use culvert_system::paths::program;
+use culvert_system::place::Namespace;
 use serde_json::{Value, json};
 
 /// A culvertd whose network blue has so many ports for guests, and a kubelet that does not run yet.
@@ -160,6 +166,7 @@ fn nothing_is_lost_whoever_starts_again() -> Result<()> {
     kubelet.wait_for_devices(BLUE, 2)?;
     let meta = folder.metadata()?;
     ensure!((meta.uid(), meta.gid(), meta.mode() & 0o7777) == (107, 107, 0o750), "{meta:?}");
+    ensure!(fs::read_link(node.path("devices/blue/port-1"))? == Path::new("port-0"));
     daemon.stop()
 }
 
@@ -244,6 +251,75 @@ fn what_a_container_leaves_harms_nobody() -> Result<()> {
     ensure!(precious.join("file").metadata()?.uid() == 0 && precious.join("file").metadata()?.nlink() == 1);
     ensure!(mode(&trash)? == 0o700);
     ensure!(warnings(&daemon)? == [""; 0]);
+    daemon.stop()
+}
+
+/// One container with two interfaces of a network: kubelet gives it two devices and one folder, Multus gives each device's id to
+/// culvert-cni, and both sockets are in that folder.
+#[test]
+fn interfaces_meet_in_the_folder_that_kubelet_mounts() -> Result<()> {
+    let (node, mut kubelet) = setup(3)?;
+    kubelet.start(Temper::Ordinary)?;
+    let daemon = node.start()?;
+    kubelet.wait_for_devices(BLUE, 3)?;
+    let namespace = Namespace::new("dp-pod")?;
+    let pods = KubeletRoot::new()?;
+    let pod = pods.pod("virt-launcher-fw-x1", 1)?;
+    let program = program("culvert-cni")?;
+    let plugins = program.parent().context("culvert-cni has no folder")?;
+    let sandbox = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+    let interfaces = [("pod494bb167e44", "port-1"), ("pod33d044e5350", "port-2")].map(|(interface, device)| {
+        let netns = format!("/run/netns/{}", namespace.name());
+        let info = node.path(&format!("devinfo-{interface}"));
+        let keys = json!({
+            "cniVersion": "1.1.0", "name": "lab-net",
+            "runtimeConfig": {"deviceID": device, "CNIDeviceInfoFile": info},
+        });
+        let config = cni::with(cni::culvert(&node, "vhostuser"), &keys);
+        (Attachment::of_pod(&pod, sandbox, &netns, interface, plugins), config, device, info)
+    });
+    let mut folder_before: Option<fs::File> = None;
+    for round in 0..2 {
+        let given = kubelet.allocate(BLUE, &[&["port-2", "port-1"]])?;
+        let folder = PathBuf::from(&given[0].mounts[0].host_path);
+        ensure!(folder == node.path("devices/blue/port-1"));
+        if let Some(before) = &folder_before {
+            ensure!(before.metadata()?.ino() != inode(&folder)?);
+        }
+        folder_before = Some(fs::File::open(&folder)?);
+        let mut results = Vec::new();
+        for (attachment, config, device, info) in &interfaces {
+            // As Multus does.
+            fs::copy(node.path(&format!("devinfo/culvert.dev-blue-{device}-device.json")), info)?;
+            let result = attachment.add(config).with_context(|| format!("round {round}, {device}"))?;
+            let name = format!("{}.sock", attachment.interface);
+            let socket = folder.join(&name);
+            let meta = socket.symlink_metadata()?;
+            ensure!(meta.file_type().is_socket() && (meta.uid(), meta.gid()) == (107, 107), "{meta:?}");
+            ensure!(result["interfaces"][0]["socketPath"] == json!(socket), "{result}");
+            let told: Value = serde_json::from_slice(&fs::read(info)?)?;
+            let inside = format!("/var/run/culvert/blue/{name}");
+            let expected = json!({
+                "type": "vhost-user", "version": "1.1.0", "vhost-user": {"mode": "client", "path": inside},
+            });
+            ensure!(told == expected, "{told}");
+            results.push(result);
+        }
+        ensure!(names(&folder)? == ["pod33d044e5350.sock", "pod494bb167e44.sock"], "{:?}", names(&folder)?);
+        // Frames pass between them.
+        let [first, second] = ["pod494bb167e44.sock", "pod33d044e5350.sock"].map(|name| folder.join(name));
+        let mut first = FrontendGuest::connect(&first, Shape::default())?;
+        let mut second = FrontendGuest::connect(&second, Shape::default())?;
+        let hello = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], &[7; 46]].concat();
+        ensure!(first.send(&hello)?, "a ring is full");
+        ensure!(second.receive()? == hello, "a broadcast was changed");
+        drop((first, second));
+        for ((attachment, config, ..), result) in interfaces.iter().zip(&results) {
+            attachment.delete(config, Some(result))?;
+        }
+        ensure!(names(&folder)?.is_empty(), "DEL left {:?}", names(&folder)?);
+        ensure!(daemon.ask("port list")? == json!([]));
+    }
     daemon.stop()
 }
 

@@ -4,13 +4,15 @@
 //!
 //! - this file: the thread, and which resources there are;
 //! - [`resource`]: one resource's socket, and its registration with kubelet, again and again;
-//! - [`service`]: what kubelet asks; [`folders`], [`trash`]: the folders that containers get, and what became of old ones;
+//! - [`service`]: what kubelet asks; [`folders`], [`groups`], [`trash`]: the folders that containers get, which devices
+//!   share one, and what becomes of old ones;
 //! - [`info_files`]: what Multus is told of each device; [`kubelet_folder`]: when to look at kubelet's folder again.
 //!
 //! All of it runs in a thread of its own with a tokio runtime of its own, so that neither a kubelet that stalls nor a slow
 //! disk holds up clients or frames. It is told what to offer by a channel, and ends when the node does.
 
 pub mod folders;
+pub mod groups;
 pub mod info_files;
 mod kubelet_folder;
 mod resource;
@@ -27,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::config::Devices;
+use crate::config::Daemon;
 use crate::name::Name;
 use crate::server::Limits;
 use folders::Folders;
@@ -128,14 +130,15 @@ impl Default for Times {
 /// # Errors
 /// The kernel's, when there can be no further thread.
 pub fn start(
-    devices: &Devices,
+    daemon: &Daemon,
     offers: watch::Receiver<Vec<Offer>>,
     problems: Problems,
     times: Times,
 ) -> io::Result<Option<JoinHandle<()>>> {
+    let devices = &daemon.devices;
     let Some(kubelet) = devices.kubelet_device_plugins.clone() else { return Ok(None) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (folders, sweeper) = Folders::start(devices)?;
+    let (folders, sweeper) = Folders::start(devices, &daemon.state_dir)?;
     let info_files = InfoFiles::new(&devices.device_info_folder);
     let thread = std::thread::Builder::new().name("device-plugin".to_owned()).spawn(move || {
         runtime.block_on(run(&kubelet, offers, Arc::new(folders), info_files, problems, times));

@@ -1,11 +1,12 @@
-//! The keys of `[daemon]` that say how ports are offered to kubelet; the device plugin obeys them.
+//! The keys of `[daemon]` that say how ports are offered to kubelet; [`device_plugin`](crate::device_plugin) obeys them.
 
 use std::path::PathBuf;
 
+use culvert_vhost::Owner;
 use toml::de::DeValue;
 
 use super::section::{Report, Section};
-use super::value::{self, Wrong, set};
+use super::value::{self, set};
 
 /// Where kubelet is met, and what containers are given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Devices {
     /// The folder where Multus looks for what a device is; `/var/run/k8s.cni.cncf.io/devinfo/dp` by default.
     pub device_info_folder: PathBuf,
     /// User and group of a container's folder; 107:107 by default, whom KubeVirt runs QEMU as.
-    pub device_owner: (u32, u32),
+    pub device_owner: Owner,
     /// SELinux label of a container's folder; none is set by default.
     pub device_label: Option<String>,
 }
@@ -28,7 +29,7 @@ impl Default for Devices {
             kubelet_device_plugins: None,
             device_folder: PathBuf::from("/run/culvert/devices"),
             device_info_folder: PathBuf::from("/var/run/k8s.cni.cncf.io/devinfo/dp"),
-            device_owner: (107, 107),
+            device_owner: Owner { uid: 107, gid: 107 },
             device_label: None,
         }
     }
@@ -46,8 +47,8 @@ impl Devices {
         set(&mut devices.device_folder, own);
         let info = folder("\"/var/run/k8s.cni.cncf.io/devinfo/dp\"");
         set(&mut devices.device_info_folder, section.optional(report, "device_info_folder", info));
-        set(&mut devices.device_owner, section.optional(report, "device_owner", owner));
-        devices.device_label = section.optional(report, "device_label", label).map(|found| found.value);
+        set(&mut devices.device_owner, section.optional(report, "device_owner", value::owner));
+        devices.device_label = section.optional(report, "device_label", value::label).map(|found| found.value);
         devices
     }
 
@@ -62,29 +63,3 @@ impl Devices {
         ]
     }
 }
-
-/// A user's and a group's number, with a colon between them.
-fn owner(value: &DeValue<'_>) -> Result<(u32, u32), Wrong> {
-    let example = "\"107:107\"";
-    let number = |text: &str| {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        // The largest one means "nobody" to chown(2).
-        text.parse().ok().filter(|number| digits && *number < u32::MAX)
-    };
-    let text = value::text(value, example)?;
-    let owner = text.split_once(':').and_then(|(user, group)| Some((number(user)?, number(group)?)));
-    owner.ok_or_else(|| Wrong::new("is no owner", format!("write the numbers of a user and a group, like {example}")))
-}
-
-/// An SELinux label.
-fn label(value: &DeValue<'_>) -> Result<String, Wrong> {
-    let example = "\"system_u:object_r:container_file_t:s0\"";
-    let label = value::text(value, example)?;
-    let parts = label.split(':').filter(|part| !part.is_empty()).count();
-    if parts < 3 || label.len() > MAX_LABEL_BYTES || !label.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Wrong::new("is no SELinux label", format!("write it like {example}")));
-    }
-    Ok(label.to_owned())
-}
-
-const MAX_LABEL_BYTES: usize = 255;

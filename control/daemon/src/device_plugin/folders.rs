@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
+use culvert_vhost::Owner;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::groups::Groups;
 use super::{device_id, trash};
 use crate::config::Devices;
 use crate::name::Name;
@@ -24,17 +26,19 @@ use crate::name::Name;
 #[derive(Debug)]
 pub struct Folders {
     path: PathBuf,
-    owner: (u32, u32),
+    owner: Owner,
     label: Option<String>,
+    groups: Groups,
     sweep: SyncSender<()>,
 }
 
 impl Folders {
-    /// Starts the thread that removes what was moved away. It ends when the folders are dropped.
+    /// Starts the thread that removes what was moved away. It ends when the folders are dropped. `state` is the folder for
+    /// what must survive a reboot.
     ///
     /// # Errors
     /// The kernel's, when there can be no further thread.
-    pub fn start(devices: &Devices) -> io::Result<(Self, JoinHandle<()>)> {
+    pub fn start(devices: &Devices, state: &Path) -> io::Result<(Self, JoinHandle<()>)> {
         // One wish that waits is as good as many.
         let (sweep, wishes) = std::sync::mpsc::sync_channel(1);
         let path = devices.device_folder.clone();
@@ -42,22 +46,26 @@ impl Folders {
         let sweeper = std::thread::Builder::new().name("device-trash".to_owned());
         let sweeper = sweeper.spawn(move || trash::sweep_at(&trash, &wishes))?;
         let label = devices.device_label.clone();
-        let folders = Self { path, owner: devices.device_owner, label, sweep };
+        let folders = Self { path, owner: devices.device_owner, label, groups: Groups::new(state), sweep };
         // What an earlier culvertd left.
         folders.wish_sweep();
         Ok((folders, sweeper))
     }
 
-    /// Makes the folders of a network's first `count` devices that are not there: after a reboot kubelet starts containers
-    /// with the folders that it was told before.
+    /// Makes the folders of a network's first `count` devices that are not there, and links as they were: after a reboot
+    /// kubelet starts containers with the folders that it was told before.
     ///
     /// # Errors
     /// What cannot be used, and the kernel's reason.
     pub fn prepare(&self, network: &Name, count: u32) -> io::Result<()> {
         let places = self.open(network)?;
         for id in (0..count).map(device_id) {
-            if file_type(&places.network, &id)?.is_none() {
-                self.make(&places, &id)?;
+            if file_type(&places.network, &id)?.is_some() {
+                continue;
+            }
+            match self.groups.first_of(network, &id) {
+                None => self.make(&places, &id)?,
+                Some(first) => rustix::fs::symlinkat(first, &places.network, &id)?,
             }
         }
         Ok(())
@@ -71,13 +79,18 @@ impl Folders {
         let Some((first, others)) = devices.split_first() else { return Err(Errno::INVAL.into()) };
         let places = self.open(network)?;
         let first = device_id(*first);
-        let others = others.iter().copied().map(device_id);
-        for id in others.clone().chain([first.clone()]) {
-            self.discard(&places, &id)?;
+        let others: Vec<_> = others.iter().copied().map(device_id).collect();
+        if let Err(error) = self.groups.note(network, &first, &others) {
+            tracing::warn!(
+                "after a reboot {first} of network {network} may have another folder: {error}; see daemon.state_dir"
+            );
+        }
+        for id in others.iter().chain([&first]) {
+            self.discard(&places, id)?;
         }
         self.make(&places, &first)?;
-        for id in others {
-            rustix::fs::symlinkat(&first, &places.network, &id)?;
+        for id in &others {
+            rustix::fs::symlinkat(&first, &places.network, id)?;
         }
         self.wish_sweep();
         Ok(self.path.join(network.as_str()).join(first))
@@ -119,9 +132,10 @@ impl Folders {
                 io::Error::other(sentence)
             })?;
         }
-        let (user, group) = self.owner;
-        rustix::fs::fchown(&folder, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))).map_err(|errno| {
-            let sentence = format!("the owner {user}:{group} cannot be set: {errno}; correct daemon.device_owner");
+        let Owner { uid, gid } = self.owner;
+        rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(|errno| {
+            let owner = self.owner;
+            let sentence = format!("the owner {owner} cannot be set: {errno}; correct daemon.device_owner");
             io::Error::other(sentence)
         })?;
         Ok(rustix::fs::renameat_with(&places.network, &new_name, &places.network, id, RenameFlags::NOREPLACE)?)
@@ -196,10 +210,10 @@ mod tests {
     /// Folders in a folder of the test's own, which belong to whoever runs it.
     fn folders() -> (tempfile::TempDir, Folders, JoinHandle<()>) {
         let folder = tempfile::tempdir().unwrap();
-        let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let owner = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         let device_folder = folder.path().join("devices");
         let devices = Devices { device_folder, device_owner: owner, ..Devices::default() };
-        let (folders, sweeper) = Folders::start(&devices).unwrap();
+        let (folders, sweeper) = Folders::start(&devices, &folder.path().join("state")).unwrap();
         (folder, folders, sweeper)
     }
 
@@ -224,6 +238,11 @@ mod tests {
         assert!(network.join("port-2/a.sock").exists());
         assert_eq!(std::fs::read_link(network.join("port-2")).unwrap(), Path::new("port-1"));
         assert!(network.join("port-3").is_dir());
+        // After a reboot, too.
+        std::fs::remove_dir_all(&network).unwrap();
+        folders.prepare(&blue(), 4).unwrap();
+        assert_eq!(std::fs::read_link(network.join("port-2")).unwrap(), Path::new("port-1"));
+        assert!(["port-0", "port-1", "port-3"].iter().all(|id| network.join(id).symlink_metadata().unwrap().is_dir()));
     }
 
     #[test]

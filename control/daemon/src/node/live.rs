@@ -163,8 +163,8 @@ impl LiveNode {
         let upkeep = upkeep::start(end, Arc::downgrade(&node)).context("a thread cannot start")?;
         let pods = super::pods::start(pods_ended, node.helped.clone(), Arc::downgrade(&node));
         let pods = pods.context("a thread cannot start")?;
-        let (devices, offers) = (&node.fixed.daemon.devices, node.offers.subscribe());
-        let device_plugin = device_plugin::start(devices, offers, node.device_plugin.clone(), Times::default())
+        let (daemon, offers) = (&node.fixed.daemon, node.offers.subscribe());
+        let device_plugin = device_plugin::start(daemon, offers, node.device_plugin.clone(), Times::default())
             .context("a thread cannot start")?;
         let threads = [faults, upkeep, pods].into_iter().chain(device_plugin).collect();
         Ok(Started { node, threads })
