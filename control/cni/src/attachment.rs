@@ -130,6 +130,11 @@ impl Plan {
         }
     }
 
+    /// Whether nothing can be made without culvertd.
+    pub fn needs_daemon(&self) -> bool {
+        !matches!(self, Self::Translator(_))
+    }
+
     /// Looks whether it is as ADD made it.
     ///
     /// # Errors

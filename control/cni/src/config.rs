@@ -105,7 +105,7 @@ pub struct ValidAttachment {
 pub struct Input {
     /// As it came.
     pub bytes: Vec<u8>,
-    /// `cniVersion`; `None` when it is missing or no text.
+    /// `cniVersion`.
     pub cni_version: Option<String>,
 }
 
@@ -113,7 +113,7 @@ impl Input {
     /// Reads all of it.
     ///
     /// # Errors
-    /// [`Code::Decode`] for more than [`MAX_BYTES`]; [`Code::Io`].
+    /// [`Code::Decode`] for more than [`MAX_BYTES`] and for what is no JSON object; [`Code::Io`].
     pub fn read(input: &mut dyn Read) -> Result<Self, Error> {
         let mut bytes = Vec::new();
         let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
@@ -121,8 +121,8 @@ impl Input {
         if bytes.len() > MAX_BYTES {
             return Err(Error::new(Code::Decode, format!("the configuration has more than {MAX_BYTES} bytes")));
         }
-        let version = serde_json::from_slice::<VersionOnly>(&bytes).ok().and_then(|only| only.cni_version);
-        Ok(Self { cni_version: version, bytes })
+        let only: VersionOnly = serde_json::from_slice(&bytes).map_err(|error| undecodable(&error))?;
+        Ok(Self { cni_version: only.cni_version, bytes })
     }
 
     /// The configuration.
@@ -130,8 +130,7 @@ impl Input {
     /// # Errors
     /// [`Code::Decode`] for what is no JSON object, nests too deep, or has a value of the wrong type.
     pub fn config(&self) -> Result<Config, Error> {
-        serde_json::from_slice(&self.bytes)
-            .map_err(|error| Error::with(Code::Decode, "standard input is no network configuration", error))
+        serde_json::from_slice(&self.bytes).map_err(|error| undecodable(&error))
     }
 
     /// The configuration without what is wrong in it: for the verbs that remove what an ADD, which may have been refused, has
@@ -143,8 +142,7 @@ impl Input {
         if let Ok(config) = self.config() {
             return Ok(config);
         }
-        let object: Map<String, Value> = serde_json::from_slice(&self.bytes)
-            .map_err(|error| Error::with(Code::Decode, "standard input is no network configuration", error))?;
+        let object: Map<String, Value> = serde_json::from_slice(&self.bytes).map_err(|error| undecodable(&error))?;
         let is_right = |(key, value): &(String, Value)| {
             let alone = Map::from_iter([(key.clone(), value.clone())]);
             serde_json::from_value::<Config>(Value::Object(alone)).is_ok()
@@ -152,6 +150,10 @@ impl Input {
         let right = Value::Object(object.into_iter().filter(is_right).collect());
         Ok(serde_json::from_value(right).unwrap_or_default())
     }
+}
+
+fn undecodable(error: &serde_json::Error) -> Error {
+    Error::with(Code::Decode, "standard input is no network configuration", error)
 }
 
 #[derive(Deserialize)]

@@ -62,12 +62,15 @@ impl<'a> Ipam<'a> {
         self.call(Verb::Del, id).map(drop)
     }
 
-    /// Passes on a verb without a result.
+    /// Passes on a verb without a result. A plugin that is older than GC and STATUS has nothing to say to them.
     ///
     /// # Errors
     /// As of [`Ipam::add`].
     pub fn pass(&self, verb: Verb) -> Result<(), Error> {
-        self.call(verb, None).map(drop)
+        match self.call(verb, None) {
+            Err(error) if error.code == UNKNOWN_VERB && matches!(verb, Verb::Gc | Verb::Status) => Ok(()),
+            result => result.map(drop),
+        }
     }
 
     fn call(&self, verb: Verb, id: Option<&AttachmentId>) -> Result<Vec<u8>, Error> {
@@ -109,6 +112,9 @@ impl<'a> Ipam<'a> {
         }
     }
 }
+
+/// What plugins say of a CNI_COMMAND that they do not know.
+const UNKNOWN_VERB: Code = Code::Delegate(4);
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;

@@ -183,7 +183,7 @@ impl Kubernetes {
         }
         let body = body.map(|body| body.to_string()).unwrap_or_default();
         let request = request.body(Full::from(body)).map_err(|error| self.refused(&error.to_string()))?;
-        let answer = self.runtime.block_on(tokio::time::timeout(PATIENCE, self.exchange(request)));
+        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, self.exchange(request)).await });
         let (status, answer) = match answer {
             Ok(answer) => answer.map_err(|error| self.refused(&error))?,
             Err(_) => return Err(self.refused(&format!("no answer within {PATIENCE:?}"))),

@@ -228,7 +228,7 @@ mod tests {
     fn contents() -> Contents {
         let things = vec![
             Thing::Folder { path: "/run/x".into() },
-            Thing::Beneath { folder: "/run/x".into(), name: "net1.sock".into() },
+            Thing::Socket { folder: "/run/x".into(), name: "net1.sock".into() },
             Thing::Port { name: "0f1e2d3c4b5a-net1".to_owned() },
         ];
         Contents { control_socket: "/run/culvert/culvertd.sock".into(), things, folder: None }

@@ -1,12 +1,11 @@
 //! What an ADD makes, as a list that is written down before anything of it is made. Undoing a failed ADD, DEL and GC all do the
 //! same: remove the things of a list, last ones first. A thing that is not there is removed already.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +38,15 @@ pub enum Thing {
         /// Its path.
         path: PathBuf,
     },
-    /// A socket or file in a folder where somebody else may write.
-    Beneath {
+    /// A guest's socket, in a folder where somebody else may write: culvertd's, or QEMU's that culvertd connects to.
+    Socket {
+        /// The folder.
+        folder: PathBuf,
+        /// Its name there.
+        name: OsString,
+    },
+    /// A file for the container's application, in such a folder.
+    Data {
         /// The folder.
         folder: PathBuf,
         /// Its name there.
@@ -79,10 +85,11 @@ impl<'a> Remover<'a> {
             Thing::Pod { name } => self.ask_or_leave(name, |daemon| daemon.remove_pod(name)),
             Thing::Network { name } => self.remove_network(name),
             Thing::File { path } => match fs::remove_file(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(shown(path), error)),
+                Err(error) if !is_absence(&error) => Err(Error::io(shown(path), error)),
                 _ => Ok(()),
             },
-            Thing::Beneath { folder, name } => remove_beneath(folder, name),
+            Thing::Socket { folder, name } => remove_beneath(folder, name, Folder::remove_stale_socket),
+            Thing::Data { folder, name } => remove_beneath(folder, name, Folder::remove_file),
             Thing::Folder { path } => match rustix::fs::rmdir(path) {
                 Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(()),
                 Err(error) => Err(Error::io(shown(path), error)),
@@ -161,22 +168,20 @@ fn leave(path: &Path) -> std::io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
-/// Whoever owns the folder may have put anything there in the meantime, and anything in the folder's place.
-fn remove_beneath(folder: &Path, name: &std::ffi::OsStr) -> Result<(), Error> {
-    let opened = match Folder::open(folder) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
-        opened => opened.map_err(|error| Error::io(shown(folder), error))?,
-    };
-    let shown = || shown(&folder.join(name));
-    match opened.kind(name) {
-        Err(Errno::NOENT) => return Ok(()),
-        Ok(FileType::Directory) => return Ok(()),
-        kind => kind.map_err(|error| Error::io(shown(), error))?,
-    };
-    match rustix::fs::unlinkat(&opened, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT | Errno::ISDIR | Errno::ROFS) => Ok(()),
-        Err(error) => Err(Error::io(shown(), error)),
+/// Whoever owns the folder may have put anything in the thing's place, and the folder may have gone.
+fn remove_beneath(
+    folder: &Path,
+    name: &OsStr,
+    remove: impl Fn(&Folder, &OsStr) -> Result<(), Errno>,
+) -> Result<(), Error> {
+    match Folder::open(folder).and_then(|opened| remove(&opened, name)) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::ROFS) => Ok(()),
+        Err(error) => Err(Error::io(shown(&folder.join(name)), error)),
     }
+}
+
+fn is_absence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 fn shown(path: &Path) -> String {

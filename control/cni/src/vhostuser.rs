@@ -70,11 +70,11 @@ impl Plan {
         if self.location.is_ours {
             things.push(Thing::Folder { path: self.location.folder.clone() });
         }
-        things.push(Thing::Beneath { folder: self.location.folder.clone(), name: self.socket_name.clone() });
+        things.push(Thing::Socket { folder: self.location.folder.clone(), name: self.socket_name.clone() });
         things.push(Thing::Port { name: self.port.clone() });
         if self.has_data_file() {
             let name = application::file_name(&attachment.id);
-            things.push(Thing::Beneath { folder: self.location.folder.clone(), name });
+            things.push(Thing::Data { folder: self.location.folder.clone(), name });
         }
         if let Some(path) = &self.settings.device_info_file {
             things.push(Thing::File { path: path.clone() });

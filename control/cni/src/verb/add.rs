@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::attachment::{Attachment, Plan, ipam, refuse_duplicate};
 use crate::config::{Config, Input};
+use crate::daemon::Daemon;
 use crate::environment::Variables;
 use crate::error::{Code, Error};
 use crate::ipam::Ipam;
@@ -33,6 +34,10 @@ pub fn run(version: Version, variables: &Variables, input: &Input) -> Result<Val
     } else {
         None
     };
+    if plan.needs_daemon() {
+        // Before anything is made that would have to be undone.
+        Daemon::connect(&attachment.places.control_socket)?;
+    }
     let contents = Contents {
         control_socket: attachment.places.control_socket.clone(),
         things: plan.things(&attachment),

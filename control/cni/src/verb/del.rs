@@ -24,8 +24,7 @@ pub fn run(variables: &Variables, input: &Input) -> Result<(), Error> {
         Ok(ipam) => errors.extend(ipam.and_then(|ipam| ipam.del(None).err())),
         Err(error) => errors.push(error),
     }
-    let places = Places::of(&config)?;
-    let Ok(network) = config.network_name() else {
+    let (Ok(places), Ok(network)) = (Places::of(&config), config.network_name()) else {
         // ADD has refused it.
         return Ok(());
     };
