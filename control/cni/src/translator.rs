@@ -104,6 +104,6 @@ pub fn folders(attachment: &Attachment) -> Vec<PathBuf> {
     let Some(uid) = &attachment.pod.uid else { return Vec::new() };
     let volumes = attachment.places.kubelet_root.join("pods").join(uid).join("volumes/kubernetes.io~empty-dir");
     // The hook's own folder is used when the webhook gave the pod no volume; it is the only hook's then.
-    let places = ["culvert-translator", "hook-sidecar-sockets/hook-sidecar-0/translator"];
+    let places = ["culvert-translator", "hook-sidecar-sockets/hook-sidecar-0/culvert"];
     places.iter().map(|place| volumes.join(Path::new(place))).collect()
 }
