@@ -93,7 +93,7 @@ fn libvirt_defines_what_the_hook_writes() -> Result<()> {
                 ..Context::default()
             },
             vec![
-                "<mtu size='9000'/>",
+                "<qemu:property name='host_mtu' type='unsigned' value='9000'/>",
                 "<model type='virtio-transitional'/>",
                 "path='/var/lib/cni/usrcni/x.sock' mode='client'",
             ],

@@ -172,7 +172,7 @@ pub fn source<'a>(element: Node<'a, '_>) -> &'a str {
 }
 
 /// The name in an element's start tag, with its prefix.
-fn qualified_name(source: &str) -> &str {
+pub(crate) fn qualified_name(source: &str) -> &str {
     let name = source.strip_prefix('<').unwrap_or_default();
     name.split(|c: char| c.is_ascii_whitespace() || c == '/' || c == '>').next().unwrap_or_default()
 }

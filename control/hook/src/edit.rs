@@ -13,6 +13,7 @@ use crate::context::{Context, TranslatorFolder};
 use crate::domain::{self, Changes, DomainError, child, children};
 use crate::error::{EditError, InterfaceFault, Reason};
 use crate::forwards::forwards;
+use crate::host_mtu;
 use crate::interface::{Element, Rings, alias, mac_address, pci_address, write_mac};
 use crate::memory;
 use crate::socket::{self, Mode};
@@ -79,6 +80,7 @@ fn make(domain_xml: &[u8], vmi: &Vmi, context: &Context) -> Result<Plan, Reason>
     let mut plan = Plan { domain: Vec::new(), translators: Vec::new(), notices: Vec::new() };
     let mut appended = String::new();
     let mut written = Vec::new();
+    let mut mtus = Vec::new();
     for (interface, binding) in binding::interfaces(vmi, context)? {
         let fault = |fault| Reason::Interface { interface: interface.name.chars().take(100).collect(), fault };
         check_name(&interface.name).map_err(fault)?;
@@ -88,7 +90,7 @@ fn make(domain_xml: &[u8], vmi: &Vmi, context: &Context) -> Result<Plan, Reason>
         let network = vmi.network(&interface.name).ok_or_else(|| fault(InterfaceFault::NoNetwork))?;
         let there: Vec<_> = with_alias(devices, &interface.name).collect();
         let element = match binding {
-            Binding::Vhostuser => vhostuser(vmi, interface, network, context, root).map_err(fault)?,
+            Binding::Vhostuser => vhostuser(vmi, interface, network, context, root, &mut mtus).map_err(fault)?,
             Binding::Translator => {
                 let tap = there.iter().find(|element| element.attribute("type") == Some("ethernet"));
                 let tap = tap.map(|element| Tap { device: device_of(*element), mtu: mtu_of(*element) });
@@ -121,6 +123,7 @@ fn make(domain_xml: &[u8], vmi: &Vmi, context: &Context) -> Result<Plan, Reason>
     if !written.is_empty() {
         memory::share(root, devices, vmi, &mut changes)?;
     }
+    host_mtu::write(root, &mtus, &mut changes)?;
     if !appended.is_empty() {
         changes.append(devices, &appended);
     }
@@ -136,20 +139,24 @@ fn vhostuser(
     network: &Network,
     context: &Context,
     root: Node,
+    mtus: &mut Vec<(String, u64)>,
 ) -> Result<Element, InterfaceFault> {
     if network.pod.is_some() {
         return Err(InterfaceFault::PodNetwork);
     }
     let socket = socket::find(vmi, network, context)?;
-    if let Some(mtu) = socket.mtu.filter(|mtu| !(68..=65_535).contains(mtu)) {
-        return Err(InterfaceFault::Mtu(mtu));
+    if let Some(mtu) = socket.mtu.filter(|mtu| *mtu != DEFAULT_MTU) {
+        if !(68..=65_535).contains(&mtu) {
+            return Err(InterfaceFault::Mtu(mtu));
+        }
+        mtus.push((alias(&interface.name), mtu));
     }
     let model = model(vmi, interface)?;
     let rings = model.starts_with("virtio").then(|| Rings { queues: queues(vmi, root, socket.queues) });
     let mac =
         if interface.mac_address.is_empty() { socket.mac.as_deref() } else { Some(interface.mac_address.as_str()) };
     let mac = mac.map_or_else(|| Ok(made_up_mac(vmi, interface)), mac_address)?;
-    Ok(Element { mac, path: socket.path, mode: socket.mode, rings, mtu: socket.mtu, ..common(interface, model) })
+    Ok(Element { mac, path: socket.path, mode: socket.mode, rings, ..common(interface, model) })
 }
 
 /// The interface of a translator.
@@ -169,7 +176,6 @@ fn common(interface: &Interface, model: String) -> Element {
         mode: Mode::Client,
         model,
         rings: None,
-        mtu: None,
         boot_order: interface.boot_order,
         down: interface.state == "down",
         acpi_index: Some(interface.acpi_index).filter(|index| *index > 0),
@@ -292,6 +298,9 @@ fn check_result(domain: &[u8], written: &[&str]) -> Result<(), Reason> {
 fn unsound(what: &str) -> Reason {
     DomainError::Unsound(what.to_owned()).into()
 }
+
+/// What a guest takes that is not told.
+const DEFAULT_MTU: u64 = 1500;
 
 /// Queue pairs of a guest's port in culvertd, unless it is given another number.
 const MAX_QUEUES: u64 = 16;

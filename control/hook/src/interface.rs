@@ -21,8 +21,6 @@ pub struct Element {
     pub model: String,
     /// Queue pairs and rings, for models that have them.
     pub rings: Option<Rings>,
-    /// In bytes.
-    pub mtu: Option<u64>,
     /// Place among the devices to boot from.
     pub boot_order: Option<u64>,
     /// The link is down at first.
@@ -69,9 +67,6 @@ impl Element {
             let queues = if self.is_multiqueue() { &queues[..] } else { &[] };
             let sizes = [("rx_queue_size", RING_SIZE), ("tx_queue_size", RING_SIZE)];
             element(&mut xml, "driver", &[&[("name", "vhost")], queues, &sizes].concat());
-        }
-        if let Some(mtu) = self.mtu {
-            element(&mut xml, "mtu", &[("size", &mtu.to_string())]);
         }
         if self.down {
             element(&mut xml, "link", &[("state", "down")]);

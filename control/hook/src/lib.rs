@@ -6,7 +6,7 @@
 //!
 //! - what is read: [`vmi`], [`annotations`], [`network_info`]; [`context`] is all of it but the VMI;
 //! - what is decided: [`binding`], [`socket`], [`forwards`];
-//! - what is written: [`domain`] (the document), [`interface`] and [`memory`] (the changes);
+//! - what is written: [`domain`] (the document), [`interface`], [`memory`] and [`host_mtu`] (the changes);
 //! - what is done: [`service`] answers virt-launcher at a [`hook_socket`], reads what there is of the [`pod`], and keeps
 //!   [`translators`] running.
 //!
@@ -22,6 +22,7 @@ pub mod edit;
 pub mod error;
 pub mod forwards;
 pub mod hook_socket;
+pub mod host_mtu;
 pub mod interface;
 pub mod memory;
 pub mod mount;

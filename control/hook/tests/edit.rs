@@ -166,16 +166,56 @@ fn mac_and_mtu_come_from_who_knows_them_first() {
     };
     let mut context = sidecar("culvert");
     // A stable one: the first bytes of the SHA-256 of UID, "/" and name.
-    assert_eq!((mac(&context), edited(&[no_mac], &context).contains("<mtu")), ("02:b7:74:05:cc:b4".to_owned(), false));
+    assert_eq!(mac(&context), "02:b7:74:05:cc:b4");
     let status = STATUS.replace("02:11:22:aa:bb:01", "02:00:00:00:00:01").replace("1500", "1400");
     context.network_status = network_status(status.as_bytes()).unwrap();
     assert_eq!(mac(&context), "02:00:00:00:00:01");
-    assert!(edited(&[], &context).contains("<mtu size=\"1400\"/>"));
+    assert!(edited(&[], &context).contains("name=\"host_mtu\" type=\"unsigned\" value=\"1400\""));
     let info = INFO.replace("02:11:22:aa:bb:01", "02:00:00:00:00:02").replace("1500", "9000");
     context.network_info = Some(NetworkInfo::parse(info.as_bytes()).unwrap());
     assert_eq!(mac(&context), "02:00:00:00:00:02");
     let result = edited(&[], &context);
-    assert!(result.contains("<mtu size=\"9000\"/>") && result.contains("<mac address=\"02:11:22:aa:bb:01\"/>"));
+    assert!(result.contains("value=\"9000\"") && result.contains("<mac address=\"02:11:22:aa:bb:01\"/>"));
+}
+
+/// libvirt's `<mtu>` is for devices of Open vSwitch.
+#[test]
+fn an_mtu_is_qemu_s_property_whatever_is_there() {
+    let with_mtu = |mtu: &str| {
+        let info = NetworkInfo::parse(INFO.replace("1500", mtu).as_bytes()).unwrap();
+        Context { network_info: Some(info), ..sidecar("culvert") }
+    };
+    let end_of = |domain: &str, mtu: &str| {
+        let result = edit(domain.as_bytes(), &vmi(VMI), &with_mtu(mtu)).unwrap();
+        assert_eq!(edit(&result, &vmi(VMI), &with_mtu(mtu)).unwrap(), result, "not idempotent");
+        String::from_utf8(result).unwrap().split("</devices>").nth(1).unwrap().trim().to_owned()
+    };
+    let property = "<qemu:property name=\"host_mtu\" type=\"unsigned\" value=\"9000\"/>";
+    let device = format!("<qemu:device alias=\"ua-dpdk-a\"><qemu:frontend>{property}</qemu:frontend></qemu:device>");
+    let all = format!("<qemu:override>{device}</qemu:override></domain>");
+    assert_eq!(end_of(DOMAIN, "9000"), all);
+    // Guests take it without being told.
+    assert_eq!(end_of(DOMAIN, "1500"), "</domain>");
+    let there =
+        |inside: &str| DOMAIN.replace("</domain>", &format!("<qemu:override>{inside}</qemu:override></domain>"));
+    assert_eq!(end_of(&there(&device.replace("9000", "1400")), "9000"), all);
+    assert_eq!(end_of(&there("<qemu:device alias='ua-dpdk-a'/>"), "9000"), all.replace("\"ua-dpdk-a\"", "'ua-dpdk-a'"));
+    let other = "<qemu:device alias='ua-x'><qemu:frontend/></qemu:device>";
+    assert_eq!(end_of(&there(other), "9000"), all.replace("<qemu:override>", &format!("<qemu:override>{other}")));
+    let own = "<qemu:device alias=\"ua-dpdk-a\"><qemu:frontend><qemu:property name='x'/></qemu:frontend></qemu:device>";
+    let both = own.replace("</qemu:frontend>", &format!("{property}</qemu:frontend>"));
+    assert_eq!(end_of(&there(own), "9000"), format!("<qemu:override>{both}</qemu:override></domain>"));
+    // The namespace may have another prefix, or none.
+    let renamed = |text: &str| text.replace("qemu:", "q:").replace(":qemu", ":q");
+    assert_eq!(end_of(&renamed(DOMAIN), "9000"), renamed(&all));
+    let namespace = " xmlns:qemu=\"http://libvirt.org/schemas/domain/qemu/1.0\"";
+    assert_eq!(
+        end_of(&DOMAIN.replace(namespace, ""), "9000"),
+        all.replace("<qemu:override", &format!("<qemu:override{namespace}"))
+    );
+    let twice = there("").replace("</domain>", "<qemu:override/></domain>");
+    let reason = refused(&twice, &vmi(VMI), &with_mtu("9000")).to_string();
+    assert!(reason.contains("2 elements <qemu:override>"), "{reason}");
 }
 
 #[test]

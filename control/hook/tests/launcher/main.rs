@@ -129,7 +129,7 @@ async fn network_info_is_waited_for() {
     let defining = tokio::spawn(async move { hook.define(DOMAIN, &vmi("culvert")).await });
     // Empty at first, and then half of it.
     let whole = r#"{"interfaces":[{"network":"dpdk-a","deviceInfo":{"type":"vhost-user","version":"1.1.0","vhost-user":
-        {"mode":"client","path":"/var/run/culvert/blue/pod494bb167e44.sock"}},"mac":"02:11:22:aa:bb:01","mtu":1500}]}"#;
+        {"mode":"client","path":"/var/run/culvert/blue/pod494bb167e44.sock"}},"mac":"02:11:22:aa:bb:01","mtu":9000}]}"#;
     for text in ["", whole.get(..40).unwrap()] {
         fs::write(&file, text).unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -138,7 +138,7 @@ async fn network_info_is_waited_for() {
     fs::write(&file, whole).unwrap();
     let domain = String::from_utf8(defining.await.unwrap().unwrap()).unwrap();
     assert!(domain.contains("path=\"/var/run/culvert/blue/pod494bb167e44.sock\""), "{domain}");
-    assert!(domain.contains("<mac address=\"02:11:22:aa:bb:01\"/>") && domain.contains("<mtu size=\"1500\"/>"));
+    assert!(domain.contains("<mac address=\"02:11:22:aa:bb:01\"/>") && domain.contains("value=\"9000\""));
     drop(sidecar);
 }
 
@@ -156,7 +156,7 @@ async fn the_pod_s_variable_and_annotations_are_read() {
     let hook = launcher.collect(1).await.remove(0);
     let domain = String::from_utf8(hook.define(DOMAIN, &vmi("culvert")).await.unwrap()).unwrap();
     assert!(domain.contains("path=\"/var/lib/cni/usrspcni/pod494bb167e44.sock\" mode=\"server\"/>"), "{domain}");
-    assert!(domain.contains("<mac address=\"02:11:22:aa:bb:01\"/>") && domain.contains("<mtu size=\"1400\"/>"));
+    assert!(domain.contains("<mac address=\"02:11:22:aa:bb:01\"/>") && domain.contains("value=\"1400\""));
     drop(sidecar);
 }
 
