@@ -109,13 +109,13 @@ mod tests {
 
     #[test]
     fn the_annotations_of_a_pod_are_read() {
-        let file = br#"cni/networks="[{\"interface\":\"net1\",\"cni-args\":{\"interface-type\":\"vhost-user-net\"}}]"
+        let file = br#"k8s.v1.cni.cncf.io/networks="[{\"interface\":\"net1\",\"name\":\"lab-net\",\"namespace\":\"lab\",\"cni-args\":{\"interface-type\":\"vhost-user-net\"}}]"
 empty=""
 kubernetes.io/config.seen="2026-01-02T03:04:05.000Z"
 with=equals="a=b"
 "#;
-        let networks = r#"[{"interface":"net1","cni-args":{"interface-type":"vhost-user-net"}}]"#;
-        assert_eq!(find(file, "cni/networks").unwrap().unwrap(), networks);
+        let networks = r#"[{"interface":"net1","name":"lab-net","namespace":"lab","cni-args":{"interface-type":"vhost-user-net"}}]"#;
+        assert_eq!(find(file, "k8s.v1.cni.cncf.io/networks").unwrap().unwrap(), networks);
         assert_eq!(find(file, "empty").unwrap().unwrap(), "");
         assert_eq!(find(file, "kubernetes.io/config.seen").unwrap().unwrap(), "2026-01-02T03:04:05.000Z");
         assert_eq!(find(file, "with"), Err(AnnotationError::Malformed(4)));

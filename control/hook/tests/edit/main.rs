@@ -1,66 +1,16 @@
 //! The edit on the domains and VMIs that KubeVirt sends, and what must not be edited.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
+mod fixtures;
+mod others;
+
 use culvert_hook::binding::Binding;
 use culvert_hook::context::{Context, TranslatorFolder, declared};
-use culvert_hook::error::{InterfaceFault, MemoryFault, Reason};
+use culvert_hook::error::{InterfaceFault, Reason};
 use culvert_hook::network_info::{NetworkInfo, network_status};
 use culvert_hook::{Plan, Tap, Vmi, edit, plan};
 
-const DOMAIN: &str = r#"<domain type="kvm" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0"><name>lab_fw</name><memory unit="b">2147483648</memory>
-<memoryBacking><hugepages></hugepages><source type="memfd"></source></memoryBacking>
-<cpu mode="host-model"><numa><cell id="0" cpus="0-3" memory="2097152" unit="KiB"></cell></numa></cpu>
-<devices></devices></domain>"#;
-
-const VMI: &str = r#"{"metadata":{"name":"fw","namespace":"lab","uid":"5e5e0000-0000-4000-8000-0000000000aa","annotations":{"sidecar.istio.io/inject":"True"}},
- "spec":{"domain":{"cpu":{"sockets":1,"cores":4,"threads":1},"memory":{"hugepages":{"pageSize":"2Mi"}},
-  "devices":{"networkInterfaceMultiqueue":true,"useVirtioTransitional":false,"interfaces":[
-   {"name":"default","binding":{"name":"culvert-translator"},"ports":[{"port":8443,"protocol":"TCP"},{"port":53,"protocol":"udp"}]},
-   {"name":"dpdk-a","binding":{"name":"culvert"},"macAddress":"02:11:22:aa:bb:01","acpiIndex":3}]}},
-  "networks":[{"name":"default","pod":{}},{"name":"dpdk-a","multus":{"networkName":"lab-net"}}]},
- "status":{"interfaces":[{"name":"default","podInterfaceName":"eth0"}]}}"#;
-
-const STATUS: &str = r#"[{"name":"lab/default","interface":"eth0","ips":["203.0.113.9"],"mac":"0a:58:cb:00:71:09","default":true,"dns":{}},
- {"name":"lab/lab-net","interface":"pod494bb167e44","ips":["198.51.100.5"],"mac":"02:11:22:aa:bb:01","mtu":1500,"dns":{},
-  "device-info":{"type":"vhost-user","version":"1.1.0","vhost-user":{"mode":"server","path":"0f1e2d3c4b5a-pod494bb167e44"}}}]"#;
-
-const INFO: &str = r#"{"interfaces":[{"network":"dpdk-a","deviceInfo":{"type":"vhost-user","version":"1.1.0","vhost-user":{"mode":"server","path":"/var/run/vsw/dpdk-a/vhost.sock"}},"mac":"02:11:22:aa:bb:01","mtu":1500}]}"#;
-
-/// The context of the sidecar for one binding.
-fn sidecar(binding: &str) -> Context {
-    Context { binding_name: Some(binding.to_owned()), ..Context::default() }
-}
-
-fn vmi(json: &str) -> Vmi {
-    Vmi::parse(json.as_bytes()).unwrap()
-}
-
-/// The edit of the fixture, with changes to the VMI's text.
-fn edited(changes: &[(&str, &str)], context: &Context) -> String {
-    String::from_utf8(edit(DOMAIN.as_bytes(), &changed(changes), context).unwrap()).unwrap()
-}
-
-fn changed(changes: &[(&str, &str)]) -> Vmi {
-    let text = changes.iter().fold(VMI.to_owned(), |text, (from, to)| {
-        assert!(text.contains(from), "{from}");
-        text.replace(from, to)
-    });
-    vmi(&text)
-}
-
-fn refused(domain: &str, vmi: &Vmi, context: &Context) -> Reason {
-    let error = edit(domain.as_bytes(), vmi, context).unwrap_err();
-    assert!(error.to_string().starts_with("VMI lab/fw: "), "{error}");
-    error.reason
-}
-
-/// The fault of the fixture with a change to the VMI's text.
-fn fault(from: &str, to: &str, context: &Context) -> InterfaceFault {
-    match refused(DOMAIN, &changed(&[(from, to)]), context) {
-        Reason::Interface { fault, .. } => fault,
-        other => panic!("{other}"),
-    }
-}
+use fixtures::{DOMAIN, INFO, STATUS, VMI, changed, edited, fault, refused, sidecar, vmi};
 
 #[test]
 fn a_vhost_user_interface_is_added_and_memory_shared() {
@@ -178,46 +128,6 @@ fn mac_and_mtu_come_from_who_knows_them_first() {
     assert!(result.contains("value=\"9000\"") && result.contains("<mac address=\"02:11:22:aa:bb:01\"/>"));
 }
 
-/// libvirt's `<mtu>` is for devices of Open vSwitch.
-#[test]
-fn an_mtu_is_qemu_s_property_whatever_is_there() {
-    let with_mtu = |mtu: &str| {
-        let info = NetworkInfo::parse(INFO.replace("1500", mtu).as_bytes()).unwrap();
-        Context { network_info: Some(info), ..sidecar("culvert") }
-    };
-    let end_of = |domain: &str, mtu: &str| {
-        let result = edit(domain.as_bytes(), &vmi(VMI), &with_mtu(mtu)).unwrap();
-        assert_eq!(edit(&result, &vmi(VMI), &with_mtu(mtu)).unwrap(), result, "not idempotent");
-        String::from_utf8(result).unwrap().split("</devices>").nth(1).unwrap().trim().to_owned()
-    };
-    let property = "<qemu:property name=\"host_mtu\" type=\"unsigned\" value=\"9000\"/>";
-    let device = format!("<qemu:device alias=\"ua-dpdk-a\"><qemu:frontend>{property}</qemu:frontend></qemu:device>");
-    let all = format!("<qemu:override>{device}</qemu:override></domain>");
-    assert_eq!(end_of(DOMAIN, "9000"), all);
-    // Guests take it without being told.
-    assert_eq!(end_of(DOMAIN, "1500"), "</domain>");
-    let there =
-        |inside: &str| DOMAIN.replace("</domain>", &format!("<qemu:override>{inside}</qemu:override></domain>"));
-    assert_eq!(end_of(&there(&device.replace("9000", "1400")), "9000"), all);
-    assert_eq!(end_of(&there("<qemu:device alias='ua-dpdk-a'/>"), "9000"), all.replace("\"ua-dpdk-a\"", "'ua-dpdk-a'"));
-    let other = "<qemu:device alias='ua-x'><qemu:frontend/></qemu:device>";
-    assert_eq!(end_of(&there(other), "9000"), all.replace("<qemu:override>", &format!("<qemu:override>{other}")));
-    let own = "<qemu:device alias=\"ua-dpdk-a\"><qemu:frontend><qemu:property name='x'/></qemu:frontend></qemu:device>";
-    let both = own.replace("</qemu:frontend>", &format!("{property}</qemu:frontend>"));
-    assert_eq!(end_of(&there(own), "9000"), format!("<qemu:override>{both}</qemu:override></domain>"));
-    // The namespace may have another prefix, or none.
-    let renamed = |text: &str| text.replace("qemu:", "q:").replace(":qemu", ":q");
-    assert_eq!(end_of(&renamed(DOMAIN), "9000"), renamed(&all));
-    let namespace = " xmlns:qemu=\"http://libvirt.org/schemas/domain/qemu/1.0\"";
-    assert_eq!(
-        end_of(&DOMAIN.replace(namespace, ""), "9000"),
-        all.replace("<qemu:override", &format!("<qemu:override{namespace}"))
-    );
-    let twice = there("").replace("</domain>", "<qemu:override/></domain>");
-    let reason = refused(&twice, &vmi(VMI), &with_mtu("9000")).to_string();
-    assert!(reason.contains("2 elements <qemu:override>"), "{reason}");
-}
-
 #[test]
 fn queues_follow_kubevirt_s_rule_up_to_the_port_s() {
     let driver = |changes: &[(&str, &str)]| {
@@ -286,52 +196,6 @@ fn a_tap_stays_and_its_memory_is_not_shared() {
     let named = changed(&[("\"culvert-translator\"", "\"culvert-tap-translator\"")]);
     let nameless = Context { binding: Some(Binding::Translator), ..Context::default() };
     assert_eq!(edit(domain.as_bytes(), &named, &nameless).unwrap(), domain.as_bytes());
-}
-
-#[test]
-fn memory_is_shared_whatever_is_there() {
-    let backing = "<memoryBacking><hugepages></hugepages><source type=\"memfd\"></source></memoryBacking>";
-    let memory = |there: &str, vmi: &Vmi| {
-        let result = edit(DOMAIN.replace(backing, there).as_bytes(), vmi, &sidecar("culvert")).unwrap();
-        let result = String::from_utf8(result).unwrap();
-        let start = result.find("<memoryBacking").unwrap();
-        result[start..result.find("</memoryBacking>").unwrap()].to_owned()
-    };
-    let plain = vmi(VMI);
-    let made = "<memoryBacking><source type=\"memfd\"/><access mode=\"shared\"/>";
-    assert_eq!(memory("", &plain), made);
-    assert_eq!(memory("<memoryBacking/>", &plain), made);
-    assert_eq!(
-        memory("<memoryBacking><hugepages/></memoryBacking>", &plain),
-        made.replace("<source", "<hugepages/><source")
-    );
-    let shared = "<memoryBacking><source type='file'/><access mode='shared'/><locked/>";
-    assert_eq!(memory(&format!("{shared}</memoryBacking>"), &plain), shared);
-    let locked = "<memoryBacking><locked/><source type='memfd'/><access/>";
-    let expected = locked.replace("<access/>", "<access mode=\"shared\"/>");
-    assert_eq!(memory(&format!("{locked}</memoryBacking>"), &plain), expected);
-    // Hugepages are files without memfd.
-    let without = changed(&[("\"sidecar.istio.io/inject\":\"True\"", "\"kubevirt.io/memfd\":\"false\"")]);
-    let expected = "<memoryBacking><hugepages/><access mode=\"shared\"/>";
-    assert_eq!(memory("<memoryBacking><hugepages/></memoryBacking>", &without), expected);
-
-    let fault = |from: &str, to: &str, vmi: &Vmi| {
-        assert!(DOMAIN.contains(from));
-        match refused(&DOMAIN.replace(from, to), vmi, &sidecar("culvert")) {
-            Reason::Memory(fault) => fault,
-            other => panic!("{other}"),
-        }
-    };
-    let private = |place: &str| MemoryFault::Access { place: place.to_owned(), access: "private".to_owned() };
-    let access = "<memoryBacking><access mode=\"private\"/></memoryBacking>";
-    assert_eq!(fault(backing, access, &plain), private("<memoryBacking>"));
-    assert_eq!(fault("<cell id=\"0\"", "<cell id=\"0\" memAccess=\"private\"", &plain), private("NUMA cell 0"));
-    let dimm = "<devices><memory model='dimm' access='private'/>";
-    assert_eq!(fault("<devices>", dimm, &plain), private("a <memory> device"));
-    let anonymous = "<memoryBacking><source type='anonymous'/></memoryBacking>";
-    assert_eq!(fault(backing, anonymous, &plain), MemoryFault::Source("anonymous".to_owned()));
-    assert_eq!(fault(backing, "", &without), MemoryFault::Annotation);
-    assert_eq!(fault(backing, "<memoryBacking/>", &without), MemoryFault::Annotation);
 }
 
 #[test]
