@@ -105,23 +105,22 @@ pub fn make(place: &Place) -> Result<OwnedFd, FolderError> {
 fn walk(place: &Place, make: bool) -> Result<OwnedFd, FolderError> {
     let folder = place.path.parent().unwrap_or(&place.path);
     match &place.root {
-        None => trusted(place, folder, make),
+        None => trusted(folder, make),
         Some(root) => beneath(place, root, folder, make),
     }
 }
 
-/// Follows links, as for any other path.
-fn trusted(place: &Place, folder: &Path, make: bool) -> Result<OwnedFd, FolderError> {
+/// Follows links, as for any other path. What is made stays ours: whoever could write to it could lead us astray.
+fn trusted(folder: &Path, make: bool) -> Result<OwnedFd, FolderError> {
     // The parent of a bare file name is the empty path.
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let failed = |errno| FolderError::Kernel { folder: folder.to_owned(), errno };
     match (rustix::fs::open(folder, FOLDER, Mode::empty()), folder.parent()) {
         (Err(Errno::NOENT), Some(parent)) if make => {
-            let parent = trusted(place, parent, make)?;
+            let parent = trusted(parent, make)?;
             let Some(name) = folder.file_name() else { return Err(failed(Errno::NOENT)) };
-            let made = make_one(&parent, Path::new(name)).map_err(failed)?;
-            let opened = rustix::fs::openat(&parent, name, FOLDER, Mode::empty()).map_err(failed)?;
-            given(place, folder, made, opened)
+            make_one(&parent, Path::new(name)).map_err(failed)?;
+            rustix::fs::openat(&parent, name, FOLDER, Mode::empty()).map_err(failed)
         }
         (opened, _) => opened.map_err(failed),
     }

@@ -14,9 +14,9 @@ pub struct Place {
     /// A folder above it whose content somebody else can change at any time, such as a pod's volume: below it no link is
     /// followed and nothing leads out. It is never made. `None`: all of the path is trusted.
     pub root: Option<PathBuf>,
-    /// Owner of the socket and of folders that we make; `None`: we.
+    /// Owner of the socket and of folders that we make below the root; `None`: we.
     pub owner: Option<Owner>,
-    /// SELinux label of the socket and of folders that we make; `None`: what the node's policy says.
+    /// SELinux label of the same; `None`: what the node's policy says.
     pub label: Option<String>,
 }
 

@@ -143,6 +143,18 @@ fn folders_that_are_there_keep_their_owner() {
     assert_eq!(owner_of(&pod.root.join("there")), owner_of(&pod.outside));
 }
 
+/// Whoever could write to a folder on a trusted path could lead us astray.
+#[test]
+fn folders_on_trusted_paths_stay_ours() {
+    let pod = Pod::new();
+    let place = Place { root: None, ..pod.place("new/deep/vhost.sock") };
+    let _listener = Listener::bind(&place).unwrap();
+    assert_eq!(owner_of(&place.path), owner());
+    for made in ["new", "new/deep"] {
+        assert_eq!(owner_of(&pod.root.join(made)), owner_of(&pod.outside));
+    }
+}
+
 /// The label is set, or nothing is left where it cannot be.
 #[test]
 fn sockets_get_their_label() {
