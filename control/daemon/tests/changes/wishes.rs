@@ -127,6 +127,10 @@ fn who_sets_a_key_that_reopens_is_told() {
         "port vm-b is opened anew: its device is closed meanwhile"
     );
     assert_eq!(note(&[("isolated", "true")], &[]), "");
+    assert_eq!(note(&[("description", "\"for people\"")], &[]), "");
+    for place in [("socket_root", "\"/\""), ("owner", "\"107:107\""), ("label", "\"a:b:c\"")] {
+        assert_eq!(note(&[place], &[]), "port vm-b is opened anew: its guest has to connect again", "{place:?}");
+    }
 }
 
 #[test]
