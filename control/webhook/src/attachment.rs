@@ -22,6 +22,8 @@ pub enum Attachment {
         folder: Folder,
         /// Whether culvertd makes it.
         role: Role,
+        /// Queue pairs of the port: QEMU may ask for so many.
+        queues: u32,
     },
     /// culvert-translator runs in the pod and has its sockets in a volume of the pod: mode `translator`, and `tap` without a
     /// network.
@@ -77,12 +79,15 @@ impl Definition {
         if let Some(vhost) = config.host.as_mut().and_then(|host| host.vhost.as_mut()) {
             vhost.group = None;
         }
-        match Settings::of(&config, &Pod::default()).map_err(|error| error.to_string())? {
+        // It will be a Kubernetes pod's; whose, makes no difference.
+        let pod = Pod { uid: Some(String::new()), ..Pod::default() };
+        match Settings::of(&config, &pod).map_err(|error| error.to_string())? {
             // A tap on a network of culvertd's is attached by KubeVirt, and nothing in the pod has a socket.
             Settings::Tap(tap) if tap.port.is_some() => Ok(Attachment::Other),
             Settings::Tap(_) | Settings::Translator(_) => Ok(Attachment::Translator),
             Settings::Vhostuser(settings) => {
-                Ok(Attachment::Vhostuser { folder: self.folder(&config, &settings)?, role: settings.role })
+                let Vhostuser { role, queues, .. } = *settings;
+                Ok(Attachment::Vhostuser { folder: self.folder(&config, &settings)?, role, queues })
             }
         }
     }
@@ -147,7 +152,8 @@ mod tests {
     }
 
     fn volume(name: &str, path: &str, role: Role) -> Attachment {
-        Attachment::Vhostuser { folder: Folder::Volume { name: name.to_owned(), path: path.to_owned() }, role }
+        let folder = Folder::Volume { name: name.to_owned(), path: path.to_owned() };
+        Attachment::Vhostuser { folder, role, queues: 16 }
     }
 
     #[test]
@@ -197,7 +203,8 @@ mod tests {
     #[test]
     fn a_network_with_a_resource_of_ours_needs_no_volume() {
         let config = r#"{"type":"culvert-cni","mode":"vhostuser","network":"blue"}"#;
-        let device = Attachment::Vhostuser { folder: Folder::Device("blue".to_owned()), role: Role::Listen };
+        let device =
+            Attachment::Vhostuser { folder: Folder::Device("blue".to_owned()), role: Role::Listen, queues: 16 };
         assert_eq!(meaning(config, Some("culvert.dev/blue")), Ok(device));
         let usual = volume("shared-dir", "/var/lib/cni/usrcni", Role::Listen);
         assert_eq!(meaning(config, Some("intel.com/sriov")), Ok(usual));
@@ -212,7 +219,10 @@ mod tests {
                 format!(r#""engine":"ovs-dpdk","iftype":"vhostuser","vhost":{{"mode":"{mode}","group":"kvmg"}}"#);
             format!(r#"{{"type":"userspace","host":{{{host}}},"container":{{"engine":"ovs-dpdk"}}}}"#)
         };
-        let there = |role: Role| volume("shared-dir", "/var/lib/cni/usrspcni", role);
+        let there = |role: Role| {
+            let folder = Folder::Volume { name: "shared-dir".to_owned(), path: "/var/lib/cni/usrspcni".to_owned() };
+            Attachment::Vhostuser { folder, role, queues: 1 }
+        };
         assert_eq!(meaning(&config("client"), None), Ok(there(Role::Connect)));
         assert_eq!(meaning(&config("server"), None), Ok(there(Role::Listen)));
     }

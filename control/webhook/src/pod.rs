@@ -60,6 +60,7 @@ struct Place<'a> {
     /// In the containers.
     folder: String,
     role: &'static str,
+    queues: u32,
 }
 
 impl<'a> Folders<'a> {
@@ -67,7 +68,7 @@ impl<'a> Folders<'a> {
     fn of(compute: &Value, interfaces: &'a [Interface]) -> Self {
         let mut places: Vec<Place<'_>> = Vec::new();
         for Interface { name: interface, attachment } in interfaces {
-            let Attachment::Vhostuser { folder, role } = attachment else { continue };
+            let Attachment::Vhostuser { folder, role, queues } = attachment else { continue };
             let (volume, folder) = match folder {
                 Folder::Device(network) => (None, format!("{DEVICE_FOLDER}/{network}")),
                 Folder::Volume { name, path } => {
@@ -76,7 +77,7 @@ impl<'a> Folders<'a> {
                     (Some(name.as_str()), there.unwrap_or(path).to_owned())
                 }
             };
-            places.push(Place { interface, volume, folder, role: role.as_str() });
+            places.push(Place { interface, volume, folder, role: role.as_str(), queues: *queues });
         }
         Self(places)
     }
@@ -95,8 +96,9 @@ impl<'a> Folders<'a> {
 
     /// As culvert-hook reads it.
     fn text(&self) -> String {
-        let entry =
-            |place: &Place<'_>| (place.interface.to_owned(), json!({"folder": place.folder, "role": place.role}));
+        let entry = |place: &Place<'_>| {
+            (place.interface.to_owned(), json!({"folder": place.folder, "role": place.role, "queues": place.queues}))
+        };
         Value::Object(self.0.iter().map(entry).collect::<Map<_, _>>()).to_string()
     }
 }

@@ -298,7 +298,7 @@ fn bindings_can_be_used_before_migration_and_tap_are_applied() {
     assert_eq!(names, ["culvert", "culvert-translator"]);
     let [support] = patch.spec.configuration.support_container_resources.try_into().unwrap();
     assert_eq!(support.r#type, "sidecar");
-    for (name, limit) in [("cpu", "1"), ("memory", "256Mi")] {
+    for (name, limit) in [("cpu", "1"), ("memory", "384Mi")] {
         assert_eq!(support.resources.limits[name], Quantity(limit.to_owned()));
         assert!(support.resources.requests.contains_key(name));
     }

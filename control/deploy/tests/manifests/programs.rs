@@ -92,19 +92,20 @@ fn the_webhook_reads_its_command_line() {
 
 #[test]
 fn networks_are_of_the_plugins_grammar_and_mean_what_their_files_say() {
-    let volume = |path: &str, role| Attachment::Vhostuser {
+    let volume = |path: &str, role, queues| Attachment::Vhostuser {
         folder: Folder::Volume { name: "shared-dir".to_owned(), path: path.to_owned() },
         role,
+        queues,
     };
-    let device = Attachment::Vhostuser { folder: Folder::Device("blue".to_owned()), role: Role::Listen };
+    let device = Attachment::Vhostuser { folder: Folder::Device("blue".to_owned()), role: Role::Listen, queues: 16 };
     let expected = [
         ("culvert-system/culvert-tap", Attachment::Translator),
         ("culvert-system/culvert-translator", Attachment::Translator),
-        ("lab/blue", volume("/var/lib/cni/usrcni", Role::Listen)),
+        ("lab/blue", volume("/var/lib/cni/usrcni", Role::Listen, 16)),
         ("lab/blue-counted", device),
         ("lab/blue-tap", Attachment::Other),
-        ("lab/blue-vlan120", volume("/var/lib/cni/usrcni", Role::Listen)),
-        ("lab/from-userspace", volume("/var/lib/cni/usrspcni", Role::Connect)),
+        ("lab/blue-vlan120", volume("/var/lib/cni/usrcni", Role::Listen, 16)),
+        ("lab/from-userspace", volume("/var/lib/cni/usrspcni", Role::Connect, 1)),
     ];
     let files = yaml_files(&root().join("networks"));
     let objects: Vec<_> =

@@ -1,6 +1,7 @@
 //! Pods as KubeVirt makes them, before and after.
 
 use culvert_cni::config::settings::Role;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -23,11 +24,11 @@ fn interface(name: &str, attachment: Attachment) -> Interface {
 
 fn in_volume(name: &str, volume: &str, role: Role) -> Interface {
     let path = if volume == "shared-dir" { "/var/lib/cni/usrcni".to_owned() } else { format!("/var/lib/cni/{volume}") };
-    interface(name, Attachment::Vhostuser { folder: Folder::Volume { name: volume.to_owned(), path }, role })
+    interface(name, Attachment::Vhostuser { folder: Folder::Volume { name: volume.to_owned(), path }, role, queues: 4 })
 }
 
 fn by_device(name: &str, network: &str) -> Interface {
-    interface(name, Attachment::Vhostuser { folder: Folder::Device(network.to_owned()), role: Role::Listen })
+    interface(name, Attachment::Vhostuser { folder: Folder::Device(network.to_owned()), role: Role::Listen, queues: 4 })
 }
 
 fn edited(mut pod: Value, interfaces: &[Interface], sidecars: &Sidecars) -> Value {
@@ -63,7 +64,7 @@ fn a_vhostuser_interface_without_device_plugin_gets_the_seeds_volumes() {
         assert_eq!(mount(&pod, container, "podinfo").as_deref(), Some("/etc/podnetinfo"), "{container}");
     }
     assert_eq!(mount(&pod, "hook-sidecar-2", "shared-dir"), None, "not ours");
-    let expected = json!({"pod494bb167e44": {"folder": "/var/lib/cni/usrcni", "role": "connect"}});
+    let expected = json!({"pod494bb167e44": {"folder": "/var/lib/cni/usrcni", "role": "connect", "queues": 4}});
     assert_eq!(variable(&pod, "hook-sidecar-0"), Some(expected));
     assert_eq!(variable(&pod, "compute"), None);
     assert_eq!(variable(&pod, "hook-sidecar-2"), None);
@@ -77,7 +78,7 @@ fn a_vhostuser_interface_with_device_plugin_needs_no_volume() {
         &Sidecars { bindings: vec!["culvert".to_owned()], images: vec![] },
     );
     assert_eq!(pod["spec"]["volumes"], launcher()["spec"]["volumes"]);
-    let expected = json!({"pod494bb167e44": {"folder": "/var/run/culvert/blue", "role": "listen"}});
+    let expected = json!({"pod494bb167e44": {"folder": "/var/run/culvert/blue", "role": "listen", "queues": 4}});
     assert_eq!(variable(&pod, "hook-sidecar-0"), Some(expected));
 }
 
@@ -117,7 +118,7 @@ fn doing_it_twice_is_doing_it_once() {
 fn what_is_said_of_interfaces_follows_when_another_webhook_has_changed_them() {
     let once = edited(launcher(), &[in_volume("a", "shared-dir", Role::Listen)], &sidecars());
     let twice = edited(once, &[in_volume("b", "shared-dir", Role::Listen)], &sidecars());
-    let expected = json!({"b": {"folder": "/var/lib/cni/usrcni", "role": "listen"}});
+    let expected = json!({"b": {"folder": "/var/lib/cni/usrcni", "role": "listen", "queues": 4}});
     assert_eq!(variable(&twice, "hook-sidecar-0"), Some(expected));
 }
 
@@ -132,7 +133,7 @@ fn volumes_and_mounts_that_are_there_stay_and_are_told_to_the_sidecar() {
     let pod = edited(pod, &[in_volume("a", "shared-dir", Role::Listen)], &sidecars());
     assert_eq!(volume(&pod, "shared-dir"), Some(&own));
     assert_eq!(mount(&pod, "hook-sidecar-0", "shared-dir").as_deref(), Some("/var/lib/cni/usrspcni"));
-    let expected = json!({"a": {"folder": "/var/lib/cni/usrspcni", "role": "listen"}});
+    let expected = json!({"a": {"folder": "/var/lib/cni/usrspcni", "role": "listen", "queues": 4}});
     assert_eq!(variable(&pod, "hook-sidecar-0"), Some(expected));
 }
 
@@ -187,8 +188,54 @@ fn one_volume_is_at_one_place_whatever_two_definitions_say() {
     }
     let pod = edited(launcher(), &[in_volume("a", "shared-dir", Role::Listen), second], &sidecars());
     let expected = json!({
-        "a": {"folder": "/var/lib/cni/usrcni", "role": "listen"},
-        "b": {"folder": "/var/lib/cni/usrcni", "role": "connect"},
+        "a": {"folder": "/var/lib/cni/usrcni", "role": "listen", "queues": 4},
+        "b": {"folder": "/var/lib/cni/usrcni", "role": "connect", "queues": 4},
     });
     assert_eq!(variable(&pod, "hook-sidecar-0"), Some(expected));
+}
+
+/// JSON that often has the keys and names that matter here.
+fn json_like_a_pod() -> impl Strategy<Value = Value> {
+    const WORDS: &[&str] =
+        &["compute", "hook-sidecar-0", "shared-dir", "podinfo", "culvert", "CULVERT_INTERFACES", "x"];
+    const KEYS: &[&str] =
+        &["spec", "containers", "volumes", "volumeMounts", "env", "name", "mountPath", "value", "image"];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        proptest::sample::select(WORDS).prop_map(Value::from),
+    ];
+    let tree = leaf.prop_recursive(6, 64, 6, |inner| {
+        let object = prop::collection::vec((proptest::sample::select(KEYS), inner.clone()), 0..6);
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(Value::from),
+            object.prop_map(|pairs| Value::Object(
+                pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+            )),
+        ]
+    });
+    (tree.clone(), tree.clone(), tree).prop_map(|(containers, mounts, volumes)| {
+        let compute = json!({"name": "compute", "volumeMounts": mounts, "env": containers});
+        json!({"spec": {"containers": [compute, containers], "volumes": volumes}})
+    })
+}
+
+proptest! {
+    /// Whatever the pod is: nothing that was there goes (but a variable of ours), and twice is once.
+    #[test]
+    fn any_pod_can_be_edited_and_stays_so(pod in json_like_a_pod()) {
+        let interfaces = [in_volume("a", "shared-dir", Role::Listen), interface("net2", Attachment::Translator)];
+        let mut once = pod.clone();
+        edit(&mut once, &interfaces, &sidecars());
+        let mut twice = once.clone();
+        edit(&mut twice, &interfaces, &sidecars());
+        prop_assert_eq!(&once, &twice);
+        let before = pod["spec"]["volumes"].as_array().map_or(&[][..], Vec::as_slice);
+        let after = once["spec"]["volumes"].as_array().map_or(&[][..], Vec::as_slice);
+        prop_assert!(after.starts_with(before));
+        let mut patched = pod.clone();
+        json_patch::patch(&mut patched, &json_patch::diff(&pod, &once)).unwrap();
+        prop_assert_eq!(patched, once);
+    }
 }

@@ -1,5 +1,6 @@
 //! The webhook under test, and the API server's side of a question to it.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -123,7 +125,33 @@ impl Running {
         std::fs::remove_file(self.folder.path().join("tls.crt")).unwrap();
     }
 
+    /// A connection on which `bytes` were sent.
+    pub async fn send_and_wait(&self, bytes: &[u8]) -> TlsStream<TcpStream> {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        stream
+    }
+
+    /// What the server says until it closes the connection, in whatever way.
+    pub async fn rest_of(mut stream: impl AsyncRead + Unpin) -> String {
+        let mut rest = Vec::new();
+        if let Err(error) = stream.read_to_end(&mut rest).await {
+            let kinds = [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof];
+            assert!(kinds.contains(&error.kind()), "{error}");
+        }
+        String::from_utf8(rest).unwrap()
+    }
+
+    pub async fn connect_without_tls(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()
+    }
+
     async fn connect(&self) -> TlsStream<TcpStream> {
+        self.handshake(self.connect_without_tls().await).await
+    }
+
+    pub async fn handshake(&self, stream: TcpStream) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         for pem in self.trusted.lock().unwrap().iter() {
             roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
@@ -133,7 +161,6 @@ impl Running {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let name = ServerName::try_from("culvert-webhook.culvert-system.svc").unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
     }

@@ -5,6 +5,8 @@
 mod api_server;
 mod asking;
 
+use std::time::Duration;
+
 use api_server::ApiServer;
 use asking::{Running, launcher, question};
 use serde_json::{Value, json};
@@ -178,6 +180,49 @@ async fn a_question_that_is_too_large_is_refused() {
     let running = Running::start(&api).await;
     let (status, _) = running.send("POST", "/mutate", vec![b' '; (4 << 20) + 1]).await;
     assert_eq!(status, 413);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_half_of_it_is_given_up() {
+    let api = ApiServer::start().await;
+    let running = Running::start(&api).await;
+    let silent = running.connect_without_tls().await;
+    let mut halves = Vec::new();
+    let half_body = "POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+    for half in ["", "GET /heal", half_body] {
+        halves.push(running.send_and_wait(half.as_bytes()).await);
+    }
+    // Time goes on by itself as long as nobody has anything to do.
+    tokio::time::pause();
+    assert_eq!(Running::rest_of(silent).await, "");
+    for (half, stream) in ["", "GET /heal", half_body].into_iter().zip(halves) {
+        let answer = Running::rest_of(stream).await;
+        let first = answer.lines().next().unwrap_or_default();
+        assert_eq!(first, if half == half_body { "HTTP/1.1 408 Request Timeout" } else { "" }, "{half}");
+    }
+    tokio::time::resume();
+    assert_eq!(running.send("GET", "/healthz", vec![]).await.0, 200, "others are served");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_their_turn() {
+    let api = ApiServer::start().await;
+    let running = Running::start(&api).await;
+    let mut idle = Vec::new();
+    for _ in 0..128 {
+        idle.push(running.send_and_wait(b"").await);
+    }
+    {
+        let mut last = std::pin::pin!(running.handshake(running.connect_without_tls().await));
+        // Time goes on by itself as long as nobody has anything to do: the last one is not served.
+        tokio::time::pause();
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut last).await.is_err());
+        tokio::time::resume();
+        drop(idle.pop());
+        last.await;
+    }
     running.stop().await;
 }
 
