@@ -144,3 +144,33 @@ fn the_certificate_that_is_made_is_one_that_the_webhook_takes_and_the_api_server
     assert!(text.contains("DNS:culvert-webhook.culvert-system.svc"), "{text}");
     assert!(text.contains("TLS Web Server Authentication"), "{text}");
 }
+
+#[test]
+fn the_images_are_built_with_the_toolchain_of_the_repository_and_hold_programs_of_it() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = fs::read_to_string(folder.join("Containerfile")).unwrap();
+    let toolchain = fs::read_to_string(folder.join("../../rust-toolchain.toml")).unwrap();
+    let channel = toolchain.split('"').nth(1).unwrap();
+    assert!(file.contains(&format!("FROM docker.io/library/rust:{channel}-bookworm AS build")), "{channel}");
+
+    let manifest = fs::read_to_string(folder.join("../../Cargo.toml")).unwrap();
+    let members = manifest.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","));
+    let packages: Vec<String> = members
+        .map(|member| fs::read_to_string(folder.join("../..").join(member).join("Cargo.toml")).unwrap())
+        .map(|text| text.lines().find_map(|line| line.strip_prefix("name = ")).unwrap().trim_matches('"').to_owned())
+        .collect();
+    let words: Vec<_> = file.split_whitespace().collect();
+    let built: Vec<_> = words.windows(2).filter(|pair| pair[0] == "-p").map(|pair| pair[1]).collect();
+    assert_eq!(built.len(), 6, "{built:?}");
+    for package in built {
+        assert!(packages.iter().any(|known| known == package), "there is no package {package}");
+    }
+    // What an image takes was put aside by the build, and the manifests call it there.
+    let put_aside: Vec<_> =
+        words.iter().filter(|word| word.starts_with("target/") || word.ends_with("/install-cni")).collect();
+    for taken in words.iter().filter_map(|word| word.strip_prefix("/out/")) {
+        assert!(put_aside.iter().any(|path| path.ends_with(&format!("/{taken}"))), "nobody builds {taken}");
+    }
+    let called = fs::read_to_string(folder.join("base/cni.yaml")).unwrap();
+    assert!(called.contains("/usr/lib/culvert/install-cni") && file.contains("/out/install-cni /usr/lib/culvert/"));
+}
