@@ -25,9 +25,9 @@ use cri::runtime_service_client::RuntimeServiceClient;
 use cri::security_profile::ProfileType;
 use cri::{
     Capability, ContainerConfig, ContainerMetadata, CreateContainerRequest, ExecSyncRequest, ImageSpec, Int64Value,
-    KeyValue, LinuxContainerConfig, LinuxContainerSecurityContext, Mount, PodSandboxConfig, PodSandboxMetadata,
-    PodSandboxStatusRequest, RemovePodSandboxRequest, RunPodSandboxRequest, SecurityProfile, StartContainerRequest,
-    StopContainerRequest, StopPodSandboxRequest, VersionRequest,
+    KeyValue, LinuxContainerConfig, LinuxContainerSecurityContext, Mount, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    SecurityProfile, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest, VersionRequest,
 };
 
 /// A running containerd. It is killed when this is dropped.
@@ -128,8 +128,11 @@ impl Containerd {
         let variable = |(key, value): &(&str, &str)| KeyValue { key: (*key).to_owned(), value: (*value).to_owned() };
         let capabilities =
             Capability { add_capabilities: words(container.capabilities), drop_capabilities: words(&["ALL"]) };
+        // kubelet says so as well: processes of their own.
+        let namespaces = NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() };
         let context = LinuxContainerSecurityContext {
             capabilities: Some(capabilities),
+            namespace_options: Some(namespaces),
             run_as_user: Some(Int64Value { value: 107 }),
             no_new_privs: true,
             run_as_group: Some(Int64Value { value: 107 }),
@@ -175,9 +178,9 @@ impl Containerd {
             timeout: 100,
         };
         let answer = self.runtime.block_on(self.client.exec_sync(request))?.into_inner();
-        let said = String::from_utf8_lossy(&answer.stderr);
-        ensure!(answer.exit_code == 0, "\"{command}\" ended with {}: {said}", answer.exit_code);
-        Ok(String::from_utf8_lossy(&answer.stdout).into_owned())
+        let [printed, said] = [&answer.stdout, &answer.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+        ensure!(answer.exit_code == 0, "\"{command}\" ended with {}: {printed}{said}", answer.exit_code);
+        Ok(printed.into_owned())
     }
 
     /// The folder of its network plugins.

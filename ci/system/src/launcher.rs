@@ -3,6 +3,7 @@
 //!
 //! The containers are containerd's. Their root is that of ci/debian13, and what this workspace has built is below /opt/culvert there.
 
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -74,7 +75,8 @@ impl Launcher {
         mounts.push((launcher.private.path().to_owned(), PRIVATE, false));
         let compute = Container {
             name: "compute",
-            command: &["sleep", "infinity"],
+            // As virt-launcher does, it takes in what has ended: libvirt waits for QEMU.
+            command: &["bash", "-c", "trap exit TERM; sleep infinity & wait"],
             environment: &[("PATH", "/usr/sbin:/usr/bin")],
             mounts,
             capabilities: &["NET_BIND_SERVICE"],
@@ -115,17 +117,17 @@ impl Launcher {
     }
 
     /// Collect and Info: waits until each sidecar has a socket that answers, as virt-launcher does. Whatever lies in a sidecar's folder, but a
-    /// folder, is taken for its socket. Returns the names that they give themselves.
+    /// folder, is taken for its socket. Returns the sockets' file names.
     ///
     /// # Errors
     /// A sidecar has no socket, does not answer within a second, or does not offer what it must.
-    pub fn collect(&self, containerd: &Containerd) -> Result<Vec<String>> {
-        let mut names = Vec::new();
+    pub fn collect(&self, containerd: &Containerd) -> Result<Vec<OsString>> {
+        let mut sockets = Vec::new();
         for Sidecar { name: sidecar, .. } in &self.sidecars {
             let deadline = Instant::now() + LIMIT;
-            let channel = loop {
-                if let Some(channel) = self.dial(sidecar)? {
-                    break channel;
+            let (socket, channel) = loop {
+                if let Some(found) = self.dial(sidecar)? {
+                    break found;
                 }
                 let log = || containerd.log(&self.pod, sidecar);
                 ensure!(Instant::now() < deadline, "{sidecar} makes no socket; its log:\n{}", log());
@@ -136,9 +138,9 @@ impl Launcher {
             points.sort();
             ensure!(points == ["OnDefineDomain", "Shutdown"], "{sidecar} wants {points:?}");
             ensure!(answer.versions == ["v1alpha3"], "{sidecar} speaks {:?}", answer.versions);
-            names.push(answer.name);
+            sockets.push(socket);
         }
-        Ok(names)
+        Ok(sockets)
     }
 
     /// OnDefineDomain: each sidecar edits what the one before it returned.
@@ -148,7 +150,7 @@ impl Launcher {
     pub fn edit(&self, containerd: &Containerd, domain: &str, vmi: &Value) -> Result<String> {
         let (mut domain, vmi) = (domain.as_bytes().to_vec(), vmi.to_string().into_bytes());
         for Sidecar { name: sidecar, .. } in &self.sidecars {
-            let mut client = CallbacksClient::new(self.dial(sidecar)?.context("its socket has gone")?);
+            let mut client = CallbacksClient::new(self.dial(sidecar)?.context("its socket has gone")?.1);
             let request = OnDefineDomainParams { domain_xml: domain, vmi: vmi.clone() };
             let answer = self.runtime.block_on(client.on_define_domain(request));
             let log = || format!("{sidecar} refuses; its log:\n{}", containerd.log(&self.pod, sidecar));
@@ -163,7 +165,7 @@ impl Launcher {
     /// A sidecar does not answer.
     pub fn shut_down(&self) -> Result<()> {
         for Sidecar { name: sidecar, .. } in &self.sidecars {
-            let mut client = CallbacksClient::new(self.dial(sidecar)?.context("its socket has gone")?);
+            let mut client = CallbacksClient::new(self.dial(sidecar)?.context("its socket has gone")?.1);
             self.runtime.block_on(client.shutdown(ShutdownParams {}))?;
         }
         Ok(())
@@ -183,8 +185,8 @@ impl Launcher {
         containerd.log(&self.pod, container)
     }
 
-    /// A connection to the one socket of a sidecar, if it takes one.
-    fn dial(&self, sidecar: &str) -> Result<Option<Channel>> {
+    /// The name of the one socket of a sidecar, and a connection to it, if it takes one.
+    fn dial(&self, sidecar: &str) -> Result<Option<(OsString, Channel)>> {
         let folder = self.private.path().join("hooks").join(sidecar);
         let entries = fs::read_dir(&folder)?.collect::<Result<Vec<_>, _>>()?;
         let mut files = entries.iter().filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()));
@@ -193,7 +195,8 @@ impl Launcher {
             bail!("virt-launcher would dial {} as well", other.path().display());
         }
         let endpoint = Endpoint::from_shared(format!("unix://{}", entry.path().display()))?.timeout(CALL_LIMIT);
-        Ok(self.runtime.block_on(endpoint.connect()).ok())
+        let channel = self.runtime.block_on(endpoint.connect()).ok();
+        Ok(channel.map(|channel| (entry.file_name(), channel)))
     }
 
     /// Lets libvirt define and start a domain, whose first serial port is a socket at [`SERIAL`], and returns its guest, which boots.
@@ -202,8 +205,12 @@ impl Launcher {
     /// libvirt refuses it.
     pub fn boot(&self, containerd: &mut Containerd, name: &str, domain: &str) -> Result<Guest> {
         fs::write(self.private.path().join("domain.xml"), domain)?;
-        let start = format!("{VIRSH} && virsh define {PRIVATE}/domain.xml && virsh start {name} 2>&1");
-        containerd.exec(&self.compute, &start).with_context(|| format!("libvirt refuses\n{domain}"))?;
+        let start = format!("virsh define {PRIVATE}/domain.xml && virsh start {name}");
+        let log = || format!("tail -n 5 $XDG_CACHE_HOME/libvirt/qemu/log/{name}.log");
+        if let Err(error) = self.exec(containerd, &start) {
+            let log = self.exec(containerd, &log()).unwrap_or_else(|error| error.to_string());
+            return Err(error.context(format!("libvirt refuses\n{domain}\nQEMU's log:\n{log}")));
+        }
         let serial = self.private.path().join("serial.sock");
         let words = ["-".to_owned(), format!("UNIX-CONNECT:{}", serial.display())];
         Ok(Guest::new(name, 0, Console::start(name, "socat", &words)?))
