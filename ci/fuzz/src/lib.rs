@@ -6,6 +6,7 @@
 //! - [`guard`]: any frame before a port's guard, and messages about multicast groups;
 //! - [`session`]: a whole vhost-user dialogue, with workers that run the rings it sets up;
 //! - [`transmit`], [`receive`]: one ring, whose driver rewrites anything between two calls;
+//! - [`cni`]: a call of culvert-cni: variables and configuration;
 //! - [`dhcp`], [`dhcpv6`], [`neighbours`]: what a guest asks the translator for its addresses;
 //! - [`datagrams`]: a guest's UDP, ICMP and multicast reports, peers and a network that reports; [`fragments`]: parts of
 //!   packets;
@@ -27,6 +28,7 @@ mod descriptor;
 mod guest;
 mod network;
 
+pub mod cni;
 pub mod datagrams;
 pub mod dhcp;
 pub mod dhcpv6;
@@ -51,7 +53,8 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
+    ("cni", cni::run),
     ("datagrams", datagrams::run),
     ("dhcp", dhcp::run),
     ("dhcpv6", dhcpv6::run),

@@ -28,6 +28,11 @@ fn replay(name: &str) {
 }
 
 #[test]
+fn cni() {
+    replay("cni");
+}
+
+#[test]
 fn datagrams() {
     replay("datagrams");
 }
@@ -128,6 +133,7 @@ fn every_target_is_replayed() {
     assert_eq!(
         names,
         [
+            "cni",
             "datagrams",
             "dhcp",
             "dhcpv6",

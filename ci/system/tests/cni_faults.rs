@@ -99,7 +99,8 @@ fn killed_at_any_moment() -> Result<()> {
             }
         }
         field.check_clean(&daemon).with_context(|| format!("round {round}, after {share:.2} of {usual:?}"))?;
-        ensure!(!Path::new(&info).exists(), "round {round}: the device-info file is left");
+        let left = runner::files(&field.node.path("devinfo"))?;
+        ensure!(left.is_empty(), "round {round}: {left:?} is left");
         let networks = daemon.ask("network list")?.to_string();
         ensure!(!networks.contains("sw0"), "round {round}: {networks}");
     }

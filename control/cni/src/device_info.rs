@@ -1,9 +1,10 @@
 //! The device-info file by which Multus learns of the socket (device-info specification 1.1.0).
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -23,13 +24,11 @@ pub fn describe(role: Role, path: &Path) -> Value {
 /// [`Code::Io`].
 pub fn write(path: &Path, role: Role, socket: &Path) -> Result<(), Error> {
     let broken = |error: std::io::Error| Error::io(format!("{} cannot be written", path.display()), error);
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+    let Some(folder) = path.parent() else {
         return Err(Error::new(Code::Config, format!("{} is no file's path", path.display())));
     };
     fs::create_dir_all(folder).map_err(broken)?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    let hidden = folder.join(hidden);
+    let hidden = unfinished(path);
     // Left behind by a killed call.
     let _ = fs::remove_file(&hidden);
     let mut file = fs::File::options().write(true).create_new(true).mode(0o444).open(&hidden).map_err(broken)?;
@@ -38,6 +37,13 @@ pub fn write(path: &Path, role: Role, socket: &Path) -> Result<(), Error> {
         let _ = fs::remove_file(&hidden);
         broken(error)
     })
+}
+
+/// Where the file `path` is while it is written.
+pub fn unfinished(path: &Path) -> PathBuf {
+    let mut hidden = OsString::from(".");
+    hidden.push(path.file_name().unwrap_or_default());
+    path.with_file_name(hidden)
 }
 
 #[cfg(test)]

@@ -78,6 +78,7 @@ impl Plan {
         }
         if let Some(path) = &self.settings.device_info_file {
             things.push(Thing::File { path: path.clone() });
+            things.push(Thing::File { path: device_info::unfinished(path) });
         }
         things
     }

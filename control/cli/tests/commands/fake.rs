@@ -89,6 +89,7 @@ impl Culvert for Answers {
             workers: vec![worker],
             networks: 1,
             ports: 3,
+            ports_max: 1024,
             ports_up: 2,
             mirrors: 1,
             pods: 2,

@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use culvert_api::v1;
 use culvert_nic::{Eal, EalConfig, HugepageUse, Pool, PoolConfig};
+use culvert_switch::port::MAX_PORTS;
 use culvert_switch::{NetworkId, PortId, PortTotals};
 use culvert_vhost::{PortKey, Server};
 use culvert_worker::{Datapath, DatapathConfig};
@@ -365,6 +366,7 @@ impl Node for LiveNode {
             workers: workers.collect(),
             networks: count(wanted.networks.len()),
             ports: count(ports.len()),
+            ports_max: count(MAX_PORTS),
             ports_up: count(ports.iter().filter(|port| port.state() == v1::PortState::Up).count()),
             mirrors: count(wanted.mirrors.len()),
             pods: count(wanted.pods.len()),
