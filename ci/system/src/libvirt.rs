@@ -81,7 +81,7 @@ impl Libvirt {
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
              <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
              <os><type arch='x86_64' machine='pc'>hvm</type><kernel>/var/lib/libvirt/images/vmlinuz</kernel>
-             <initrd>/var/lib/libvirt/images/initrd.cpio</initrd><cmdline>console=ttyS0 quiet panic=-1</cmdline></os>
+             <initrd>/var/lib/libvirt/images/initrd.cpio</initrd><cmdline>console=ttyS0 quiet panic=-1 no_timer_check</cmdline></os>
              <features><acpi/></features><devices>{interface}
              <serial type='unix'><source mode='bind' path='{serial}'/><target port='0'/></serial></devices></domain>"
         );

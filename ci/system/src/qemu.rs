@@ -134,9 +134,10 @@ fn arguments(options: &GuestOptions) -> Result<Vec<String>> {
         }
         Transport::Tap => format!("-netdev tap,id=net,ifname={socket},script=no,downscript=no,vhost=off"),
     };
+    // With no_timer_check the kernel does not take a processor that others hold up for one whose timer is broken, over which it panics.
     let line = format!(
         "-accel tcg -cpu max -machine pc -smp {queues},maxcpus={processors} -m {memory} -nodefaults -no-user-config -no-reboot -display none \
-         -append console=ttyS0\u{a0}quiet\u{a0}panic=-1 -chardev stdio,id=console,signal=off -serial chardev:console \
+         -append console=ttyS0\u{a0}quiet\u{a0}panic=-1\u{a0}no_timer_check -chardev stdio,id=console,signal=off -serial chardev:console \
          -object memory-backend-memfd,id=memory,size={memory}M,share=on -numa node,memdev=memory \
          {netdev} -device virtio-net-pci,netdev=net,mac={mac},romfile=,{virtio}{multi}{further}"
     );

@@ -244,7 +244,7 @@ fn domain_of_kubevirt() -> String {
     format!(
         r#"<domain type="qemu" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0"><name>lab_fw</name><memory unit="b">268435456</memory>
 	<memoryBacking><source type="memfd"></source></memoryBacking>
-	<os><type arch="x86_64" machine="q35">hvm</type><kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>console=ttyS0 quiet panic=-1</cmdline></os>
+	<os><type arch="x86_64" machine="q35">hvm</type><kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>console=ttyS0 quiet panic=-1 no_timer_check</cmdline></os>
 	<vcpu placement="static">2</vcpu><features><acpi></acpi></features>
 	<cpu mode="host-model"><topology sockets="1" cores="2" threads="1"></topology><numa><cell id="0" cpus="0-1" memory="262144" unit="KiB"></cell></numa></cpu>
 	<devices><controller type="usb" index="0" model="none"></controller>
