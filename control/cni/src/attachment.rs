@@ -113,7 +113,7 @@ impl Plan {
         match self {
             Self::Vhostuser(plan) => plan.things(attachment),
             Self::Translator(plan) => plan.things(),
-            Self::Tap(plan) => plan.things(),
+            Self::Tap(plan) => plan.things(attachment),
         }
     }
 

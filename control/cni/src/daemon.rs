@@ -78,6 +78,18 @@ impl Daemon {
         Ok(answer.networks)
     }
 
+    /// There is such a network.
+    ///
+    /// # Errors
+    /// [`Code::Config`] when there is none.
+    pub fn require_network(&self, network: &str) -> Result<(), Error> {
+        if self.networks()?.iter().any(|known| known.name == network) {
+            return Ok(());
+        }
+        let details = format!("add it with `culvertctl network add {network}`, or name another in `network`");
+        Err(Error::with(Code::Config, format!("culvertd has no network {network}"), details))
+    }
+
     /// A port; `None` when there is none of that name.
     ///
     /// # Errors

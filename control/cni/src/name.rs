@@ -54,6 +54,13 @@ impl Mac {
     }
 }
 
+impl Mac {
+    /// As it is sent.
+    pub fn bytes(self) -> [u8; 6] {
+        self.0
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -65,7 +72,8 @@ fn is_allowed(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
 }
 
-fn hash(purpose: &str, id: &AttachmentId) -> [u8; 32] {
+/// A hash of an attachment, for one purpose.
+pub fn hash(purpose: &str, id: &AttachmentId) -> [u8; 32] {
     let text = match purpose {
         // As others compute it.
         "port" => format!("{}/{}", id.container, id.ifname),

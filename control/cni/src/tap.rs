@@ -1,42 +1,281 @@
-//! Mode `tap`: a tap device in the pod, for a guest without shared memory.
+//! Mode `tap`: a tap device in the pod, for a guest whose memory is not shared. QEMU has the end that is a descriptor; the
+//! interface is ours, and silent: no address, no ARP, no IPv6.
+//!
+//! - Without `network`: for the pod's own network. A translator gets the guest's frames by a packet socket on the tap, which
+//!   culvertd opens for it; the namespace is prepared as in mode `translator`.
+//! - With `network`: a bridge in the pod joins the tap and one end of a veth, whose other end, on the node, is a port of
+//!   culvertd's (DPDK's net_af_packet).
+//!
+//! Names are those that KubeVirt looks for in a pod with `domainAttachmentType: tap`: for an interface `podX` of the pod the
+//! guest's tap is `tapX`, and `podX` has the guest's address and MTU; it is a tap that nobody opens. For the pod's own network
+//! they are `tap0` and the pod's `eth0`, which is there.
 
-use crate::attachment::Attachment;
-use crate::config::settings::Tap;
+mod link;
+mod netlink;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use culvert_api::v1;
+use netlink_packet_route::link::LinkAttribute;
+
+pub use link::remove;
+
+use crate::attachment::{Attachment, check_previous, interface};
+use crate::config::settings::{Owner, Port, Tap, Translator};
+use crate::daemon::Daemon;
 use crate::error::{Code, Error};
+use crate::name::{self, Mac};
 use crate::result::Interface;
 use crate::thing::Thing;
+use crate::{netns, translator};
+use link::{add_tap, prepare};
+use netlink::{Netlink, finish_checksums};
 
 /// How the tap is made.
 #[derive(Debug)]
-pub struct Plan {}
+pub struct Plan {
+    settings: Tap,
+    /// Of the pod, or of the port.
+    name: String,
+    tap: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// For a translator.
+    Primary { preparation: translator::Plan, folders: Vec<PathBuf> },
+    /// On a network of culvertd's.
+    Secondary { port: Port, mac: Mac, names: Names },
+}
+
+/// The interfaces that lead from the tap to culvertd.
+#[derive(Debug)]
+struct Names {
+    /// Has the guest's address and MTU; carries no frames.
+    record: String,
+    bridge: String,
+    /// The veth's end in the pod, and that on the node.
+    inner: String,
+    outer: String,
+}
+
+/// The tap that KubeVirt looks for on the pod's own network, and the interface that it takes MTU and address from.
+const PRIMARY: (&str, &str) = ("tap0", "eth0");
+/// net_af_packet's slots have room for so much without further arguments.
+const SHORT_MTU: u32 = 1960;
+/// With [`LONG_SLOTS`].
+const LONG_MTU: u32 = 9100;
+const LONG_SLOTS: &str = ",framesz=9216,blocksz=36864";
+/// A guest has few addresses.
+const MAC_LIMIT: u32 = 64;
 
 impl Plan {
     /// Finds out what is to be made. Nothing is made yet.
     ///
     /// # Errors
     /// [`Code::Config`].
-    pub fn of(_attachment: &Attachment, _settings: &Tap) -> Result<Self, Error> {
-        Err(Error::with(Code::Config, "mode tap is not possible yet", "use vhostuser or translator"))
+    pub fn of(attachment: &Attachment, settings: &Tap) -> Result<Self, Error> {
+        let (settings, name) = (settings.clone(), name::port(&attachment.id));
+        let Some(port) = settings.port.clone() else {
+            let wanted = Translator { owner: settings.owner };
+            let kind = Kind::Primary {
+                preparation: translator::Plan::of(attachment, &wanted)?,
+                folders: translator::folders(attachment),
+            };
+            return Ok(Self { settings, name, tap: PRIMARY.0.to_owned(), kind });
+        };
+        let ifname = &attachment.id.ifname;
+        // As KubeVirt does: `tap` in the place of the first three letters.
+        let end = ifname.get(3..).filter(|end| !end.is_empty() && !ifname.starts_with("tap")).ok_or_else(|| {
+            let message = format!("interface {ifname:?} cannot have a tap");
+            Error::with(Code::Config, message, "its name must have more than 3 letters, and others than \"tap\" first")
+        })?;
+        if settings.mtu > LONG_MTU {
+            let message = format!("mtu {} is not possible with a tap on a network", settings.mtu);
+            return Err(Error::with(Code::Config, message, format!("use at most {LONG_MTU}")));
+        }
+        let hash = name::hash("tap", &attachment.id);
+        let hash: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let names = Names {
+            record: ifname.clone(),
+            bridge: format!("br{hash}"),
+            inner: format!("in{hash}"),
+            outer: format!("cv{hash}"),
+        };
+        let mac = settings.mac.unwrap_or_else(|| Mac::of(&attachment.id));
+        let tap = format!("tap{end}");
+        Ok(Self { settings, name, tap, kind: Kind::Secondary { port, mac, names } })
     }
 
     /// See [`crate::attachment::Plan::things`].
-    pub fn things(&self) -> Vec<Thing> {
-        Vec::new()
+    pub fn things(&self, attachment: &Attachment) -> Vec<Thing> {
+        let link = |namespace: Option<&PathBuf>, name: &str| Thing::Link {
+            namespace: namespace.cloned(),
+            name: name.to_owned(),
+            alias: self.alias(),
+        };
+        let inside = |name: &str| link(Some(&attachment.netns), name);
+        match &self.kind {
+            Kind::Primary { .. } => vec![inside(&self.tap), Thing::Pod { name: self.name.clone() }],
+            Kind::Secondary { names, .. } => vec![
+                inside(&self.tap),
+                inside(&names.record),
+                inside(&names.bridge),
+                link(None, &names.outer),
+                Thing::Port { name: self.name.clone() },
+            ],
+        }
     }
 
     /// See [`crate::attachment::Plan::make`].
     ///
     /// # Errors
-    /// The kernel's and culvertd's.
-    pub fn make(&self, _attachment: &Attachment) -> Result<Vec<Interface>, Error> {
-        Ok(Vec::new())
+    /// [`Code::Exists`] for an interface that is there; the kernel's and culvertd's.
+    pub fn make(&self, attachment: &Attachment) -> Result<Vec<Interface>, Error> {
+        match &self.kind {
+            Kind::Primary { preparation, folders } => {
+                self.make_primary(attachment, preparation, folders)?;
+                Ok(Vec::new())
+            }
+            Kind::Secondary { port, mac, names } => {
+                let daemon = Daemon::connect(&attachment.places.control_socket)?;
+                daemon.require_network(&port.network)?;
+                self.make_links(attachment, *mac, names)?;
+                daemon.add_port(&self.name, &self.port(attachment, port, names))?;
+                check_port(&daemon, &self.name).map_err(|error| Error { code: Code::TryLater, ..error })?;
+                Ok(vec![interface(attachment, mac.to_string(), self.settings.mtu)])
+            }
+        }
+    }
+
+    fn make_primary(
+        &self,
+        attachment: &Attachment,
+        preparation: &translator::Plan,
+        folders: &[PathBuf],
+    ) -> Result<(), Error> {
+        preparation.prepare(attachment)?;
+        netns::inside(&attachment.netns, || {
+            let netlink = Netlink::open().map_err(failed(&self.tap))?;
+            // The guest is told the MTU of the pod's interface: no frame may be too long for the tap.
+            let primary = netlink.link(PRIMARY.1).map_err(failed(PRIMARY.1))?;
+            let mtu = self.settings.mtu.max(primary.map_or(0, |link| link.mtu));
+            self.make_tap(&netlink, mtu, Vec::new())
+        })?;
+        let spec = v1::PodSpec {
+            folders: folders.iter().map(|folder| folder.display().to_string()).collect(),
+            netns: Some(attachment.sandbox()),
+            tap: Some(self.tap.clone()),
+            description: Some(attachment.description()),
+        };
+        if spec.folders.is_empty() {
+            let details = "CNI_ARGS has no K8S_POD_UID: only a pod has a place for its translator's sockets";
+            return Err(Error::with(Code::Config, "mode tap needs `network` here", details));
+        }
+        Daemon::connect(&attachment.places.control_socket)?.add_pod(&self.name, &spec)
+    }
+
+    fn make_links(&self, attachment: &Attachment, mac: Mac, names: &Names) -> Result<(), Error> {
+        let node = File::open("/proc/self/ns/net").map_err(failed("the node's namespace"))?;
+        let (alias, mtu) = (self.alias(), self.settings.mtu);
+        netns::inside(&attachment.netns, || {
+            let netlink = Netlink::open().map_err(failed(&self.tap))?;
+            refuse_existing(&netlink, &names.record)?;
+            netlink.add_bridge(&names.bridge).map_err(failed(&names.bridge))?;
+            let bridge = prepare(&netlink, &names.bridge, &alias, mtu, Vec::new(), true);
+            let bridge = bridge.map_err(failed(&names.bridge))?.index;
+            self.make_tap(&netlink, mtu, vec![LinkAttribute::Controller(bridge)])?;
+            // Nobody is to open it: it is not even up.
+            let nobody = Owner { uid: 0, gid: 0 };
+            add_tap(&names.record, nobody, false).map_err(failed(&names.record))?;
+            let address = vec![LinkAttribute::Address(mac.bytes().to_vec())];
+            prepare(&netlink, &names.record, &alias, mtu, address, false).map_err(failed(&names.record))?;
+            netlink.add_veth(&names.inner, mtu, &names.outer, node.as_fd()).map_err(failed(&names.inner))?;
+            let joined = vec![LinkAttribute::Controller(bridge)];
+            let inner = prepare(&netlink, &names.inner, &alias, mtu, joined, true).map_err(failed(&names.inner))?;
+            finish_checksums(inner.index).map_err(failed(&names.inner))
+        })?;
+        let netlink = Netlink::open().map_err(failed(&names.outer))?;
+        prepare(&netlink, &names.outer, &alias, mtu, Vec::new(), true).map_err(failed(&names.outer)).map(drop)
+    }
+
+    /// The tap that the guest's QEMU opens, in this thread's namespace.
+    fn make_tap(&self, netlink: &Netlink, mtu: u32, more: Vec<LinkAttribute>) -> Result<(), Error> {
+        refuse_existing(netlink, &self.tap)?;
+        add_tap(&self.tap, self.settings.owner, self.settings.multi_queue).map_err(failed(&self.tap))?;
+        prepare(netlink, &self.tap, &self.alias(), mtu, more, true).map_err(failed(&self.tap)).map(drop)
+    }
+
+    fn port(&self, attachment: &Attachment, port: &Port, names: &Names) -> v1::PortSpec {
+        let slots = if self.settings.mtu > SHORT_MTU { LONG_SLOTS } else { "" };
+        v1::PortSpec {
+            network: Some(port.network.clone()),
+            device: Some(format!("net_af_packet_{outer},iface={outer}{slots}", outer = names.outer)),
+            mtu: Some(self.settings.mtu),
+            mac_limit: Some(MAC_LIMIT),
+            vlan: port.vlan,
+            description: Some(attachment.description()),
+            ..v1::PortSpec::default()
+        }
     }
 
     /// See [`crate::attachment::Plan::check`].
     ///
     /// # Errors
     /// [`Code::Changed`].
-    pub fn check(&self, _attachment: &Attachment) -> Result<(), Error> {
-        Ok(())
+    pub fn check(&self, attachment: &Attachment) -> Result<(), Error> {
+        netns::inside(&attachment.netns, || {
+            let netlink = Netlink::open().map_err(failed(&self.tap))?;
+            match netlink.link(&self.tap).map_err(failed(&self.tap))? {
+                Some(tap) if tap.alias == self.alias() && tap.up => Ok(()),
+                Some(_) => Err(changed(format!("{} is another interface, or down", self.tap))),
+                None => Err(changed(format!("there is no interface {}", self.tap))),
+            }
+        })?;
+        match &self.kind {
+            Kind::Primary { preparation, .. } => preparation.check(attachment),
+            Kind::Secondary { mac, .. } => {
+                check_previous(attachment, &mac.to_string())?;
+                check_port(&Daemon::connect(&attachment.places.control_socket)?, &self.name)
+            }
+        }
     }
+
+    /// What tells our interfaces from others of their names.
+    fn alias(&self) -> String {
+        format!("culvert {}", self.name)
+    }
+}
+
+fn check_port(daemon: &Daemon, name: &str) -> Result<(), Error> {
+    match daemon.port(name)? {
+        None => Err(changed(format!("culvertd has no port {name}"))),
+        Some(port) if port.state() == v1::PortState::Failed => {
+            Err(Error::with(Code::Changed, format!("culvertd cannot open port {name}"), port.reason))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn refuse_existing(netlink: &Netlink, name: &str) -> Result<(), Error> {
+    match netlink.link(name).map_err(failed(name))? {
+        None => Ok(()),
+        Some(_) => {
+            let message = format!("the pod has an interface {name}");
+            Err(Error::with(Code::Exists, message, "use mode tap once for each of a pod's networks"))
+        }
+    }
+}
+
+fn changed(message: String) -> Error {
+    Error::with(Code::Changed, message, "DEL, then ADD it again")
+}
+
+fn failed(name: &str) -> impl FnOnce(io::Error) -> Error {
+    let message = format!("interface {name} cannot be made");
+    move |error| Error::io(message, error)
 }

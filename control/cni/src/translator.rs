@@ -54,19 +54,27 @@ impl Plan {
     /// # Errors
     /// Those of [`netns::inside`]; [`Code::Io`].
     pub fn make(&self, attachment: &Attachment) -> Result<Vec<Interface>, Error> {
-        netns::inside(&attachment.netns, || {
-            for (name, value) in &self.parameters {
-                std::fs::write(format!("/proc/sys/{name}"), value)
-                    .map_err(|error| Error::io(format!("{name} cannot be set to {value:?}"), error))?;
-            }
-            Ok(())
-        })?;
+        self.prepare(attachment)?;
         if !self.folders.is_empty()
             && let Err(error) = self.register(attachment)
         {
             eprintln!("culvert-cni: culvertd does not know of the translators of {}: {error}", attachment.id);
         }
         Ok(Vec::new())
+    }
+
+    /// Sets the namespace's parameters.
+    ///
+    /// # Errors
+    /// Those of [`netns::inside`]; [`Code::Io`].
+    pub fn prepare(&self, attachment: &Attachment) -> Result<(), Error> {
+        netns::inside(&attachment.netns, || {
+            for (name, value) in &self.parameters {
+                std::fs::write(format!("/proc/sys/{name}"), value)
+                    .map_err(|error| Error::io(format!("{name} cannot be set to {value:?}"), error))?;
+            }
+            Ok(())
+        })
     }
 
     fn register(&self, attachment: &Attachment) -> Result<(), Error> {

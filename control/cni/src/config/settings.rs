@@ -99,8 +99,8 @@ pub struct Tap {
     pub mtu: u32,
     /// Who may open the tap.
     pub owner: Owner,
-    /// SELinux label of sockets and folders.
-    pub label: Option<String>,
+    /// Whether QEMU opens it for more than one queue.
+    pub multi_queue: bool,
 }
 
 /// Who makes a guest's socket.
@@ -198,7 +198,7 @@ impl Settings {
                 mac: mac(config, pod)?,
                 mtu: mtu(config)?,
                 owner: owner(config)?,
-                label: config.label.clone().filter(|label| !label.is_empty()),
+                multi_queue: within("queues", config.queues.unwrap_or(1), 1, 256)? > 1,
             })),
             Some(other) => Err(Error::with(Code::Config, format!("mode {other:?} is unknown"), MODES)),
             None => Err(missing("mode", MODES)),
