@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use netlink_packet_route::link::{LinkAttribute, LinkFlags};
-use tun_rs::{DeviceBuilder, Layer};
+use tokio_tun::TunBuilder;
 
 use super::netlink::{Link, Netlink};
 use crate::config::settings::Owner;
@@ -20,13 +20,12 @@ use crate::netns;
 /// The kernel's.
 pub fn add_tap(name: &str, owner: Owner, multi_queue: bool) -> io::Result<()> {
     let id = |id: u32| i32::try_from(id).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-    let queues = |builder: &mut tun_rs::DeviceBuilderGuard<'_>| {
-        builder.multi_queue(multi_queue);
-    };
-    let tap = DeviceBuilder::new().name(name).layer(Layer::L2).with(queues).build_sync()?;
-    tap.user(id(owner.uid)?)?;
-    tap.group(id(owner.gid)?)?;
-    tap.persist()
+    // The crate registers what it opens with a runtime, though nothing is read.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _guard = runtime.enter();
+    let tap = TunBuilder::new().name(name).tap().persist().owner(id(owner.uid)?).group(id(owner.gid)?);
+    let tap = if multi_queue { tap.queues(2) } else { tap };
+    tap.build().map(drop).map_err(io::Error::other)
 }
 
 /// Makes an interface of this thread's namespace silent: no IPv6 of its own, no ARP. Gives it its text, its MTU and what

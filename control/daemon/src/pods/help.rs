@@ -52,13 +52,13 @@ struct Connection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It asks for nothing; it may have a packet socket of an earlier culvertd.
+    /// It asks for nothing yet, or refused what it got.
     Quiet,
     /// It wants a packet socket.
     Asks,
     /// It was sent one, so many turns ago.
     Offered(u32),
-    /// It has taken one.
+    /// It has one, maybe of an earlier culvertd.
     Helped,
 }
 
@@ -157,7 +157,7 @@ impl Connection {
                 Err(errno) => return Err(errno),
                 Ok(text) => match (text.as_str(), self.state) {
                     ("packet", _) => self.state = State::Asks,
-                    ("ok", State::Offered(_)) => (self.state, self.problem) = (State::Helped, None),
+                    ("ok", State::Offered(_) | State::Quiet) => (self.state, self.problem) = (State::Helped, None),
                     (refusal, State::Offered(_)) if refusal.starts_with("error: ") => {
                         self.problem = Some(format!("a translator does not take the packet socket: {refusal}"));
                         // It asks again when it wants another one.

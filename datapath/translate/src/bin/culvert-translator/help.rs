@@ -1,7 +1,7 @@
 //! The socket `S.help`: culvertd hands over what only a privilege can open, a packet socket on the guest's tap.
 //!
-//! Messages of a SOCK_SEQPACKET socket, docs/TRANSLATOR.md has them all: this side says `packet` as long as it has no
-//! packet socket, and whenever it has none any more; culvertd answers `packet` with the descriptor, or `error:` and why
+//! Messages of a SOCK_SEQPACKET socket, docs/TRANSLATOR.md has them all: this side says `packet` when it has no packet
+//! socket, or none any more, and `ok` when it has one; culvertd answers `packet` with the descriptor, or `error:` and why
 //! not; this side says `ok`, or `error:` and why it does not take it. Who may connect is for the kernel to say (mode
 //! 0660). There is one client, the last that came: without it the guest's packet socket stays. Nothing here waits.
 
@@ -34,8 +34,8 @@ pub struct HelpSocket {
 #[derive(Debug)]
 struct Client {
     socket: OwnedFd,
-    /// It knows that there is no packet socket.
-    asked: bool,
+    /// Whether there is a packet socket, as it was told.
+    told: Option<bool>,
 }
 
 /// What a client has said.
@@ -81,7 +81,7 @@ impl HelpSocket {
                 self.client = None;
                 let next = Token(first.0 + 1);
                 match registry.register(&mut SourceFd(&socket.as_raw_fd()), next, Interest::READABLE) {
-                    Ok(()) => self.client = Some(Client { socket, asked: false }),
+                    Ok(()) => self.client = Some(Client { socket, told: None }),
                     Err(error) => tracing::debug!(%error, "a client of the socket for help cannot be served"),
                 }
             }
@@ -92,14 +92,14 @@ impl HelpSocket {
         }
     }
 
-    /// Asks for a packet socket if there is none. To be called once in each round.
+    /// Asks for a packet socket if there is none, and tells when there is one. To be called once in each round.
     pub fn ask(&mut self, transport: &Transport) {
         let Some(client) = &mut self.client else { return };
-        let waits = is_waiting(transport);
-        if waits && !client.asked && say(&client.socket, "packet").is_err() {
+        let has_one = !is_waiting(transport);
+        if client.told != Some(has_one) && say(&client.socket, if has_one { "ok" } else { "packet" }).is_err() {
             self.client = None;
         } else {
-            client.asked = waits;
+            client.told = Some(has_one);
         }
     }
 }
@@ -131,6 +131,7 @@ impl Client {
                     Ok(()) => {
                         tracing::info!("culvertd has given a packet socket on the guest's tap");
                         refusal.clear();
+                        self.told = Some(true);
                         say(&self.socket, "ok")?;
                     }
                     Err(error) => say(&self.socket, &format!("error: {error}"))?,

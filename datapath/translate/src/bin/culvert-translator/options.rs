@@ -124,7 +124,11 @@ impl TryFrom<Arguments> for Options {
         if let Some(option) = arguments.elsewhere.given() {
             return fail(format!("{option} is for network namespaces (pasta), not for guests; leave it out"));
         }
-        let wanted = wanted(&arguments)?;
+        let mut wanted = wanted(&arguments)?;
+        // The tap's is not known before there is one; a longer frame would be lost there.
+        if arguments.guest.packet_help && wanted.mtu.is_none() {
+            wanted.mtu = Some(TAP_MTU);
+        }
         let Arguments { process, guest, network, .. } = arguments;
         if process.stats.is_some() && !process.foreground {
             return fail("--stats prints to a terminal: add --foreground, or leave it out".to_owned());
@@ -391,6 +395,9 @@ fn fail<T>(sentence: String) -> Result<T, OptionError> {
     Err(OptionError(sentence))
 }
 
+/// What a tap has when nobody says otherwise, in bytes.
+const TAP_MTU: u16 = 1500;
+
 /// The largest MTU of passt: 64 KiB less an Ethernet header, and one more.
 const MAX_MTU: u64 = 65_521;
 /// A log file holds some lines at least.
@@ -506,6 +513,8 @@ mod tests {
         }
         assert!(options("--fd 3").one_off && options("--packet-fd 3").one_off);
         assert!(!options("--packet-help -s S").one_off);
+        assert_eq!(options("--packet-help -s S").wanted.mtu, Some(1500));
+        assert_eq!(options("--packet-help -s S -m 9000").wanted.mtu, Some(9000));
         assert_eq!(options("--packet-help -s S").guest, Guest::PacketHelp("S".into()));
     }
 
