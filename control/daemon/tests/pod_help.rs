@@ -48,6 +48,8 @@ impl Translator {
         let client = self.client.as_ref().unwrap();
         let length = match rustix::net::recvmsg(client, &mut parts, &mut control, RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN) => return None,
+            // It is closed, and what was said has not been read.
+            Err(Errno::CONNRESET) => return Some((String::new(), 0)),
             received => received.unwrap().bytes,
         };
         let rights = control.drain().map(|message| match message {

@@ -143,11 +143,11 @@ pub fn finish_checksums(index: u32) -> io::Result<()> {
     let name = GenlCtrlAttrs::FamilyName(Features::family_name().to_owned());
     let question = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![name] });
     let family = exchange(&socket, NLM_F_ACK, question)?.into_iter().flat_map(|message| message.payload.nlas);
-    let family = family.filter_map(|attribute| match attribute {
+    let mut family = family.filter_map(|attribute| match attribute {
         GenlCtrlAttrs::FamilyId(id) => Some(id),
         _ => None,
     });
-    let family = family.last().ok_or(io::ErrorKind::Unsupported)?;
+    let family = family.next().ok_or(io::ErrorKind::Unsupported)?;
     let mut request = GenlMessage::from_payload(Features(index));
     request.set_resolved_family_id(family);
     exchange(&socket, NLM_F_ACK, request).map(drop)
