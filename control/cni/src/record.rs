@@ -28,8 +28,6 @@ pub struct Contents {
     pub control_socket: PathBuf,
     /// What ADD makes, in its order.
     pub things: Vec<Thing>,
-    /// The folder of the guest's socket on the node, where there is one.
-    pub folder: Option<PathBuf>,
 }
 
 /// The records of one of the runtime's networks.
@@ -231,7 +229,7 @@ mod tests {
             Thing::Socket { folder: "/run/x".into(), name: "net1.sock".into() },
             Thing::Port { name: "0f1e2d3c4b5a-net1".to_owned() },
         ];
-        Contents { control_socket: "/run/culvert/culvertd.sock".into(), things, folder: None }
+        Contents { control_socket: "/run/culvert/culvertd.sock".into(), things }
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl Settings {
                 mac: mac(config, pod)?,
                 mtu: mtu(config)?,
                 owner: owner(config)?,
-                multi_queue: within("queues", config.queues.unwrap_or(1), 1, 256)? > 1,
+                multi_queue: within("queues", config.queues.unwrap_or(1), 1, MAX_QUEUES)? > 1,
             })),
             Some(other) => Err(Error::with(Code::Config, format!("mode {other:?} is unknown"), MODES)),
             None => Err(missing("mode", MODES)),
@@ -242,7 +242,7 @@ fn vhostuser(config: &Config, pod: &Pod, port: Port) -> Result<Vhostuser, Error>
     }
     Ok(Vhostuser {
         role: role(config.role.as_deref())?,
-        queues: within("queues", config.queues.unwrap_or_else(|| default_queues(config, pod)), 1, 256)?,
+        queues: within("queues", config.queues.unwrap_or_else(|| default_queues(config, pod)), 1, MAX_QUEUES)?,
         owner: owner(config)?,
         label: config.label.clone().filter(|label| !label.is_empty()),
         device: device.map(str::to_owned),
@@ -264,7 +264,7 @@ fn vhostuser(config: &Config, pod: &Pod, port: Port) -> Result<Vhostuser, Error>
 /// features literally (DPDK's virtio-user, user-mode Linux) refuse more than one pair without a control queue: containers that are
 /// no pods, and users of Userspace CNI's grammar, are such programs.
 fn default_queues(config: &Config, pod: &Pod) -> u32 {
-    if pod.uid.is_some() && !is_userspace(config) { 16 } else { 1 }
+    if pod.uid.is_some() && !is_userspace(config) { MAX_QUEUES } else { 1 }
 }
 
 fn is_userspace(config: &Config) -> bool {
@@ -329,7 +329,7 @@ fn vlan(key: &str, number: Option<u32>) -> Result<Option<u32>, Error> {
 }
 
 fn mtu(config: &Config) -> Result<u32, Error> {
-    within("mtu", config.mtu.unwrap_or(1500), 68, 65535)
+    within("mtu", config.mtu.unwrap_or(1500), 68, MAX_MTU)
 }
 
 fn within(key: &str, number: u32, least: u32, most: u32) -> Result<u32, Error> {
@@ -368,4 +368,7 @@ fn is_label(text: &str) -> bool {
 
 const MODES: &str = "use vhostuser, translator or tap";
 
+/// culvertd's limits: queue pairs of a port, and its MTU in bytes.
+const MAX_QUEUES: u32 = 16;
+const MAX_MTU: u32 = 9216;
 const DEFAULT_VOLUME: &str = "shared-dir";

@@ -38,11 +38,8 @@ pub fn run(version: Version, variables: &Variables, input: &Input) -> Result<Val
         // Before anything is made that would have to be undone.
         Daemon::connect(&attachment.places.control_socket)?;
     }
-    let contents = Contents {
-        control_socket: attachment.places.control_socket.clone(),
-        things: plan.things(&attachment),
-        folder: None,
-    };
+    let contents =
+        Contents { control_socket: attachment.places.control_socket.clone(), things: plan.things(&attachment) };
     let mut record = records.create(&attachment.id, contents)?;
     let made = make(&plan, &attachment, ipam.as_ref()).and_then(|made| record.complete().map(|()| made));
     match made {
