@@ -15,6 +15,7 @@ use rustix::net::{
     SocketType,
 };
 
+use crate::packets::packets;
 use crate::translator::{Translator, command, folder, wait_until};
 use crate::{WHO_HAS_THE_GATEWAY, assert_is_the_gateway, is_reply};
 
@@ -65,23 +66,6 @@ fn wire() -> (OwnedFd, OwnedFd) {
         ip(&format!("link set {end} up"));
     }
     (packets("veth-a"), packets("veth-b"))
-}
-
-/// A packet socket for all frames of an interface.
-fn packets(interface: &str) -> OwnedFd {
-    let all = (libc::ETH_P_ALL as u16).to_be();
-    let name = std::ffi::CString::new(interface).unwrap();
-    // SAFETY: plain system calls; the address is valid for its length, the name ends in 0, the descriptor is ours alone.
-    unsafe {
-        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(all));
-        assert!(socket >= 0);
-        let mut address: libc::sockaddr_ll = std::mem::zeroed();
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = all;
-        address.sll_ifindex = libc::if_nametoindex(name.as_ptr()).cast_signed();
-        assert_eq!(libc::bind(socket, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32), 0);
-        OwnedFd::from_raw_fd(socket)
-    }
 }
 
 /// The guest asks for its gateway until it is answered.

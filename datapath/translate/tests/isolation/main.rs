@@ -14,6 +14,8 @@ mod echo {
 #[path = "../transport/frontend.rs"]
 mod frontend;
 mod help;
+#[path = "../transport/packets.rs"]
+mod packets;
 mod translator;
 
 use std::fs::{self, File};

@@ -15,5 +15,6 @@
 mod echo;
 mod frontend;
 mod packet_socket;
+mod packets;
 mod qemu_stream;
 mod vhost_user;

@@ -1,8 +1,7 @@
 //! Over a packet socket, on one end of a pair of interfaces in a network namespace of the test's own; the guest has the
 //! other end. Needs root.
 
-use std::mem::size_of;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
 use culvert_driver::{Kind, OffloadBits, Stream};
@@ -12,6 +11,7 @@ use culvert_translate::transport::{PacketSocket, Transport};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::echo::{Echo, wait_until};
+use crate::packets::packets;
 
 fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
@@ -28,32 +28,13 @@ fn pair() -> (Echo, OwnedFd) {
     for end in ["veth-a", "veth-b"] {
         ip(&format!("link set {end} up"));
     }
-    let guest = socket("veth-b");
+    let guest = packets("veth-b");
     packet_socket::prepare(guest.as_fd()).unwrap();
-    let ours = socket("veth-a");
+    let ours = packets("veth-a");
     let echo =
         Echo::start(|registry, first| Transport::Packet(Box::new(PacketSocket::new(ours, registry, first).unwrap())));
     echo.wait_for("the guest", |news| news.came);
     (echo, guest)
-}
-
-/// A packet socket for all frames of an interface.
-fn socket(interface: &str) -> OwnedFd {
-    let all = (libc::ETH_P_ALL as u16).to_be();
-    let name = std::ffi::CString::new(interface).unwrap();
-    // SAFETY: plain system calls; the address is valid for its length, the name ends in 0, the descriptor is ours
-    // alone.
-    unsafe {
-        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(all));
-        assert!(socket >= 0);
-        let mut address: libc::sockaddr_ll = std::mem::zeroed();
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = all;
-        address.sll_ifindex = libc::if_nametoindex(name.as_ptr()).cast_signed();
-        let length = size_of::<libc::sockaddr_ll>() as u32;
-        assert_eq!(libc::bind(socket, (&raw const address).cast(), length), 0);
-        OwnedFd::from_raw_fd(socket)
-    }
 }
 
 fn frame(length: usize) -> Vec<u8> {
@@ -139,7 +120,7 @@ fn offloads_are_passed_both_ways() {
 #[test]
 fn frames_of_others_on_the_interface_are_left_alone() {
     let (echo, guest) = pair();
-    let other = socket("veth-a");
+    let other = packets("veth-a");
     rustix::net::send(&other, &frame(70), SendFlags::empty()).unwrap();
     assert_eq!(receive(&guest).1, frame(70));
     send(&guest, &[0; 10], &frame(60));

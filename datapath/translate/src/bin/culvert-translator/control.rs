@@ -12,19 +12,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use culvert_translate::request::{Controlled, MAX_REQUEST_BYTES, REQUESTS, answer};
-use culvert_vhost::listen::{BindError, SocketName};
+use culvert_vhost::listen::BindError;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+
+use crate::side_socket::SideSocket;
 
 /// The socket and its clients.
 #[derive(Debug)]
 pub struct ControlSocket {
-    socket: OwnedFd,
-    name: SocketName,
-    /// Set once it is registered: of the socket; those of the clients follow.
-    token: Option<(Registry, Token)>,
+    side: SideSocket,
     clients: [Option<Client>; MAX_CLIENTS],
 }
 
@@ -43,13 +42,12 @@ impl ControlSocket {
     /// # Errors
     /// Any [`BindError`].
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let (socket, name) = SocketName::bind(&path.into(), SocketType::SEQPACKET)?;
-        Ok(Self { socket, name, token: None, clients: [const { None }; MAX_CLIENTS] })
+        Ok(Self { side: SideSocket::bind(path)?, clients: [const { None }; MAX_CLIENTS] })
     }
 
-    /// Leaves its name behind: see [`SocketName::leave`].
+    /// See [`SideSocket::leave_name`].
     pub fn leave_name(&mut self) {
-        self.name.leave();
+        self.side.leave_name();
     }
 
     /// Has the event loop wait for it: for the socket with `token`, for its clients with those that follow, fewer than
@@ -58,16 +56,14 @@ impl ControlSocket {
     /// # Errors
     /// The kernel's reason.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)?;
-        self.token = Some((registry.try_clone()?, token));
-        Ok(())
+        self.side.register(registry, token)
     }
 
     /// Serves whoever has something to say after an event with `token`. Never waits.
     pub fn ready(&mut self, token: Token, now: Instant, translator: &mut dyn Controlled) {
-        let Some((registry, first)) = &self.token else { return };
+        let Some((registry, first)) = &self.side.token else { return };
         if token == *first {
-            accept(&self.socket, &mut self.clients, registry, *first, now);
+            accept(&self.side.socket, &mut self.clients, registry, *first, now);
             return;
         }
         let Some(slot) = token.0.checked_sub(first.0 + 1).and_then(|at| self.clients.get_mut(at)) else { return };

@@ -11,21 +11,18 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use culvert_translate::transport::Transport;
-use culvert_vhost::listen::{BindError, SocketName};
+use culvert_vhost::listen::BindError;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketFlags, SocketType,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketFlags};
+
+use crate::side_socket::SideSocket;
 
 /// The socket and its client.
 #[derive(Debug)]
 pub struct HelpSocket {
-    socket: OwnedFd,
-    name: SocketName,
-    /// Set once it is registered: of the socket; that of the client follows.
-    token: Option<(Registry, Token)>,
+    side: SideSocket,
     client: Option<Client>,
     /// Why there was no help the last time, so that the log has it once.
     refusal: String,
@@ -53,13 +50,12 @@ impl HelpSocket {
     /// # Errors
     /// Any [`BindError`].
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let (socket, name) = SocketName::bind(&path.into(), SocketType::SEQPACKET)?;
-        Ok(Self { socket, name, token: None, client: None, refusal: String::new() })
+        Ok(Self { side: SideSocket::bind(path)?, client: None, refusal: String::new() })
     }
 
-    /// Leaves its name behind: see [`SocketName::leave`].
+    /// See [`SideSocket::leave_name`].
     pub fn leave_name(&mut self) {
-        self.name.leave();
+        self.side.leave_name();
     }
 
     /// Has the event loop wait for it: for the socket with `token`, for its client with the next one.
@@ -67,16 +63,14 @@ impl HelpSocket {
     /// # Errors
     /// The kernel's reason.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)?;
-        self.token = Some((registry.try_clone()?, token));
-        Ok(())
+        self.side.register(registry, token)
     }
 
     /// Does what is to be done after an event with `token`.
     pub fn ready(&mut self, token: Token, transport: &mut Transport) {
-        let Some((registry, first)) = &self.token else { return };
+        let Some((registry, first)) = &self.side.token else { return };
         if token == *first {
-            if let Some(socket) = newest(&self.socket) {
+            if let Some(socket) = newest(&self.side.socket) {
                 // The old one is closed first: its descriptor must not be taken out of epoll later.
                 self.client = None;
                 let next = Token(first.0 + 1);

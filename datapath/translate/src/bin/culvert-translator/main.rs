@@ -20,6 +20,7 @@ mod process;
 mod recorded;
 mod running;
 mod setup;
+mod side_socket;
 mod statistics;
 
 use std::fs::File;

@@ -1,7 +1,7 @@
 use super::*;
 use culvert_translate::forward::{ForwardTable, Ground, Protocol, Rule};
 use mio::{Events, Poll};
-use rustix::net::{AddressFamily, SocketAddrUnix};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
 /// A translator of forwards alone.
 struct Fake {
