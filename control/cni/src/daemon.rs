@@ -160,11 +160,8 @@ impl Daemon {
     /// [`Code::Config`] for one that others need, [`Code::TryLater`].
     pub fn remove_port(&self, name: &str) -> Result<(), Error> {
         let mut client = self.client.clone();
-        match self.runtime.block_on(client.remove_port(v1::RemoveRequest { name: name.to_owned() })) {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
-            Err(status) => Err(refusal(&format!("port {name} cannot be removed"), &status)),
-        }
+        let answer = self.runtime.block_on(client.remove_port(v1::RemoveRequest { name: name.to_owned() }));
+        removed(&format!("port {name}"), answer.map(drop))
     }
 
     /// Registers a pod. A different one of that name, which a killed call left behind, is replaced.
@@ -190,11 +187,18 @@ impl Daemon {
     /// [`Code::TryLater`].
     pub fn remove_pod(&self, name: &str) -> Result<(), Error> {
         let mut client = self.client.clone();
-        match self.runtime.block_on(client.remove_pod(v1::RemoveRequest { name: name.to_owned() })) {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
-            Err(status) => Err(refusal(&format!("pod {name} cannot be removed"), &status)),
+        let answer = self.runtime.block_on(client.remove_pod(v1::RemoveRequest { name: name.to_owned() }));
+        removed(&format!("pod {name}"), answer.map(drop))
+    }
+}
+
+/// What is not there is removed.
+fn removed(what: &str, answer: Result<(), Status>) -> Result<(), Error> {
+    match answer {
+        Err(status) if status.code() != tonic::Code::NotFound => {
+            Err(refusal(&format!("{what} cannot be removed"), &status))
         }
+        _ => Ok(()),
     }
 }
 
