@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -90,15 +90,7 @@ impl Attachment {
             ("CNI_ARGS", self.arguments.clone().into()),
             ("CNI_PATH", self.plugins.clone().into()),
         ];
-        let mut child = Command::new(self.plugins.join(name))
-            .envs(environment)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{name} cannot be run"))?;
-        // It may end without reading.
-        let _ = child.stdin.take().context("no standard input")?.write_all(config.to_string().as_bytes());
+        let child = start(Command::new(self.plugins.join(name)).envs(environment), config.to_string().as_bytes())?;
         let output = child.wait_with_output()?;
         let (printed, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "{name} {verb} ended with {}: {printed} {said}", output.status);
@@ -128,7 +120,20 @@ impl Attachment {
     }
 }
 
-fn with_result(config: &Value, result: &Value) -> Value {
+/// Starts a plugin and writes its input; what it says can be read.
+///
+/// # Errors
+/// It cannot be run.
+pub fn start(plugin: &mut Command, input: &[u8]) -> Result<Child> {
+    plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = plugin.spawn().with_context(|| format!("{} cannot be run", plugin.get_program().display()))?;
+    // It may end without reading.
+    let _ = child.stdin.take().context("no standard input")?.write_all(input);
+    Ok(child)
+}
+
+/// A configuration with the result of ADD, as runtimes pass it to CHECK and DEL.
+pub fn with_result(config: &Value, result: &Value) -> Value {
     let mut config = config.clone();
     if let Some(keys) = config.as_object_mut() {
         keys.insert("prevResult".to_owned(), if result.is_null() { json!({}) } else { result.clone() });

@@ -6,13 +6,14 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 
 use anyhow::{Result, ensure};
+use culvert_system::cni::with_result;
 use serde_json::{Value, json};
 
 #[path = "cni/runner.rs"]
 #[allow(dead_code, reason = "two tests use it")]
 mod runner;
 
-use runner::{CONTAINER, Field, INTERFACE, files, with_result};
+use runner::{CONTAINER, Field, INTERFACE, files};
 
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 

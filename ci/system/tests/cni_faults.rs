@@ -12,13 +12,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use culvert_system::cni::with_result;
 use serde_json::{Value, json};
 
 #[path = "cni/runner.rs"]
 #[allow(dead_code, reason = "two tests use it")]
 mod runner;
 
-use runner::{CONTAINER, Call, Field, INTERFACE, with_result};
+use runner::{CONTAINER, Call, Field, INTERFACE};
 
 #[test]
 fn fifty_at_once() -> Result<()> {

@@ -3,12 +3,12 @@
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
-use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use anyhow::{Context, Result, ensure};
+use culvert_system::cni;
 use culvert_system::daemon::{Daemon, Node};
 use culvert_system::paths::program;
 use culvert_system::place::Namespace;
@@ -180,18 +180,8 @@ impl Call {
 
     /// Starts it and writes its input.
     pub fn start(&self, input: &[u8]) -> Result<Child> {
-        let mut child = Command::new(&self.program)
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .envs(self.variables.iter().cloned())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| self.program.display().to_string())?;
-        // It may end without reading.
-        let _ = child.stdin.take().context("no standard input")?.write_all(input);
-        Ok(child)
+        let mut plugin = Command::new(&self.program);
+        cni::start(plugin.env_clear().env("PATH", "/usr/bin:/bin").envs(self.variables.iter().cloned()), input)
     }
 
     /// Runs it with any input.
@@ -235,11 +225,4 @@ impl Call {
             answer["details"].as_str().unwrap_or_default()
         ))
     }
-}
-
-/// A configuration with the result of ADD, as runtimes pass it to CHECK and DEL.
-pub fn with_result(config: &Value, result: &Value) -> Value {
-    let mut config = config.clone();
-    config["prevResult"] = result.clone();
-    config
 }
