@@ -73,6 +73,11 @@ impl Node {
         self.config = self.config.replace("worker_cores = [0]", &format!("worker_cores = [{core}]"));
     }
 
+    /// Makes a culvertd start that offers these faults: see culvert-worker's `inject.rs`.
+    pub fn inject(&mut self, faults: &str) {
+        self.place.faults = Some(faults.to_owned());
+    }
+
     /// Makes culvertd start in a network namespace.
     pub fn set_namespace(&mut self, namespace: &Namespace) {
         self.place.namespace = Some(namespace.name().to_owned());
@@ -116,7 +121,8 @@ impl Node {
     /// culvertd cannot be run.
     pub fn launch_with(&self, file: &Path) -> Result<Daemon> {
         let arguments = [Path::new("--config"), file];
-        let console = Console::start_in(&self.place, "culvertd", program("culvertd")?, &arguments)?;
+        let name = if self.place.faults.is_some() { "culvertd-inject" } else { "culvertd" };
+        let console = Console::start_in(&self.place, name, program(name)?, &arguments)?;
         Ok(Daemon { console, control_socket: self.path("culvertd.sock") })
     }
 }

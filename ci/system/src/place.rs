@@ -21,6 +21,8 @@ pub struct Place {
     pub core: Option<usize>,
     /// The name of its network namespace, see [`Namespace`].
     pub namespace: Option<String>,
+    /// Faults that culvertd-inject is to offer, see culvert-worker's `inject.rs`.
+    pub faults: Option<String>,
 }
 
 impl Place {
@@ -32,6 +34,9 @@ impl Place {
         }
         if let Some(core) = self.core {
             words.extend(["taskset".to_owned(), "--cpu-list".to_owned(), core.to_string()]);
+        }
+        if let Some(faults) = &self.faults {
+            words.extend(["env".to_owned(), format!("CULVERT_INJECT={faults}")]);
         }
         words
     }

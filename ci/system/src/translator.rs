@@ -154,7 +154,7 @@ impl Pod {
     /// # Errors
     /// The program is missing.
     pub fn launch_by(&self, name: &str, by: &[&str], options: &str) -> Result<Console> {
-        let place = Place { namespace: Some(self.pod.name().to_owned()), core: self.core };
+        let place = Place { namespace: Some(self.pod.name().to_owned()), core: self.core, ..Place::default() };
         let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
         let mut arguments: Vec<String> = ["--mount", "--", "sh", "-c", script].map(str::to_owned).into();
         arguments.push(self.path("resolv.conf").display().to_string());

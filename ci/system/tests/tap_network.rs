@@ -45,7 +45,7 @@ fn a_guest_on_a_tap_reaches_another_one() -> Result<()> {
     rows.same("the tap is up, without ARP", number(&read(TAP, "flags")?)? & 0x81, 0x81);
     rows.same("addresses in the pod", addresses(&pod)?, Vec::<String>::new());
 
-    let place = Place { namespace: Some(pod.name().to_owned()), core: None };
+    let place = Place { namespace: Some(pod.name().to_owned()), ..Place::default() };
     let tap = GuestOptions { transport: Transport::Tap, place, ..GuestOptions::new("vm", Path::new(TAP), 1) };
     let mut guests = [tap.boot()?, GuestOptions::new("other", &socket, 2).boot()?];
     let [vm, other] = &mut guests;

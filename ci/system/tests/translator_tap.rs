@@ -137,7 +137,7 @@ fn culvertd_gives_the_packet_socket() -> Result<()> {
 }
 
 fn boot(pod: &Pod, tap: &str) -> Result<Guest> {
-    let place = Place { namespace: Some(pod.pod().name().to_owned()), core: None };
+    let place = Place { namespace: Some(pod.pod().name().to_owned()), ..Place::default() };
     let options = GuestOptions { transport: Transport::Tap, place, ..GuestOptions::new("vm", Path::new(tap), 1) };
     let mut guest = options.boot()?;
     guest.wait_booted()?;

@@ -15,7 +15,8 @@ use culvertd::node::live::{LiveNode, Started};
 use culvertd::{process, server};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-fn main() -> ExitCode {
+/// The program.
+pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let machine = match Machine::read() {
         Ok(machine) => machine,

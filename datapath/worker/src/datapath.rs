@@ -7,13 +7,12 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
 use culvert_frame::MacAddress;
 use culvert_guest::device::{RingChange, RingSetup, StoppedRing, Unresponsive};
@@ -31,6 +30,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry, Token, Waker};
 
 use crate::announce;
+use crate::handover::{HandOver, Slot};
 use crate::input;
 use crate::poll_loop::{Event, Shared, WAKER, Worker, WorkerCounters, WorkerTotals};
 use crate::snoop_queue::SnoopQueue;
@@ -226,7 +226,7 @@ impl Datapath {
                 // The queue keeps the descriptor open, and the slot keeps the queue.
                 let descriptor = queue.interrupt_descriptor();
                 let wakes = descriptor.is_some_and(|descriptor| datapath.watch(worker, descriptor, token));
-                NicQueue { slot: input::slot(queue), worker, token, wakes }
+                NicQueue { slot: Slot::new(queue), worker, token, wakes }
             });
             let rx = queues.collect();
             let offloads = tx.first().map(TxQueue::offloads).unwrap_or_default();
@@ -395,7 +395,7 @@ impl Datapath {
         for worker in &self.workers {
             let rounds = worker.shared.counters.rounds();
             let stands = worker.seen_rounds.swap(rounds, Ordering::Relaxed) == rounds;
-            if stands && !worker.shared.asleep.load(Ordering::Relaxed) {
+            if stands && !worker.shared.handover.is_asleep() {
                 worker.unblocker.unblock();
             }
         }
@@ -404,7 +404,7 @@ impl Datapath {
     /// Whether all workers run what was published last. It may take as long as a change that is under way.
     pub fn is_up_to_date(&self) -> bool {
         let generation = self.state().generation;
-        self.workers.iter().all(|worker| worker.shared.acknowledged.load(Ordering::Acquire) >= generation)
+        self.workers.iter().all(|worker| worker.shared.handover.has_acknowledged(generation))
     }
 
     /// The guest ports whose memory was truncated, with their attachments.
@@ -597,7 +597,7 @@ impl Datapath {
         let (worker, token) = (self.least_loaded(state), state.token());
         // A descriptor that epoll does not take cannot wake us: the ring is polled.
         let kick = kick.clone().filter(|kick| self.watch(worker, input::raw(kick.as_fd()), token));
-        Ok(Ring { memory, enabled, queue: Queue::Transmit { slot: input::slot(queue), kick, worker, token } })
+        Ok(Ring { memory, enabled, queue: Queue::Transmit { slot: Slot::new(queue), kick, worker, token } })
     }
 
     /// The worker with the fewest inputs.
@@ -627,12 +627,11 @@ impl Datapath {
         let plan = Arc::new(state.plan(generation, self.workers.len()));
         state.plans.push(plan.clone());
         for worker in &self.workers {
-            worker.shared.plan.store(Some(plan.clone()));
-            worker.shared.generation.store(generation, Ordering::Release);
+            worker.shared.handover.publish(generation, plan.clone());
             let _ = worker.shared.waker.wake();
         }
         let start = Instant::now();
-        let acknowledged = |worker: &WorkerHandle| worker.shared.acknowledged.load(Ordering::Acquire) >= generation;
+        let acknowledged = |worker: &WorkerHandle| worker.shared.handover.has_acknowledged(generation);
         while !self.workers.iter().all(acknowledged) {
             if start.elapsed() > ACKNOWLEDGE_TIME {
                 return Err(DatapathError::Unresponsive);
@@ -653,7 +652,7 @@ impl Datapath {
 impl Drop for Datapath {
     fn drop(&mut self) {
         for worker in &self.workers {
-            worker.shared.stop.store(true, Ordering::Relaxed);
+            worker.shared.handover.stop();
             let _ = worker.shared.waker.wake();
         }
         for worker in &mut self.workers {
@@ -674,11 +673,7 @@ impl WorkerHandle {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let shared = Arc::new(Shared {
-            plan: ArcSwapOption::empty(),
-            generation: AtomicU64::new(0),
-            acknowledged: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
+            handover: HandOver::new(),
             waker: Waker::new(&registry, WAKER)?,
             announcements: ArrayQueue::new(64),
             snooped: SnoopQueue::new(),

@@ -5,20 +5,13 @@
 //! plan, is control's.
 
 use std::os::fd::{BorrowedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use culvert_guest::{RingFault, TransmitBurst, TransmitQueue};
 use culvert_nic::{Batch, RxQueue};
 use culvert_switch::{Burst, PortId};
 
-/// Where a queue lies while no worker owns it.
-pub type Slot<T> = Arc<Mutex<Option<Box<T>>>>;
-
-/// A slot with a queue in it.
-pub fn slot<T>(queue: T) -> Slot<T> {
-    Arc::new(Mutex::new(Some(Box::new(queue))))
-}
+use crate::handover::Slot;
 
 /// One queue in one worker's plan.
 #[derive(Debug)]
@@ -92,12 +85,12 @@ impl Input {
         self.state = State::Polled;
         match &mut self.source {
             Source::Guest { slot, queue, .. } => {
-                *queue = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+                *queue = slot.take();
                 queue.iter().for_each(|queue| queue.disarm());
                 queue.is_some()
             }
             Source::Nic { slot, queue, .. } => {
-                *queue = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+                *queue = slot.take();
                 queue.is_some()
             }
         }
@@ -107,12 +100,8 @@ impl Input {
     pub fn give_back(&mut self) {
         self.disarm();
         match &mut self.source {
-            Source::Guest { slot, queue, .. } => {
-                *slot.lock().unwrap_or_else(PoisonError::into_inner) = queue.take();
-            }
-            Source::Nic { slot, queue, .. } => {
-                *slot.lock().unwrap_or_else(PoisonError::into_inner) = queue.take();
-            }
+            Source::Guest { slot, queue, .. } => queue.take().into_iter().for_each(|queue| slot.put(queue)),
+            Source::Nic { slot, queue, .. } => queue.take().into_iter().for_each(|queue| slot.put(queue)),
         }
     }
 

@@ -3,6 +3,8 @@
 //! - [`datapath`]: control's handle: workers, networks, ports, rings; every change becomes a new plan;
 //! - `state`: what is wanted, and how it becomes a plan;
 //! - [`plan`]: what workers run until the next one: a topology and each worker's inputs;
+//! - [`handover`]: how plans, acknowledgements and queues change hands, and its atomics ([`sync`]);
+//! - `inject`: faults for tests, in no released program;
 //! - [`input`]: what one worker polls: a guest's transmit queue or a NIC's receive queue;
 //! - [`poll_loop`]: the loop itself, and when it sleeps;
 //! - `snoop_queue`: what workers tell control about multicast groups;
@@ -13,11 +15,15 @@
 
 pub mod announce;
 pub mod datapath;
+pub mod handover;
+#[cfg(feature = "inject")]
+pub mod inject;
 pub mod input;
 pub mod plan;
 pub mod poll_loop;
 mod snoop_queue;
 mod state;
+pub mod sync;
 
 pub use datapath::{Datapath, DatapathConfig, DatapathError, NetworkSettings, NicQueues};
 pub use poll_loop::{Event, WorkerTotals};

@@ -10,11 +10,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
 use culvert_frame::DropReason;
 use culvert_guest::split::StartError;
@@ -24,6 +23,7 @@ use culvert_switch::port::MAX_PORTS;
 use culvert_switch::{Burst, Forwarder, PortId, Topology};
 use mio::{Events, Poll, Token, Waker};
 
+use crate::handover::HandOver;
 use crate::input::{Arrival, Input, State};
 use crate::plan::Plan;
 use crate::snoop_queue::SnoopQueue;
@@ -77,14 +77,7 @@ pub enum Event {
 /// What control and one worker share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) plan: ArcSwapOption<Plan>,
-    /// Of the newest plan.
-    pub(crate) generation: AtomicU64,
-    /// Of the plan that the worker runs.
-    pub(crate) acknowledged: AtomicU64,
-    pub(crate) stop: AtomicBool,
-    /// The worker sleeps, or is about to.
-    pub(crate) asleep: AtomicBool,
+    pub(crate) handover: HandOver<Plan>,
     pub(crate) waker: Waker,
     /// Frames to send in a guest's name.
     pub(crate) announcements: ArrayQueue<(PortId, [u8; 60])>,
@@ -189,7 +182,7 @@ impl Worker {
     /// Runs until control says to stop. All inputs are back in their slots then.
     pub(crate) fn run(mut self) {
         let mut rounds = 0_u32;
-        while !self.shared.stop.load(Ordering::Relaxed) {
+        while !self.shared.handover.is_stopped() {
             if self.has_new_plan() {
                 self.take_up_plan();
             }
@@ -211,18 +204,16 @@ impl Worker {
 
     #[inline]
     fn has_new_plan(&self) -> bool {
-        self.shared.generation.load(Ordering::Relaxed) != self.plan.as_ref().map_or(0, |plan| plan.generation)
+        self.shared.handover.has_other_than(self.plan.as_ref().map_or(0, |plan| plan.generation))
     }
 
     /// Whether control left something that must not wait until the next frame.
     fn control_waits(&self) -> bool {
-        self.has_new_plan() || self.shared.stop.load(Ordering::Relaxed) || !self.shared.announcements.is_empty()
+        self.has_new_plan() || self.shared.handover.is_stopped() || !self.shared.announcements.is_empty()
     }
 
     fn take_up_plan(&mut self) {
-        // The generation was read relaxed; the plan that goes with it was stored before it.
-        fence(Ordering::Acquire);
-        let Some(plan) = self.shared.plan.load_full() else { return };
+        let Some(plan) = self.shared.handover.newest() else { return };
         self.now = Instant::now();
         if self.inputs.iter().any(Input::has_pending) {
             self.round();
@@ -237,7 +228,7 @@ impl Worker {
         self.plan = Some(plan);
         self.reports.reported.clear();
         self.last_frame = self.now;
-        self.shared.acknowledged.store(generation, Ordering::Release);
+        self.shared.handover.acknowledge(generation);
     }
 
     /// Takes one burst from every polled input; returns how many frames that were.
@@ -270,6 +261,8 @@ impl Worker {
                 }
             }
         }
+        #[cfg(feature = "inject")]
+        crate::inject::after_turn();
         if !self.shared.announcements.is_empty() {
             while let Some((port, frame)) = self.shared.announcements.pop() {
                 self.forwarder.forward(&plan.topology, port, &mut Burst::Local(&[LocalFrame::from(&frame[..])]), now);
@@ -332,9 +325,9 @@ impl Worker {
         add(&self.shared.counters.sleeps, 1);
         let [fast, slower] = SLOW_POLL;
         let rate = if self.now - self.last_frame < Duration::from_secs(1) { fast } else { slower };
-        self.shared.asleep.store(true, Ordering::Relaxed);
+        self.shared.handover.set_asleep(true);
         self.wait(slow.then_some(rate));
-        self.shared.asleep.store(false, Ordering::Relaxed);
+        self.shared.handover.set_asleep(false);
         self.now = Instant::now();
     }
 
@@ -399,6 +392,10 @@ fn turn(
     match input.receive(storage) {
         None => Ok(0),
         Some(Arrival::Frames(mut burst)) => {
+            #[cfg(feature = "inject")]
+            if let Some(fault) = crate::inject::Fault::of(&burst) {
+                fault.happen(topology, port);
+            }
             let count = burst.len();
             forwarder.forward(topology, port, &mut burst, now);
             Ok(count)

@@ -15,7 +15,8 @@ use culvert_switch::limits::Limiter;
 use culvert_switch::port::MirrorTo;
 use culvert_switch::{Bridge, Egress, MacTable, NetworkId, Port, PortCounters, PortId, Rules, Tap, Topology};
 
-use crate::input::{Input, Slot};
+use crate::handover::Slot;
+use crate::input::Input;
 use crate::plan::Plan;
 
 #[derive(Debug, Default)]
@@ -261,10 +262,7 @@ impl Ring {
     pub(crate) fn position(&self) -> u16 {
         match &self.queue {
             Queue::Receive(queue) => queue.lock().unwrap_or_else(PoisonError::into_inner).position(),
-            Queue::Transmit { slot, .. } => {
-                let queue = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                queue.as_ref().map_or(0, |queue| queue.position())
-            }
+            Queue::Transmit { slot, .. } => slot.look(TransmitQueue::position).unwrap_or(0),
         }
     }
 }

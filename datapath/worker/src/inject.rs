@@ -1,0 +1,118 @@
+//! Faults that tests wish for. Only compiled with the feature `inject`, which no released program has.
+//!
+//! The environment variable `CULVERT_INJECT` is a list of faults, separated by commas, some with an argument:
+//! `frames,block-control=10`. [`wished`] looks one up, for whoever has a fault to offer.
+//!
+//! This file has those of workers. With `frames` in the list, a guest brings a fault about by a frame of EtherType 0x88b5
+//! whose payload begins with `inject ` and one of the names in [`Fault::ALL`]: so a test chooses the moment.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use culvert_switch::port::Egress;
+use culvert_switch::{Burst, PortId, Topology};
+
+/// What a frame can bring about in the worker that takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A panic in the turn of the frame's port.
+    Panic,
+    /// The same, while the worker holds the receive queues of all other guests.
+    PanicHolding,
+    /// A panic after the turn, where it is nobody's.
+    PanicWorker,
+    /// The turn never ends, and uses CPU time.
+    Stuck,
+    /// The turn takes 3 s, and uses no CPU time: the core was taken by others.
+    Doze,
+    /// The process aborts, as after a second panic during a first.
+    Abort,
+}
+
+impl Fault {
+    /// Every fault with its name in frames.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("panic", Self::Panic),
+        ("panic-holding", Self::PanicHolding),
+        ("panic-worker", Self::PanicWorker),
+        ("stuck", Self::Stuck),
+        ("doze", Self::Doze),
+        ("abort", Self::Abort),
+    ];
+
+    /// The fault that some frame of the burst wishes for.
+    pub(crate) fn of(burst: &Burst<'_>) -> Option<Self> {
+        static FRAMES: LazyLock<bool> = LazyLock::new(|| wished("frames").is_some());
+        if !*FRAMES {
+            return None;
+        }
+        (0..burst.len()).find_map(|index| Self::of_frame(burst.frame(index).ok()?.head))
+    }
+
+    fn of_frame(head: &[u8]) -> Option<Self> {
+        let text = head.get(12..)?.strip_prefix(b"\x88\xb5inject ")?;
+        let name = text.split(|byte| !byte.is_ascii_lowercase() && *byte != b'-').next()?;
+        Self::ALL.into_iter().find_map(|(of, fault)| (of.as_bytes() == name).then_some(fault))
+    }
+
+    /// Lets it happen.
+    pub(crate) fn happen(self, topology: &Topology, port: PortId) {
+        match self {
+            Self::Panic => panic(),
+            Self::PanicHolding => panic_holding(topology, port),
+            Self::PanicWorker => LATER.store(true, Ordering::Relaxed),
+            Self::Stuck => loop {
+                std::hint::spin_loop();
+            },
+            Self::Doze => {
+                let start = Instant::now();
+                while start.elapsed() < DOZE {
+                    std::thread::sleep(DOZE.saturating_sub(start.elapsed()));
+                }
+            }
+            Self::Abort => std::process::abort(),
+        }
+    }
+}
+
+/// [`Fault::PanicWorker`] was wished for.
+static LATER: AtomicBool = AtomicBool::new(false);
+
+/// Lets happen what was to wait for the end of the turn.
+pub(crate) fn after_turn() {
+    if LATER.swap(false, Ordering::Relaxed) {
+        panic();
+    }
+}
+
+/// How long [`Fault::Doze`] lasts.
+pub const DOZE: Duration = Duration::from_secs(3);
+
+/// The argument of a fault that is in `CULVERT_INJECT`; empty where it has none.
+pub fn wished(name: &str) -> Option<String> {
+    let list = std::env::var("CULVERT_INJECT").ok()?;
+    list.split(',').find_map(|fault| match fault.split_once('=') {
+        Some((of, argument)) => (of == name).then(|| argument.to_owned()),
+        None => (fault == name).then(String::new),
+    })
+}
+
+#[expect(clippy::panic, reason = "the fault that was wished for")]
+pub(crate) fn panic() {
+    panic!("a test wished for this");
+}
+
+fn panic_holding(topology: &Topology, port: PortId) {
+    let queues: Vec<_> = topology
+        .ports()
+        .filter(|other| other.id != port)
+        .filter_map(|other| match &other.egress {
+            Egress::Guest(queues, _) => Some(queues),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let _held: Vec<_> = queues.iter().map(|queue| queue.lock()).collect();
+    panic();
+}
