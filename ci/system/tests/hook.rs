@@ -201,6 +201,8 @@ fn translators_run_as_long_as_they_are_needed() -> Result<()> {
                 .collect::<Result<Vec<_>>>()?;
             ensure!(names == ["culvert"], "{names:?} are left");
         }
+        let names = fs::read_dir(&volume)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+        ensure!(names.is_empty(), "{names:?} are left in the volume");
         Ok(())
     });
     rows.end()

@@ -317,8 +317,9 @@ fn check_gone(daemon: &Daemon, pod: &KubePod, sandbox: &Sandbox) -> Result<()> {
         names.sort_by_key(|name| name.to_string());
         ensure!(json!(names) == stay, "culvertd has {names:?}");
     }
-    // That of the translator goes with the pod, and what has ended there leaves its names.
-    pod.check_empty("shared-dir")?;
+    for volume in ["shared-dir", "culvert-translator"] {
+        pod.check_empty(volume)?;
+    }
     ensure!(!Path::new(&sandbox.netns).exists(), "{} is there", sandbox.netns.display());
     let running = processes()?;
     let machines = running.iter().filter(|name| *name == "qemu-system-x86").count();

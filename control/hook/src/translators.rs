@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -187,7 +188,11 @@ async fn run_once(program: &Path, wish: &TranslatorWish, mut stopped: watch::Rec
     let said = child.stderr.take().map(|stderr| tokio::spawn(pass_on(wish.interface.clone(), stderr)));
     let status = tokio::select! {
         status = child.wait() => status?,
-        () = wait_for(&mut stopped) => terminate(&mut child).await?,
+        () = wait_for(&mut stopped) => {
+            let status = terminate(&mut child).await?;
+            remove_names(&wish.socket);
+            status
+        }
     };
     let last = match said {
         Some(said) => said.await.unwrap_or_default(),
@@ -251,19 +256,45 @@ async fn terminate(child: &mut Child) -> Result<ExitStatus> {
 
 /// Waits until no other sidecar runs the translator of this socket. Whoever holds the descriptor is the one.
 async fn lock(socket: &Path) -> Result<std::os::fd::OwnedFd> {
-    let mut path = socket.as_os_str().to_owned();
-    path.push(".lock");
-    let path = PathBuf::from(path);
+    let path = beside(socket, LOCK);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o660))
-        .with_context(|| format!("{} cannot be made", path.display()))?;
     loop {
+        // Anew each time: whoever had it may have removed it.
+        let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o660))
+            .with_context(|| format!("{} cannot be made", path.display()))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
+            Ok(()) if leads_to(&path, &file) => return Ok(file),
+            Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => tokio::time::sleep(LOCK_POLL).await,
             Err(error) => return Err(error).with_context(|| format!("{} cannot be locked", path.display())),
         }
     }
+}
+
+/// Whether `path` is the name of `file`.
+fn leads_to(path: &Path, file: impl AsFd) -> bool {
+    let (Ok(named), Ok(opened)) = (rustix::fs::lstat(path), rustix::fs::fstat(file)) else { return false };
+    (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+}
+
+/// Removes the names that a translator leaves behind, whose root is empty, and that of its lock, which must be held.
+fn remove_names(socket: &Path) {
+    let names = [socket.to_owned(), translator::control_socket(socket), beside(socket, HELP), beside(socket, LOCK)];
+    for name in names {
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("{} stays behind: {error}", name.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The name of `socket` with an ending.
+fn beside(socket: &Path, ending: &str) -> PathBuf {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// Whether somebody has a device's other end: a tap has a carrier as long as QEMU has it open.
@@ -290,6 +321,10 @@ fn connected(table: &[u8]) -> Vec<Vec<u8>> {
     };
     table.split(|byte| *byte == b'\n').skip(1).filter_map(line).collect()
 }
+
+/// Endings of the lock, and of the socket at which culvertd helps.
+const LOCK: &str = ".lock";
+const HELP: &str = ".help";
 
 /// How long the control socket may take to answer.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
