@@ -1,0 +1,192 @@
+//! What a case plays on: a running culvertd, the two neighbours on its worker, and a port of the case's own, the victim.
+//!
+//! A field serves one case after the other, each with a new port. It belongs to the thread that made it: culvertd ends with that thread.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use culvert_driver::Shape;
+use culvert_system::daemon::{Daemon, Node};
+use culvert_system::qemu::Role;
+
+use crate::case::{Expect, Part};
+use crate::guest::Guest;
+use crate::neighbours::{Neighbours, Pace};
+
+/// A running culvertd with neighbours and a victim.
+pub struct Field {
+    node: Node,
+    daemon: Daemon,
+    neighbours: Neighbours,
+    pace: Pace,
+    full: bool,
+    victim: String,
+    /// Ports that the case has added, the victim first.
+    ports: Vec<String>,
+    expected: Vec<Expect>,
+    exempt: Vec<(Part, &'static str)>,
+    spent: bool,
+}
+
+impl Field {
+    /// Starts culvertd on a core, and neighbours at a low rate.
+    ///
+    /// # Errors
+    /// culvertd does not start, or a neighbour cannot connect.
+    pub fn new(core: usize, full: bool) -> Result<Self> {
+        let mut node = Node::new()?;
+        node.set_worker_core(core);
+        node.add_guest(NEIGHBOURS[0], Role::Listen, "");
+        node.add_guest(NEIGHBOURS[1], Role::Listen, "");
+        let daemon = node.start()?;
+        let pace = Pace::PerSecond(LOW_RATE);
+        let neighbours = neighbours(&node, pace)?;
+        let (victim, ports, expected, exempt) = (String::new(), Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { node, daemon, neighbours, pace, full, victim, ports, expected, exempt, spent: false })
+    }
+
+    /// culvertd.
+    pub fn daemon(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+
+    /// culvertd's folder and configuration.
+    pub fn node(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
+    /// The neighbours.
+    pub fn neighbours(&self) -> &Neighbours {
+        &self.neighbours
+    }
+
+    /// Whether the run is one with `--full`: a case may then play longer, and harder.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// The name of the case's port.
+    pub fn victim(&self) -> String {
+        self.victim.clone()
+    }
+
+    /// The socket of the case's port.
+    pub fn victim_socket(&self) -> PathBuf {
+        self.socket(&self.victim)
+    }
+
+    /// The socket of a port that the field has added.
+    pub fn socket(&self, port: &str) -> PathBuf {
+        self.node.path(&format!("{port}.sock"))
+    }
+
+    /// Connects an honest guest to the victim's port, with further features.
+    ///
+    /// # Errors
+    /// culvertd refuses it.
+    pub fn connect_victim(&self, shape: Shape, features: u64) -> Result<Guest> {
+        Guest::connect(&self.victim_socket(), shape, features)
+    }
+
+    /// Adds another port for the case, with further options of `culvertctl port add`; returns its socket. It is removed after the case.
+    ///
+    /// # Errors
+    /// culvertd refuses it.
+    pub fn add_port(&mut self, name: &str, options: &str) -> Result<PathBuf> {
+        let socket = self.socket(name);
+        let arguments = format!("port add {name} --network blue --socket {} {options}", socket.display());
+        self.daemon.ctl(arguments.trim())?;
+        self.ports.push(name.to_owned());
+        Ok(socket)
+    }
+
+    /// Declares what must come of the case.
+    pub fn expect(&mut self, expected: Expect) {
+        self.expected.push(expected);
+    }
+
+    /// Declares that the victim ends in quarantine for this reason.
+    pub fn expect_quarantine(&mut self, sentence: &'static str) {
+        self.expect(Expect::Quarantine { port: self.victim(), sentence });
+    }
+
+    /// Declares that so many frames at least of the victim are refused for this reason.
+    pub fn expect_drops(&mut self, reason: &'static str, frames: u64) {
+        self.expect(Expect::Drop { port: self.victim(), reason, frames });
+    }
+
+    /// Declares one line about the victim in the log.
+    pub fn expect_line(&mut self, sentence: &'static str) {
+        self.expect(Expect::Log { port: self.victim(), sentence, lines: 1..=1 });
+    }
+
+    /// Declares that a part of the oracle does not apply, and why.
+    pub fn exempt(&mut self, part: Part, reason: &'static str) {
+        self.exempt.push((part, reason));
+    }
+
+    /// Ends culvertd, changes its configuration, and starts it again with new neighbours and a new port for the case. The next case
+    /// gets another field.
+    ///
+    /// # Errors
+    /// culvertd does not start with it.
+    pub fn restart_with(&mut self, change: impl FnOnce(&mut String)) -> Result<()> {
+        self.spent = true;
+        change(self.node.config());
+        self.neighbours.pause()?;
+        self.daemon.console().kill();
+        self.daemon = self.node.start()?;
+        self.neighbours = neighbours(&self.node, self.pace)?;
+        Ok(())
+    }
+
+    /// Leaves no other case this field.
+    pub fn spend(&mut self) {
+        self.spent = true;
+    }
+
+    /// Whether no other case is to have this field.
+    pub fn is_spent(&self) -> bool {
+        self.spent
+    }
+
+    pub(crate) fn expected(&self) -> &[Expect] {
+        &self.expected
+    }
+
+    pub(crate) fn is_exempt(&self, part: Part) -> bool {
+        self.exempt.iter().any(|(exempt, _)| *exempt == part)
+    }
+
+    /// Adds the port of a case.
+    pub(crate) fn prepare(&mut self, case: &str) -> Result<()> {
+        ensure!(self.ports.is_empty(), "the field is in use");
+        self.victim = case.to_owned();
+        self.add_port(case, "").map(drop)
+    }
+
+    /// Removes what a case has added.
+    pub(crate) fn clear(&mut self) -> Result<()> {
+        for port in std::mem::take(&mut self.ports) {
+            self.daemon.ctl(&format!("port del {port}")).with_context(|| port.clone())?;
+        }
+        (self.expected, self.exempt) = (Vec::new(), Vec::new());
+        Ok(())
+    }
+}
+
+/// Ports of the neighbours.
+pub const NEIGHBOURS: [&str; 2] = ["left", "right"];
+
+fn neighbours(node: &Node, pace: Pace) -> Result<Neighbours> {
+    let [left, right] = NEIGHBOURS.map(|name| node.path(&format!("{name}.sock")));
+    let sockets: [&Path; 2] = [&left, &right];
+    Neighbours::start(sockets, pace)
+}
+
+/// Frames a second of each neighbour, where no more are asked for.
+const LOW_RATE: u32 = 1000;
+
+/// The longest that something may take that culvertd does at once.
+pub const SOON: Duration = Duration::from_secs(10);
