@@ -127,21 +127,52 @@ impl Node {
     }
 }
 
-/// A running culvertd. It is killed when this is dropped.
+/// A running culvertd: a supervisor, and the daemon that it starts. They are killed when this is dropped.
 pub struct Daemon {
     console: Console,
     control_socket: PathBuf,
 }
 
 impl Daemon {
-    /// culvertd's own console: its log, signals, its end.
+    /// culvertd's own console: its log, signals to the supervisor, its end.
     pub fn console(&mut self) -> &mut Console {
         &mut self.console
     }
 
-    /// Its process id.
+    /// The daemon's process id, once it is started; it changes when the supervisor starts another one. 0: there is none.
     pub fn pid(&self) -> u32 {
+        let supervisor = self.supervisor_pid();
+        // proc_pid_task(5): its children, separated by spaces.
+        let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
+        let first = children.ok().and_then(|children| children.split_whitespace().next()?.parse().ok());
+        first.unwrap_or_default()
+    }
+
+    /// The supervisor's process id.
+    pub fn supervisor_pid(&self) -> u32 {
         self.console.pid()
+    }
+
+    /// Ends both at once, as the end of a node's power does, and waits until they have gone.
+    pub fn kill(&mut self) {
+        let daemon = PathBuf::from(format!("/proc/{}", self.pid()));
+        self.console.kill();
+        // The kernel kills it when the supervisor has ended; whoever reaps it then is not our affair.
+        let deadline = Instant::now() + STOP_LIMIT;
+        while is_alive(&daemon) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Ends the daemon alone, as a crash does; the supervisor starts another one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn crash(&self) -> Result<()> {
+        let pid = self.pid().to_string();
+        let status = Command::new("kill").args(["-s", "KILL", &pid]).status()?;
+        ensure!(status.success(), "there is no daemon {pid}");
+        Ok(())
     }
 
     /// Runs culvertctl, which must succeed, with `arguments` separated by spaces, and returns what it printed.
@@ -263,6 +294,12 @@ impl Daemon {
         ensure!(status.success(), "culvertd ended with {status}; {}", self.console.last_words());
         Ok(())
     }
+}
+
+/// Whether a process, by its folder in /proc, has not ended.
+fn is_alive(process: &Path) -> bool {
+    // proc(5): the state comes after the name, which ends with the last bracket.
+    fs::read_to_string(process.join("stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// The entry of a list whose `key` is `value`.

@@ -31,7 +31,7 @@ fn a_missing_file_is_named() -> Result<()> {
     let node = Node::new()?;
     let mut daemon = node.launch()?;
     std::fs::remove_file(node.path("culvertd.toml"))?;
-    daemon.console().kill();
+    daemon.kill();
     let file = node.path("missing.toml");
     let mut daemon = node.launch_with(&file)?;
     let status = daemon.console().wait(LIMIT)?;

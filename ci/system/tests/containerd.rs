@@ -90,7 +90,7 @@ fn pods_while_culvertd_is_down() -> Result<()> {
     let mut daemon = lab.node.start()?;
     let sandbox = lab.containerd.run_pod(&pod)?;
     rows.row("a killed culvertd has the ports again", || {
-        daemon.console().kill();
+        daemon.kill();
         daemon = lab.node.start()?;
         for interface in INTERFACES {
             daemon.port(&port_name(&sandbox, interface))?;
@@ -99,7 +99,7 @@ fn pods_while_culvertd_is_down() -> Result<()> {
         Ok(())
     });
     rows.row("a pod ends while culvertd is down", || {
-        daemon.console().kill();
+        daemon.kill();
         lab.containerd.stop_pod(&sandbox)?;
         pod.check_empty("shared-dir")
     });

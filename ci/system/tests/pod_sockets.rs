@@ -91,14 +91,14 @@ fn folders_vanish_and_come_back() -> Result<()> {
     drop(volume.connect()?);
 
     // The next culvertd knows the port, and replaces the socket of the one before.
-    daemon.console().kill();
+    daemon.kill();
     volume.check_socket()?;
     daemon = node.start()?;
     volume.check_socket()?;
     drop(volume.connect()?);
 
     // Without its folder a port of the journal waits; a link in its place is not followed.
-    daemon.console().kill();
+    daemon.kill();
     let outside = node.path("outside");
     fs::create_dir(&outside)?;
     fs::remove_dir_all(&volume.folder)?;
@@ -163,7 +163,7 @@ fn guests_talk_and_outlive_culvertd() -> Result<()> {
     let address = vm_b.address().to_owned();
     ensure!(vm_a.ping(&address, 3)? > 0, "the guests do not talk");
 
-    daemon.console().kill();
+    daemon.kill();
     daemon = node.start()?;
     for port in ["vm-a", "vm-b"] {
         daemon.wait_for_state(port, "up")?;

@@ -66,7 +66,7 @@ fn containers_have_ports() -> Result<()> {
     });
     rows.row("nor does one whose culvertd is down meanwhile", || {
         let id = podman.start("vm", &["blue"], &[])?;
-        daemon.console().kill();
+        daemon.kill();
         podman.remove("vm")?;
         let sockets = node.path("pods").join(&id[..12]);
         ensure!(!sockets.exists(), "{} is there", sockets.display());
@@ -75,7 +75,7 @@ fn containers_have_ports() -> Result<()> {
         Ok(())
     });
     rows.row("no container without culvertd, and the next has its addresses", || {
-        daemon.console().kill();
+        daemon.kill();
         let error = podman.start("vm", &["blue"], &[]).err().context("it runs")?.to_string();
         ensure!(error.contains("culvertd"), "it says {error}");
         podman.remove("vm")?;

@@ -22,7 +22,7 @@ fn traffic_goes_on_after_kill_9() -> Result<()> {
     a.send(&format!("ping -i 0.05 {}", b.address()))?;
     a.console().wait_for("seq=20 ", LIMIT)?;
     for round in 1..=3 {
-        daemon.console().kill();
+        daemon.kill();
         let killed = Instant::now();
         a.console().skip();
         daemon = node.start()?;

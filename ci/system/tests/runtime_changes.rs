@@ -117,7 +117,7 @@ fn killed_at_any_moment_the_state_is_old_or_new() -> Result<()> {
     let (mut old, mut new, mut answered) = (0, 0, 0);
     for round in 0..ROUNDS {
         let daemon = node.start()?;
-        let pid = daemon.pid().to_string();
+        let pid = daemon.supervisor_pid().to_string();
         let delay = Duration::from_micros(random.below(40_000));
         // The change that the kill has interrupted.
         let interrupted = thread::scope(|scope| {

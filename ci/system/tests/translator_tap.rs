@@ -107,8 +107,7 @@ fn culvertd_gives_the_packet_socket() -> Result<()> {
     );
 
     // culvertd is not needed any more; the next one finds everything as it is.
-    daemon.console().signal("KILL")?;
-    daemon.console().wait(Duration::from_secs(10))?;
+    daemon.kill();
     rows.row("TCP without culvertd", || traffic::tcp(&mut guest, world, WORLD[1], PORT, BYTES).map(drop));
     let daemon = node.start()?;
     rows.row("the next culvertd knows it", || wait_helped(&daemon, &mut translator));

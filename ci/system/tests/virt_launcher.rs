@@ -137,7 +137,7 @@ fn a_machine_from_its_pod_to_its_traffic() -> Result<()> {
         guest.wait_listening()?;
         // One connection from before the end of culvertd until after its return.
         beyond.start(&format!("send {} 8443 {} 100", sandbox.address, 64 * 65536))?;
-        daemon.console().kill();
+        daemon.kill();
         peer.console().skip();
         daemon = node.start()?;
         beyond.finish(LIMIT)?;

@@ -15,6 +15,10 @@ use crate::output::{duration, json, pairs, present, table};
 struct Status {
     version: String,
     pid: u32,
+    supervisor_pid: u32,
+    restarts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_end: Option<String>,
     uptime_seconds: u64,
     config_file: String,
     memory_mb: u32,
@@ -64,6 +68,7 @@ impl Status {
         let head = pairs([
             ("version", self.version.clone()),
             ("process", format!("{}, for {}", self.pid, duration(self.uptime_seconds))),
+            ("supervisor", format!("{}, {}", self.supervisor_pid, self.restarts_text())),
             ("config", self.config_file.clone()),
             ("memory", format!("{} MiB in {}", self.memory_mb, self.pages)),
             ("networks", self.networks.to_string()),
@@ -79,6 +84,13 @@ impl Status {
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {warning}\n")).collect();
         let translators = if self.translators.is_empty() { String::new() } else { self.translators_text() };
         format!("{head}\n{}{translators}{warnings}", table(&columns, workers))
+    }
+
+    fn restarts_text(&self) -> String {
+        match &self.last_end {
+            None => "no restarts".to_owned(),
+            Some(end) => format!("restarts: {}, the last after {end}", self.restarts),
+        }
     }
 
     /// What is the same for all translators; `culvertctl translator stats` has the rest.
@@ -118,6 +130,9 @@ impl From<v1::GetStatusResponse> for Status {
         Self {
             version: status.version,
             pid: status.pid,
+            supervisor_pid: status.supervisor_pid,
+            restarts: status.restarts,
+            last_end: present(status.last_end),
             uptime_seconds: status.uptime_seconds,
             config_file: status.config_file,
             memory_mb: status.memory_mb,

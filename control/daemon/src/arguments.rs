@@ -19,12 +19,20 @@ pub struct Arguments {
     /// What to log: error, warn, info, debug or trace, also by part of the program (info,culvert_vhost=debug)
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
+
+    /// Be the daemon that the supervisor has started, see `supervisor`
+    #[arg(long, hide = true)]
+    pub supervised: bool,
 }
 
 /// The exit code when culvertd cannot start or go on. 2 is clap's, for a wrong command line.
 pub const EXIT_FAILED: u8 = 1;
 /// The exit code for mistakes in the configuration (EX_USAGE of sysexits.h).
 pub const EXIT_CONFIG: u8 = 64;
+/// The exit code by which the daemon asks its supervisor for another one (EX_TEMPFAIL of sysexits.h).
+pub const EXIT_AGAIN: u8 = 75;
+/// The exit code that Rust gives a program whose first thread has panicked.
+pub const EXIT_PANIC: u8 = 101;
 
 const EXIT_CODES: &str = "Exit codes:
    0  stopped by SIGTERM or SIGINT, or the checked configuration has no mistake

@@ -3,7 +3,8 @@
 //! - [`arguments`], [`config`], [`name`]: what the user says, and every mistake in it;
 //! - [`change`], [`reconcile`], [`journal`], [`removals`]: what clients want besides, how the node gets there, and how it is
 //!   kept;
-//! - [`process`]: what culvertd changes about its own process;
+//! - [`supervisor`]: culvertd's first process, which starts the daemon, again if need be; [`broker`]: what the daemon asks it for;
+//! - [`process`]: what the daemon changes about its own process;
 //! - [`node`]: the running node: datapath, ports, vhost-user sockets;
 //! - [`listening_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods;
 //!   `request`: requests in the words of the configuration; `translators`: other processes of this node, asked for figures;
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod broker;
 pub mod change;
 pub mod config;
 pub mod device_plugin;
@@ -26,4 +28,5 @@ pub mod removals;
 mod request;
 pub mod server;
 pub mod service;
+pub mod supervisor;
 mod translators;

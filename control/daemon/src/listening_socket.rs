@@ -200,6 +200,13 @@ fn folder_error(error: Errno) -> Problem {
     Problem::Folder(error.into())
 }
 
+impl BindError {
+    /// Whether another process has it, or is about to.
+    pub fn is_taken(&self) -> bool {
+        matches!(self.problem, Problem::InUse(_) | Problem::Starting)
+    }
+}
+
 impl Purpose {
     /// What the socket is called.
     fn noun(self) -> &'static str {

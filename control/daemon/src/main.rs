@@ -1,5 +1,6 @@
-//! culvertd, the node daemon. Its life on one page: arguments, configuration, log, control socket, DPDK and workers
-//! and ports, control server; then it waits for a signal and ends all that in the reverse order.
+//! culvertd, the node daemon. The process that is started reads arguments and configuration, and supervises another one, which is
+//! the daemon. The daemon's life on one page: log, control socket, DPDK and workers and ports, control server; then it waits
+//! for a signal and ends all that in the reverse order.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -8,11 +9,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::Parser;
 use culvertd::arguments::{Arguments, EXIT_CONFIG, EXIT_FAILED};
+use culvertd::broker::Broker;
 use culvertd::config::{Config, Machine, Objects};
-use culvertd::listening_socket::{ListeningSocket, Purpose};
+use culvertd::listening_socket::{BindError, ListeningSocket, Purpose};
 use culvertd::node::Node;
 use culvertd::node::live::{LiveNode, Started};
-use culvertd::{process, server};
+use culvertd::{process, server, supervisor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The program.
@@ -38,15 +40,26 @@ pub fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
-    run(&arguments, config, machine).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    if let Err(error) = process::start_log(&arguments.log_level) {
+        return fail(&error);
+    }
+    if arguments.supervised {
+        run(&arguments, config, machine).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    } else {
+        // It keeps descriptors for the daemon, which inherits the limit.
+        process::raise_file_limit();
+        supervisor::run().unwrap_or_else(|error| fail(&error))
+    }
 }
 
 fn run(arguments: &Arguments, config: Config, machine: Machine) -> Result<()> {
-    process::start_log(&arguments.log_level)?;
-    process::raise_file_limit();
+    let broker = Arc::new(Broker::from_stdin().context("there is no supervisor")?);
+    process::set_name();
     let main_core = process::leave_cores_to_workers(&machine, &config.datapath.worker_cores)?;
     let socket_path = config.daemon.control_socket.clone();
-    let socket = ListeningSocket::bind(&socket_path, Purpose::Control)?;
+    // The daemon of a supervisor that was killed may be about to end.
+    let is_taken = |error: &BindError| error.is_taken();
+    let socket = process::patiently(|| ListeningSocket::bind(&socket_path, Purpose::Control), is_taken)?;
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_QUESTIONS)
@@ -55,8 +68,9 @@ fn run(arguments: &Arguments, config: Config, machine: Machine) -> Result<()> {
     // From here on a signal leads to an orderly end, also while ports are still being opened.
     let stop = control.block_on(async { stop_signal() })?;
     let reload = control.block_on(async { signal(SignalKind::hangup()) }).context("SIGHUP cannot be waited for")?;
+    broker.ready().context("the supervisor does not answer")?;
 
-    let Started { node, threads } = LiveNode::start(config, &arguments.config, machine, main_core)?;
+    let Started { node, threads } = LiveNode::start(config, &arguments.config, machine, main_core, broker)?;
     let (ports, failed) = node.port_counts();
     tracing::info!(ports, failed, control_socket = %socket_path.display(), "culvertd is ready");
 

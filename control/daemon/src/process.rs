@@ -1,6 +1,7 @@
-//! What culvertd changes about its own process at the start: cores, descriptors, log.
+//! What the daemon changes about its own process at the start: name, cores, descriptors, log.
 
 use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit};
@@ -35,6 +36,26 @@ pub fn raise_file_limit() {
     }
 }
 
+/// Names this thread, and with it the process, which was started as /proc/self/exe. Those that it starts have names of their own.
+pub fn set_name() {
+    // Only people look at it.
+    let _ = rustix::thread::set_name(c"culvertd");
+}
+
+/// Does `action` again while its error is one that passes: what it needs is a daemon's that is about to end.
+///
+/// # Errors
+/// The last one of `action`.
+pub fn patiently<T, E>(action: impl Fn() -> Result<T, E>, passes: impl Fn(&E) -> bool) -> Result<T, E> {
+    let start = Instant::now();
+    loop {
+        match action() {
+            Err(error) if passes(&error) && start.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+}
+
 /// Sends the log to standard error. `filter` is a level, or levels by part of the program.
 ///
 /// # Errors
@@ -46,3 +67,7 @@ pub fn start_log(filter: &str) -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     Ok(())
 }
+
+/// How long the kernel may take to end a daemon with its memory.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(2);

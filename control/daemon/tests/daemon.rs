@@ -16,7 +16,8 @@ async fn it_starts_answers_and_stops() {
         let socket = setup.socket("vm-a");
         let mut culvertd = setup.start();
         let status = culvertd.client().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
-        assert_eq!(status.pid, culvertd.child.id());
+        assert_eq!((status.pid, status.supervisor_pid), (culvertd.daemon(), culvertd.child.id()));
+        assert_eq!((status.restarts, status.last_end.as_str()), (0, ""));
         assert_eq!((status.networks, status.ports, status.ports_up, status.workers.len()), (1, 1, 0, 1));
         assert_eq!(status.config_file, setup.path("c.toml").to_str().unwrap());
         assert!(socket.exists());
@@ -119,7 +120,7 @@ fn a_second_daemon_on_the_same_socket_is_refused() {
     let second = culvertd(&setup.path("c.toml")).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let message = String::from_utf8_lossy(&second.stderr);
-    let expected = format!("another daemon listens on it (process {})", first.child.id());
+    let expected = format!("another daemon listens on it (process {})", first.daemon());
     assert!(message.contains(&expected), "{message}");
     assert!(first.socket.exists());
 }

@@ -5,11 +5,10 @@ mod process;
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
 
 use culvert_api::v1;
 use culvert_api::v1::culvert_client::CulvertClient;
-use process::{Setup, culvertd, write_pcap};
+use process::{Setup, culvertd, kill, write_pcap};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -161,7 +160,7 @@ async fn two_daemons_do_not_share_a_state_folder() {
     let second = culvertd(&other).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let message = String::from_utf8_lossy(&second.stderr);
-    let expected = format!("another culvertd uses it (process {}); stop that one first", first.child.id());
+    let expected = format!("another culvertd uses it (process {}); stop that one first", first.daemon());
     assert!(message.contains(&expected), "{message}");
 }
 
@@ -258,8 +257,7 @@ async fn a_reload_changes_what_is_different() {
     // The same by a signal.
     setup.config = good.replace("name = \"vm-b\"", "name = \"vm-d\"").replace("memory_mb = 65", "memory_mb = 64");
     setup.write();
-    let pid = culvertd.child.id().to_string();
-    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    kill("HUP", culvertd.child.id());
     while names(&mut client).await != ["source", "vm-d", "vm-c"] {}
     while !client.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner().warnings.is_empty() {}
 }

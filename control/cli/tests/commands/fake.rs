@@ -81,6 +81,9 @@ impl Culvert for Answers {
         Ok(Response::new(v1::GetStatusResponse {
             version: "0.1.0".to_owned(),
             pid: 4242,
+            supervisor_pid: 4241,
+            restarts: 2,
+            last_end: "signal 11 (SIGSEGV)".to_owned(),
             uptime_seconds: 3_725,
             config_file: "/etc/culvert/culvertd.toml".to_owned(),
             memory_mb: 256,

@@ -45,14 +45,15 @@ async fn status() {
     assert_eq!(
         printed(&["status"]).await,
         "\
-version   0.1.0
-process   4242, for 1h2m
-config    /etc/culvert/culvertd.toml
-memory    256 MiB in ordinary pages: none are free
-networks  1
-ports     3, 2 up
-mirrors   1
-pods      2
+version     0.1.0
+process     4242, for 1h2m
+supervisor  4241, restarts: 2, the last after signal 11 (SIGSEGV)
+config      /etc/culvert/culvertd.toml
+memory      256 MiB in ordinary pages: none are free
+networks    1
+ports       3, 2 up
+mirrors     1
+pods        2
 
 WORKER    FRAMES  LOOPS  BUSY LOOPS  SLEEPS
 core 1  12345678   1000          10       3

@@ -23,12 +23,14 @@ use super::capture::{self, MAX_CAPTURES};
 use super::pods::Helped;
 use super::ports::{Opened, Port, key};
 use super::{CaptureError, ChangeError, Node, faults, trace, upkeep, view};
+use crate::broker::Broker;
 use crate::change::{Change, admit};
 use crate::config::{Config, Fixed, Machine, Mirror, Network, Objects, Pod};
 use crate::device_plugin::{self, Offer, Problems, Times};
 use crate::journal::disk::{StateFolder, StateFolderError};
 use crate::journal::{Journal, Restored};
 use crate::name::Name;
+use crate::process;
 use crate::removals::Removals;
 
 /// The node on the real datapath. The fields end in their order: first the sockets, so that guests are told; then the
@@ -49,6 +51,11 @@ pub struct LiveNode {
     pub(super) fixed: Fixed,
     warnings: Mutex<Warnings>,
     started: Instant,
+    /// What the supervisor is asked by.
+    pub(super) broker: Arc<Broker>,
+    /// How often the supervisor has started a daemon again, and how the one before this ended.
+    restarts: u64,
+    last_end: String,
     /// What kubelet is offered. The device plugin ends with it.
     pub(super) offers: watch::Sender<Vec<Offer>>,
     device_plugin: Problems,
@@ -97,7 +104,14 @@ impl LiveNode {
     /// # Errors
     /// When another daemon uses the state folder, or DPDK, its memory or a worker cannot start. A port that cannot be
     /// opened is no error.
-    pub fn start(config: Config, config_file: &Path, machine: Machine, main_core: usize) -> Result<Started> {
+    pub fn start(
+        config: Config,
+        config_file: &Path,
+        machine: Machine,
+        main_core: usize,
+        broker: Arc<Broker>,
+    ) -> Result<Started> {
+        let (restarts, last_end) = broker.history().context("the supervisor does not answer")?;
         let (fixed, file) = (Fixed { daemon: config.daemon, datapath: config.datapath }, config.objects);
         let (mut keeper, mut restored) = Keeper::open(&fixed.daemon.state_dir)?;
         let removals = Removals::read(&fixed.daemon.state_dir);
@@ -150,6 +164,9 @@ impl LiveNode {
             fixed,
             warnings: Mutex::new(Warnings { at_start, ..Warnings::default() }),
             started: Instant::now(),
+            broker,
+            restarts,
+            last_end,
             offers: watch::Sender::default(),
             device_plugin: Problems::default(),
             helped: Helped::default(),
@@ -316,7 +333,9 @@ impl Running {
 impl Keeper {
     /// Opens the state folder and what it holds. Without one culvertd runs all the same.
     fn open(path: &Path) -> Result<(Self, Restored)> {
-        let folder = match StateFolder::open(path) {
+        // The daemon of a supervisor that was killed may be about to end.
+        let is_taken = |error: &StateFolderError| matches!(error, StateFolderError::InUse { .. });
+        let folder = match process::patiently(|| StateFolder::open(path), is_taken) {
             Ok(folder) => folder,
             Err(error @ StateFolderError::InUse { .. }) => return Err(error.into()),
             Err(error @ StateFolderError::Kernel { .. }) => {
@@ -373,6 +392,9 @@ impl Node for LiveNode {
             warnings: warnings.chain(self.device_plugin.list()).collect(),
             // They are no part of the node: the service finds them.
             translators: Vec::new(),
+            supervisor_pid: self.broker.supervisor(),
+            restarts: self.restarts,
+            last_end: self.last_end.clone(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use culvert_api::v1;
 use culvert_api::v1::culvert_client::CulvertClient;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -78,6 +79,7 @@ pub fn culvertd(config: &Path) -> Command {
 
 /// A culvertd, killed when this is dropped.
 pub struct Running {
+    /// The supervisor.
     pub child: Child,
     /// What it logged until it was ready.
     pub log: String,
@@ -86,6 +88,15 @@ pub struct Running {
 
 impl Running {
     pub async fn client(&self) -> CulvertClient<Channel> {
+        self.try_client().await.unwrap_or_else(|error| panic!("{error}; {}", self.log))
+    }
+
+    /// What it says of itself, if it answers.
+    pub async fn try_status(&self) -> Result<v1::GetStatusResponse, Box<dyn std::error::Error>> {
+        Ok(self.try_client().await?.get_status(v1::GetStatusRequest {}).await?.into_inner())
+    }
+
+    async fn try_client(&self) -> Result<CulvertClient<Channel>, tonic::transport::Error> {
         let path = self.socket.clone();
         let connect = move |_| {
             let path = path.clone();
@@ -93,13 +104,17 @@ impl Running {
         };
         let endpoint = Endpoint::from_static("http://culvertd");
         let channel = endpoint.connect_with_connector(tower::service_fn(connect)).await;
-        CulvertClient::new(channel.unwrap_or_else(|error| panic!("{error}; {}", self.log)))
+        channel.map(CulvertClient::new)
     }
 
-    /// Sends a signal; returns the exit code.
+    /// The supervisor's child, once there is one.
+    pub fn daemon(&self) -> u32 {
+        daemon_of(self.child.id()).unwrap_or_else(|| panic!("there is no daemon; {}", self.log))
+    }
+
+    /// Sends the supervisor a signal; returns its exit code.
     pub fn end(&mut self, signal: &str) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        kill(signal, self.child.id());
         self.child.wait().unwrap().code()
     }
 }
@@ -110,6 +125,18 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a process a signal by name.
+pub fn kill(signal: &str, pid: u32) {
+    assert!(Command::new("kill").args(["-s", signal, &pid.to_string()]).status().unwrap().success());
+}
+
+/// The daemon that a supervisor runs now.
+pub fn daemon_of(supervisor: u32) -> Option<u32> {
+    // proc_pid_task(5): its children, separated by spaces.
+    let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
 }
 
 /// Writes a pcap file (draft-ietf-opsawg-pcap) of Ethernet frames, all at time 0.
