@@ -486,7 +486,9 @@ fn send_payload<S: TcpSockets, L: GuestLink>(
         }
         return Ok(read);
     }
-    let scratch = ctx.scratch.get_mut(..most as usize).ok_or(Full)?;
+    // Room is never what is missing here: only a link that is full tells when it has room again.
+    let most = ctx.scratch.len().min(most as usize);
+    let scratch = ctx.scratch.get_mut(..most).unwrap_or_default();
     let read = ctx.sockets.peek(id, offset, Rooms::from(scratch));
     if let Ok(bytes @ 1..) = read {
         put(ctx, ends, transmit, bytes)?;

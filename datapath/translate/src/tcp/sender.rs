@@ -230,7 +230,7 @@ impl Sender {
 
     /// What is to be sent now.
     pub(super) fn next(&mut self, now: Instant, config: &Config) -> Option<Chunk> {
-        let chunk = self.again().or_else(|| self.new_data(config));
+        let chunk = self.again(config).or_else(|| self.new_data(config));
         let waits = self.readable || self.end == Some(self.nxt);
         if chunk.is_none() && waits && self.timer.is_none() && self.in_flight() == 0 {
             // A closed window is opened by a segment that may be lost: it is asked for (RFC 9293, 3.8.6.1).
@@ -240,7 +240,7 @@ impl Sender {
     }
 
     /// The next hole that is to be filled.
-    fn again(&self) -> Option<Chunk> {
+    fn again(&self, config: &Config) -> Option<Chunk> {
         let from = self.cursor.max(self.una);
         let (seq, behind) = match self.recovery {
             Recovery::None => return None,
@@ -258,7 +258,7 @@ impl Sender {
             return Some(Chunk::Fin);
         }
         let behind = self.end.map_or(behind, |end| behind.min(end)).min(self.una + self.window.max(1));
-        let length = behind.since(seq).min(self.credit);
+        let length = behind.since(seq).min(self.credit).min(self.most(config));
         (length > 0).then_some(Chunk::Again { seq, length })
     }
 
@@ -283,8 +283,13 @@ impl Sender {
         if !is_worth_it {
             return self.probing.then_some(Chunk::New { length: length.clamp(1, mss) });
         }
-        let length = length.min(config.burst).min(mss.saturating_mul(SEGMENTS));
+        let length = length.min(self.most(config));
         Some(Chunk::New { length: if length > mss { length - length % mss } else { length } })
+    }
+
+    /// The most that goes in one chunk, in bytes.
+    fn most(&self, config: &Config) -> u32 {
+        config.burst.min(u32::from(self.mss).saturating_mul(SEGMENTS))
     }
 
     /// A chunk is on its way, with that many bytes. `has_timestamps`: its round trip is measured by those.

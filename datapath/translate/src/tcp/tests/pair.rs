@@ -430,6 +430,8 @@ impl Pair {
 
     /// What holds for every segment.
     fn check(&mut self, transmit: &Transmit, length: u32) {
+        let most = transmit.payload.map_or(0, |payload| payload.max);
+        assert!(most <= self.config.burst, "{most} bytes at once, for which nobody has room");
         assert!(length <= 65_535 - 40 && transmit.mss <= self.guest.kind.mss.max(536));
         if transmit.flags.contains(Flags::RST) || transmit.flags.contains(Flags::SYN) {
             return;

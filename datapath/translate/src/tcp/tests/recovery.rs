@@ -92,6 +92,17 @@ fn a_lost_window_is_sent_again_in_growing_steps() {
     }
 }
 
+/// Much at once: no more is asked for in one frame than a frame holds.
+#[test]
+fn a_lost_megabyte_is_sent_again_in_frames() {
+    let segments = 800;
+    let lost: Vec<u64> = (0..800).collect();
+    for kind in [guest::Kind::default(), without_sack()] {
+        let (again, _) = lose(guest::Kind { buffer: 4 << 20, ..kind }, segments, &lost);
+        assert!(again.iter().any(|transmit| transmit.payload.unwrap().max > 60_000), "large steps were not reached");
+    }
+}
+
 /// RFC 6298, 5.5: as long as nothing comes back, pauses double.
 #[test]
 fn pauses_double() {
