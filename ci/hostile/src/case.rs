@@ -77,3 +77,23 @@ pub const TABLES: [(char, usize, &str); 5] = [
 pub fn rows() -> Vec<String> {
     TABLES.iter().flat_map(|(table, count, _)| (1..=*count).map(move |row| format!("{table}{row}"))).collect()
 }
+
+/// A case of an ordinary run.
+pub const fn case(
+    row: &'static str,
+    name: &'static str,
+    what: &'static str,
+    run: fn(&mut Field) -> Result<()>,
+) -> Case {
+    Case { row, name, what, full: false, run }
+}
+
+/// A case that is left out unless asked for.
+pub const fn long_case(
+    row: &'static str,
+    name: &'static str,
+    what: &'static str,
+    run: fn(&mut Field) -> Result<()>,
+) -> Case {
+    Case { row, name, what, full: true, run }
+}

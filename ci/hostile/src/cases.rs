@@ -12,9 +12,8 @@ use crate::case::Case;
 
 /// All cases, in the order of the tables.
 pub fn all() -> Vec<Case> {
-    let tables =
-        [rings::CASES, peers::CASES, frames::CASES, control::CASES, process::CASES, containment::CASES, restart::CASES];
-    tables.concat()
+    let others = [peers::CASES, frames::CASES, control::CASES, process::CASES, containment::CASES, restart::CASES];
+    [rings::FILES, &others].concat().concat()
 }
 
 #[cfg(test)]

@@ -55,6 +55,14 @@ impl Guest {
         let event_idx = if shape.event_idx { EVENT_IDX } else { 0 };
         greet(&frontend, features | VERSION_1 | mergeable | event_idx)?;
         share_memory(&frontend, &interface)?;
+        Self::on(interface, frontend)
+    }
+
+    /// A guest of an interface whose memory was shared over a connection; no ring is started.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn on(interface: Interface, frontend: RawFrontend) -> Result<Self> {
         let event = || eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
         Ok(Self { interface, frontend, kicks: [event()?, event()?], calls: [event()?, event()?] })
     }
@@ -81,8 +89,15 @@ impl Guest {
     /// # Errors
     /// The backend refuses it.
     pub fn start_ring(&self, ring: u32) -> Result<()> {
+        self.start_ring_at(ring, self.ring(ring).user_addresses())
+    }
+
+    /// As [`Guest::start_ring`], with descriptor table, available and used ring at these user addresses.
+    ///
+    /// # Errors
+    /// The backend refuses it.
+    pub fn start_ring_at(&self, ring: u32, (descriptors, available, used): (u64, u64, u64)) -> Result<()> {
         let of = self.ring(ring);
-        let (descriptors, available, used) = of.user_addresses();
         let frontend = &self.frontend;
         frontend.must(request::SET_VRING_NUM, &ring_state(ring, u32::from(of.size())), &[])?;
         frontend.must(request::SET_VRING_BASE, &ring_state(ring, 0), &[])?;

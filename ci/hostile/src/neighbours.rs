@@ -213,7 +213,7 @@ impl Pair {
                 // What was not sent in time is not made up for: it would be a burst that nobody asked for.
                 let elapsed = now.saturating_duration_since(self.due).min(LATEST);
                 let interval = Duration::from_secs(1) / rate.max(1);
-                let count = (elapsed.as_nanos() / interval.as_nanos().max(1)) as u32;
+                let count = u32::try_from(elapsed.as_nanos() / interval.as_nanos().max(1)).unwrap_or(0);
                 self.due = if elapsed == LATEST { now } else { self.due + interval * count };
                 count
             }
@@ -331,8 +331,8 @@ fn numbered(from: usize, number: u64) -> Vec<u8> {
     let (source, destination) = if from == 0 { (left, right) } else { (right, left) };
     let mut frame = [destination.as_slice(), &source, &NUMBERED, &number.to_le_bytes()].concat();
     // From the shortest frame to the longest.
-    let length = 60 + (number.wrapping_mul(37) % 1455) as usize;
-    frame.resize(length, number as u8);
+    let length = 60 + usize::try_from(number.wrapping_mul(37) % 1455).unwrap_or(0);
+    frame.resize(length, number.to_le_bytes()[0]);
     frame
 }
 

@@ -44,7 +44,7 @@ impl Baseline {
 
     /// All that is not as it must be, after a case.
     pub fn check(&self, field: &mut Field) -> Vec<String> {
-        let parts: [(Part, fn(&Self, &mut Field) -> Result<()>); 5] = [
+        let parts: [(Part, Check); 5] = [
             (Part::Process, Self::check_process),
             (Part::Neighbours, Self::check_neighbours),
             (Part::Resources, Self::check_resources),
@@ -161,6 +161,8 @@ impl Baseline {
         field.daemon().console().transcript().get(self.log..).unwrap_or_default().to_owned()
     }
 }
+
+type Check = fn(&Baseline, &mut Field) -> Result<()>;
 
 impl Expect {
     /// Whether a line of the log is what this expects.

@@ -1,0 +1,173 @@
+//! What the cases of this table are made of: descriptors in a row, frames, refused rings.
+
+use anyhow::{Context, Result, ensure};
+use culvert_driver::{Descriptor, Shape};
+
+use crate::field::Field;
+use crate::guest::{Guest, RECEIVE, TRANSMIT};
+use crate::neighbours::{ADDRESSES, ECHO};
+
+/// Descriptor flags (virtio 1.3, 2.7.5).
+pub const NEXT: u16 = 1;
+/// The device writes.
+pub const WRITE: u16 = 2;
+/// The buffer is a table.
+pub const INDIRECT: u16 = 4;
+
+/// The address that victims send from.
+pub const VICTIM: [u8; 6] = [2, 0, 0, 0, 0, 0x42];
+
+/// Bytes of the virtio-net header.
+pub const HEADER: u32 = 12;
+
+/// A descriptor of the guest's first bytes, which no ring is in.
+pub fn buffer(guest: &Guest, length: u32, flags: u16, next: u16) -> Descriptor {
+    Descriptor { address: scratch(guest), length, flags, next }
+}
+
+/// Guest memory at the end, that nothing else uses: its last 128 KiB.
+pub fn scratch(guest: &Guest) -> u64 {
+    let ram = guest.interface.ram();
+    ram.guest_address() + ram.size() - SCRATCH_BYTES
+}
+
+/// Bytes of [`scratch`].
+pub const SCRATCH_BYTES: u64 = 0x2_0000;
+
+/// The end of the guest's memory.
+pub fn memory_end(guest: &Guest) -> u64 {
+    let ram = guest.interface.ram();
+    ram.guest_address() + ram.size()
+}
+
+/// Puts descriptors into the transmit ring from index 0 on, offers the heads and kicks.
+///
+/// # Errors
+/// The kick does not work.
+pub fn transmit(guest: &mut Guest, table: &[Descriptor], heads: &[u16]) -> Result<()> {
+    for (index, descriptor) in (0..).zip(table) {
+        guest.interface.transmit.set_descriptor(index, *descriptor);
+    }
+    for &head in heads {
+        guest.interface.transmit.offer_head(head);
+    }
+    guest.interface.transmit.publish();
+    guest.kick(TRANSMIT)
+}
+
+/// Connects an honest guest, plays these descriptors into its transmit ring, and expects a quarantine.
+///
+/// # Errors
+/// culvertd keeps the connection.
+pub fn breaks(
+    field: &mut Field,
+    features: u64,
+    table: impl FnOnce(&Guest) -> Vec<Descriptor>,
+    heads: &[u16],
+    sentence: &'static str,
+) -> Result<()> {
+    let mut guest = field.connect_victim(SMALL, features)?;
+    let table = table(&guest);
+    transmit(&mut guest, &table, heads)?;
+    field.expect_quarantine(sentence);
+    guest.wait_closed()
+}
+
+/// Connects a guest whose receive ring has these descriptors, all heads from 0 on offered, and has a neighbour send it frames.
+///
+/// # Errors
+/// The guest cannot connect.
+pub fn offer_receive(
+    field: &mut Field,
+    shape: Shape,
+    features: u64,
+    table: impl FnOnce(&Guest) -> Vec<Descriptor>,
+    heads: impl IntoIterator<Item = u16>,
+) -> Result<Guest> {
+    let mut guest = Guest::connect_stopped(&field.victim_socket(), shape, features)?;
+    let descriptors = table(&guest);
+    guest.interface.receive.reset();
+    for (index, descriptor) in (0..).zip(descriptors) {
+        guest.interface.receive.set_descriptor(index, descriptor);
+    }
+    heads.into_iter().for_each(|head| guest.interface.receive.offer_head(head));
+    guest.interface.receive.publish();
+    guest.start_ring(RECEIVE)?;
+    guest.start_ring(TRANSMIT)?;
+    Ok(guest)
+}
+
+/// Asks the left neighbour for frames.
+///
+/// # Errors
+/// The transmit ring is full.
+pub fn ask_for_frames(guest: &mut Guest, count: u8) -> Result<()> {
+    (0..count).try_for_each(|number| guest.send(&echo(number, 60)))
+}
+
+/// As [`ask_for_frames`], of a guest whose connection may end meanwhile.
+pub fn provoke(guest: &mut Guest) {
+    for number in 0..4 {
+        // A ring that is given up does not empty.
+        let _ = guest.send(&echo(number, 60));
+    }
+}
+
+/// A frame that the left neighbour sends back.
+pub fn echo(number: u8, length: usize) -> Vec<u8> {
+    let [left, _] = ADDRESSES;
+    let mut frame = [left.as_slice(), &VICTIM, &ECHO].concat();
+    frame.resize(length, number);
+    frame
+}
+
+/// What comes back for [`echo`].
+pub fn answer(number: u8, length: usize) -> Vec<u8> {
+    let [left, _] = ADDRESSES;
+    let mut frame = [VICTIM.as_slice(), &left, &ECHO].concat();
+    frame.resize(length, number);
+    frame
+}
+
+/// Waits for a frame from the neighbour, past others.
+///
+/// # Errors
+/// It does not come.
+pub fn wait_for(guest: &mut Guest, wanted: &[u8]) -> Result<()> {
+    loop {
+        let (_, frame) = guest.receive().context("an answer from the left neighbour")?;
+        if frame == wanted {
+            return Ok(());
+        }
+    }
+}
+
+/// Sends a frame that comes back, to see that the guest is served.
+///
+/// # Errors
+/// It does not come back.
+pub fn check_served(guest: &mut Guest, number: u8) -> Result<()> {
+    guest.send(&echo(number, 100))?;
+    wait_for(guest, &answer(number, 100))
+}
+
+/// A request that must be refused, to a connection that stays.
+///
+/// # Errors
+/// It is accepted, or the connection ends.
+pub fn must_refuse(guest: &Guest, request: u32, body: &[u8]) -> Result<()> {
+    let answer = guest.frontend.ask(request, body, &[])?;
+    ensure!(answer != 0, "request {request} with {body:02x?} was accepted");
+    Ok(())
+}
+
+/// Rings of 16 entries.
+pub const SMALL: Shape = Shape {
+    queue_size: 16,
+    header_bytes: HEADER,
+    mergeable: true,
+    event_idx: false,
+    receive_bytes: 2048,
+    receive_piece_bytes: u32::MAX,
+    split_header: false,
+};
