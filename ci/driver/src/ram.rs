@@ -111,6 +111,33 @@ impl Ram {
     }
 }
 
+impl Ram {
+    /// The same memory mapped once more, for a thread that plays a second processor of the guest.
+    ///
+    /// # Panics
+    /// When the kernel cannot map it.
+    pub fn alias(&self) -> Ram {
+        let file = self.file.try_clone().expect("a descriptor");
+        // SAFETY: a fresh shared mapping.
+        let start = unsafe {
+            let protection = ProtFlags::READ | ProtFlags::WRITE;
+            rustix::mm::mmap(std::ptr::null_mut(), self.size as usize, protection, MapFlags::SHARED, &file, 0)
+        };
+        let start = NonNull::new(start.expect("mmap of the guest's memory").cast()).expect("not null");
+        Ram { file, start, size: self.size, allocated: Cell::new(self.size) }
+    }
+
+    /// Writes eight bytes at once at an aligned guest address, while others read them.
+    ///
+    /// # Panics
+    /// Outside of the memory, or not aligned.
+    pub fn store(&self, guest: u64, value: u64) {
+        assert!(guest.is_multiple_of(8), "guest address {guest:#x} is not aligned");
+        // SAFETY: `at` checks the range; aligned.
+        unsafe { self.at(guest, 8).cast::<u64>().write_volatile(value) }
+    }
+}
+
 impl Drop for Ram {
     fn drop(&mut self) {
         // SAFETY: mapped in `new`, unmapped once.

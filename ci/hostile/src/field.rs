@@ -166,6 +166,14 @@ impl Field {
         self.add_port(case, "").map(drop)
     }
 
+    /// Removes the ports that a case has added to its own.
+    pub(crate) fn remove_further_ports(&mut self) -> Result<()> {
+        for port in self.ports.split_off(1.min(self.ports.len())) {
+            self.daemon.ctl(&format!("port del {port}")).with_context(|| port.clone())?;
+        }
+        Ok(())
+    }
+
     /// Removes what a case has added.
     pub(crate) fn clear(&mut self) -> Result<()> {
         for port in std::mem::take(&mut self.ports) {

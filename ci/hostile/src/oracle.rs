@@ -47,8 +47,8 @@ impl Baseline {
         let parts: [(Part, Check); 5] = [
             (Part::Process, Self::check_process),
             (Part::Neighbours, Self::check_neighbours),
-            (Part::Resources, Self::check_resources),
             (Part::Log, Self::check_declared),
+            (Part::Resources, Self::check_resources),
             (Part::Victim, |_, field| check_victim(field)),
         ];
         let mut wrong = Vec::new();
@@ -91,6 +91,7 @@ impl Baseline {
     }
 
     fn check_resources(&self, field: &mut Field) -> Result<()> {
+        field.remove_further_ports()?;
         let deadline = Instant::now() + SOON;
         loop {
             let found = Resources::of(field.daemon().pid())?.differences(&self.resources);
@@ -140,7 +141,7 @@ impl Baseline {
                 let count = |drops: &[Value]| count_of(drops, port, reason);
                 let refused = count(&drops(field)?) - count(&self.drops);
                 ensure!(refused >= *frames, "{refused} frames of {port} were refused for {reason}, not {frames}");
-                ensure!(told <= 1, "{told} lines of the log tell of {reason} at {port}, not one at most");
+                ensure!(told == 1, "{told} lines of the log tell of {reason} at {port}, not one");
             }
             Expect::Quarantine { port, sentence } => {
                 let shown = field.daemon().port(port)?;

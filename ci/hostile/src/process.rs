@@ -37,7 +37,10 @@ impl Resources {
         let mut threads = Vec::new();
         for entry in fs::read_dir(format!("{folder}/task"))? {
             let Ok(name) = fs::read_to_string(entry?.path().join("comm")) else { continue };
-            threads.push(name.trim().to_owned());
+            // Control's pool grows with questions, and shrinks when there are none.
+            if !name.starts_with("tokio-") {
+                threads.push(name.trim().to_owned());
+            }
         }
         let status = fs::read_to_string(format!("{folder}/status"))?;
         let field = |name: &str| -> Result<u64> {

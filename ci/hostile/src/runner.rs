@@ -1,6 +1,7 @@
 //! Runs cases on some fields side by side, one line for each, and counts by table at the end.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,8 +74,10 @@ fn play(case: &Case, place: &mut Option<Field>, lane: usize, options: Options) -
         Err(error) => return vec![format!("before the case: {error:#}")],
     };
     let mut wrong = Vec::new();
-    if let Err(error) = (case.run)(&mut field) {
-        wrong.push(format!("the case: {error:#}"));
+    match catch_unwind(AssertUnwindSafe(|| (case.run)(&mut field))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => wrong.push(format!("the case: {error:#}")),
+        Err(_) => wrong.push("the case has panicked".to_owned()),
     }
     wrong.extend(baseline.check(&mut field));
     if wrong.is_empty() && !field.is_spent() {

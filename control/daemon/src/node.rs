@@ -20,6 +20,7 @@ pub mod live;
 mod offers;
 mod pods;
 pub mod ports;
+mod refused;
 mod rules;
 mod trace;
 mod upkeep;

@@ -5,12 +5,15 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
+
+use crate::unblock;
 
 /// Where to tell the guest that a ring has used buffers. Shared between the ring and its session.
 #[derive(Debug, Default)]
@@ -49,6 +52,14 @@ impl Call {
             Some(target) => target.signal(),
             None => Ok(()),
         }
+    }
+
+    /// As [`Self::signal`], for threads that nobody watches: a descriptor that blocks holds them up for `limit` at most.
+    ///
+    /// # Errors
+    /// [`Blocked`]: the port is to be quarantined.
+    pub fn signal_within(&self, limit: Duration) -> Result<(), Blocked> {
+        unblock::within(limit, || self.signal())
     }
 }
 

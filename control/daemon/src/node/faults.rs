@@ -1,6 +1,6 @@
 //! What workers tell of guests: a port whose guest broke its rings is quarantined, in the datapath and at its socket.
 //! The same thread lets learned addresses age, watches that no worker is held up by a frontend, takes note of multicast
-//! groups, and looks at the links that guests follow.
+//! groups, looks at the links that guests follow, and tells of refused frames.
 
 use std::io;
 use std::sync::Weak;
@@ -13,6 +13,7 @@ use culvert_worker::datapath::WATCH_INTERVAL;
 
 use super::links;
 use super::live::LiveNode;
+use super::refused::{self, Refused};
 
 /// Starts the thread. It ends when the node is gone.
 ///
@@ -21,6 +22,7 @@ use super::live::LiveNode;
 pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("faults".to_owned()).spawn(move || {
         let (mut swept, mut looked) = (Instant::now(), Instant::now());
+        let (mut refused, mut told) = (Refused::default(), Instant::now());
         loop {
             let event = events.recv_timeout(WATCH_INTERVAL);
             if event == Err(RecvTimeoutError::Disconnected) {
@@ -35,6 +37,10 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
             if looked.elapsed() >= LINKS {
                 links::follow(&node);
                 looked = Instant::now();
+            }
+            if told.elapsed() >= refused::INTERVAL {
+                refused.look(&node);
+                told = Instant::now();
             }
             if swept.elapsed() >= SWEEP {
                 node.sweep();

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use culvert_api::v1;
+use culvert_frame::DropReason;
 use culvert_nic::{Eal, EalConfig, HugepageUse, Pool, PoolConfig};
 use culvert_switch::port::MAX_PORTS;
 use culvert_switch::{NetworkId, PortId, PortTotals};
@@ -288,6 +289,16 @@ impl LiveNode {
     /// The ports whose guest's memory was truncated.
     pub(super) fn ports_with_lost_memory(&self) -> Vec<(PortId, u32)> {
         self.datapath.ports_with_lost_memory()
+    }
+
+    /// What each open port has refused so far, by reasons.
+    pub(super) fn refused(&self) -> Vec<(String, Vec<(DropReason, u64)>)> {
+        let running = self.running();
+        let ports = running.totals(&self.datapath).map(|(port, totals)| {
+            let counts = totals.drops.iter().map(|drops| (drops.reason, drops.count)).collect();
+            (port.config.name.to_string(), counts)
+        });
+        ports.collect()
     }
 
     /// Frees workers that a frontend holds up.
