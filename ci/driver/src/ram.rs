@@ -81,6 +81,13 @@ impl Ram {
         GUEST_BASE + at
     }
 
+    /// Makes it as it was when it was new: all zero, nothing set aside.
+    pub fn clear(&self) {
+        // SAFETY: the whole mapping.
+        unsafe { self.start.as_ptr().write_bytes(0, self.size as usize) };
+        self.allocated.set(0);
+    }
+
     /// Writes bytes at a guest address.
     ///
     /// # Panics

@@ -69,16 +69,16 @@ impl Reference {
     pub fn new(ram: &Ram, ring: &Ring, event_idx: bool, indirect: bool, regions: Vec<Range<u64>>) -> Self {
         let base = GuestAddress(ram.guest_address());
         let memory = GuestMemoryMmap::from_ranges(&[(base, ram.size() as usize)]).expect("memory");
-        let mut queue = Queue::new(ring.size()).expect("a ring size");
-        let (descriptors, available, used) = ring.guest_addresses();
-        queue.try_set_desc_table_address(GuestAddress(descriptors)).expect("aligned");
-        queue.try_set_avail_ring_address(GuestAddress(available)).expect("aligned");
-        queue.try_set_used_ring_address(GuestAddress(used)).expect("aligned");
-        queue.set_event_idx(event_idx);
-        queue.set_next_avail(ring.used_index());
-        queue.set_next_used(ring.used_index());
-        queue.set_ready(true);
-        Self { memory, queue, indirect, regions }
+        Self { memory, queue: queue(ring, event_idx), indirect, regions }
+    }
+
+    /// The same for another ring, or the same ring from its used index on, in the memory that this has: see
+    /// [`Self::load`].
+    ///
+    /// # Panics
+    /// When the ring is not one that can be.
+    pub fn restart(&mut self, ring: &Ring, event_idx: bool, indirect: bool) {
+        (self.queue, self.indirect) = (queue(ring, event_idx), indirect);
     }
 
     /// Takes a fresh copy of the guest's memory.
@@ -262,6 +262,19 @@ impl Reference {
         let Some(end) = address.checked_add(u64::from(length)) else { return false };
         self.regions.iter().any(|region| region.start <= address && end <= region.end)
     }
+}
+
+fn queue(ring: &Ring, event_idx: bool) -> Queue {
+    let mut queue = Queue::new(ring.size()).expect("a ring size");
+    let (descriptors, available, used) = ring.guest_addresses();
+    queue.try_set_desc_table_address(GuestAddress(descriptors)).expect("aligned");
+    queue.try_set_avail_ring_address(GuestAddress(available)).expect("aligned");
+    queue.try_set_used_ring_address(GuestAddress(used)).expect("aligned");
+    queue.set_event_idx(event_idx);
+    queue.set_next_avail(ring.used_index());
+    queue.set_next_used(ring.used_index());
+    queue.set_ready(true);
+    queue
 }
 
 /// How many bytes are copied or compared at once.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::LazyLock;
 
 use arbitrary::Arbitrary;
 use rustix::event::EventfdFlags;
@@ -23,6 +24,15 @@ pub(crate) fn memory(bytes: u64) -> OwnedFd {
     rustix::fs::ftruncate(&file, bytes).expect("memory");
     file
 }
+
+/// A file of [`COMMON_BYTES`] that nobody truncates, the same for all inputs: to make one takes longer than most of them.
+pub(crate) fn common() -> &'static OwnedFd {
+    static FILE: LazyLock<OwnedFd> = LazyLock::new(|| memory(COMMON_BYTES));
+    &FILE
+}
+
+/// How many bytes [`common`] has.
+pub(crate) const COMMON_BYTES: u64 = 0x10_0000;
 
 pub(crate) fn event() -> OwnedFd {
     rustix::event::eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd")

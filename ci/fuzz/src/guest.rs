@@ -1,32 +1,39 @@
 //! A guest of one ring, whose driver does with its memory whatever the input says.
+//!
+//! Memory is made once and used by one input after the other: to map it takes longer than most inputs.
 
+use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use culvert_driver::{Buffer, Descriptor, Ram, Ring};
+use culvert_driver::{Buffer, Descriptor, Ram, Reference, Ring};
 use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
 use culvert_guest::{Memory, Region, RingLayout};
 
 /// Memory in bytes: the ring's three areas come first, then tables, then data.
 pub(crate) const MEMORY_BYTES: u64 = 0x8000;
-const TABLES: u64 = 0x3000;
-const DATA: u64 = 0x4000;
+pub(crate) const TABLES: u64 = 0x3000;
+pub(crate) const DATA: u64 = 0x4000;
 
 /// What was negotiated, and how the ring starts.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(crate) struct Setup {
-    size: u8,
+    pub(crate) size: u8,
     pub(crate) event_idx: bool,
     pub(crate) indirect: bool,
-    header: u8,
-    start: u16,
+    pub(crate) header: u8,
+    pub(crate) start: u16,
 }
 
 impl Setup {
     pub(crate) fn header_bytes(self) -> usize {
         if self.header % 3 == 2 { 10 } else { 12 }
+    }
+
+    pub(crate) fn is_mergeable(self) -> bool {
+        self.header.is_multiple_of(3)
     }
 
     pub(crate) fn features(self) -> u64 {
@@ -111,10 +118,9 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn new(setup: Setup, writable: bool) -> Self {
-        let ram = Rc::new(Ram::new(MEMORY_BYTES, false));
+        let (ram, memory) = memory();
         let mut ring = Ring::new(ram.clone(), 1 << (setup.size % 8), setup.event_idx);
         ring.start_at(setup.start);
-        let memory = share(&ram);
         let layout = layout(&ring);
         Self { ram, ring, memory, layout, writable }
     }
@@ -190,6 +196,41 @@ impl Guest {
         let flags = if fields.flags < 64 { u16::from(fields.flags) } else { u16::from(fields.flags) & !WRITE | right };
         Descriptor { address, length, flags, next: u16::from(fields.next) }
     }
+}
+
+thread_local! {
+    static MEMORY: (Rc<Ram>, Arc<Memory>) = {
+        let ram = Rc::new(Ram::new(MEMORY_BYTES, false));
+        let memory = share(&ram);
+        (ram, memory)
+    };
+    static REFERENCE: RefCell<Option<Reference>> = const { RefCell::new(None) };
+}
+
+/// The one memory, as if it were new.
+fn memory() -> (Rc<Ram>, Arc<Memory>) {
+    MEMORY.with(|(ram, memory)| {
+        assert_eq!((Rc::strong_count(ram), Arc::strong_count(memory)), (1, 1), "memory outlives its guest");
+        ram.clear();
+        (Rc::clone(ram), Arc::clone(memory))
+    })
+}
+
+/// virtio-queue's device for the guest's ring, from its used index on.
+pub(crate) fn reference(guest: &Guest, setup: Setup) -> Reference {
+    let spare = REFERENCE.with(RefCell::take);
+    let mut reference = spare.unwrap_or_else(|| {
+        let base = guest.ram.guest_address();
+        let region = base..base + MEMORY_BYTES;
+        Reference::new(&guest.ram, &guest.ring, setup.event_idx, setup.indirect, vec![region])
+    });
+    reference.restart(&guest.ring, setup.event_idx, setup.indirect);
+    reference
+}
+
+/// Keeps it for the next one.
+pub(crate) fn put_back(reference: Reference) {
+    REFERENCE.with(|spare| spare.replace(Some(reference)));
 }
 
 /// Maps a driver's memory as a frontend would share it.

@@ -1,22 +1,32 @@
-//! Fuzz targets: everything that reads what a guest, a frontend, a frame or a pod says. A target takes any bytes, makes of them a
-//! sequence of operations (the crate `arbitrary`), and panics when something is not as it must be.
+//! Fuzz targets: everything that reads what a guest, a frontend, a frame, a client or a pod says. A target takes any bytes, makes
+//! of them a sequence of operations (the crate `arbitrary`), and panics when something is not as it must be.
 //!
-//! - [`frame`]: the bytes of one frame and of one virtio-net header; [`messages`]: one vhost-user message;
-//! - [`offload`]: what a sender asks for with a frame, and doing it;
-//! - [`guard`]: any frame before a port's guard, and messages about multicast groups;
-//! - [`session`]: a whole vhost-user dialogue, with workers that run the rings it sets up;
-//! - [`transmit`], [`receive`]: one ring, whose driver rewrites anything between two calls;
-//! - [`cni`]: a call of culvert-cni: variables and configuration;
-//! - [`dhcp`], [`dhcpv6`], [`neighbours`]: what a guest asks the translator for its addresses;
+//! What guests and frontends write:
+//! - [`chain`]: one ring as it lies in memory; [`transmit`], [`receive`]: a ring whose driver rewrites anything between two
+//!   calls;
+//! - [`net_header`]: what a buffer begins with; [`offload`], [`segmenter`]: what a sender asks for with a frame, and doing it;
+//! - [`messages`]: one vhost-user message; [`regions`]: tables of memory; [`session`]: a whole dialogue, with workers that run
+//!   the rings it sets up.
+//!
+//! What frames say:
+//! - [`frame`]: where their headers lie; [`guard`]: any frame before a port's guard, and messages about multicast groups;
+//!   [`switch`]: guests that send each other frames through the forwarder;
+//! - [`dhcp`], [`dhcpv6`], [`neighbours`]: what a guest asks the translator for its addresses; [`dns`]: what it is told of
+//!   resolvers;
 //! - [`datagrams`]: a guest's UDP, ICMP and multicast reports, peers and a network that reports; [`fragments`]: parts of
-//!   packets;
+//!   packets; [`tcp`]: any events in the life of a TCP connection of the translator's;
+//! - [`stream`]: what a peer writes to the translator's stream socket;
+//! - [`translator`]: a whole translator between a guest and sockets that do anything.
+//!
+//! What clients, pods and files say:
+//! - [`config`]: a configuration; [`control`]: requests of clients, one after the other; [`journal`]: what a disk kept of them;
+//! - [`requests`]: what clients of a translator's control socket ask; [`replies`]: what those who pose as one answer;
+//! - [`devices`]: what kubelet asks of the device plugin;
+//! - [`cni`]: a call of culvert-cni: variables and configuration; [`api_answers`]: what Kubernetes' API and other plugins
+//!   answer it, and its own records;
 //! - [`hook_edit`]: a domain, its VMI and what a pod says, which virt-launcher and the pod's annotations bring to the hook
 //!   sidecar; [`hook_readers`]: the files of a pod alone;
-//! - [`requests`]: what clients of a translator's control socket ask;
-//! - [`stream`]: what a peer writes to the translator's stream socket;
-//! - [`switch`]: guests that send each other frames through the forwarder;
-//! - [`tcp`]: any events in the life of a TCP connection of the translator's;
-//! - [`translator`]: a whole translator between a guest and sockets that do anything.
+//! - [`admission`]: pods, annotations and definitions that the API server asks culvert-webhook about.
 //!
 //! What they share: [`descriptor`] makes file descriptors, [`guest`] a guest's memory and ring, [`network`] what a
 //! translator's guest is told.
@@ -28,20 +38,32 @@ mod descriptor;
 mod guest;
 mod network;
 
+pub mod admission;
+pub mod api_answers;
+pub mod chain;
 pub mod cni;
+pub mod config;
+pub mod control;
 pub mod datagrams;
+pub mod devices;
 pub mod dhcp;
 pub mod dhcpv6;
+pub mod dns;
 pub mod fragments;
 pub mod frame;
 pub mod guard;
 pub mod hook_edit;
 pub mod hook_readers;
+pub mod journal;
 pub mod messages;
 pub mod neighbours;
+pub mod net_header;
 pub mod offload;
 pub mod receive;
+pub mod regions;
+pub mod replies;
 pub mod requests;
+pub mod segmenter;
 pub mod session;
 pub mod stream;
 pub mod switch;
@@ -53,21 +75,33 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 32] = [
+    ("admission", admission::run),
+    ("api_answers", api_answers::run),
+    ("chain", chain::run),
     ("cni", cni::run),
+    ("config", config::run),
+    ("control", control::run),
     ("datagrams", datagrams::run),
+    ("devices", devices::run),
     ("dhcp", dhcp::run),
     ("dhcpv6", dhcpv6::run),
+    ("dns", dns::run),
     ("fragments", fragments::run),
     ("frame", frame::run),
     ("guard", guard::run),
     ("hook_edit", hook_edit::run),
     ("hook_readers", hook_readers::run),
+    ("journal", journal::run),
     ("messages", messages::run),
     ("neighbours", neighbours::run),
+    ("net_header", net_header::run),
     ("offload", offload::run),
     ("receive", receive::run),
+    ("regions", regions::run),
+    ("replies", replies::run),
     ("requests", requests::run),
+    ("segmenter", segmenter::run),
     ("session", session::run),
     ("stream", stream::run),
     ("switch", switch::run),

@@ -21,10 +21,10 @@ pub fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
     header(input.header);
 
+    let memory = descriptor::common();
     let free = descriptor::lowest_free();
     let body = &input.body[..input.body.len().min(MAX_BODY_BYTES)];
-    let memory = descriptor::memory(0x1000);
-    let open = |kind: &Kind| descriptor::open(*kind, &memory);
+    let open = |kind: &Kind| descriptor::open(*kind, memory);
     let descriptors: Vec<OwnedFd> = input.descriptors.iter().take(MAX_DESCRIPTORS + 1).map(open).collect();
     let sent = descriptors.len();
     let request = u32::from(input.request % 48);
@@ -38,7 +38,7 @@ pub fn run(data: &[u8]) {
         // Texts for people must not fail either.
         Err(error) => assert!(!error.to_string().is_empty()),
     }
-    drop((parsed, memory));
+    drop(parsed);
     assert_eq!(descriptor::lowest_free(), free, "a descriptor stays open");
 }
 

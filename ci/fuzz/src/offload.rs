@@ -26,6 +26,8 @@ struct Input<'a> {
 
 /// As many bytes of a frame are looked at.
 const HEAD_BYTES: usize = 128;
+/// As many segments of a frame are looked at, and the last one.
+const SEGMENTS_JUDGED: u32 = 12;
 const TAG: [u8; 4] = [0x81, 0x00, 0, 7];
 
 /// Runs one input.
@@ -48,7 +50,10 @@ pub fn run(data: &[u8]) {
             assert_eq!(offload.moved(4).moved(-4), offload);
             if length <= 70_000 {
                 let behind = (bytes(head)..length).map(|at| (at % 251).to_le_bytes()[0]);
-                carry_out(offload, request, head.iter().copied().chain(behind).collect());
+                if matches!(offload, Offload::Segment(_)) {
+                    assert_eq!(offload.fields().request, request);
+                }
+                carry_out(offload, head.iter().copied().chain(behind).collect());
             }
         }
         Err(reason) => assert!(matches!(reason, DropReason::BadOffload | DropReason::OffloadNotNegotiated)),
@@ -56,12 +61,12 @@ pub fn run(data: &[u8]) {
     unchecked(&input, head, length);
 }
 
-fn carry_out(offload: Offload, request: OffloadRequest, mut frame: Vec<u8>) {
+/// Does what was asked for with a whole frame, and judges what comes of it.
+pub(crate) fn carry_out(offload: Offload, mut frame: Vec<u8>) {
     match offload {
         Offload::None | Offload::Valid => {}
         Offload::Checksum(partial) => completes(partial, frame),
         Offload::Segment(segmentation) => {
-            assert_eq!(offload.fields().request, request);
             assert!(segmentation.segments(bytes(&frame)) <= MAX_SEGMENTS);
             let mut segments = cut(segmentation, &frame);
             // Headers are found behind two tags, no more.
@@ -91,21 +96,25 @@ fn completes(partial: PartialChecksum, mut frame: Vec<u8>) {
     assert_eq!(sum.checksum(), 0);
 }
 
-/// All segments. Each one is a packet that a receiver takes.
+/// The first segments, each a packet that a receiver takes; all of them together have all of the payload.
 fn cut(segmentation: Segmentation, frame: &[u8]) -> Vec<Vec<u8>> {
     let payload = &frame[segmentation.header_bytes.into()..];
     let mut segmenter = Segmenter::new(frame, segmentation, bytes(frame));
     let mut room = vec![0xaa; usize::try_from(segmentation.segment_bytes()).expect("a segment's length")];
-    let (mut segments, mut done) = (Vec::new(), 0);
+    let (mut segments, mut done, mut count) = (Vec::new(), 0, 0);
     while let Some(segment) = segmenter.next(&mut room, |out| {
         out.copy_from_slice(&payload[done..done + out.len()]);
         done += out.len();
     }) {
-        judge(segmentation, segment);
-        segments.push(segment.to_vec());
+        // There may be a thousand.
+        if count < SEGMENTS_JUDGED || done == payload.len() {
+            judge(segmentation, segment);
+            segments.push(segment.to_vec());
+        }
+        count += 1;
     }
     assert_eq!(done, payload.len());
-    assert_eq!(segments.len(), usize::try_from(segmentation.segments(bytes(frame))).expect("a number of segments"));
+    assert_eq!(count, segmentation.segments(bytes(frame)));
     segments
 }
 

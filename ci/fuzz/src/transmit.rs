@@ -8,7 +8,7 @@ use culvert_frame::{DropReason, MAX_FRAME_BYTES};
 use culvert_guest::transmit::{BURST, HEAD_BYTES};
 use culvert_guest::{MAX_QUEUE_SIZE, NetHeader, Packet, TransmitBurst, TransmitQueue};
 
-use crate::guest::{Guest, MEMORY_BYTES, Setup, Write};
+use crate::guest::{self, Guest, Setup, Write};
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -40,6 +40,15 @@ pub fn run(data: &[u8]) {
         }
     }
     device.receive();
+    guest::put_back(device.reference);
+}
+
+/// Looks at what a guest's ring holds as it is, once, and at what came of it once more.
+pub(crate) fn look(guest: Guest, setup: Setup) {
+    let mut device = Device::on(guest, setup);
+    device.receive();
+    device.receive();
+    guest::put_back(device.reference);
 }
 
 struct Device {
@@ -55,17 +64,21 @@ struct Device {
 
 impl Device {
     fn new(setup: Setup) -> Self {
-        let guest = Guest::new(setup, false);
-        let reference = reference(&guest, setup);
+        let device = Self::on(Guest::new(setup, false), setup);
+        assert!(device.queue.is_some(), "an empty ring starts");
+        device
+    }
+
+    fn on(guest: Guest, setup: Setup) -> Self {
+        let reference = guest::reference(&guest, setup);
         let mut device = Self { setup, guest, queue: None, burst: TransmitBurst::default(), reference, seen: 0 };
         device.start();
-        assert!(device.queue.is_some(), "an empty ring starts");
         device
     }
 
     fn start(&mut self) {
         self.queue = None;
-        self.reference = reference(&self.guest, self.setup);
+        self.reference.restart(&self.guest.ring, self.setup.event_idx, self.setup.indirect);
         self.reference.load(&self.guest.ram);
         let bad = matches!(self.reference.look(0, false), Next::Malformed(why) if why.contains("available index"));
         let (memory, features) = (self.guest.memory.clone(), self.setup.features());
@@ -150,12 +163,6 @@ impl Device {
             self.queue = None;
         }
     }
-}
-
-fn reference(guest: &Guest, setup: Setup) -> Reference {
-    let base = guest.ram.guest_address();
-    let region = base..base + MEMORY_BYTES;
-    Reference::new(&guest.ram, &guest.ring, setup.event_idx, setup.indirect, vec![region])
 }
 
 /// What must be made of one chain's bytes.

@@ -28,13 +28,43 @@ fn replay(name: &str) {
 }
 
 #[test]
+fn admission() {
+    replay("admission");
+}
+
+#[test]
+fn api_answers() {
+    replay("api_answers");
+}
+
+#[test]
+fn chain() {
+    replay("chain");
+}
+
+#[test]
 fn cni() {
     replay("cni");
 }
 
 #[test]
+fn config() {
+    replay("config");
+}
+
+#[test]
+fn control() {
+    replay("control");
+}
+
+#[test]
 fn datagrams() {
     replay("datagrams");
+}
+
+#[test]
+fn devices() {
+    replay("devices");
 }
 
 #[test]
@@ -45,6 +75,11 @@ fn dhcp() {
 #[test]
 fn dhcpv6() {
     replay("dhcpv6");
+}
+
+#[test]
+fn dns() {
+    replay("dns");
 }
 
 #[test]
@@ -73,6 +108,11 @@ fn hook_readers() {
 }
 
 #[test]
+fn journal() {
+    replay("journal");
+}
+
+#[test]
 fn messages() {
     replay("messages");
 }
@@ -80,6 +120,11 @@ fn messages() {
 #[test]
 fn neighbours() {
     replay("neighbours");
+}
+
+#[test]
+fn net_header() {
+    replay("net_header");
 }
 
 #[test]
@@ -93,8 +138,23 @@ fn receive() {
 }
 
 #[test]
+fn regions() {
+    replay("regions");
+}
+
+#[test]
+fn replies() {
+    replay("replies");
+}
+
+#[test]
 fn requests() {
     replay("requests");
+}
+
+#[test]
+fn segmenter() {
+    replay("segmenter");
 }
 
 #[test]
@@ -133,20 +193,32 @@ fn every_target_is_replayed() {
     assert_eq!(
         names,
         [
+            "admission",
+            "api_answers",
+            "chain",
             "cni",
+            "config",
+            "control",
             "datagrams",
+            "devices",
             "dhcp",
             "dhcpv6",
+            "dns",
             "fragments",
             "frame",
             "guard",
             "hook_edit",
             "hook_readers",
+            "journal",
             "messages",
             "neighbours",
+            "net_header",
             "offload",
             "receive",
+            "regions",
+            "replies",
             "requests",
+            "segmenter",
             "session",
             "stream",
             "switch",
@@ -155,4 +227,11 @@ fn every_target_is_replayed() {
             "transmit"
         ]
     );
+    // And every folder of inputs is a target's.
+    for kind in ["corpus", "regressions"] {
+        for folder in inputs(&Path::new(env!("CARGO_MANIFEST_DIR")).join(kind)) {
+            let name = folder.file_name().and_then(|name| name.to_str()).expect("a name");
+            assert!(names.contains(&name), "{kind}/{name} belongs to no target");
+        }
+    }
 }

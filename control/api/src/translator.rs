@@ -90,6 +90,14 @@ pub fn ask(path: &Path, request: &str, patience: Duration) -> Result<Vec<String>
 pub fn ask_found(found: impl AsFd, path: &Path, request: &str, patience: Duration) -> Result<Vec<String>, AskError> {
     let reply = exchange(found.as_fd(), request, patience)
         .map_err(|errno| AskError::Unreachable { path: path.to_owned(), error: errno.into() })?;
+    read_reply(reply, path)
+}
+
+/// The lines of a reply. `path` is for messages.
+///
+/// # Errors
+/// [`AskError::Refused`], [`AskError::NoTranslator`].
+pub fn read_reply(reply: Vec<u8>, path: &Path) -> Result<Vec<String>, AskError> {
     let no_translator = || AskError::NoTranslator(path.to_owned());
     let text = String::from_utf8(reply).map_err(|_| no_translator())?;
     if text.contains(|c: char| c.is_control() && c != '\n') {

@@ -93,10 +93,18 @@ impl Access {
     /// # Errors
     /// [`Code::Config`] for what is wrong in it; [`Code::Io`] when it or a file that it names cannot be read.
     pub fn read(path: &Path) -> Result<Self, Error> {
+        Self::parse(&read(path)?, path)
+    }
+
+    /// Reads the text of the file at `path`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
         let wrong =
             |what: String| Error::with(Code::Config, format!("kubeconfig {} cannot be used", path.display()), what);
         let document: Document =
-            serde_norway::from_str(&read(path)?).map_err(|error| wrong(error.to_string().trim().to_owned()))?;
+            serde_norway::from_str(text).map_err(|error| wrong(error.to_string().trim().to_owned()))?;
         let absent = |what: &str, name: &str| wrong(format!("there is no {what} {name:?}"));
         let name = document.current_context;
         let context = document.contexts.into_iter().find(|it| it.name == name);

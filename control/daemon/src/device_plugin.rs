@@ -16,7 +16,7 @@ pub mod groups;
 pub mod info_files;
 mod kubelet_folder;
 mod resource;
-mod service;
+pub mod service;
 pub mod trash;
 
 use std::collections::BTreeMap;

@@ -7,7 +7,7 @@
 //! - [`process`]: what the daemon changes about its own process;
 //! - [`node`]: the running node: datapath, ports, vhost-user sockets;
 //! - [`listening_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods;
-//!   `request`: requests in the words of the configuration; `translators`: other processes of this node, asked for figures;
+//!   [`request`]: requests in the words of the configuration; [`translators`]: other processes of this node, asked for figures;
 //! - [`pods`]: where translators run that culvertd did not start, and help for them;
 //! - [`device_plugin`]: what kubelet is offered, and what it gives to containers.
 #![forbid(unsafe_code)]
@@ -25,8 +25,8 @@ pub mod pods;
 pub mod process;
 pub mod reconcile;
 pub mod removals;
-mod request;
+pub mod request;
 pub mod server;
 pub mod service;
 pub mod supervisor;
-mod translators;
+pub mod translators;

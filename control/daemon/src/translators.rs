@@ -65,7 +65,7 @@ fn ask(path: &Path, end: Instant, stats: impl FnOnce(Duration) -> Result<Vec<Str
 }
 
 /// Lines of a name and a number; what is none is left out.
-fn statistics(lines: &[String]) -> HashMap<String, u64> {
+pub fn statistics(lines: &[String]) -> HashMap<String, u64> {
     let pair = |line: &String| {
         let (name, value) = line.split_once(' ')?;
         Some((name.to_owned(), value.parse().ok()?))

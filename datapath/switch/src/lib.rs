@@ -30,6 +30,7 @@ pub mod network;
 mod outlet;
 pub mod port;
 pub mod snoop;
+mod sync;
 pub mod tap;
 pub mod trace;
 pub mod vlan;

@@ -8,15 +8,17 @@
 //! of its value, and who succeeds counts: so the ports' counts are exact. Two workers may add one address twice at the
 //! same time: lookups find the first of the two, the other ages out.
 //!
+//! All atomics come from [`sync`](crate::sync), so that a model checker can take its place (`ci/loom`).
+//!
 //! Time is an argument, in seconds; entries not seen for longer than the age limit are not found, and are removed by
 //! [`MacTable::sweep`], which control calls.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use culvert_frame::MacAddress;
 
 use crate::port::{MAX_PORTS, PortId};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Addresses that one table can hold, at most.
 pub const TABLE_ENTRIES: usize = 8192;
@@ -77,11 +79,16 @@ struct Entry {
 impl MacTable {
     /// An empty table, whose entries are forgotten when not seen for more than `age_seconds`.
     pub fn new(age_seconds: u32) -> Self {
-        let bucket =
-            || Bucket([const { Entry { key: AtomicU64::new(0), value: AtomicU64::new(NONE) } }; BUCKET_ENTRIES]);
+        Self::of_size(age_seconds, BUCKETS, MAX_PORTS)
+    }
+
+    /// As [`Self::new`], of so many buckets (a power of two), for so many ports.
+    pub(crate) fn of_size(age_seconds: u32, buckets: usize, ports: usize) -> Self {
+        let entry = |_| Entry { key: AtomicU64::new(0), value: AtomicU64::new(NONE) };
+        let bucket = || Bucket(std::array::from_fn(entry));
         Self {
-            buckets: std::iter::repeat_with(bucket).take(BUCKETS).collect(),
-            learned: std::iter::repeat_with(|| AtomicU32::new(0)).take(MAX_PORTS).collect(),
+            buckets: std::iter::repeat_with(bucket).take(buckets).collect(),
+            learned: std::iter::repeat_with(|| AtomicU32::new(0)).take(ports).collect(),
             age_seconds: AtomicU32::new(age_seconds),
             secrets: [0, 1].map(|number| RandomState::new().hash_one(number)),
         }
@@ -231,7 +238,8 @@ impl MacTable {
         let [add, multiply] = self.secrets;
         let product = u128::from(key ^ add) * u128::from(multiply | 1);
         let [low, high] = [product & u128::from(u64::MAX), product >> 64].map(|half| u64::try_from(half).unwrap_or(0));
-        let bucket = |shift: u32| usize::try_from((low ^ high) >> shift).unwrap_or(0) % BUCKETS;
+        let last = self.buckets.len().wrapping_sub(1);
+        let bucket = |shift: u32| usize::try_from((low ^ high) >> shift).unwrap_or(0) & last;
         [bucket(0), bucket(32)].into_iter().filter_map(|index| self.buckets.get(index)).flat_map(|bucket| &bucket.0)
     }
 

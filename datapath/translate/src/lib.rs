@@ -12,6 +12,7 @@
 //! - [`forward`]: which ports of the pod lead to it; [`request`]: what can be asked and changed while it runs;
 //! - [`limits`]: how much one guest may use; [`refusal`]: what is refused, and counted;
 //! - [`arp`], [`ndp`], [`dhcp`], [`dhcpv6`]: how the guest gets its addresses; [`dns`]: where its questions go;
+//!   [`resolv_conf`]: which resolvers and domains the pod has; [`domain_name`]: names as they travel;
 //! - [`tcp`]: connections, between a guest's segments and a socket;
 //! - [`udp`], [`icmp`]: flows of datagrams, and echo; [`icmp_error`]: what went wrong with what the guest sent;
 //!   [`fragment`]: fragments of the guest's, and those made for it; [`multicast`]: groups that the guest listens to.
@@ -21,7 +22,7 @@ pub mod context;
 pub mod dhcp;
 pub mod dhcpv6;
 pub mod dns;
-mod domain_name;
+pub mod domain_name;
 mod failure;
 pub mod flow;
 pub mod forward;
@@ -41,6 +42,7 @@ mod recency;
 pub mod refusal;
 mod reply;
 pub mod request;
+pub mod resolv_conf;
 #[cfg(test)]
 mod samples;
 pub mod settings;

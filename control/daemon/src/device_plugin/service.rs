@@ -58,15 +58,9 @@ impl DevicePlugin for Service {
         &self,
         request: Request<kubelet::AllocateRequest>,
     ) -> Result<Response<kubelet::AllocateResponse>, Status> {
-        let requests = request.into_inner().container_requests;
         let offer = self.offer.borrow().clone();
         // All or nothing: what is wrong is told before a folder is touched.
-        let containers: Vec<Vec<u32>> =
-            requests.iter().map(|request| numbers(&offer, &request.devices_ids)).collect::<Result<_, _>>()?;
-        let mut seen = std::collections::BTreeSet::new();
-        if let Some(twice) = containers.iter().flatten().find(|number| !seen.insert(**number)) {
-            return Err(Status::invalid_argument(format!("{} is asked for twice", device_id(*twice))));
-        }
+        let containers = containers(&offer, &request.into_inner())?;
         let container_responses = containers.iter().map(|numbers| self.give(&offer, numbers));
         let container_responses = container_responses.collect::<Result<_, Status>>()?;
         Ok(Response::new(kubelet::AllocateResponse { container_responses }))
@@ -106,6 +100,21 @@ pub(super) fn container_folder(network: &str) -> String {
     format!("/var/run/culvert/{network}")
 }
 
+/// The numbers of each container's devices, in ascending order.
+///
+/// # Errors
+/// `InvalidArgument` for an id that is no device's, or one that is there twice.
+pub fn containers(offer: &Offer, request: &kubelet::AllocateRequest) -> Result<Vec<Vec<u32>>, Status> {
+    let requests = request.container_requests.iter();
+    let containers: Vec<Vec<u32>> =
+        requests.map(|request| numbers(offer, &request.devices_ids)).collect::<Result<_, _>>()?;
+    let mut seen = std::collections::BTreeSet::new();
+    match containers.iter().flatten().find(|number| !seen.insert(**number)) {
+        Some(twice) => Err(Status::invalid_argument(format!("{} is asked for twice", device_id(*twice)))),
+        None => Ok(containers),
+    }
+}
+
 /// The numbers of one container's devices, in ascending order.
 fn numbers(offer: &Offer, ids: &[String]) -> Result<Vec<u32>, Status> {
     let number = |id: &String| {
@@ -120,7 +129,7 @@ fn numbers(offer: &Offer, ids: &[String]) -> Result<Vec<u32>, Status> {
 }
 
 /// Those that must be, then those of the lowest numbers.
-fn prefer(request: kubelet::ContainerPreferredAllocationRequest) -> kubelet::ContainerPreferredAllocationResponse {
+pub fn prefer(request: kubelet::ContainerPreferredAllocationRequest) -> kubelet::ContainerPreferredAllocationResponse {
     let size = usize::try_from(request.allocation_size).unwrap_or(0);
     let mut ids = request.must_include_device_i_ds;
     let mut others = request.available_device_i_ds;

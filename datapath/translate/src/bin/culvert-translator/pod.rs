@@ -5,7 +5,6 @@
 //! binary's `main` before anything is isolated.
 
 mod netlink;
-mod resolv_conf;
 mod settings;
 mod summary;
 
@@ -13,10 +12,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_frame::MacAddress;
+use culvert_translate::resolv_conf::ResolvConf;
 use culvert_translate::settings::Services;
 
 use netlink::{Address, Route};
-use resolv_conf::ResolvConf;
 
 pub use settings::settings;
 pub use summary::Summary;

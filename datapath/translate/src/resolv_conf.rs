@@ -2,6 +2,7 @@
 //!
 //! Read as libraries read it: what is not understood is passed over, the last `search` or `domain` counts. Options and
 //! the rest are the guest's own business.
+//! The program reads it at start, to tell the guest what the pod knows.
 
 use std::net::IpAddr;
 
