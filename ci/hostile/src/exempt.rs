@@ -1,5 +1,7 @@
 //! Rows of the tables that have no case here, each with the reason.
 
+use crate::case::{Case, TABLES, rows};
+
 /// A row and why it has no case.
 pub const EXEMPT: &[(&str, &str)] = &[
     ("P3", "planned upgrades hand over descriptors: they come with the takeover between two versions"),
@@ -7,3 +9,25 @@ pub const EXEMPT: &[(&str, &str)] = &[
     ("V14", "SET_LOG_BASE is not offered before migration is: peers that send it are cases of V3"),
     ("C11", "there is no metrics socket yet"),
 ];
+
+/// The rows that have neither a case nor a reason.
+pub fn missing(cases: &[Case]) -> Vec<String> {
+    let has_case = |row: &String| cases.iter().any(|case| case.row == row);
+    let has_reason = |row: &String| EXEMPT.iter().any(|(exempt, _)| exempt == row);
+    rows().into_iter().filter(|row| !has_case(row) && !has_reason(row)).collect()
+}
+
+/// The counts of rows and cases by table, as docs/PROMISES.md has them.
+pub fn counts(cases: &[Case]) -> String {
+    let mut text =
+        "| table | rows | cases | of them *full* | rows without a case |\n|---|---|---|---|---|\n".to_owned();
+    for (letter, count, what) in TABLES {
+        let of_table = || cases.iter().filter(|case| case.row.starts_with(letter));
+        let full = of_table().filter(|case| case.full).count();
+        let reasons = EXEMPT.iter().filter(|(row, _)| row.starts_with(letter));
+        let reasons: Vec<String> = reasons.map(|(row, reason)| format!("{row}: {reason}")).collect();
+        let (cases, reasons) = (of_table().count(), reasons.join("; "));
+        text.push_str(&format!("| {letter}: {what} | {count} | {cases} | {full} | {reasons} |\n"));
+    }
+    text
+}

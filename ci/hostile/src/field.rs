@@ -12,6 +12,7 @@ use culvert_system::qemu::Role;
 
 use crate::case::{Expect, Part};
 use crate::guest::Guest;
+use crate::load;
 use crate::neighbours::{Neighbours, Pace};
 
 /// A running culvertd with neighbours and a victim.
@@ -30,7 +31,7 @@ pub struct Field {
 }
 
 impl Field {
-    /// Starts culvertd on a core, and neighbours at a low rate.
+    /// Starts culvertd on a core, and neighbours: at a low rate, or with `full` at [`load::most`].
     ///
     /// # Errors
     /// culvertd does not start, or a neighbour cannot connect.
@@ -40,8 +41,10 @@ impl Field {
         node.add_guest(NEIGHBOURS[0], Role::Listen, "");
         node.add_guest(NEIGHBOURS[1], Role::Listen, "");
         let daemon = node.start()?;
-        let pace = Pace::PerSecond(LOW_RATE);
-        let neighbours = neighbours(&node, pace)?;
+        let low = Pace::PerSecond(LOW_RATE);
+        let neighbours = neighbours(&node, low)?;
+        let pace = if full { load::most(&neighbours)? } else { low };
+        neighbours.set_pace(pace)?;
         let (victim, ports, expected, exempt) = (String::new(), Vec::new(), Vec::new(), Vec::new());
         Ok(Self { node, daemon, neighbours, pace, full, victim, ports, expected, exempt, spent: false })
     }
@@ -137,6 +140,16 @@ impl Field {
         self.neighbours.pause()?;
         self.daemon.console().kill();
         self.daemon = self.node.start()?;
+        self.neighbours = neighbours(&self.node, self.pace)?;
+        Ok(())
+    }
+
+    /// Connects new neighbours, where culvertd was restarted under the old ones.
+    ///
+    /// # Errors
+    /// A neighbour cannot connect.
+    pub fn replace_neighbours(&mut self) -> Result<()> {
+        self.spent = true;
         self.neighbours = neighbours(&self.node, self.pace)?;
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! - [`cases`]: all of them, by table;
 //! - [`field`]: what a case plays on: culvertd, a port for the case, and neighbours;
 //! - [`neighbours`]: two guests that exchange numbered frames all the time, none of which may be lost;
+//! - [`load`]: how fast they can be without loss;
 //! - [`oracle`]: what is looked at before and after each case; [`process`]: what culvertd has open;
 //! - [`raw_frontend`], [`guest`]: a frontend and a guest that do as a case likes;
 //! - [`runner`]: runs cases and tells how they went; [`exempt`]: rows that have no case, and why.
@@ -15,6 +16,7 @@ pub mod cases;
 pub mod exempt;
 pub mod field;
 pub mod guest;
+pub mod load;
 pub mod neighbours;
 pub mod oracle;
 pub mod process;

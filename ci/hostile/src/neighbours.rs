@@ -33,6 +33,16 @@ pub enum Pace {
     Fastest,
 }
 
+impl Pace {
+    /// Whether there is no time to sleep between two looks.
+    const fn is_busy(self) -> bool {
+        match self {
+            Self::Fastest => true,
+            Self::PerSecond(rate) => rate >= BUSY_RATE,
+        }
+    }
+}
+
 /// What they have seen so far, of both directions together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -172,15 +182,8 @@ impl Pair {
     fn run(&mut self, inbox: &Receiver<Order>) {
         let mut broken = None;
         loop {
-            let order = match self.pace {
-                Some(Pace::Fastest) => match inbox.try_recv() {
-                    Ok(order) => Ok(order),
-                    Err(std::sync::mpsc::TryRecvError::Empty) => Err(RecvTimeoutError::Timeout),
-                    Err(std::sync::mpsc::TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
-                },
-                _ => inbox.recv_timeout(TICK),
-            };
-            match order {
+            let pause = if self.pace.is_some_and(Pace::is_busy) { Duration::ZERO } else { TICK };
+            match inbox.recv_timeout(pause) {
                 Ok(Order::Mark) => self.mark(),
                 Ok(Order::Pace(pace)) => self.set_pace(Some(pace)),
                 Ok(Order::Pause) => self.set_pace(None),
@@ -349,6 +352,9 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// The longest time whose frames are sent at once.
 const LATEST: Duration = Duration::from_millis(20);
+
+/// From so many frames a second on the neighbours do not sleep.
+const BUSY_RATE: u32 = 10_000;
 
 /// How many frames are sent between two looks, at most, when there is no rate.
 const FASTEST_BURST: u32 = 32;

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::case::{Expect, Part};
 use crate::field::{Field, SOON};
+use crate::load;
 use crate::neighbours::{ADDRESSES, Counts, ECHO};
 use crate::process::Resources;
 
@@ -23,6 +24,8 @@ pub struct Baseline {
     pid: u32,
     resources: Resources,
     counts: Counts,
+    /// What 99 in 100 frames of the neighbours take; only known, and looked at, under load.
+    p99: Option<Duration>,
     drops: Vec<Value>,
     /// Where culvertd's log ended.
     log: usize,
@@ -35,11 +38,12 @@ impl Baseline {
     /// culvertd or a neighbour does not answer.
     pub fn take(field: &mut Field) -> Result<Self> {
         let drops = drops(field)?;
+        let p99 = if field.is_full() { Some(load::usual_p99(field.neighbours())?) } else { None };
         let counts = field.neighbours().settle()?;
         field.neighbours().mark()?;
         let pid = field.daemon().pid();
         let resources = steady_resources(pid)?;
-        Ok(Self { pid, resources, counts, drops, log: field.daemon().console().transcript().len() })
+        Ok(Self { pid, resources, counts, p99, drops, log: field.daemon().console().transcript().len() })
     }
 
     /// All that is not as it must be, after a case.
@@ -69,7 +73,7 @@ impl Baseline {
         let ended = daemon.console().ended()?;
         ensure!(ended.is_none(), "culvertd has ended: {ended:?}; {}", daemon.console().last_words());
         ensure!(daemon.pid() == self.pid, "another process runs: {} instead of {}", daemon.pid(), self.pid);
-        let status = daemon.ask("status")?;
+        let status = daemon.ask("status").context("culvertd does not answer, or has ended")?;
         let bugs = status.get("bugs").and_then(Value::as_u64).unwrap_or(0);
         ensure!(bugs == 0, "culvertd has counted {bugs} bugs");
         let log = self.log_since(field);
@@ -87,6 +91,9 @@ impl Baseline {
             "of the neighbours' frames {lost} were lost, {wrong} came twice, late or changed"
         );
         ensure!(counts.received > self.counts.received, "no frame of the neighbours has come");
+        if let Some(usual) = self.p99 {
+            ensure!(counts.p99 <= 2 * usual, "99 in 100 frames took up to {:?}, usually {usual:?}", counts.p99);
+        }
         Ok(())
     }
 

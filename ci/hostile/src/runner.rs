@@ -49,6 +49,11 @@ pub fn run(cases: Vec<Case>, options: Options) -> Result<()> {
     Ok(())
 }
 
+/// Plays one case on a field of its own; returns what is not as it must be.
+pub fn play_alone(case: &Case) -> Vec<String> {
+    play(case, &mut None, 0, Options { full: false, lanes: 1 })
+}
+
 /// One lane: takes cases until there are none.
 fn work(lane: usize, options: Options, waiting: &Mutex<VecDeque<Case>>, outcomes: &Mutex<Vec<Outcome>>) {
     let mut field = None;

@@ -36,6 +36,7 @@ pub const CASES: &[Case] = &[
         "The interrupt is made to block while it is written: quarantine, neighbours lose nothing.",
         call_blocks,
     ),
+    case("Q17", "interrupt-is-its-own-kick", "The interrupt is the kick of the same guest: frames pass.", call_is_kick),
     case("Q17", "interrupt-is-a-full-pipe", "A pipe that nobody reads: frames pass.", call_full_pipe),
     case(
         "Q17",
@@ -254,6 +255,23 @@ fn with_call(field: &mut Field, call: &OwnedFd) -> Result<()> {
         guest.frontend.must(request::SET_VRING_CALL, &numbers(&[u64::from(ring)]), &[call.as_fd()])?;
     }
     (0..30).try_for_each(|number| check_served(&mut guest, number))
+}
+
+/// Each frame that goes back kicks, and each kick is looked at.
+fn call_is_kick(field: &mut Field) -> Result<()> {
+    let mut guest = field.connect_victim(SMALL, 0)?;
+    for ring in [RECEIVE, TRANSMIT] {
+        let body = numbers(&[u64::from(ring)]);
+        guest.frontend.must(request::SET_VRING_CALL, &body, &[guest.kick_of(TRANSMIT).as_fd()])?;
+    }
+    (0..30).try_for_each(|number| check_served(&mut guest, number))?;
+    // With no more frames it comes to rest.
+    thread::sleep(Duration::from_millis(50));
+    let before = field.daemon().cpu_time()?;
+    thread::sleep(Duration::from_millis(200));
+    let used = field.daemon().cpu_time()? - before;
+    println!("     interrupt-is-its-own-kick: {used:?} of processor time in 200 ms");
+    check_served(&mut guest, 99)
 }
 
 fn call_full_pipe(field: &mut Field) -> Result<()> {

@@ -6,7 +6,7 @@ use culvert_driver::Shape;
 use super::attack::{
     HEADER, SMALL, VICTIM, WRITE, answer, ask_for_frames, buffer, check_served, echo, offer_receive, scratch, wait_for,
 };
-use crate::case::{Case, case};
+use crate::case::{Case, Expect, case};
 use crate::field::Field;
 use crate::guest::{Guest, OFFLOADS, RECEIVE, TRANSMIT};
 use crate::neighbours::ADDRESSES;
@@ -271,22 +271,32 @@ fn none_negotiated(field: &mut Field) -> Result<()> {
 }
 
 fn masses(field: &mut Field) -> Result<()> {
+    // They go to a guest that takes none of them.
+    let socket = field.add_port(SINK, "")?;
+    let mut sink = Guest::connect(&socket, SMALL, 0)?;
+    sink.send(&[VICTIM.as_slice(), &SINK_ADDRESS, &[0x88, 0xb7], &[0; 46]].concat())?;
+    sink.wait_used(TRANSMIT)?;
     let mut guest = field.connect_victim(LARGE, OFFLOADS)?;
     let header = Header { gso_type: 1, gso_size: 64, hdr_len: 54, ..TCP_CHECKSUM };
     let at = scratch(&guest);
-    // To nobody, so that both neighbours get them, and have to make room for what they are interested in.
     let mut frame = datagram(TCP, 64_000);
-    frame.splice(..6, [2, 0, 0, 0, 0, 0x77]);
+    frame.splice(..6, SINK_ADDRESS);
     guest.interface.ram().write(at, &header.bytes());
     guest.interface.ram().write(at + u64::from(HEADER), &frame);
     let whole = buffer(&guest, HEADER + 64_000, 0, 0);
-    for _ in 0..20 {
-        super::attack::transmit(&mut guest, &[whole], &[0])?;
+    for _ in 0..50 {
+        super::attack::transmit(&mut guest, &[whole], &[0; 16])?;
         guest.wait_used(TRANSMIT)?;
-        std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    check_accounted(field, 20, 20)
+    // Each burst makes so many segments and no more, and there is no room for any.
+    field.expect(Expect::Drop { port: SINK.to_owned(), reason: "no-buffer", frames: 50 });
+    field.expect(Expect::Drop { port: SINK.to_owned(), reason: "segment-limit", frames: 50 });
+    check_accounted(field, 800, 800)
 }
+
+/// A port next to the victim.
+const SINK: &str = "sink";
+const SINK_ADDRESS: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 
 fn num_buffers(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
