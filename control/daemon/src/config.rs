@@ -28,12 +28,13 @@ pub mod vlan;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use culvert_nic::Hugepages;
+use rustix::fs::{Mode, OFlags};
 use toml::de::{DeTable, DeValue};
 
 pub use devices::Devices;
@@ -119,7 +120,7 @@ impl Config {
         };
         let mut bytes = Vec::new();
         let most = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-        std::fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(|error| {
+        open_file(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(|error| {
             unreadable(format!("cannot be read: {error}"), "create it, or name another one with --config FILE")
         })?;
         if bytes.len() > MAX_FILE_BYTES {
@@ -180,6 +181,16 @@ impl Config {
         let mistakes = report.into_mistakes();
         if mistakes.is_empty() { Ok(Self { daemon, datapath, objects: found.objects }) } else { Err(mistakes) }
     }
+}
+
+/// Opens a regular file. Nothing else is waited for: a reload holds up all other changes.
+fn open_file(path: &Path) -> io::Result<std::fs::File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    Ok(file)
 }
 
 fn read_daemon(report: &mut Report<'_>, section: Option<Section<'_>>) -> Daemon {

@@ -209,5 +209,5 @@ struct Running {
 
 /// What kubelet may ask at a time.
 fn limits(times: Times) -> Limits {
-    Limits { patience: times.patience, connections: 8 }
+    Limits { patience: times.patience, connections: 8, of_one_process: 8 }
 }

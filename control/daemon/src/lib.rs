@@ -4,7 +4,7 @@
 //! - [`change`], [`reconcile`], [`journal`], [`removals`]: what clients want besides, how the node gets there, and how it is
 //!   kept;
 //! - [`supervisor`]: culvertd's first process, which starts the daemon, again if need be; [`broker`]: what the daemon asks it for;
-//! - [`process`]: what the daemon changes about its own process;
+//! - [`process`]: what the daemon changes about its own process; [`log`]: the log of both, which holds up nobody;
 //! - [`node`]: the running node: datapath, ports, vhost-user sockets;
 //! - [`listening_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods;
 //!   [`request`]: requests in the words of the configuration; [`translators`]: other processes of this node, asked for figures;
@@ -19,6 +19,7 @@ pub mod config;
 pub mod device_plugin;
 pub mod journal;
 pub mod listening_socket;
+pub mod log;
 pub mod name;
 pub mod node;
 pub mod pods;

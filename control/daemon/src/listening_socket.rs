@@ -167,9 +167,16 @@ fn bind_and_rename(folder: &OwnedFd, file_name: &Path) -> Result<(OwnedFd, (u64,
     }
     rustix::net::bind(&socket, &SocketAddrUnix::new(through(folder, &new_name))?)?;
     let finish = || {
-        rustix::fs::chmodat(folder, &new_name, SOCKET_MODE, AtFlags::empty())?;
+        // What is looked at is what is changed, whatever has the name by now.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(folder, &new_name, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&made)?;
+        let own = stat.st_nlink == 1 && stat.st_uid == rustix::process::geteuid().as_raw();
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || !own {
+            return Err(Errno::NOTSOCK);
+        }
+        rustix::fs::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), SOCKET_MODE)?;
         rustix::net::listen(&socket, BACKLOG)?;
-        let stat = stat(folder, &new_name)?;
         rustix::fs::renameat(folder, &new_name, folder, file_name)?;
         Ok(identity(&stat))
     };
@@ -387,6 +394,36 @@ mod tests {
         let other = std::fs::File::open(folder.path()).unwrap();
         rustix::fs::flock(&other, FlockOperation::LockExclusive).unwrap();
         assert!(error(&folder.path().join("c.sock")).contains("another daemon is just starting"));
+    }
+
+    /// hostile C6: before, the mode went to what a link led to.
+    #[test]
+    fn names_that_are_swapped_meanwhile_lead_nowhere() {
+        let folder = folder();
+        let (path, precious) = (folder.path().join("c.sock"), folder.path().join("precious"));
+        std::fs::write(&precious, "precious").unwrap();
+        std::fs::set_permissions(&precious, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let new_name = folder.path().join(format!(".culvertd-{}", std::process::id()));
+        let end = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !end.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = std::fs::remove_file(&new_name);
+                    let _ = std::os::unix::fs::symlink(&precious, &new_name);
+                    let _ = std::fs::remove_file(&new_name);
+                    let _ = std::fs::hard_link(&precious, &new_name);
+                    std::thread::yield_now();
+                }
+            });
+            for _ in 0..2000 {
+                // Whether it can be made is chance. The link may have got the name.
+                drop(ListeningSocket::bind(&path, Purpose::Control));
+                let _ = std::fs::remove_file(&path);
+            }
+            end.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(precious.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
     }
 
     #[test]

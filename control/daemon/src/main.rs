@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use culvert_nic::EalError;
 use culvertd::arguments::{Arguments, EXIT_CONFIG, EXIT_FAILED};
 use culvertd::broker::Broker;
 use culvertd::config::{Config, Machine, Objects};
 use culvertd::listening_socket::{BindError, ListeningSocket, Purpose};
 use culvertd::node::Node;
 use culvertd::node::live::{LiveNode, Started};
-use culvertd::{process, server, supervisor};
+use culvertd::{log, process, server, supervisor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The program.
@@ -27,7 +28,7 @@ pub fn main() -> ExitCode {
     let config = match Config::load(&arguments.config, &machine, &Objects::default()) {
         Ok(config) => config,
         Err(mistakes) => {
-            mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
+            mistakes.iter().for_each(|mistake| log::say(&mistake.to_string()));
             return ExitCode::from(EXIT_CONFIG);
         }
     };
@@ -40,31 +41,35 @@ pub fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = process::start_log(&arguments.log_level) {
-        return fail(&error);
-    }
-    if arguments.supervised {
-        run(&arguments, config, machine).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    let ended = if arguments.supervised {
+        run(&arguments, config, machine).map(|()| ExitCode::SUCCESS)
     } else {
-        // It keeps descriptors for the daemon, which inherits the limit.
-        process::raise_file_limit();
-        supervisor::run().unwrap_or_else(|error| fail(&error))
-    }
+        supervise(&arguments)
+    };
+    ended.unwrap_or_else(|error| fail(&error))
+}
+
+fn supervise(arguments: &Arguments) -> Result<ExitCode> {
+    let _log = log::start(&arguments.log_level)?;
+    // It keeps descriptors for the daemon, which inherits the limit.
+    process::raise_file_limit();
+    supervisor::run()
 }
 
 fn run(arguments: &Arguments, config: Config, machine: Machine) -> Result<()> {
     let broker = Arc::new(Broker::from_stdin().context("there is no supervisor")?);
     process::set_name();
+    // First, so that all threads are kept off the workers' cores.
     let main_core = process::leave_cores_to_workers(&machine, &config.datapath.worker_cores)?;
+    let _log = log::start(&arguments.log_level)?;
+    if config.datapath.worker_cores.contains(&main_core) {
+        tracing::warn!("all cores are worker cores: control takes time from the workers; leave it one core");
+    }
     let socket_path = config.daemon.control_socket.clone();
     // The daemon of a supervisor that was killed may be about to end.
     let is_taken = |error: &BindError| error.is_taken();
     let socket = process::patiently(|| ListeningSocket::bind(&socket_path, Purpose::Control), is_taken)?;
-    let control = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(MAX_QUESTIONS)
-        .build()
-        .context("the control server cannot start")?;
+    let control = server::runtime().context("the control server cannot start")?;
     // From here on a signal leads to an orderly end, also while ports are still being opened.
     let stop = control.block_on(async { stop_signal() })?;
     let reload = control.block_on(async { signal(SignalKind::hangup()) }).context("SIGHUP cannot be waited for")?;
@@ -111,9 +116,8 @@ async fn reload_at(mut hangup: Signal, node: Arc<LiveNode>) {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("culvertd: {error:#}");
-    ExitCode::from(EXIT_FAILED)
+    log::say(&format!("culvertd: {error:#}"));
+    // What the configuration asks for and the machine does not have.
+    let is_config = matches!(error.downcast_ref(), Some(EalError::Hugepages { .. } | EalError::Pool { .. }));
+    ExitCode::from(if is_config { EXIT_CONFIG } else { EXIT_FAILED })
 }
-
-/// Questions of clients that are answered at a time.
-const MAX_QUESTIONS: usize = 8;

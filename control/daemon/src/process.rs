@@ -1,24 +1,21 @@
-//! What the daemon changes about its own process at the start: name, cores, descriptors, log.
+//! What the daemon changes about its own process at the start: name, cores, descriptors.
 
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CpuSet;
-use tracing_subscriber::EnvFilter;
 
 use crate::config::Machine;
 
 /// Keeps this thread, and those that it starts, off the workers' cores if other cores are left. Returns the core that
-/// DPDK counts as its main one.
+/// DPDK counts as its main one: a worker's, if there is no other.
 ///
 /// # Errors
 /// The kernel's.
 pub fn leave_cores_to_workers(machine: &Machine, worker_cores: &[usize]) -> Result<usize> {
     let others: Vec<usize> = machine.cores.iter().copied().filter(|core| !worker_cores.contains(core)).collect();
     let Some(first) = others.first().copied() else {
-        tracing::warn!("all cores are worker cores: control takes time from the workers; leave it one core");
         return machine.cores.first().copied().context("this process may use no core");
     };
     let mut set = CpuSet::new();
@@ -54,18 +51,6 @@ pub fn patiently<T, E>(action: impl Fn() -> Result<T, E>, passes: impl Fn(&E) ->
             result => return result,
         }
     }
-}
-
-/// Sends the log to standard error. `filter` is a level, or levels by part of the program.
-///
-/// # Errors
-/// When `filter` cannot be read.
-pub fn start_log(filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .with_context(|| format!("--log-level {filter} cannot be read; write error, warn, info, debug or trace"))?;
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    Ok(())
 }
 
 /// How long the kernel may take to end a daemon with its memory.

@@ -7,11 +7,17 @@
 //! | sends a request piece by piece | the request ends after [`Limits::patience`] |
 //! | sends more than 64 KiB | refused with its size |
 //! | sends many requests at once | [`REQUESTS_PER_CONNECTION`] are served, the others wait |
-//! | connects too often | the connections beyond [`Limits::connections`] are closed at once |
+//! | connects too often | the connections beyond [`Limits::connections`] are closed at once, and those of one process beyond [`Limits::of_one_process`] |
+//!
+//! What the node lacks is not made worse: where no descriptor is left, a reserve lets one client in who may change that
+//! (`reserve`), and the threads that answer questions are there from the start ([`runtime`]).
+
+mod places;
+mod reserve;
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,7 +25,7 @@ use culvert_api::MAX_REQUEST_BYTES;
 use culvert_api::v1::culvert_server::CulvertServer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::Runtime;
 use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tonic::transport::server::{Connected, Server, UdsConnectInfo};
@@ -27,6 +33,8 @@ use tonic::transport::server::{Connected, Server, UdsConnectInfo};
 use crate::listening_socket::ListeningSocket;
 use crate::node::Node;
 use crate::service::Service;
+use places::{Place, Places};
+use reserve::Reserve;
 
 /// What clients may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -35,11 +43,13 @@ pub struct Limits {
     pub patience: Duration,
     /// Connections at a time.
     pub connections: usize,
+    /// Connections of one process at a time, so that none keeps the others away.
+    pub of_one_process: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { patience: Duration::from_secs(5), connections: 128 }
+        Self { patience: Duration::from_secs(5), connections: 128, of_one_process: 32 }
     }
 }
 
@@ -48,6 +58,32 @@ pub const REQUESTS_PER_CONNECTION: u32 = 16;
 
 /// How long clients may take to finish when culvertd stops.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// The runtime of the control server. The threads on which questions are answered are started here and stay: a question must not
+/// depend on the kernel's having a thread to give.
+///
+/// # Errors
+/// The kernel's.
+pub fn runtime() -> io::Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_QUESTIONS)
+        .thread_keep_alive(FOR_EVER)
+        .build()?;
+    // Each waits for the others, so that none of them takes two of the questions.
+    let started = Arc::new((Mutex::new(0_usize), Condvar::new()));
+    for _ in 0..MAX_QUESTIONS {
+        let started = Arc::clone(&started);
+        runtime.spawn_blocking(move || {
+            let (count, changed) = &*started;
+            let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+            *count = count.saturating_add(1);
+            changed.notify_all();
+            drop(changed.wait_timeout_while(count, START, |count| *count < MAX_QUESTIONS));
+        });
+    }
+    Ok(runtime)
+}
 
 /// Serves `node` on `socket` until `stop` resolves. Must be called within a tokio runtime.
 ///
@@ -91,10 +127,13 @@ pub(crate) fn builder(limits: Limits) -> Server {
 /// The connections that come in on a socket, within the limits.
 pub(crate) struct Connections {
     listener: UnixListener,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
+    reserve: Reserve,
     patience: Duration,
-    /// Runs after a failed accept (no descriptors left, say), so that it is not repeated without a pause.
+    /// Runs after a failed accept, so that it is not repeated without a pause.
     retry: Option<Pin<Box<Sleep>>>,
+    /// Whether the last accept failed: the log has that once.
+    failing: bool,
 }
 
 impl Connections {
@@ -105,10 +144,21 @@ impl Connections {
     pub(crate) fn new(socket: &ListeningSocket, limits: Limits) -> io::Result<Self> {
         Ok(Self {
             listener: UnixListener::from_std(socket.listener()?)?,
-            places: Arc::new(Semaphore::new(limits.connections)),
+            places: Arc::new(Places::new(limits)),
+            reserve: Reserve::new()?,
             patience: limits.patience,
             retry: None,
+            failing: false,
         })
+    }
+
+    /// Whether to try again at once, after an accept has failed.
+    fn failed(&mut self, error: &io::Error) -> bool {
+        if !self.failing {
+            tracing::warn!("connections cannot be accepted: {error}; it is tried again, see `ulimit -n`");
+            self.failing = true;
+        }
+        self.reserve.give_up(error)
     }
 }
 
@@ -123,14 +173,17 @@ impl Stream for Connections {
             }
             match ready!(self.listener.poll_accept(context)) {
                 Ok((stream, _)) => {
+                    // Others may have got what was given up, and may have given back more.
+                    self.failing &= !self.reserve.refill();
                     // Without a place the stream is dropped here: the client sees the end at once and need not wait.
-                    if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+                    if let Some(place) = self.places.take(&stream) {
                         return Poll::Ready(Some(Ok(Connection::new(stream, place, self.patience))));
                     }
                 }
                 Err(error) => {
-                    tracing::warn!("a connection cannot be accepted: {error}");
-                    self.retry = Some(Box::pin(tokio::time::sleep(ACCEPT_RETRY)));
+                    if !self.failed(&error) {
+                        self.retry = Some(Box::pin(tokio::time::sleep(ACCEPT_RETRY)));
+                    }
                 }
             }
         }
@@ -141,14 +194,14 @@ impl Stream for Connections {
 /// that is watched by pings.
 pub(crate) struct Connection {
     stream: UnixStream,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     /// Until when the preface must be here; `None` once it is.
     deadline: Option<Pin<Box<Sleep>>>,
     received: usize,
 }
 
 impl Connection {
-    fn new(stream: UnixStream, place: OwnedSemaphorePermit, patience: Duration) -> Self {
+    fn new(stream: UnixStream, place: Place, patience: Duration) -> Self {
         Self { stream, _place: place, deadline: Some(Box::pin(tokio::time::sleep(patience))), received: 0 }
     }
 }
@@ -199,3 +252,9 @@ impl Connected for Connection {
 const PREFACE_BYTES: usize = 24;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Questions of clients that are answered at a time.
+const MAX_QUESTIONS: usize = 8;
+/// How long the threads for them may take to start.
+const START: Duration = Duration::from_secs(1);
+/// A year.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);

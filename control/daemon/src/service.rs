@@ -19,19 +19,21 @@ use crate::change::Refusal;
 use crate::config::Kind;
 use crate::name::Name;
 use crate::node::{CaptureError, ChangeError, Node};
-use crate::{request, translators};
+use crate::request;
+use crate::translators::Asker;
 
 /// The service on one node.
 pub struct Service {
     node: Arc<dyn Node>,
     /// Held by the change that is under way.
     changing: Arc<Semaphore>,
+    translators: Asker,
 }
 
 impl Service {
     /// Serves what `node` knows.
     pub fn new(node: Arc<dyn Node>) -> Self {
-        Self { node, changing: Arc::new(Semaphore::new(1)) }
+        Self { node, changing: Arc::new(Semaphore::new(1)), translators: Asker::default() }
     }
 
     /// Asks the node on a thread of its own.
@@ -111,8 +113,9 @@ fn is_meant(filter: &str, value: &str) -> bool {
 #[tonic::async_trait]
 impl Culvert for Service {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
-        self.ask(|node| {
-            let translators = translators::read(Path::new(culvert_api::translator::FOLDER), &node.pods());
+        let translators = self.translators.clone();
+        self.ask(move |node| {
+            let translators = translators.read(Path::new(culvert_api::translator::FOLDER), &node.pods());
             Ok(Response::new(v1::GetStatusResponse { translators, ..node.status() }))
         })
         .await

@@ -2,11 +2,14 @@
 //!
 //! Those of the node's own folder, and those in folders of pods. They are nobody's children and not trusted: each is asked
 //! for a short time, all of a pod together not longer, all of them together for two seconds, and what they say is shown, not
-//! believed. Called by the service for `culvertctl status`.
+//! believed. Whoever is asked may hold up who asks for as long as he likes (descriptors that come with an answer are closed before it is
+//! read), so each pod is asked by a thread for which nobody waits longer, and not again before that has ended. Called by the service
+//! for `culvertctl status`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use culvert_api::translator::{self, AskError};
@@ -14,15 +17,54 @@ use culvert_api::v1::{Pod, Translator};
 
 use crate::pods::folder::{Found, sockets};
 
-/// The translators whose control sockets are in `folder`, and in the folders of `pods`.
-pub fn read(folder: &Path, pods: &[Pod]) -> Vec<Translator> {
-    let mut all = of_node(folder);
-    let end = Instant::now() + ALL_TOGETHER;
-    for pod in pods {
-        let pod_end = end.min(Instant::now() + EACH);
-        all.extend(pod.folders.iter().flat_map(|folder| of_pod(pod, Path::new(folder), pod_end)));
+/// Who asks translators.
+#[derive(Clone, Debug, Default)]
+pub struct Asker {
+    /// The pods that are being asked.
+    asked: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Asker {
+    /// The translators whose control sockets are in `folder`, and in the folders of `pods`.
+    pub fn read(&self, folder: &Path, pods: &[Pod]) -> Vec<Translator> {
+        let mut all = of_node(folder);
+        let end = Instant::now() + ALL_TOGETHER;
+        for pod in pods {
+            let pod_end = end.min(Instant::now() + EACH);
+            all.extend(self.pod(pod, pod_end).unwrap_or_else(|problem| {
+                vec![Translator { pod: pod.name.clone(), problem: problem.to_owned(), ..Translator::default() }]
+            }));
+        }
+        all
     }
-    all
+
+    /// The translators of one pod, or why they are not known.
+    fn pod(&self, pod: &Pod, end: Instant) -> Result<Vec<Translator>, &'static str> {
+        if !self.lock().insert(pod.name.clone()) {
+            return Err("what answers in its folders has held up an earlier question: it is no translator; remove it");
+        }
+        let (sender, answer) = std::sync::mpsc::sync_channel(1);
+        let (asker, asked) = (self.clone(), pod.clone());
+        let thread = std::thread::Builder::new().name("translators".to_owned()).spawn(move || {
+            let found: Vec<_> =
+                asked.folders.iter().flat_map(|folder| of_pod(&asked, Path::new(folder), end)).collect();
+            asker.lock().remove(&asked.name);
+            // Nobody may wait for it any more.
+            let _ = sender.send(found);
+        });
+        if thread.is_err() {
+            self.lock().remove(&pod.name);
+            return Err("culvertd has no thread for the question; try again");
+        }
+        let patience = end.saturating_duration_since(Instant::now()).saturating_add(EACH);
+        answer
+            .recv_timeout(patience)
+            .map_err(|_| "what answers in its folders takes too long: it is no translator; remove it")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The translators in one folder of a pod. What keeps a folder from being looked into is no translator's problem: see
@@ -85,6 +127,10 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
+    fn read(folder: &Path, pods: &[Pod]) -> Vec<Translator> {
+        Asker::default().read(folder, pods)
+    }
+
     #[test]
     fn those_that_do_not_answer_are_shown_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
@@ -137,6 +183,50 @@ mod tests {
         assert!(first.socket.ends_with("/vm.sock"), "{}", first.socket);
         assert_eq!(second.pod, "two");
         assert!(second.socket.ends_with("/c.sock") && second.problem.contains("cannot be reached"), "{second:?}");
+    }
+
+    /// Before, each `culvertctl status` lost one of eight threads to such a pod, until no question was answered any more.
+    #[test]
+    fn a_pod_that_holds_up_a_question_is_not_asked_again() {
+        use rustix::net::{
+            AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+            SocketType, accept, bind, listen, sendmsg, socket_with, sockopt,
+        };
+        use std::io::{IoSlice, Write};
+        use std::mem::MaybeUninit;
+        use std::os::fd::AsFd;
+
+        let (node, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&socket, &SocketAddrUnix::new(folder.path().join("vm.sock.ctl")).unwrap()).unwrap();
+        listen(&socket, 8).unwrap();
+        let hostile = std::thread::spawn(move || {
+            let client = accept(&socket).unwrap();
+            // A socket that lingers: its peer reads nothing, and it has more to send than fits.
+            let peer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut slow = std::net::TcpStream::connect(peer.local_addr().unwrap()).unwrap();
+            let _other = peer.accept().unwrap();
+            sockopt::set_socket_linger(&slow, Some(Duration::from_secs(5))).unwrap();
+            slow.set_nonblocking(true).unwrap();
+            while slow.write(&[0; 65_536]).is_ok() {}
+            let descriptors = [slow.as_fd()];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+            sendmsg(&client, &[IoSlice::new(b"ok\n")], &mut control, SendFlags::NOSIGNAL).unwrap();
+            drop(slow);
+            // As long as the question is held up.
+            std::thread::sleep(Duration::from_secs(6));
+        });
+        let pod = Pod { name: "one".to_owned(), folders: vec![folder.path().display().to_string()], ..Pod::default() };
+        let asker = Asker::default();
+        let start = Instant::now();
+        let told = asker.read(node.path(), std::slice::from_ref(&pod));
+        assert!(told[0].problem.contains("takes too long"), "{told:?}");
+        let again = asker.read(node.path(), std::slice::from_ref(&pod));
+        assert!(again[0].problem.contains("has held up an earlier question"), "{again:?}");
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        hostile.join().unwrap();
     }
 
     #[test]

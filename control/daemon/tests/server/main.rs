@@ -74,7 +74,7 @@ impl Running {
 }
 
 /// A time that is over soon, for limits that must be reached.
-const SOON: Limits = Limits { patience: Duration::from_millis(250), connections: 128 };
+const SOON: Limits = Limits { patience: Duration::from_millis(250), connections: 128, of_one_process: 128 };
 
 fn port(name: &str) -> String {
     name.to_owned()
