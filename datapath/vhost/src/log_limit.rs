@@ -7,7 +7,35 @@ const LINES: u32 = 5;
 
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Counts the lines of one port.
+/// What a line tells of a port. Each kind has a bound of its own, so that many lines of one do not hide those of another: a frontend could
+/// come and go until nobody is told of its quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Who comes and goes.
+    Info,
+    /// What was refused.
+    Warning,
+    /// Why the port was taken out of service.
+    Quarantine,
+}
+
+/// Counts the lines of one port, by their kinds.
+#[derive(Debug, Default)]
+pub struct LogLimits([LogLimit; 3]);
+
+impl LogLimits {
+    /// As [`LogLimit::permit`], for a line of a kind.
+    pub fn permit(&mut self, kind: Kind, now: Instant) -> Option<u64> {
+        let Self([info, warning, quarantine]) = self;
+        match kind {
+            Kind::Info => info.permit(now),
+            Kind::Warning => warning.permit(now),
+            Kind::Quarantine => quarantine.permit(now),
+        }
+    }
+}
+
+/// Counts lines of one kind.
 #[derive(Debug, Default)]
 pub struct LogLimit {
     window: Option<Instant>,
@@ -48,5 +76,14 @@ mod tests {
         }
         assert_eq!(limit.permit(start + WINDOW), Some(7));
         assert_eq!(limit.permit(start + WINDOW), Some(0));
+    }
+
+    #[test]
+    fn lines_of_one_kind_do_not_hide_those_of_another() {
+        let mut limits = LogLimits::default();
+        let now = Instant::now();
+        while limits.permit(Kind::Info, now).is_some() {}
+        while limits.permit(Kind::Warning, now).is_some() {}
+        assert_eq!(limits.permit(Kind::Quarantine, now), Some(0));
     }
 }

@@ -15,7 +15,7 @@ use crate::backend::{Connection, Peer, PortKey, SocketState};
 use crate::connect::{self, ConnectError};
 use crate::helper::Job;
 use crate::listen::{BindError, Listener};
-use crate::log_limit::LogLimit;
+use crate::log_limit::{Kind, LogLimits};
 use crate::message::MAX_BODY_BYTES;
 use crate::place::Place;
 use crate::rate::Rate;
@@ -107,7 +107,7 @@ pub struct Port {
     /// It is to have no frontend for the present.
     suspended: bool,
     reported: Option<SocketState>,
-    log: LogLimit,
+    log: LogLimits,
 }
 
 /// The loop's names for a port's two sockets.
@@ -183,7 +183,7 @@ impl Port {
             removed: false,
             suspended: false,
             reported: None,
-            log: LogLimit::default(),
+            log: LogLimits::default(),
         };
         port.report(in_loop, SocketState::Waiting);
         port
@@ -488,6 +488,9 @@ impl Port {
             CloseReason::HungUp | CloseReason::Removed | CloseReason::Suspended => {
                 self.info(in_loop, &reason.to_string())
             }
+            CloseReason::Quarantined(_) => {
+                self.tell(in_loop, Kind::Quarantine, &format!("connection closed: {reason}"));
+            }
             _ => self.warn(in_loop, &format!("connection closed: {reason}")),
         }
         if let CloseReason::Quarantined(reason) = reason {
@@ -548,14 +551,18 @@ impl Port {
     }
 
     fn warn(&mut self, in_loop: &Loop, text: &str) {
-        if let Some(left_out) = self.log.permit(in_loop.now) {
-            tracing::warn!(port = self.config.name, left_out, "{text}");
-        }
+        self.tell(in_loop, Kind::Warning, text);
     }
 
     fn info(&mut self, in_loop: &Loop, text: &str) {
-        if let Some(left_out) = self.log.permit(in_loop.now) {
-            tracing::info!(port = self.config.name, left_out, "{text}");
+        self.tell(in_loop, Kind::Info, text);
+    }
+
+    fn tell(&mut self, in_loop: &Loop, kind: Kind, text: &str) {
+        let Some(left_out) = self.log.permit(kind, in_loop.now) else { return };
+        match kind {
+            Kind::Info => tracing::info!(port = self.config.name, left_out, "{text}"),
+            Kind::Warning | Kind::Quarantine => tracing::warn!(port = self.config.name, left_out, "{text}"),
         }
     }
 }

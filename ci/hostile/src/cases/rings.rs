@@ -3,10 +3,11 @@
 mod attack;
 mod chains;
 mod features;
+mod floods;
 mod indices;
+mod interrupts;
 mod layout;
 mod lengths;
-mod notifications;
 mod offloads;
 mod races;
 mod resets;
@@ -21,7 +22,8 @@ pub const FILES: &[&[Case]] = &[
     races::CASES,
     layout::CASES,
     offloads::CASES,
-    notifications::CASES,
+    floods::CASES,
+    interrupts::CASES,
     resets::CASES,
     features::CASES,
 ];

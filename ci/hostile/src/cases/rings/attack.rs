@@ -1,7 +1,10 @@
 //! What the cases of this table are made of: descriptors in a row, frames, refused rings.
 
+use std::os::fd::OwnedFd;
+
 use anyhow::{Context, Result, ensure};
 use culvert_driver::{Descriptor, Shape};
+use rustix::io::Errno;
 
 use crate::field::Field;
 use crate::guest::{Guest, RECEIVE, TRANSMIT};
@@ -171,3 +174,23 @@ pub const SMALL: Shape = Shape {
     receive_piece_bytes: u32::MAX,
     split_header: false,
 };
+
+/// The largest value that a counter can have.
+pub const FULL: u64 = u64::MAX - 1;
+
+/// Fills a counter up to its end.
+///
+/// # Errors
+/// It is none.
+pub fn fill_counter(event: &OwnedFd) -> Result<()> {
+    let mut old = [0; 8];
+    match rustix::io::read(event, &mut old) {
+        Ok(_) | Err(Errno::AGAIN) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match rustix::io::write(event, &FULL.to_ne_bytes()) {
+        // It was raised in between.
+        Ok(_) | Err(Errno::AGAIN) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,4 +1,4 @@
-//! Q17: guests that do not take what is theirs, that kick without end, and whose interrupts go nowhere or block.
+//! Q17: interrupts that go nowhere, that are full, and that block whoever writes them.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
-use super::attack::{SMALL, answer, ask_for_frames, check_served, echo, wait_for};
+use super::attack::{FULL, SMALL, VICTIM, check_served, echo, fill_counter};
+use super::floods::duration;
 use crate::case::{Case, Part, case};
 use crate::field::Field;
 use crate::guest::{Guest, RECEIVE, TRANSMIT};
@@ -19,16 +20,6 @@ use crate::raw_frontend::{NO_DESCRIPTOR, numbers, request};
 
 /// The cases of this file.
 pub const CASES: &[Case] = &[
-    case(
-        "Q17",
-        "receive-ring-is-never-refilled",
-        "A guest takes nothing any more: drops at its port alone.",
-        never_refills,
-    ),
-    case("Q17", "transmit-ring-is-never-kicked", "Frames without a kick wait for one, and pass then.", never_kicks),
-    case("Q17", "kicks-without-end", "A million kicks a second, and no frame: neighbours lose nothing.", kick_storm),
-    case("Q17", "kicks-with-a-frame-each", "As many kicks and frames as fit: neighbours lose nothing.", frame_storm),
-    case("Q17", "kick-is-full", "The kick's counter is at its end: frames pass.", kick_full),
     case("Q17", "interrupt-is-full", "The interrupt's counter is at its end: frames pass.", call_full),
     case(
         "Q17",
@@ -49,100 +40,10 @@ pub const CASES: &[Case] = &[
     case("Q17", "interrupt-is-taken-away", "No interrupt, then one, again and again: frames pass.", call_taken_away),
 ];
 
-fn never_refills(field: &mut Field) -> Result<()> {
-    let mut guest = field.connect_victim(SMALL, 0)?;
-    for _ in 0..10 {
-        ask_for_frames(&mut guest, 10)?;
-        guest.wait_used(TRANSMIT)?;
-    }
-    // 16 buffers, 100 answers.
-    field.expect_drops("no-buffer", 84);
-    let victim = field.victim();
-    field.daemon().wait_for_counter(&victim, "tx_dropped", 84)?;
-    // It may come back at any time.
-    while guest.interface.receive().is_some() {}
-    check_served(&mut guest, 200)
-}
-
-fn never_kicks(field: &mut Field) -> Result<()> {
-    let mut guest = field.connect_victim(SMALL, 0)?;
-    check_served(&mut guest, 1)?;
-    // Its worker has asked for a kick by then.
-    thread::sleep(Duration::from_millis(20));
-    for number in 0..8 {
-        ensure!(guest.interface.send(&echo(number, 60)), "the transmit ring is full");
-    }
-    thread::sleep(Duration::from_millis(50));
-    guest.kick(TRANSMIT)?;
-    (0..8).try_for_each(|number| wait_for(&mut guest, &answer(number, 60)))
-}
-
-/// How long a storm lasts.
-fn duration(field: &Field) -> Duration {
-    if field.is_full() { Duration::from_secs(10) } else { Duration::from_millis(400) }
-}
-
-fn kick_storm(field: &mut Field) -> Result<()> {
-    let mut guest = field.connect_victim(SMALL, 0)?;
-    let deadline = Instant::now() + duration(field);
-    let mut kicks = 0_u64;
-    while Instant::now() < deadline {
-        for _ in 0..1000 {
-            guest.kick(TRANSMIT)?;
-            guest.kick(RECEIVE)?;
-        }
-        kicks += 2000;
-    }
-    println!("     {kicks} kicks in {:?}", duration(field));
-    check_served(&mut guest, 1)
-}
-
-fn frame_storm(field: &mut Field) -> Result<()> {
-    let mut guest = field.connect_victim(Default::default(), 0)?;
-    let deadline = Instant::now() + duration(field);
-    // To a station that is nobody's: refused by none, and flooded to both neighbours at most as fast as they take it in.
-    let mut frame = echo(0, 60);
-    frame.splice(..6, super::attack::VICTIM);
-    while Instant::now() < deadline {
-        guest.interface.send(&frame);
-        guest.kick(TRANSMIT)?;
-    }
-    guest.wait_used(TRANSMIT)?;
-    check_served(&mut guest, 1)
-}
-
-/// The largest value that a counter can have.
-const FULL: u64 = u64::MAX - 1;
-
-/// Fills a counter up to its end.
-fn fill(event: &OwnedFd) -> Result<()> {
-    let mut old = [0; 8];
-    match rustix::io::read(event, &mut old) {
-        Ok(_) | Err(Errno::AGAIN) => {}
-        Err(error) => return Err(error.into()),
-    }
-    match rustix::io::write(event, &FULL.to_ne_bytes()) {
-        // It was raised in between.
-        Ok(_) | Err(Errno::AGAIN) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn kick_full(field: &mut Field) -> Result<()> {
-    let mut guest = field.connect_victim(SMALL, 0)?;
-    fill(guest.kick_of(TRANSMIT))?;
-    fill(guest.kick_of(RECEIVE))?;
-    thread::sleep(Duration::from_millis(20));
-    (0..30).try_for_each(|number| {
-        fill(guest.kick_of(TRANSMIT))?;
-        check_served(&mut guest, number)
-    })
-}
-
 fn call_full(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
-    fill(guest.call_of(TRANSMIT))?;
-    fill(guest.call_of(RECEIVE))?;
+    fill_counter(guest.call_of(TRANSMIT))?;
+    fill_counter(guest.call_of(RECEIVE))?;
     (0..30).try_for_each(|number| check_served(&mut guest, number))
 }
 
@@ -212,7 +113,7 @@ fn call_blocks(field: &mut Field) -> Result<()> {
     let raiser = Raiser::start(guest.call_of(TRANSMIT))?;
     let mut frame = echo(0, 60);
     // To itself: nobody else has to do with it.
-    frame.splice(..6, super::attack::VICTIM);
+    frame.splice(..6, VICTIM);
     let deadline = Instant::now() + 4 * duration(field);
     let mut caught = false;
     while !caught && Instant::now() < deadline {
