@@ -119,6 +119,11 @@ impl Field {
         self.expect(Expect::Drop { port: self.victim(), reason, frames });
     }
 
+    /// Declares that the victim's receive ring may overflow: it asks for more than it takes in.
+    pub fn expect_overflow(&mut self) {
+        self.expect(Expect::Log { port: self.victim(), sentence: "for the reason no-buffer", lines: 0..=1 });
+    }
+
     /// Declares one line about the victim in the log.
     pub fn expect_line(&mut self, sentence: &'static str) {
         self.expect(Expect::Log { port: self.victim(), sentence, lines: 1..=1 });

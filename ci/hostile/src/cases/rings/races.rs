@@ -185,6 +185,7 @@ fn header(field: &mut Field) -> Result<()> {
     })?;
     drop(hammer);
     ensure!(seen > 0, "no frame came");
+    field.expect_overflow();
     Ok(())
 }
 
@@ -206,6 +207,7 @@ fn header_bad(field: &mut Field) -> Result<()> {
     })?;
     drop(hammer);
     field.expect_drops("bad-offload", 1);
+    field.expect_overflow();
     Ok(())
 }
 
@@ -227,6 +229,7 @@ fn length(field: &mut Field) -> Result<()> {
     })?;
     drop(hammer);
     ensure!(seen.iter().all(|&count| count > 0), "frames of both lengths should come: {seen:?}");
+    field.expect_overflow();
     Ok(())
 }
 

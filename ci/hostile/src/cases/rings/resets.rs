@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::attack::{SMALL, answer, check_served, echo, provoke, wait_for};
-use crate::case::{Case, case};
+use crate::case::{Case, Expect, case};
 use crate::field::Field;
 use crate::guest::{Guest, MRG_RXBUF, OFFLOADS, RECEIVE, TRANSMIT, region, share_memory};
 use crate::raw_frontend::{memory_table, numbers, request};
@@ -114,6 +114,7 @@ fn disabled(field: &mut Field) -> Result<()> {
     let accounted = count("rx_forwarded") + count("rx_dropped");
     ensure!(count("rx_frames") == sent as u64 && accounted == sent as u64, "{sent} frames were sent: {stats}");
     field.expect_drops("queue-disabled", 1);
+    field.expect_overflow();
     guest.enable(TRANSMIT, true)?;
     check_served(&mut guest, 255)
 }
@@ -193,6 +194,9 @@ fn memory_replaced(field: &mut Field) -> Result<()> {
     let stats = field.daemon().stats(&victim)?;
     let frames = stats.get("rx_frames").and_then(Value::as_u64);
     ensure!(frames == Some(sent as u64), "{sent} frames were sent: {stats}");
+    field.expect_overflow();
+    // Each change costs all workers: there is a limit for them.
+    field.expect(Expect::Log { port: victim, sentence: "is slowed down", lines: 0..=1 });
     check_served(&mut guest, 255)
 }
 
