@@ -127,7 +127,9 @@ pub fn run(data: &[u8]) {
         node.operate(operation);
     }
     for port in 0..PORTS {
-        node.forward(port);
+        while !node.guests[port].sent.is_empty() {
+            node.forward(port);
+        }
     }
     for port in 0..PORTS {
         node.drain(port);
@@ -272,16 +274,18 @@ impl Node {
         let guest = &mut self.guests[port];
         let received = guest.transmit.receive(&mut self.burst).expect("a good ring");
         assert_eq!(received.len(), guest.sent.len().min(32));
+        let now = Duration::from_secs(self.now.into());
+        let mut burst = Burst::Guest(received);
+        self.forwarder.forward(&self.topology, PortId(port as u16), &mut burst, now);
+        // Those that would have cost too much for one turn stay in the ring.
+        let taken = burst.len();
+        drop(burst);
         let asks = guest.asks;
-        self.history.extend(guest.sent.drain(..received.len()).map(|(header, frame)| {
+        self.history.extend(guest.sent.drain(..taken).map(|(header, frame)| {
             let head = &frame[..frame.len().min(HEAD_BYTES)];
             let offload = Offload::check(header.request(), asks, head, frame.len() as u32).ok();
             Sent { from: port, frame, offload }
         }));
-        let now = Duration::from_secs(self.now.into());
-        let mut burst = Burst::Guest(received);
-        self.forwarder.forward(&self.topology, PortId(port as u16), &mut burst, now);
-        drop(burst);
         assert_eq!(self.forwarder.take_faults().count(), 0);
         self.note_groups(now);
     }

@@ -28,6 +28,7 @@ pub struct Field {
     expected: Vec<Expect>,
     exempt: Vec<(Part, &'static str)>,
     spent: bool,
+    restarted: bool,
 }
 
 impl Field {
@@ -46,7 +47,19 @@ impl Field {
         let pace = if full { load::most(&neighbours)? } else { low };
         neighbours.set_pace(pace)?;
         let (victim, ports, expected, exempt) = (String::new(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { node, daemon, neighbours, pace, full, victim, ports, expected, exempt, spent: false })
+        Ok(Self {
+            node,
+            daemon,
+            neighbours,
+            pace,
+            full,
+            victim,
+            ports,
+            expected,
+            exempt,
+            spent: false,
+            restarted: false,
+        })
     }
 
     /// culvertd.
@@ -146,6 +159,7 @@ impl Field {
         self.daemon.console().kill();
         self.daemon = self.node.start()?;
         self.neighbours = neighbours(&self.node, self.pace)?;
+        self.restarted = true;
         Ok(())
     }
 
@@ -162,6 +176,11 @@ impl Field {
     /// Leaves no other case this field.
     pub fn spend(&mut self) {
         self.spent = true;
+    }
+
+    /// Whether its culvertd is another than before the case, with a log of its own.
+    pub fn has_restarted(&self) -> bool {
+        self.restarted
     }
 
     /// Whether no other case is to have this field.

@@ -29,6 +29,7 @@ struct Status {
     ports_up: u32,
     mirrors: u32,
     pods: u32,
+    bugs: u64,
     warnings: Vec<String>,
     workers: Vec<Worker>,
     translators: Vec<Translator>,
@@ -41,6 +42,8 @@ struct Worker {
     loops: u64,
     busy_loops: u64,
     sleeps: u64,
+    poll_gaps: u64,
+    longest_gap_us: u64,
 }
 
 #[derive(Serialize)]
@@ -75,11 +78,22 @@ impl Status {
             ("ports", format!("{}, {} up", self.ports, self.ports_up)),
             ("mirrors", self.mirrors.to_string()),
             ("pods", self.pods.to_string()),
+            ("bugs", self.bugs.to_string()),
         ]);
-        let columns = [("WORKER", Left), ("FRAMES", Right), ("LOOPS", Right), ("BUSY LOOPS", Right), ("SLEEPS", Right)];
+        let columns = [
+            ("WORKER", Left),
+            ("FRAMES", Right),
+            ("LOOPS", Right),
+            ("BUSY LOOPS", Right),
+            ("SLEEPS", Right),
+            ("GAPS", Right),
+            ("LONGEST GAP", Right),
+        ];
         let workers = self.workers.iter().map(|worker| {
-            let numbers = [worker.frames, worker.loops, worker.busy_loops, worker.sleeps];
-            std::iter::once(format!("core {}", worker.core)).chain(numbers.map(|number| number.to_string())).collect()
+            let numbers = [worker.frames, worker.loops, worker.busy_loops, worker.sleeps, worker.poll_gaps];
+            let gap = format!("{}.{:03} ms", worker.longest_gap_us / 1000, worker.longest_gap_us % 1000);
+            let numbers = numbers.map(|number| number.to_string());
+            std::iter::once(format!("core {}", worker.core)).chain(numbers).chain([gap]).collect()
         });
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {warning}\n")).collect();
         let translators = if self.translators.is_empty() { String::new() } else { self.translators_text() };
@@ -143,6 +157,7 @@ impl From<v1::GetStatusResponse> for Status {
             ports_up: status.ports_up,
             mirrors: status.mirrors,
             pods: status.pods,
+            bugs: status.bugs,
             warnings: status.warnings,
             workers: status.workers.into_iter().map(Worker::from).collect(),
             translators: status.translators.into_iter().map(Translator::from).collect(),
@@ -152,8 +167,8 @@ impl From<v1::GetStatusResponse> for Status {
 
 impl From<v1::Worker> for Worker {
     fn from(worker: v1::Worker) -> Self {
-        let v1::Worker { core, loops, busy_loops, sleeps, frames } = worker;
-        Self { core, frames, loops, busy_loops, sleeps }
+        let v1::Worker { core, loops, busy_loops, sleeps, frames, poll_gaps, longest_gap_us } = worker;
+        Self { core, frames, loops, busy_loops, sleeps, poll_gaps, longest_gap_us }
     }
 }
 

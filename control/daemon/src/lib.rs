@@ -5,6 +5,7 @@
 //!   kept;
 //! - [`supervisor`]: culvertd's first process, which starts the daemon, again if need be; [`broker`]: what the daemon asks it for;
 //! - [`process`]: what the daemon changes about its own process; [`log`]: the log of both, which holds up nobody;
+//!   [`bugs`]: panics, counted;
 //! - [`node`]: the running node: datapath, ports, vhost-user sockets;
 //! - [`listening_socket`], [`server`], [`service`]: the socket that clients connect to, its limits, and its methods;
 //!   [`request`]: requests in the words of the configuration; [`translators`]: other processes of this node, asked for figures;
@@ -14,6 +15,7 @@
 
 pub mod arguments;
 pub mod broker;
+pub mod bugs;
 pub mod change;
 pub mod config;
 pub mod device_plugin;

@@ -15,7 +15,7 @@ use culvertd::config::{Config, Machine, Objects};
 use culvertd::listening_socket::{BindError, ListeningSocket, Purpose};
 use culvertd::node::Node;
 use culvertd::node::live::{LiveNode, Started};
-use culvertd::{log, process, server, supervisor};
+use culvertd::{bugs, log, process, server, supervisor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The program.
@@ -62,6 +62,7 @@ fn run(arguments: &Arguments, config: Config, machine: Machine) -> Result<()> {
     // First, so that all threads are kept off the workers' cores.
     let main_core = process::leave_cores_to_workers(&machine, &config.datapath.worker_cores)?;
     let _log = log::start(&arguments.log_level)?;
+    bugs::watch();
     if config.datapath.worker_cores.contains(&main_core) {
         tracing::warn!("all cores are worker cores: control takes time from the workers; leave it one core");
     }

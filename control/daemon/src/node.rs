@@ -12,6 +12,7 @@
 //! Answers are in the words of the schema, so that there is no second set of types between the datapath and the wire.
 
 pub mod backend;
+pub mod bars;
 pub mod capture;
 mod changes;
 pub mod faults;

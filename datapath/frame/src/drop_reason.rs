@@ -66,6 +66,8 @@ pub enum DropReason {
     NoGroupMember,
     /// There is no other port in the network and VLAN.
     NoOtherPort,
+    /// A worker failed over the burst that the frame was in: a bug in Culvert.
+    Failed,
     /// No guest is attached to the port, or its driver has not started it.
     PortDown,
     /// The frame exceeds the port's MTU.
@@ -78,6 +80,8 @@ pub enum DropReason {
     SegmentLimit,
     /// Another worker held the port's receive queue for more than 1 ms.
     RxBusy,
+    /// A worker failed while it delivered the burst that the frame was in: a bug in Culvert.
+    Abandoned,
     /// The port was stopped for a fault of its guest.
     Quarantined,
     /// The NIC's transmit queue is full.
@@ -91,7 +95,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Runt,
         Self::Oversized,
         Self::ShortHeader,
@@ -110,12 +114,14 @@ impl DropReason {
         Self::Isolated,
         Self::NoGroupMember,
         Self::NoOtherPort,
+        Self::Failed,
         Self::PortDown,
         Self::ExceedsMtu,
         Self::NoBuffer,
         Self::SmallBuffer,
         Self::SegmentLimit,
         Self::RxBusy,
+        Self::Abandoned,
         Self::Quarantined,
         Self::NicFull,
         Self::PoolEmpty,
@@ -239,6 +245,14 @@ impl DropReason {
             Self::RxBusy => (
                 "rx-busy",
                 "Another worker held the guest's receive queue for over 1 ms: its core is shared with other work; see `worker_cores`.",
+            ),
+            Self::Failed => (
+                "failed",
+                "culvertd failed over this frame or one that came with it, which is a mistake in culvertd: report it with the log.",
+            ),
+            Self::Abandoned => (
+                "abandoned",
+                "culvertd failed while it delivered this frame or one that came with it, which is a mistake in culvertd: report it with the log.",
             ),
             Self::Quarantined => (
                 "quarantined",

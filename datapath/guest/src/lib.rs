@@ -27,6 +27,7 @@ pub mod packet_socket;
 pub mod piece;
 pub mod receive;
 pub mod split;
+pub mod thread_clock;
 pub mod transmit;
 pub mod unblock;
 

@@ -34,6 +34,8 @@ pub struct ReceiveQueue {
     chains: Vec<Chain>,
     /// What they were found for: bytes before the payload, and of the payload.
     found: Option<(u32, u32)>,
+    /// A frame is being put: whoever finds this set while nobody is at it knows that we failed over this guest's buffers.
+    busy: bool,
 }
 
 /// Why a frame could not be put.
@@ -79,6 +81,7 @@ impl ReceiveQueue {
             rooms: Vec::with_capacity(size),
             chains: Vec::with_capacity(size),
             found: None,
+            busy: false,
         })
     }
 
@@ -88,6 +91,21 @@ impl ReceiveQueue {
     /// [`PutError`]; the frame is not delivered then.
     #[inline]
     pub fn put<'a>(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        length: u32,
+        rest: impl Iterator<Item = Piece<'a>>,
+    ) -> Result<(), PutError> {
+        self.busy = true;
+        let put = self.put_in_one(header, head, length, rest);
+        self.busy = false;
+        put
+    }
+
+    /// The common case: one buffer takes the frame.
+    #[inline]
+    fn put_in_one<'a>(
         &mut self,
         header: &NetHeader,
         head: &[u8],
@@ -144,6 +162,15 @@ impl ReceiveQueue {
     pub fn publish(&mut self) {
         self.ring.publish(self.taken);
         self.taken = 0;
+    }
+
+    /// Puts the queue in order after a panic of whoever held it: what was put and not published is not delivered, and the
+    /// guest's buffers for it stay its offer. Returns whether the panic was over this guest's buffers, and not only while the
+    /// queue was held.
+    pub fn abandon(&mut self) -> bool {
+        self.taken = 0;
+        self.found = None;
+        std::mem::take(&mut self.busy)
     }
 
     /// Asks for a kick when the guest adds buffers; `true` if it has added none since the last look, so that it is safe to

@@ -61,9 +61,6 @@ pub enum RingFault {
     /// The frontend made the descriptor of its interrupt block a worker.
     #[error("the descriptor for interrupts blocks")]
     CallBlocks,
-    /// A worker of ours failed while it held the ring: a bug in Culvert.
-    #[error("culvertd failed over this ring, which is a mistake in culvertd")]
-    Abandoned,
     /// The frontend truncated the file that the guest's memory is in.
     #[error("the file of the guest's memory was truncated")]
     MemoryLost,

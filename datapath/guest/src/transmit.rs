@@ -22,6 +22,10 @@ use crate::split::{DESC_INDIRECT, DESC_NEXT, RingFault, SplitRing, StartError};
 /// Frames that are taken at once.
 pub const BURST: usize = 32;
 
+/// Descriptors of chains of several after which no further chain is taken; the last one may have [`MAX_QUEUE_SIZE`] more. Empty
+/// ones count: a guest that writes long chains has shorter bursts, and not longer turns.
+pub const BURST_DESCRIPTORS: u16 = MAX_QUEUE_SIZE;
+
 /// How many bytes of a frame are copied for looking at; the rest is copied once, to where the frame goes.
 pub const HEAD_BYTES: usize = 128;
 
@@ -43,6 +47,8 @@ pub struct TransmitBurst {
     slots: Box<[Slot]>,
     /// How many of the slots are filled.
     count: usize,
+    /// Descriptors of chains with more than one.
+    descriptors: u16,
     /// Pieces of chains with more than one buffer. `'static` stands for "until the burst ends": see [`Received::packet`].
     pieces: Vec<Piece<'static>>,
 }
@@ -123,7 +129,7 @@ impl TransmitQueue {
         Ok(Self { ring, header_bytes: header_bytes(features), asks: features::asked(features), region: 0 })
     }
 
-    /// Takes up to [`BURST`] chains.
+    /// Takes up to [`BURST`] chains, and no further one once those of several descriptors had [`BURST_DESCRIPTORS`].
     ///
     /// # Errors
     /// The guest's fault; chains before the faulty one are in the next call's burst no more: the queue is to be stopped.
@@ -133,12 +139,11 @@ impl TransmitQueue {
         let available = self.ring.refresh()?;
         let wanted = usize::from(available).min(BURST);
         for (ahead, slot) in (0_u16..).zip(burst.slots.iter_mut().take(wanted)) {
-            // A full chain must fit behind what is there.
-            if burst.pieces.len() + usize::from(MAX_QUEUE_SIZE) > burst.pieces.capacity() {
+            if burst.descriptors >= BURST_DESCRIPTORS {
                 break;
             }
             let head = self.ring.head(ahead)?;
-            slot.fill(&self.ring, head, self.header_bytes, &mut self.region, &mut burst.pieces)?;
+            burst.descriptors += slot.fill(&self.ring, head, self.header_bytes, &mut self.region, &mut burst.pieces)?;
             burst.count += 1;
         }
         Ok(Received { ring: &mut self.ring, header_bytes: self.header_bytes, asks: self.asks, burst })
@@ -176,14 +181,14 @@ impl TransmitQueue {
 impl Default for TransmitBurst {
     fn default() -> Self {
         let slots = std::iter::repeat_with(Slot::new).take(BURST).collect();
-        // Room for one longest chain behind a burst of ordinary ones.
-        Self { slots, count: 0, pieces: Vec::with_capacity(2 * usize::from(MAX_QUEUE_SIZE)) }
+        // BURST_DESCRIPTORS, and one longest chain behind them.
+        Self { slots, count: 0, descriptors: 0, pieces: Vec::with_capacity(2 * usize::from(MAX_QUEUE_SIZE)) }
     }
 }
 
 impl TransmitBurst {
     fn clear(&mut self) {
-        self.count = 0;
+        (self.count, self.descriptors) = (0, 0);
         self.pieces.clear();
     }
 }
@@ -199,6 +204,17 @@ impl Received<'_> {
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many descriptors were read, those of chains of one left out.
+    #[inline]
+    pub const fn descriptors(&self) -> u16 {
+        self.burst.descriptors
+    }
+
+    /// Leaves the frames from number `count` on in the ring, for the next burst.
+    pub fn truncate(&mut self, count: usize) {
+        self.burst.count = self.burst.count.min(count);
     }
 
     /// What the guest may leave to us.
@@ -261,7 +277,7 @@ impl Slot {
         Self { scratch: [0; SCRATCH_BYTES], chain: 0, head: 0, length: 0, refused: None, rest: none, more: (0, 0) }
     }
 
-    /// Reads the chain at `head` of `ring` into this slot.
+    /// Reads the chain at `head` of `ring` into this slot; returns how many descriptors it has, if those are several.
     #[inline]
     fn fill(
         &mut self,
@@ -270,7 +286,7 @@ impl Slot {
         header_bytes: usize,
         region: &mut usize,
         pieces: &mut Vec<Piece<'static>>,
-    ) -> Result<(), RingFault> {
+    ) -> Result<u16, RingFault> {
         self.chain = head;
         self.refused = None;
         self.more = (0, 0);
@@ -283,7 +299,7 @@ impl Slot {
             self.rest = take.add(&mut self.scratch, buffer);
         }
         self.finish(&take, header_bytes);
-        Ok(())
+        Ok(0)
     }
 
     #[cold]
@@ -294,11 +310,11 @@ impl Slot {
         header_bytes: usize,
         region: &mut usize,
         pieces: &mut Vec<Piece<'static>>,
-    ) -> Result<(), RingFault> {
+    ) -> Result<u16, RingFault> {
         let start = pieces.len();
         let mut take = Take::new(header_bytes);
         let scratch = &mut self.scratch;
-        chain::walk(ring, self.chain, Access::Read, region, |buffer| {
+        let walked = chain::walk(ring, self.chain, Access::Read, region, |buffer| {
             let piece = take.add(scratch, buffer);
             if piece.length() > 0 {
                 pieces.push(piece);
@@ -308,7 +324,7 @@ impl Slot {
         // The vector's capacity is 2 * MAX_QUEUE_SIZE.
         self.more = (u32::try_from(start).unwrap_or(0), u32::try_from(pieces.len()).unwrap_or(0));
         self.finish(&take, header_bytes);
-        Ok(())
+        Ok(walked)
     }
 
     fn finish(&mut self, take: &Take, header_bytes: usize) {

@@ -92,6 +92,22 @@ impl Burst<'_> {
         self.len() == 0
     }
 
+    /// How many descriptors of a guest were read for it, those of chains of one left out.
+    #[inline]
+    pub(crate) fn descriptors(&self) -> u16 {
+        if let Self::Guest(received) = self { received.descriptors() } else { 0 }
+    }
+
+    /// Leaves a guest's frames from number `count` on in its ring, for its next turn; returns how many that are. Frames from
+    /// elsewhere stay.
+    pub(crate) fn truncate(&mut self, count: usize) -> usize {
+        let before = self.len();
+        if let Self::Guest(received) = self {
+            received.truncate(count);
+        }
+        before.saturating_sub(self.len())
+    }
+
     /// Frame `index`, below [`Self::len`].
     ///
     /// # Errors

@@ -50,6 +50,11 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
+    /// Takes back what was added; only the owning worker may call this.
+    pub(crate) fn take_back(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
+    }
+
     /// The present count.
     #[inline]
     pub fn get(&self) -> u64 {
@@ -83,6 +88,34 @@ impl PortCounters {
             count.add(1);
             last.set(length, head);
         }
+    }
+
+    /// After a panic: counts the frames that arrived, and of which nothing became, as [`DropReason::Failed`]; returns
+    /// how many those are. Only the owning worker may call this, and its next one.
+    pub(crate) fn fail_arrived(&self) -> u64 {
+        let settled = self.forwarded.get() + self.dropped_at(Direction::Rx);
+        self.fail(DropReason::Failed, self.rx_frames.get().saturating_sub(settled))
+    }
+
+    /// The same for frames that were offered, and neither left nor were refused: [`DropReason::Abandoned`].
+    pub(crate) fn fail_offered(&self) {
+        let settled = self.tx_frames.get() + self.dropped_at(Direction::Tx);
+        self.fail(DropReason::Abandoned, self.offered.get().saturating_sub(settled));
+    }
+
+    fn fail(&self, reason: DropReason, count: u64) -> u64 {
+        if let Some(drops) = self.drops.get(reason.index()) {
+            drops.add(count);
+        }
+        count
+    }
+
+    fn dropped_at(&self, direction: Direction) -> u64 {
+        DropReason::ALL
+            .into_iter()
+            .filter(|reason| reason.direction() == direction)
+            .map(|reason| self.dropped(reason))
+            .sum()
     }
 
     /// Frames refused for `reason`.

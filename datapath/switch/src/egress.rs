@@ -98,6 +98,12 @@ impl Workspace {
         self.segments = BURST_SEGMENTS;
     }
 
+    /// How many segments were made of the present burst, or of the last one.
+    #[inline]
+    pub(crate) const fn cut(&self) -> u32 {
+        BURST_SEGMENTS.saturating_sub(self.segments)
+    }
+
     /// Whether a frame may be cut into that many segments; if so, they are counted.
     pub(crate) const fn may_cut(&mut self, segments: u32) -> bool {
         match self.segments.checked_sub(segments) {

@@ -3,6 +3,8 @@
 //! First every frame is [admitted](ingress::admit), its source learned, and its [route](ingress::route) looked up; a bit
 //! for it is set at each port that is to have it. Then each of those ports takes its frames, which is `outlet`'s part. A
 //! frame never goes back to the port that it came from.
+//!
+//! What a burst costs is added up while its frames are admitted: when it is enough for one turn, the rest stays where it is.
 
 use std::time::Duration;
 
@@ -24,6 +26,20 @@ use crate::vlan::TagEdit;
 /// How much of a message about multicast groups is read, in bytes: an Ethernet frame's worth.
 const MESSAGE_BYTES: usize = 1518;
 
+/// What one turn of a guest may cost: once its frames cost more, those behind stay in its ring until its next turn. A frame
+/// costs its bytes and [`COPY_COST`] for each port that it goes to, [`DESCRIPTOR_COST`] for each descriptor, and [`SEGMENT_COST`] for each segment that is made of it. So a
+/// turn takes at most as long as this and one frame, for all ports that one goes to.
+pub const TURN_COST: u32 = 256 * 1024;
+
+/// What a copy of a frame costs besides its bytes.
+pub const COPY_COST: u32 = 256;
+
+/// What a descriptor costs, where a frame has several.
+pub const DESCRIPTOR_COST: u32 = 64;
+
+/// What a segment costs that is made here: it is copied and summed before it is copied to where it goes.
+pub const SEGMENT_COST: u32 = 4096;
+
 /// One worker's forwarding: its storage, so that no burst allocates.
 #[derive(Debug)]
 pub struct Forwarder {
@@ -35,6 +51,8 @@ pub struct Forwarder {
     arrived: [Ingress; BURST],
     out: Outlet,
     snooped: Vec<(PortId, u16, Snooped)>,
+    /// Of the last burst, without its segments.
+    cost: u32,
 }
 
 impl Forwarder {
@@ -47,6 +65,7 @@ impl Forwarder {
             arrived: [Ingress::default(); BURST],
             out: Outlet::new(worker),
             snooped: Vec::with_capacity(BURST),
+            cost: 0,
         }
     }
 
@@ -60,7 +79,13 @@ impl Forwarder {
         counters.rx_frames.add(burst.len() as u64);
         let (mut bytes, mut copies) = (0, 0);
         let (mut admitted, mut one, mut forwarded) = (0, 0, 0);
+        self.cost = u32::from(burst.descriptors()) * DESCRIPTOR_COST;
         for index in 0..burst.len().min(BURST) {
+            if self.cost > TURN_COST {
+                counters.rx_frames.take_back(burst.truncate(index) as u64);
+                break;
+            }
+            self.cost += COPY_COST;
             let bit = 1 << index;
             let frame = match burst.frame(index) {
                 Ok(frame) => frame,
@@ -86,6 +111,7 @@ impl Forwarder {
                 Ok(Way::Port(port)) => {
                     one |= bit;
                     copies += 1;
+                    self.cost = self.cost.saturating_add(frame.length);
                     self.want(port, bit);
                 }
                 Ok(way) => {
@@ -100,6 +126,9 @@ impl Forwarder {
                         continue;
                     }
                     copies += receivers;
+                    let cost = frame.length.saturating_add(COPY_COST);
+                    self.cost =
+                        self.cost.saturating_add(cost.saturating_mul(u32::try_from(receivers).unwrap_or(u32::MAX)));
                 }
                 Err(reason) => {
                     refuse(counters, reason, burst, index);
@@ -110,6 +139,9 @@ impl Forwarder {
         }
         let mirrored = self.mirror(topology, source, admitted, &mut copies);
         counters.rx_bytes.add(bytes);
+        // All of them are accounted for before the first is delivered: see `recover`.
+        counters.copies.add(copies);
+        counters.forwarded.add(forwarded);
         self.out.workspace.begin_burst();
         let mut burst = Admitted { burst, arrived: &self.arrived };
         for place in 0..self.touched.len() {
@@ -119,8 +151,26 @@ impl Forwarder {
         }
         self.touched.clear();
         self.out.finish(topology, &burst);
-        counters.copies.add(copies);
-        counters.forwarded.add(forwarded);
+    }
+
+    /// Puts everything in order after a panic in [`Self::forward`] or around it: frames that were on their way are counted as
+    /// [`DropReason::Failed`] or [`DropReason::Abandoned`], and a receive queue that was held is free again. Returns the
+    /// guest over whose receive buffers it was, if it was; else it was over the frames.
+    pub fn recover(&mut self, topology: &Topology) -> Option<PortId> {
+        let worker = self.worker;
+        let mine = || topology.ports().filter_map(|port| port.counters.get(worker));
+        let arrived: u64 = mine().map(PortCounters::fail_arrived).sum();
+        for id in self.touched.drain(..) {
+            let frames = self.wanted.get_mut(id.index()).map_or(0, std::mem::take);
+            // While some that arrived are not accounted for, none was counted as forwarded.
+            if let Some(counters) =
+                topology.port(id).and_then(|port| port.counters.get(worker)).filter(|_| arrived == 0)
+            {
+                counters.offered.add(u64::from(frames.count_ones()));
+            }
+        }
+        mine().for_each(PortCounters::fail_offered);
+        self.out.recover(topology)
     }
 
     /// Counts a whole burst as refused at the port that it came from.
@@ -129,6 +179,12 @@ impl Forwarder {
         let Some(counters) = counters else { return };
         counters.rx_frames.add(burst.len() as u64);
         (0..burst.len()).for_each(|index| refuse(counters, reason, burst, index));
+    }
+
+    /// What the last burst has cost, in the unit of [`TURN_COST`].
+    #[inline]
+    pub const fn cost(&self) -> u32 {
+        self.cost.saturating_add(self.out.workspace.cut().saturating_mul(SEGMENT_COST))
     }
 
     /// The rings that were found broken since the last call, with their ports.
@@ -178,7 +234,7 @@ impl Forwarder {
     }
 
     #[inline]
-    fn want(&mut self, port: PortId, frames: Frames) {
+    pub(crate) fn want(&mut self, port: PortId, frames: Frames) {
         want(&mut self.wanted, &mut self.touched, port, frames);
     }
 

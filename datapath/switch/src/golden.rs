@@ -11,6 +11,7 @@
 
 mod bridging;
 mod capture;
+mod failures;
 mod model;
 mod offloads;
 mod packet;

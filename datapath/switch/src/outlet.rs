@@ -34,6 +34,8 @@ pub(crate) struct Outlet {
     worker: usize,
     /// Queues that another worker held at the first try.
     waiting: Vec<(PortId, usize, Frames)>,
+    /// The queue that was taken last, as its port and number: if we panic, it may be locked for ever.
+    taken: Option<(PortId, usize)>,
     hashes: [u32; BURST],
     outgoing: Batch,
     pub(crate) workspace: Workspace,
@@ -58,6 +60,7 @@ impl Outlet {
         Self {
             worker,
             waiting: Vec::with_capacity(MAX_PORTS),
+            taken: None,
             hashes: [0; BURST],
             outgoing: Batch::default(),
             workspace: Workspace::default(),
@@ -124,18 +127,26 @@ impl Outlet {
             frames &= !mine;
             let Some(queue) = queues.get(index) else { return };
             match queue.try_lock() {
-                Ok(mut queue) => self.put_and_publish(port, counters, &mut queue, burst, mine),
-                Err(TryLockError::WouldBlock) => self.waiting.push((port.id, index, mine)),
-                Err(TryLockError::Poisoned(_)) => self.abandoned(port, counters, burst, mine),
+                Ok(mut queue) => {
+                    self.taken = Some((port.id, index));
+                    self.put_and_publish(port, counters, &mut queue, burst, mine);
+                }
+                // A worker that panicked while it held the queue gets the time to put it in order itself.
+                Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => self.waiting.push((port.id, index, mine)),
             }
         }
     }
 
-    /// A worker panicked while it held this queue.
-    #[cold]
-    fn abandoned(&mut self, port: &Port, counters: &PortCounters, burst: &Admitted<'_, '_>, frames: Frames) {
-        note(&mut self.faults, port.id, RingFault::Abandoned);
-        refuse_all(counters, DropReason::Quarantined, burst.burst, frames);
+    /// Puts everything in order after a panic; see [`Forwarder::recover`](crate::Forwarder::recover).
+    pub(crate) fn recover(&mut self, topology: &Topology) -> Option<PortId> {
+        self.waiting.clear();
+        self.outgoing.clear();
+        let (id, index) = self.taken.take()?;
+        let Egress::Guest(queues, _) = &topology.port(id)?.egress else { return None };
+        let queue = queues.get(index)?;
+        let over_its_buffers = queue.lock().is_err_and(|poisoned| poisoned.into_inner().abandon());
+        queue.clear_poison();
+        over_its_buffers.then_some(id)
     }
 
     /// The queue of the first of `frames`, and all of `frames` that go to that queue.
@@ -167,11 +178,19 @@ impl Outlet {
             };
             let Some(queue) = queues.get(index) else { break };
             match queue.try_lock() {
-                Ok(mut queue) => self.put_and_publish(port, counters, &mut queue, burst, frames),
-                Err(TryLockError::Poisoned(_)) => self.abandoned(port, counters, burst, frames),
-                Err(TryLockError::WouldBlock) if start.elapsed() < MAX_WAIT => {
+                Ok(mut queue) => {
+                    self.taken = Some((id, index));
+                    self.put_and_publish(port, counters, &mut queue, burst, frames);
+                }
+                Err(_) if start.elapsed() < MAX_WAIT => {
                     std::hint::spin_loop();
                     continue;
+                }
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    let mut held = poisoned.into_inner();
+                    held.abandon();
+                    queue.clear_poison();
+                    self.put_and_publish(port, counters, &mut held, burst, frames);
                 }
                 Err(TryLockError::WouldBlock) => refuse_all(counters, DropReason::RxBusy, burst.burst, frames),
             }

@@ -70,6 +70,23 @@ pub struct Peer {
     pub gid: u32,
 }
 
+/// A guest that may not come back for the present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bar {
+    /// Why, with the remedy.
+    pub reason: String,
+    /// The process of its frontend, as in [`Peer::pid`]; 0: any.
+    pub pid: u32,
+}
+
+impl Bar {
+    /// Whether it holds for a frontend: another process than the one that was there is another guest, or the same one
+    /// started anew.
+    pub fn holds_for(&self, peer: Peer) -> bool {
+        self.pid == 0 || peer.pid == 0 || self.pid == peer.pid
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "process {} of user {}", self.pid, self.uid)

@@ -26,7 +26,7 @@ pub mod session;
 pub mod single;
 pub mod socket;
 
-pub use backend::{Backend, Connection, Peer, PortKey, SocketState};
+pub use backend::{Backend, Bar, Connection, Peer, PortKey, SocketState};
 pub use place::{Owner, Place};
 pub use port::{PortSocket, RETRY, Role};
 pub use server::{AddError, Server};

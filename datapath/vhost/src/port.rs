@@ -11,7 +11,7 @@ use culvert_guest::device::{DeviceConfig, Unresponsive};
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
-use crate::backend::{Connection, Peer, PortKey, SocketState};
+use crate::backend::{Bar, Connection, Peer, PortKey, SocketState};
 use crate::connect::{self, ConnectError};
 use crate::helper::Job;
 use crate::listen::{BindError, Listener};
@@ -106,6 +106,8 @@ pub struct Port {
     removed: bool,
     /// It is to have no frontend for the present.
     suspended: bool,
+    /// It is to have another frontend than the last one.
+    barred: Option<Bar>,
     reported: Option<SocketState>,
     log: LogLimits,
 }
@@ -182,6 +184,7 @@ impl Port {
             changes: Rate::default(),
             removed: false,
             suspended: false,
+            barred: None,
             reported: None,
             log: LogLimits::default(),
         };
@@ -340,6 +343,32 @@ impl Port {
         }
     }
 
+    /// Keeps a guest away, or lets it come again.
+    pub fn bar(&mut self, in_loop: &Loop, bar: Option<Bar>) {
+        if let (Link::Open(open), Some(bar)) = (&self.link, &bar)
+            && bar.holds_for(open.peer)
+        {
+            self.close(in_loop, CloseReason::Quarantined(bar.reason.clone()));
+        } else if let (Link::Idle, Some(bar)) = (&self.link, &bar) {
+            self.report(in_loop, SocketState::Quarantined { reason: bar.reason.clone() });
+        } else if self.barred.is_some() && bar.is_none() && !matches!(self.link, Link::Open(_)) {
+            self.report(in_loop, SocketState::Waiting);
+        }
+        self.barred = bar;
+    }
+
+    /// Whether a new frontend is to be closed again, as it is the barred one; another one lifts the bar.
+    fn is_barred(&mut self, in_loop: &Loop, peer: Peer) -> bool {
+        let Some(bar) = &self.barred else { return false };
+        if bar.holds_for(peer) {
+            let state = SocketState::Quarantined { reason: bar.reason.clone() };
+            self.report(in_loop, state);
+            return true;
+        }
+        self.barred = None;
+        false
+    }
+
     /// Removes the port: its socket's path at once, the rest when the rings are stopped.
     pub fn remove(&mut self, in_loop: &Loop) {
         self.removed = true;
@@ -433,13 +462,17 @@ impl Port {
 
     /// Takes up a connection. Returns whether there is more to do.
     pub fn attach(&mut self, in_loop: &Loop, mut stream: UnixStream) -> bool {
+        let peer = socket::peer(&stream);
+        if self.is_barred(in_loop, peer) {
+            self.next_try = in_loop.now.checked_add(PENALTY);
+            return false;
+        }
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = in_loop.registry.register(&mut stream, self.tokens.stream, interest) {
             self.warn(in_loop, &format!("cannot wait on a connection: {error}"));
             self.next_try = in_loop.now.checked_add(RETRY);
             return false;
         }
-        let peer = socket::peer(&stream);
         let session = Session::new(self.config.device);
         let (output, parked, slowed, condemned) = (Vec::new(), false, None, None);
         self.link = Link::Open(Box::new(Open { stream, peer, session, output, parked, slowed, condemned }));

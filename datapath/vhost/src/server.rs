@@ -14,7 +14,7 @@ use culvert_guest::device::Unresponsive;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::backend::{Backend, PortKey, SocketState};
+use crate::backend::{Backend, Bar, PortKey, SocketState};
 use crate::connect::FolderWatch;
 use crate::helper::{self, Job, JobResult};
 use crate::listen::BindError;
@@ -120,6 +120,12 @@ impl Server {
         let _ = self.ask(|answer| Command::Suspend { port, suspended, answer });
     }
 
+    /// Keeps a guest away from a port, and closes its connection, if it has one: `None` lets it come again, and so does another
+    /// frontend than the barred one. When this returns, the next frontend meets the new state.
+    pub fn bar(&self, port: PortKey, bar: Option<Bar>) {
+        let _ = self.ask(|answer| Command::Bar { port, bar, answer });
+    }
+
     /// The state of a port's socket.
     pub fn state(&self, port: PortKey) -> Option<SocketState> {
         self.states.get(port)
@@ -172,6 +178,7 @@ enum Command {
     Remove { port: PortKey, answer: Sender<Result<(), Unresponsive>> },
     Quarantine { port: PortKey, reason: String },
     Suspend { port: PortKey, suspended: bool, answer: Sender<()> },
+    Bar { port: PortKey, bar: Option<Bar>, answer: Sender<()> },
     Shutdown,
 }
 
@@ -330,6 +337,14 @@ impl Serving {
                 let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
                 if let Some(entry) = entry {
                     entry.port.suspend(&in_loop, suspended);
+                }
+                let _ = answer.send(());
+            }
+            Command::Bar { port, bar, answer } => {
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
+                if let Some(entry) = entry {
+                    entry.port.bar(&in_loop, bar);
                 }
                 let _ = answer.send(());
             }

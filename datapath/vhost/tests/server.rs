@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use culvert_frame::MacAddress;
 use culvert_guest::device::{RingChange, StoppedRing, Unresponsive};
-use culvert_vhost::{AddError, Backend, PortKey, PortSocket, RETRY, Role, Server, SocketState};
+use culvert_vhost::{AddError, Backend, Bar, PortKey, PortSocket, RETRY, Role, Server, SocketState};
 use support::request::*;
 use support::*;
 use vhost::vhost_user::message::VhostUserConfigFlags;
@@ -496,6 +496,31 @@ fn a_suspended_port_can_be_removed_and_its_key_used_again() {
     assert_eq!(setup.server.state(PORT), None);
     setup.server.add(setup.port(PORT, Role::Listen)).unwrap();
     setup.running(setup.connect());
+}
+
+#[test]
+fn a_barred_guest_is_kept_away_until_the_bar_is_lifted_or_another_one_comes() {
+    let setup = Setup::listening();
+    let stream = setup.running(setup.connect());
+    let bar = Bar { reason: "for a reason".to_owned(), pid: std::process::id() };
+    setup.server.bar(PORT, Some(bar.clone()));
+    assert!(is_closed(&stream));
+    wait_until("rings stopped", || setup.workers.record().running.is_empty());
+    for _ in 0..2 {
+        assert!(is_closed(&setup.connect()));
+        assert_eq!(setup.server.state(PORT), Some(SocketState::Quarantined { reason: bar.reason.clone() }));
+    }
+    setup.server.bar(PORT, None);
+    assert_eq!(setup.server.state(PORT), Some(SocketState::Waiting));
+    drop(setup.running(setup.connect()));
+    setup.wait_for_state("Waiting", |state| matches!(state, SocketState::Waiting));
+    // A bar for another process does not hold for this one, which lifts it.
+    setup.server.bar(PORT, Some(Bar { pid: 1, ..bar.clone() }));
+    drop(setup.running(setup.connect()));
+    setup.wait_for_state("Waiting", |state| matches!(state, SocketState::Waiting));
+    // One whose process is not known holds for all.
+    setup.server.bar(PORT, Some(Bar { pid: 0, ..bar }));
+    assert!(is_closed(&setup.connect()));
 }
 
 #[test]

@@ -6,8 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -16,6 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::ArrayQueue;
 use culvert_frame::MacAddress;
 use culvert_guest::device::{RingChange, RingSetup, StoppedRing, Unresponsive};
+use culvert_guest::thread_clock::ThreadClock;
 use culvert_guest::unblock::Unblocker;
 use culvert_guest::{ReceiveQueue, TransmitQueue};
 use culvert_nic::{Eal, Pool, RxQueue, TxQueue, WorkerThread};
@@ -32,9 +31,11 @@ use mio::{Interest, Poll, Registry, Token, Waker};
 use crate::announce;
 use crate::handover::{HandOver, Slot};
 use crate::input;
-use crate::poll_loop::{Event, Shared, WAKER, Worker, WorkerCounters, WorkerTotals};
+use crate::poll_loop::Worker;
+use crate::shared::{Breadcrumb, Event, Shared, WAKER, WorkerCounters, WorkerTotals};
 use crate::snoop_queue::SnoopQueue;
 use crate::state::{Device, Mirror, NetworkState, NicQueue, PortState, Queue, Ring, State};
+use crate::watch::{Verdict, Watch};
 
 /// How often [`Datapath::watch_workers`] is to be called.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -99,6 +100,15 @@ pub struct NicQueues {
     pub pool: Pool,
 }
 
+/// A worker that uses its core, and comes to no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Its number.
+    pub worker: usize,
+    /// The port that it works for, if it works for one.
+    pub port: Option<PortId>,
+}
+
 /// The running datapath. Dropping it stops the workers.
 #[derive(Debug)]
 pub struct Datapath {
@@ -115,8 +125,8 @@ struct WorkerHandle {
     shared: Arc<Shared>,
     registry: Registry,
     unblocker: Unblocker,
-    /// Its rounds when last watched.
-    seen_rounds: AtomicU64,
+    clock: Option<ThreadClock>,
+    watch: Mutex<Watch>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -389,16 +399,21 @@ impl Datapath {
         self.publish(&mut state).map(|()| true)
     }
 
-    /// Frees workers that stand still in a system call, which a frontend can bring about; to be called every
-    /// [`WATCH_INTERVAL`].
-    pub fn watch_workers(&self) {
-        for worker in &self.workers {
-            let rounds = worker.shared.counters.rounds();
-            let stands = worker.seen_rounds.swap(rounds, Ordering::Relaxed) == rounds;
-            if stands && !worker.shared.handover.is_asleep() {
-                worker.unblocker.unblock();
+    /// Frees workers that stand still in a system call, which a frontend can bring about, and tells of those that will
+    /// never go round again; to be called every [`WATCH_INTERVAL`].
+    pub fn watch_workers(&self) -> Vec<Stuck> {
+        let stuck = self.workers.iter().enumerate().filter_map(|(number, worker)| {
+            let (shared, now) = (&worker.shared, Instant::now());
+            let mut watch = worker.watch.lock().unwrap_or_else(PoisonError::into_inner);
+            let cpu = worker.clock.and_then(|clock| clock.read());
+            match watch.look(now, shared.counters.rounds(), shared.handover.is_asleep(), cpu) {
+                Verdict::Runs => {}
+                Verdict::Stands => worker.unblocker.unblock(),
+                Verdict::Stuck => return Some(Stuck { worker: number, port: shared.at.port() }),
             }
-        }
+            None
+        });
+        stuck.collect()
     }
 
     /// Whether all workers run what was published last. It may take as long as a change that is under way.
@@ -678,6 +693,7 @@ impl WorkerHandle {
             announcements: ArrayQueue::new(64),
             snooped: SnoopQueue::new(),
             counters: WorkerCounters::default(),
+            at: Breadcrumb::default(),
         });
         let worker = Worker::new(index, shared.clone(), poll, events, idle_sleep, start);
         let (ready, is_ready) = sync_channel(1);
@@ -686,12 +702,8 @@ impl WorkerHandle {
                 .and_then(|()| eal.as_deref().map(WorkerThread::register).transpose().map_err(std::io::Error::other));
             match registered {
                 Ok(registration) => {
-                    let _ = ready.send(Ok(Unblocker::for_this_thread()));
-                    if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
-                        // Its queues are lost to everybody; whoever runs culvertd starts it again.
-                        tracing::error!("worker {index} failed, which is a mistake in culvertd: the process ends");
-                        std::process::abort();
-                    }
+                    let _ = ready.send(Ok((Unblocker::for_this_thread(), ThreadClock::of_this_thread())));
+                    worker.run();
                     drop(registration);
                 }
                 Err(error) => {
@@ -699,8 +711,9 @@ impl WorkerHandle {
                 }
             }
         })?;
-        let unblocker = is_ready.recv().map_err(std::io::Error::other)??;
-        Ok(Self { core, shared, registry, unblocker, seen_rounds: AtomicU64::new(0), thread: Some(thread) })
+        let (unblocker, clock) = is_ready.recv().map_err(std::io::Error::other)??;
+        let watch = Mutex::new(Watch::new(Instant::now()));
+        Ok(Self { core, shared, registry, unblocker, clock, watch, thread: Some(thread) })
     }
 }
 

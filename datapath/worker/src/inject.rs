@@ -3,11 +3,11 @@
 //! The environment variable `CULVERT_INJECT` is a list of faults, separated by commas, some with an argument:
 //! `frames,block-control=10`. [`wished`] looks one up, for whoever has a fault to offer.
 //!
-//! This file has those of workers. With `frames` in the list, a guest brings a fault about by a frame of EtherType 0x88b5
+//! This file has those of workers. With `frames` in the list, a guest brings a fault about by a frame of EtherType 0x88b7
 //! whose payload begins with `inject ` and one of the names in [`Fault::ALL`]: so a test chooses the moment.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use culvert_switch::port::Egress;
@@ -26,18 +26,21 @@ pub enum Fault {
     Stuck,
     /// The turn takes 3 s, and uses no CPU time: the core was taken by others.
     Doze,
+    /// All packet buffers are taken away for 2 s.
+    NoBuffers,
     /// The process aborts, as after a second panic during a first.
     Abort,
 }
 
 impl Fault {
     /// Every fault with its name in frames.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("panic", Self::Panic),
         ("panic-holding", Self::PanicHolding),
         ("panic-worker", Self::PanicWorker),
         ("stuck", Self::Stuck),
         ("doze", Self::Doze),
+        ("no-buffers", Self::NoBuffers),
         ("abort", Self::Abort),
     ];
 
@@ -51,7 +54,7 @@ impl Fault {
     }
 
     fn of_frame(head: &[u8]) -> Option<Self> {
-        let text = head.get(12..)?.strip_prefix(b"\x88\xb5inject ")?;
+        let text = head.get(12..)?.strip_prefix(b"\x88\xb7inject ")?;
         let name = text.split(|byte| !byte.is_ascii_lowercase() && *byte != b'-').next()?;
         Self::ALL.into_iter().find_map(|(of, fault)| (of.as_bytes() == name).then_some(fault))
     }
@@ -71,6 +74,7 @@ impl Fault {
                     std::thread::sleep(DOZE.saturating_sub(start.elapsed()));
                 }
             }
+            Self::NoBuffers => take_buffers(topology),
             Self::Abort => std::process::abort(),
         }
     }
@@ -89,9 +93,16 @@ pub(crate) fn after_turn() {
 /// How long [`Fault::Doze`] lasts.
 pub const DOZE: Duration = Duration::from_secs(3);
 
+/// Offers these faults in the place of those in `CULVERT_INJECT`: for tests in the same process. The first call holds.
+pub fn offer(faults: &str) {
+    OFFERED.get_or_init(|| faults.to_owned());
+}
+
+static OFFERED: OnceLock<String> = OnceLock::new();
+
 /// The argument of a fault that is in `CULVERT_INJECT`; empty where it has none.
 pub fn wished(name: &str) -> Option<String> {
-    let list = std::env::var("CULVERT_INJECT").ok()?;
+    let list = OFFERED.get_or_init(|| std::env::var("CULVERT_INJECT").unwrap_or_default());
     list.split(',').find_map(|fault| match fault.split_once('=') {
         Some((of, argument)) => (of == name).then(|| argument.to_owned()),
         None => (fault == name).then(String::new),
@@ -101,6 +112,19 @@ pub fn wished(name: &str) -> Option<String> {
 #[expect(clippy::panic, reason = "the fault that was wished for")]
 pub(crate) fn panic() {
     panic!("a test wished for this");
+}
+
+fn take_buffers(topology: &Topology) {
+    let mut taken = Vec::new();
+    for port in topology.ports() {
+        if let Egress::Nic(_, _, pool) = &port.egress {
+            taken.extend(std::iter::from_fn(|| pool.allocate(1514)));
+        }
+    }
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(2));
+        drop(taken);
+    });
 }
 
 fn panic_holding(topology: &Topology, port: PortId) {

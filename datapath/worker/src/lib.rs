@@ -6,7 +6,9 @@
 //! - [`handover`]: how plans, acknowledgements and queues change hands, and its atomics ([`sync`]);
 //! - `inject`: faults for tests, in no released program;
 //! - [`input`]: what one worker polls: a guest's transmit queue or a NIC's receive queue;
-//! - [`poll_loop`]: the loop itself, and when it sleeps;
+//! - [`poll_loop`]: the loop itself, and when it sleeps; what it tells control is in [`shared`] and `reports`;
+//! - [`shares`]: what each guest may take of a worker;
+//! - [`watch`]: how control sees that a worker goes round;
 //! - `snoop_queue`: what workers tell control about multicast groups;
 //! - [`announce`]: frames that Culvert sends in a guest's name.
 //!
@@ -21,10 +23,14 @@ pub mod inject;
 pub mod input;
 pub mod plan;
 pub mod poll_loop;
+mod reports;
+pub mod shared;
+pub mod shares;
 mod snoop_queue;
 mod state;
 pub mod sync;
+pub mod watch;
 
-pub use datapath::{Datapath, DatapathConfig, DatapathError, NetworkSettings, NicQueues};
-pub use poll_loop::{Event, WorkerTotals};
+pub use datapath::{Datapath, DatapathConfig, DatapathError, NetworkSettings, NicQueues, Stuck};
+pub use shared::{Event, WorkerTotals};
 pub use state::Mirror;

@@ -1,32 +1,33 @@
 //! One worker: polls its inputs, forwards what arrives, sleeps when nothing does.
 //!
-//! Theory of operation. In each round every polled input gives one burst. An input that had no frame for `idle_sleep` is
+//! Theory of operation. In each round every polled input gives one burst, unless its guest has taken more than its
+//! [share](crate::shares) already. An input that had no frame for `idle_sleep` is
 //! *armed*: its guest is asked to kick, and it is not polled until it does; kicks are looked for every 50 us while other
 //! inputs are busy. When nothing arrived for `idle_sleep` at all, the worker arms everything and sleeps in epoll. Inputs
 //! that cannot wake us (PMDs without interrupts, guests without a kick) are then polled at a low rate.
+//!
+//! A panic in an input's turn costs the frames of that burst and stops the port to blame. One anywhere else is caught as well: the
+//! worker puts its queues back, counts what was on its way, takes its queues up again, and goes on with the same plan.
 //!
 //! A new plan is taken up between two rounds: one relaxed load a round tells that there is one. Only then, and in the
 //! interrupt to a guest and the looks for kicks, are there system calls.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use crossbeam::queue::ArrayQueue;
 use culvert_frame::DropReason;
-use culvert_guest::split::StartError;
-use culvert_guest::{RingFault, TransmitBurst, bus_fault};
+use culvert_guest::{RingFault, TransmitBurst};
 use culvert_switch::burst::LocalFrame;
-use culvert_switch::port::MAX_PORTS;
-use culvert_switch::{Burst, Forwarder, PortId, Topology};
-use mio::{Events, Poll, Token, Waker};
+use culvert_switch::{Burst, Forwarder, Topology};
+use mio::{Events, Poll};
 
-use crate::handover::HandOver;
 use crate::input::{Arrival, Input, State};
 use crate::plan::Plan;
-use crate::snoop_queue::SnoopQueue;
+use crate::reports::Reports;
+use crate::shared::{Event, GAP, Shared, WAKER, add};
+use crate::shares::Shares;
 
 /// How often a busy worker looks for kicks of armed inputs.
 pub const KICK_INTERVAL: Duration = Duration::from_micros(50);
@@ -34,102 +35,17 @@ pub const KICK_INTERVAL: Duration = Duration::from_micros(50);
 /// How often a sleeping worker polls inputs that cannot wake it, at first and after a second without a frame.
 pub const SLOW_POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10)];
 
-/// The token of the worker's own waker.
-pub(crate) const WAKER: Token = Token(0);
+/// How long a worker sleeps at most: it is to notice when it gets no core.
+pub const LONGEST_SLEEP: Duration = Duration::from_millis(250);
+
+/// A worker that fails for the second time within this time ends.
+pub const FAILURES_APART: Duration = Duration::from_secs(60);
 
 /// How many rounds a busy worker goes by one reading of the clock.
 const ROUNDS_PER_TIME: u32 = 8;
 
-/// What a worker tells control. `attachment` is the port's at that time: what comes late is not held against the next
-/// guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A guest broke its ring; the worker does not poll it any more.
-    Fault {
-        /// The guest's port.
-        port: PortId,
-        /// Which of its guests.
-        attachment: u32,
-        /// What it did.
-        fault: RingFault,
-    },
-    /// A guest's ring cannot be started where its frontend put it, or with the indices that are in it.
-    NotStarted {
-        /// The guest's port.
-        port: PortId,
-        /// Which of its guests.
-        attachment: u32,
-        /// What is wrong.
-        error: StartError,
-    },
-    /// Some guest's memory file was truncated: look at all ports.
-    MemoryLost,
-    /// Our own code panicked over this port's frames: a bug. The frames of that burst are lost, the worker goes on; a
-    /// guest's queue is not polled any more.
-    Panicked {
-        /// The port that the frames came from.
-        port: PortId,
-        /// Which of its guests.
-        attachment: u32,
-    },
-}
-
-/// What control and one worker share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) handover: HandOver<Plan>,
-    pub(crate) waker: Waker,
-    /// Frames to send in a guest's name.
-    pub(crate) announcements: ArrayQueue<(PortId, [u8; 60])>,
-    pub(crate) snooped: SnoopQueue,
-    pub(crate) counters: WorkerCounters,
-}
-
-/// One worker's own counters; the worker is the only writer.
-#[derive(Debug, Default)]
-pub(crate) struct WorkerCounters {
-    rounds: AtomicU64,
-    busy_rounds: AtomicU64,
-    frames: AtomicU64,
-    sleeps: AtomicU64,
-}
-
-/// What a worker did since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WorkerTotals {
-    /// The core that it is bound to.
-    pub core: usize,
-    /// Rounds over all inputs.
-    pub rounds: u64,
-    /// Rounds in which at least one frame arrived.
-    pub busy_rounds: u64,
-    /// Frames that arrived.
-    pub frames: u64,
-    /// How often it slept.
-    pub sleeps: u64,
-}
-
-impl WorkerCounters {
-    pub(crate) fn rounds(&self) -> u64 {
-        self.rounds.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn totals(&self, core: usize) -> WorkerTotals {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        WorkerTotals {
-            core,
-            rounds: get(&self.rounds),
-            busy_rounds: get(&self.busy_rounds),
-            frames: get(&self.frames),
-            sleeps: get(&self.sleeps),
-        }
-    }
-}
-
-#[inline]
-fn add(counter: &AtomicU64, count: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
-}
+/// What a burst of a disabled queue costs, which is counted only.
+const BURST_COST: u32 = 4096;
 
 /// A worker's own state.
 pub(crate) struct Worker {
@@ -144,7 +60,11 @@ pub(crate) struct Worker {
     inputs: Vec<Input>,
     storage: TransmitBurst,
     forwarder: Forwarder,
-    bus_faults: u64,
+    shares: Shares,
+    /// The input that has the first turn of the next round.
+    first: usize,
+    /// When it failed last, outside of any input's turn.
+    failed: Option<Instant>,
     now: Instant,
     last_frame: Instant,
     last_look: Instant,
@@ -165,22 +85,33 @@ impl Worker {
             shared,
             poll,
             events: Events::with_capacity(256),
-            reports: Reports { events, reported: Vec::with_capacity(MAX_PORTS) },
+            reports: Reports::new(events),
             idle_sleep,
             start,
             plan: None,
             inputs: Vec::new(),
             storage: TransmitBurst::default(),
             forwarder: Forwarder::new(index),
-            bus_faults: bus_fault::count(),
+            shares: Shares::new(),
+            first: 0,
+            failed: None,
             now,
             last_frame: now,
             last_look: now,
         }
     }
 
-    /// Runs until control says to stop. All inputs are back in their slots then.
+    /// Runs until control says to stop, or until it has failed too often. All inputs are back in their slots then.
     pub(crate) fn run(mut self) {
+        while catch_unwind(AssertUnwindSafe(|| self.poll_until_stopped())).is_err() {
+            if !self.recover() {
+                break;
+            }
+        }
+        self.inputs.iter_mut().for_each(Input::give_back);
+    }
+
+    fn poll_until_stopped(&mut self) {
         let mut rounds = 0_u32;
         while !self.shared.handover.is_stopped() {
             if self.has_new_plan() {
@@ -195,11 +126,56 @@ impl Worker {
                 self.last_frame = self.now;
             }
             if frames == 0 || rounds.is_multiple_of(ROUNDS_PER_TIME) {
-                self.now = Instant::now();
+                let before = std::mem::replace(&mut self.now, Instant::now());
+                if self.now.saturating_duration_since(before) > GAP {
+                    self.shared.counters.note_gap(self.now.saturating_duration_since(before));
+                }
                 self.rest(frames > 0);
             }
         }
+    }
+
+    /// After a panic outside of any turn: puts everything in order, so that the loop can go on. `false` when that is not to be: it
+    /// happened before, or again meanwhile.
+    #[cold]
+    fn recover(&mut self) -> bool {
+        let (worker, port, now) = (self.index, self.shared.at.port(), Instant::now());
+        self.shared.at.pick_up();
+        let last = self.failed.replace(now);
+        let recovered = catch_unwind(AssertUnwindSafe(|| self.put_in_order())).is_ok();
+        if recovered && last.is_none_or(|last| now.saturating_duration_since(last) >= FAILURES_APART) {
+            self.reports.tell(Event::WorkerFailed { worker });
+            if let (Some(port), Some(plan)) = (port, &self.plan) {
+                self.reports.panic(plan, port);
+                self.inputs
+                    .iter_mut()
+                    .filter(|input| input.port == port && input.is_guest())
+                    .for_each(Input::break_off);
+            }
+            return true;
+        }
+        // What cannot be put back is lost to everybody until the process ends.
+        for input in &mut self.inputs {
+            let _ = catch_unwind(AssertUnwindSafe(|| input.give_back()));
+        }
+        self.inputs.clear();
+        while !self.reports.tell(Event::WorkerEnded { worker, port }) && !self.shared.handover.is_stopped() {
+            std::thread::sleep(SLOW_POLL[1]);
+        }
+        false
+    }
+
+    /// Takes the queues of the present plan up anew, and acknowledges it, which may have been left undone.
+    fn put_in_order(&mut self) {
         self.inputs.iter_mut().for_each(Input::give_back);
+        self.now = Instant::now();
+        let Some(plan) = &self.plan else { return };
+        self.forwarder.recover(&plan.topology);
+        for input in &mut self.inputs {
+            input.take(self.now);
+        }
+        self.last_frame = self.now;
+        self.shared.handover.acknowledge(plan.generation);
     }
 
     #[inline]
@@ -219,14 +195,15 @@ impl Worker {
             self.round();
         }
         self.inputs.iter_mut().for_each(Input::give_back);
+        let generation = plan.generation;
         plan.exchange(self.index, &mut self.inputs);
+        // At once, since they belong to it: see `put_in_order`. Control keeps every plan until all workers have acknowledged a
+        // later one: this never frees the last one.
+        self.plan = Some(plan);
         for input in &mut self.inputs {
             input.take(self.now);
         }
-        let generation = plan.generation;
-        // Control keeps every plan until all workers have acknowledged a later one: this never frees it.
-        self.plan = Some(plan);
-        self.reports.reported.clear();
+        self.reports.begin_plan();
         self.last_frame = self.now;
         self.shared.handover.acknowledge(generation);
     }
@@ -237,16 +214,25 @@ impl Worker {
         let Some(plan) = &self.plan else { return 0 };
         let now = self.now - self.start;
         let mut frames = 0;
-        for input in &mut self.inputs {
-            if input.state() != State::Polled {
+        self.shares.begin_round();
+        // A guest with several queues that may not take them all in one round takes them by turns.
+        self.first = if self.first < self.inputs.len() { self.first } else { 0 };
+        let (later, sooner) = self.inputs.split_at_mut(self.first);
+        self.first += 1;
+        for input in sooner.iter_mut().chain(later) {
+            if input.state() != State::Polled || !self.shares.may_take(input.port) {
                 continue;
             }
+            self.shared.at.drop_at(input.port);
             let turn = AssertUnwindSafe(|| turn(&mut self.forwarder, &plan.topology, input, &mut self.storage, now));
             match catch_unwind(turn) {
-                Ok(Ok(0)) => {}
-                Ok(Ok(count)) => {
+                Ok(Ok((0, _))) => {}
+                Ok(Ok((count, cost))) => {
                     frames += count;
                     input.touch(self.now);
+                    if input.is_guest() {
+                        self.shares.charge(input.port, cost);
+                    }
                 }
                 Ok(Err(fault)) => {
                     if self.reports.fault(plan, input.port, fault) {
@@ -254,13 +240,14 @@ impl Worker {
                     }
                 }
                 Err(_) => {
-                    self.forwarder = Forwarder::new(self.index);
-                    if self.reports.panic(plan, input.port) && input.is_guest() {
+                    let to_blame = self.forwarder.recover(&plan.topology).unwrap_or(input.port);
+                    if self.reports.panic(plan, to_blame) && to_blame == input.port && input.is_guest() {
                         input.break_off();
                     }
                 }
             }
         }
+        self.shared.at.pick_up();
         #[cfg(feature = "inject")]
         crate::inject::after_turn();
         if !self.shared.announcements.is_empty() {
@@ -274,9 +261,7 @@ impl Worker {
         for (port, fault) in self.forwarder.take_faults() {
             self.reports.fault(plan, port, fault);
         }
-        if bus_fault::count() != self.bus_faults && self.reports.events.try_send(Event::MemoryLost).is_ok() {
-            self.bus_faults = bus_fault::count();
-        }
+        self.reports.look_at_memory();
         frames
     }
 
@@ -290,7 +275,7 @@ impl Worker {
             self.last_look = self.now;
             self.arm_idle(idle_sleep);
             if self.inputs.iter().any(|input| input.state() == State::Armed) {
-                self.wait(Some(Duration::ZERO));
+                self.wait(Duration::ZERO);
             }
         }
         if !busy && self.now - self.last_frame >= idle_sleep {
@@ -302,9 +287,11 @@ impl Worker {
         for input in &mut self.inputs {
             let idle = input.idle_since().is_none_or(|since| self.now.saturating_duration_since(since) >= idle_sleep);
             if input.state() == State::Polled && idle && input.can_wake() {
+                self.shared.at.drop_at(input.port);
                 input.arm();
             }
         }
+        self.shared.at.pick_up();
     }
 
     fn sleep(&mut self) {
@@ -325,15 +312,20 @@ impl Worker {
         add(&self.shared.counters.sleeps, 1);
         let [fast, slower] = SLOW_POLL;
         let rate = if self.now - self.last_frame < Duration::from_secs(1) { fast } else { slower };
+        let timeout = if slow { rate } else { LONGEST_SLEEP };
         self.shared.handover.set_asleep(true);
-        self.wait(slow.then_some(rate));
+        self.wait(timeout);
         self.shared.handover.set_asleep(false);
+        let late = self.now.elapsed().saturating_sub(timeout);
         self.now = Instant::now();
+        if late > GAP {
+            self.shared.counters.note_gap(late);
+        }
     }
 
     /// Waits for kicks and for control, and polls the inputs that kicked from now on.
-    fn wait(&mut self, timeout: Option<Duration>) {
-        if self.poll.poll(&mut self.events, timeout).is_err() {
+    fn wait(&mut self, timeout: Duration) {
+        if self.poll.poll(&mut self.events, Some(timeout)).is_err() {
             return;
         }
         for event in &self.events {
@@ -349,37 +341,7 @@ impl Worker {
     }
 }
 
-/// What a worker has told control under the present plan: each port's trouble once.
-struct Reports {
-    events: SyncSender<Event>,
-    reported: Vec<PortId>,
-}
-
-impl Reports {
-    /// Tells of a guest's fault. `false` when control cannot be told now: it will be at the next one.
-    fn fault(&mut self, plan: &Plan, port: PortId, fault: RingFault) -> bool {
-        self.report(plan, port, |attachment| Event::Fault { port, attachment, fault })
-    }
-
-    /// Tells of a bug of ours.
-    fn panic(&mut self, plan: &Plan, port: PortId) -> bool {
-        self.report(plan, port, |attachment| Event::Panicked { port, attachment })
-    }
-
-    fn report(&mut self, plan: &Plan, port: PortId, event: impl FnOnce(u32) -> Event) -> bool {
-        if self.reported.contains(&port) {
-            return true;
-        }
-        let attachment = plan.topology.port(port).map_or(0, |port| port.attachment);
-        let told = self.events.try_send(event(attachment)).is_ok();
-        if told && self.reported.len() < self.reported.capacity() {
-            self.reported.push(port);
-        }
-        told
-    }
-}
-
-/// One burst from one input, forwarded.
+/// One burst from one input, forwarded; returns how many frames it had, and what it has cost.
 #[inline]
 fn turn(
     forwarder: &mut Forwarder,
@@ -387,22 +349,21 @@ fn turn(
     input: &mut Input,
     storage: &mut TransmitBurst,
     now: Duration,
-) -> Result<usize, RingFault> {
+) -> Result<(usize, u32), RingFault> {
     let port = input.port;
     match input.receive(storage) {
-        None => Ok(0),
+        None => Ok((0, 0)),
         Some(Arrival::Frames(mut burst)) => {
             #[cfg(feature = "inject")]
             if let Some(fault) = crate::inject::Fault::of(&burst) {
                 fault.happen(topology, port);
             }
-            let count = burst.len();
             forwarder.forward(topology, port, &mut burst, now);
-            Ok(count)
+            Ok((burst.len(), forwarder.cost()))
         }
         Some(Arrival::Disabled(burst)) => {
             forwarder.refuse_burst(topology, port, &burst, DropReason::QueueDisabled);
-            Ok(burst.len())
+            Ok((burst.len(), BURST_COST))
         }
         Some(Arrival::Fault(fault)) => Err(fault),
     }

@@ -77,7 +77,15 @@ fn translators() -> Vec<v1::Translator> {
 #[tonic::async_trait]
 impl Culvert for Answers {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let worker = v1::Worker { core: 1, loops: 1_000, busy_loops: 10, sleeps: 3, frames: 12_345_678 };
+        let worker = v1::Worker {
+            core: 1,
+            loops: 1_000,
+            busy_loops: 10,
+            sleeps: 3,
+            frames: 12_345_678,
+            poll_gaps: 2,
+            longest_gap_us: 5_021_340,
+        };
         Ok(Response::new(v1::GetStatusResponse {
             version: "0.1.0".to_owned(),
             pid: 4242,
@@ -96,6 +104,7 @@ impl Culvert for Answers {
             ports_up: 2,
             mirrors: 1,
             pods: 2,
+            bugs: 0,
             warnings: vec!["daemon.state_dir changed in f.toml; restart culvertd".to_owned()],
             translators: translators(),
         }))

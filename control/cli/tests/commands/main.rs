@@ -54,9 +54,10 @@ networks    1
 ports       3, 2 up
 mirrors     1
 pods        2
+bugs        0
 
-WORKER    FRAMES  LOOPS  BUSY LOOPS  SLEEPS
-core 1  12345678   1000          10       3
+WORKER    FRAMES  LOOPS  BUSY LOOPS  SLEEPS  GAPS  LONGEST GAP
+core 1  12345678   1000          10       3     2  5021.340 ms
 
 TRANSLATOR                          RX FRAMES  RX BYTES  TX FRAMES  TX BYTES  FLOWS  REFUSED
 /run/culvert/translators/vm-a.sock          7       700          8       800      3        7

@@ -16,14 +16,17 @@ use super::live::LiveNode;
 use super::ports::{Opened, Opener, Port};
 use super::rules::{rules, settings};
 use super::{ChangeError, links};
-use crate::change::{Change, Refusal, apply};
-use crate::config::{self, Attachment, Config};
+use crate::change::{Change, Refusal, Verb, apply};
+use crate::config::{self, Attachment, Config, Kind};
 use crate::name::Name;
 use crate::reconcile::{self, Action, reconcile};
 
 impl LiveNode {
     pub(super) fn change_objects(&self, change: &Change) -> Result<v1::ChangeResponse, ChangeError> {
         let mut journal = self.journal();
+        if change.kind == Kind::Port && !matches!(change.verb, Verb::Add(_)) {
+            self.lift_bars(Some(&change.name));
+        }
         let outcome = apply(&self.wanted(), change, &self.fixed.daemon.control_socket, &self.file_name())
             .map_err(ChangeError::Refused)?;
         if !outcome.changed {
@@ -46,6 +49,7 @@ impl LiveNode {
     pub fn reload_file(&self) -> Result<v1::ReloadResponse, ChangeError> {
         // No change of a client comes between.
         let journal = self.journal();
+        self.lift_bars(None);
         let clients = self.wanted().of_clients(true);
         let file = Config::load(&self.config_file, &self.machine, &clients)
             .map_err(|mistakes| ChangeError::Refused(Refusal::Mistakes(mistakes)))?;
@@ -281,7 +285,7 @@ impl LiveNode {
     }
 
     fn opener(&self) -> Opener<'_> {
-        Opener { eal: &self.eal, pool: &self.pool, datapath: &self.datapath, server: &self.server }
+        Opener { eal: &self.eal, pool: &self.pool, datapath: &self.datapath, server: &self.server, bars: &self.bars }
     }
 }
 

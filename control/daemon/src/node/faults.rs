@@ -3,17 +3,20 @@
 //! groups, looks at the links that guests follow, and tells of refused frames.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Weak;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use culvert_worker::Event;
+use culvert_switch::PortId;
 use culvert_worker::datapath::WATCH_INTERVAL;
+use culvert_worker::{Event, WorkerTotals};
 
 use super::links;
 use super::live::LiveNode;
 use super::refused::{self, Refused};
+use crate::arguments::EXIT_AGAIN;
 
 /// Starts the thread. It ends when the node is gone.
 ///
@@ -23,28 +26,38 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
     std::thread::Builder::new().name("faults".to_owned()).spawn(move || {
         let (mut swept, mut looked) = (Instant::now(), Instant::now());
         let (mut refused, mut told) = (Refused::default(), Instant::now());
+        let mut gaps = Gaps::default();
         loop {
             let event = events.recv_timeout(WATCH_INTERVAL);
             if event == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
             let Some(node) = node.upgrade() else { return };
-            if let Ok(event) = event {
-                handle(&node, event);
-            }
-            node.watch_workers();
-            node.update_groups();
-            if looked.elapsed() >= LINKS {
-                links::follow(&node);
-                looked = Instant::now();
-            }
-            if told.elapsed() >= refused::INTERVAL {
-                refused.look(&node);
-                told = Instant::now();
-            }
-            if swept.elapsed() >= SWEEP {
-                node.sweep();
-                swept = Instant::now();
+            // A mistake in one of these must not keep the others from being done.
+            let look = AssertUnwindSafe(|| {
+                if let Ok(event) = event {
+                    handle(&node, event);
+                }
+                for stuck in node.watch_workers() {
+                    start_again(&node, stuck.worker, stuck.port, "comes to no end");
+                }
+                gaps.look(&node.datapath.workers());
+                node.update_groups();
+                if looked.elapsed() >= LINKS {
+                    looked = Instant::now();
+                    links::follow(&node);
+                }
+                if told.elapsed() >= refused::INTERVAL {
+                    told = Instant::now();
+                    refused.look(&node);
+                }
+                if swept.elapsed() >= SWEEP {
+                    swept = Instant::now();
+                    node.sweep();
+                }
+            });
+            if catch_unwind(look).is_err() {
+                tracing::error!("the thread that watches workers goes on after a failure");
             }
         }
     })
@@ -69,8 +82,60 @@ fn handle(node: &LiveNode, event: Event) {
                 "culvertd failed over a frame of this port, which is a mistake in culvertd; report it with the log";
             node.quarantine(port, attachment, reason);
         }
+        Event::WorkerFailed { worker } => {
+            tracing::error!("worker {worker} failed, has put its queues in order, and goes on");
+        }
+        Event::WorkerEnded { worker, port } => start_again(node, worker, port, "failed twice within a minute"),
     }
 }
+
+/// Ends the process, because of a worker that holds queues and will not give them back. Whoever runs it starts it again.
+fn start_again(node: &LiveNode, worker: usize, port: Option<PortId>, what: &str) {
+    if let Some(port) = port.and_then(|port| node.port_name(port)) {
+        let reason = format!(
+            "worker {worker} {what} over this port, which is a mistake in culvertd; report it with the log; {LIFT}"
+        );
+        node.bar(&port, &reason);
+    }
+    tracing::error!("worker {worker} {what}: culvertd starts again");
+    // It knows the exit code in any case.
+    let _ = node.broker.because(&format!("worker {worker} {what}"));
+    // Not in order: what would have to end waits for that worker.
+    std::process::exit(EXIT_AGAIN.into());
+}
+
+/// What the log has of times in which workers looked at no port.
+#[derive(Default)]
+struct Gaps {
+    /// By worker: how many there were.
+    seen: Vec<u64>,
+    told: Option<Instant>,
+}
+
+impl Gaps {
+    /// Tells of a new gap, if it is long, and once a minute at the most.
+    fn look(&mut self, workers: &[WorkerTotals]) {
+        self.seen.resize(workers.len(), 0);
+        for (number, (worker, seen)) in workers.iter().zip(&mut self.seen).enumerate() {
+            let new = std::mem::replace(seen, worker.gaps) != worker.gaps;
+            if new && worker.last_gap >= LONG_GAP && self.told.is_none_or(|told| told.elapsed() >= GAPS_APART) {
+                self.told = Some(Instant::now());
+                let WorkerTotals { last_gap, core, .. } = worker;
+                tracing::warn!(
+                    "worker {number} looked at no port for {last_gap:?}: other work had core {core}, or culvertd was stopped; \
+                     see `worker_cores`, and GAPS of culvertctl status"
+                );
+            }
+        }
+    }
+}
+
+/// A gap that the log tells of, and how often it does.
+const LONG_GAP: Duration = Duration::from_secs(1);
+const GAPS_APART: Duration = Duration::from_secs(60);
+
+/// How a port is served again.
+const LIFT: &str = "start the guest anew, or set the port (culvertctl port set), to try again";
 
 const REMEDY: &str = "restart the guest, and update its driver if it happens again";
 /// How often learned addresses are looked through for those that are too old.

@@ -16,15 +16,17 @@ use culvert_nic::{Eal, EalConfig, HugepageUse, Pool, PoolConfig};
 use culvert_switch::port::MAX_PORTS;
 use culvert_switch::{NetworkId, PortId, PortTotals};
 use culvert_vhost::{PortKey, Server};
-use culvert_worker::{Datapath, DatapathConfig};
+use culvert_worker::{Datapath, DatapathConfig, Stuck};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::backend::Rings;
+use super::bars::Bars;
 use super::capture::{self, MAX_CAPTURES};
 use super::pods::Helped;
 use super::ports::{Opened, Port, key};
 use super::{CaptureError, ChangeError, Node, faults, trace, upkeep, view};
 use crate::broker::Broker;
+use crate::bugs;
 use crate::change::{Change, admit};
 use crate::config::{Config, Fixed, Machine, Mirror, Network, Objects, Pod};
 use crate::device_plugin::{self, Offer, Problems, Times};
@@ -45,6 +47,8 @@ pub struct LiveNode {
     pub(super) eal: Arc<Eal>,
     wanted: Mutex<Arc<Objects>>,
     journal: Mutex<Keeper>,
+    /// Guests that may not come back.
+    pub(super) bars: Bars,
     captures: Arc<Semaphore>,
     pub(super) config_file: PathBuf,
     pub(super) machine: Machine,
@@ -159,6 +163,7 @@ impl LiveNode {
             eal,
             wanted: Mutex::new(Arc::new(wanted)),
             journal: Mutex::new(keeper),
+            bars: Bars::read(&fixed.daemon.state_dir),
             captures: Arc::new(Semaphore::new(MAX_CAPTURES)),
             config_file: config_file.to_owned(),
             machine,
@@ -263,7 +268,7 @@ impl LiveNode {
     }
 
     /// The number of the port of that name, if it is open.
-    fn open_port(&self, name: &str) -> Option<PortId> {
+    pub(super) fn open_port(&self, name: &str) -> Option<PortId> {
         self.running().ports.iter().find(|port| port.config.name.as_str() == name).and_then(Port::id)
     }
 
@@ -301,9 +306,15 @@ impl LiveNode {
         ports.collect()
     }
 
-    /// Frees workers that a frontend holds up.
-    pub(super) fn watch_workers(&self) {
-        self.datapath.watch_workers();
+    /// Frees workers that a frontend holds up; returns those that come to no end.
+    pub(super) fn watch_workers(&self) -> Vec<Stuck> {
+        self.datapath.watch_workers()
+    }
+
+    /// The name of an open port.
+    pub(super) fn port_name(&self, port: PortId) -> Option<String> {
+        let running = self.running();
+        running.ports.iter().find(|other| other.id() == Some(port)).map(|port| port.config.name.to_string())
     }
 
     /// Takes note of what guests said about multicast groups.
@@ -381,6 +392,8 @@ impl Node for LiveNode {
             busy_loops: worker.busy_rounds,
             sleeps: worker.sleeps,
             frames: worker.frames,
+            poll_gaps: worker.gaps,
+            longest_gap_us: u64::try_from(worker.longest_gap.as_micros()).unwrap_or(u64::MAX),
         });
         let (ports, wanted) = (self.ports(), self.wanted());
         let warnings = self.warnings();
@@ -400,6 +413,7 @@ impl Node for LiveNode {
             ports_up: count(ports.iter().filter(|port| port.state() == v1::PortState::Up).count()),
             mirrors: count(wanted.mirrors.len()),
             pods: count(wanted.pods.len()),
+            bugs: bugs::count(),
             warnings: warnings.chain(self.device_plugin.list()).collect(),
             // They are no part of the node: the service finds them.
             translators: Vec::new(),

@@ -9,6 +9,7 @@ use culvert_switch::{NetworkId, PortId, Rules};
 use culvert_vhost::{PortKey, PortSocket, Server};
 use culvert_worker::{Datapath, NicQueues};
 
+use super::bars::Bars;
 use super::rules::rules;
 use crate::config::{Attachment, Port as Config};
 
@@ -23,6 +24,8 @@ pub struct Opener<'a> {
     pub datapath: &'a Datapath,
     /// The vhost-user sockets.
     pub server: &'a Server,
+    /// Guests that may not come back.
+    pub bars: &'a Bars,
 }
 
 /// A port and what became of it.
@@ -113,6 +116,9 @@ impl Opener<'_> {
         if let Err(error) = self.server.add(socket) {
             self.datapath.remove_port(id)?;
             return Err(error.into());
+        }
+        if let Some(bar) = self.bars.of(&config.name) {
+            self.server.bar(key(id), Some(bar));
         }
         Ok(Opened::Guest { id, suspended: false })
     }

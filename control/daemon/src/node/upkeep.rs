@@ -23,6 +23,7 @@ pub fn start(end: Receiver<()>, node: Weak<LiveNode>) -> io::Result<JoinHandle<(
             node.settle();
             node.retry_failed_ports(Some(Instant::now()));
             node.offer_ports();
+            node.forget_bars();
             drop(journal);
         }
     })

@@ -53,13 +53,15 @@ const MUST_SEE: [&str; 18] = [
 ];
 
 /// Drops that depend on rings, queues and pools, or on how a frame lies in them: no trace can know of these.
-const UNKNOWN_TO_TRACES: [DropReason; 9] = [
+const UNKNOWN_TO_TRACES: [DropReason; 11] = [
     DropReason::Oversized,
     DropReason::ShortHeader,
     DropReason::QueueDisabled,
     DropReason::NoBuffer,
     DropReason::SmallBuffer,
     DropReason::RxBusy,
+    DropReason::Failed,
+    DropReason::Abandoned,
     DropReason::SegmentLimit,
     DropReason::NicFull,
     DropReason::PoolEmpty,
