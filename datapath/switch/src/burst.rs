@@ -98,14 +98,13 @@ impl Burst<'_> {
         if let Self::Guest(received) = self { received.descriptors() } else { 0 }
     }
 
-    /// Leaves a guest's frames from number `count` on in its ring, for its next turn; returns how many that are. Frames from
-    /// elsewhere stay.
-    pub(crate) fn truncate(&mut self, count: usize) -> usize {
-        let before = self.len();
-        if let Self::Guest(received) = self {
-            received.truncate(count);
-        }
-        before.saturating_sub(self.len())
+    /// Leaves a guest's frames from number `count` on in its ring, for its next turn; returns how many that are. `None`: frames
+    /// from elsewhere cannot be left.
+    pub(crate) fn leave(&mut self, count: usize) -> Option<usize> {
+        let Self::Guest(received) = self else { return None };
+        let before = received.len();
+        received.truncate(count);
+        Some(before.saturating_sub(received.len()))
     }
 
     /// Frame `index`, below [`Self::len`].

@@ -27,7 +27,8 @@ use crate::vlan::TagEdit;
 const MESSAGE_BYTES: usize = 1518;
 
 /// What one turn of a guest may cost: once its frames cost more, those behind stay in its ring until its next turn. A frame
-/// costs its bytes and [`COPY_COST`] for each port that it goes to, [`DESCRIPTOR_COST`] for each descriptor, and [`SEGMENT_COST`] for each segment that is made of it. So a
+/// costs its bytes and [`COPY_COST`] for each port that it goes to, [`DESCRIPTOR_COST`] for each descriptor, and
+/// [`SEGMENT_COST`] for each segment that is made of it. So a
 /// turn takes at most as long as this and one frame, for all ports that one goes to.
 pub const TURN_COST: u32 = 256 * 1024;
 
@@ -79,13 +80,15 @@ impl Forwarder {
         counters.rx_frames.add(burst.len() as u64);
         let (mut bytes, mut copies) = (0, 0);
         let (mut admitted, mut one, mut forwarded) = (0, 0, 0);
-        self.cost = u32::from(burst.descriptors()) * DESCRIPTOR_COST;
+        let mut cost = u32::from(burst.descriptors()) * DESCRIPTOR_COST;
         for index in 0..burst.len().min(BURST) {
-            if self.cost > TURN_COST {
-                counters.rx_frames.take_back(burst.truncate(index) as u64);
+            if cost > TURN_COST
+                && let Some(left) = burst.leave(index)
+            {
+                counters.rx_frames.take_back(left as u64);
                 break;
             }
-            self.cost += COPY_COST;
+            cost = cost.saturating_add(COPY_COST);
             let bit = 1 << index;
             let frame = match burst.frame(index) {
                 Ok(frame) => frame,
@@ -111,7 +114,7 @@ impl Forwarder {
                 Ok(Way::Port(port)) => {
                     one |= bit;
                     copies += 1;
-                    self.cost = self.cost.saturating_add(frame.length);
+                    cost = cost.saturating_add(frame.length);
                     self.want(port, bit);
                 }
                 Ok(way) => {
@@ -126,9 +129,8 @@ impl Forwarder {
                         continue;
                     }
                     copies += receivers;
-                    let cost = frame.length.saturating_add(COPY_COST);
-                    self.cost =
-                        self.cost.saturating_add(cost.saturating_mul(u32::try_from(receivers).unwrap_or(u32::MAX)));
+                    let copy = frame.length.saturating_add(COPY_COST);
+                    cost = cost.saturating_add(copy.saturating_mul(u32::try_from(receivers).unwrap_or(u32::MAX)));
                 }
                 Err(reason) => {
                     refuse(counters, reason, burst, index);
@@ -137,6 +139,7 @@ impl Forwarder {
             }
             forwarded += 1;
         }
+        self.cost = cost;
         let mirrored = self.mirror(topology, source, admitted, &mut copies);
         counters.rx_bytes.add(bytes);
         // All of them are accounted for before the first is delivered: see `recover`.

@@ -1,11 +1,17 @@
-//! Panics on a burst's way: what was on its way is accounted for, and the next burst passes.
+//! Panics on a burst's way: what was on its way is accounted for, and the next burst passes. And bursts that cost too much.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use culvert_frame::{DropReason, MacAddress};
 
 use super::{Bridge, PORT, Packet, PortSpec, frame};
+use crate::forward::{COPY_COST, TURN_COST};
 use crate::port::{Egress, PortId};
+
+/// A frame for everybody.
+fn flooded(length: usize) -> Packet {
+    frame(MacAddress::BROADCAST, MacAddress([2, 0, 0, 0, 0, 1]), length, 7).into()
+}
 
 /// Makes the next delivery at a port panic.
 fn poison(bridge: &Bridge, port: u16) {
@@ -25,8 +31,7 @@ fn heal(bridge: &Bridge, port: u16) {
 #[test]
 fn a_panic_while_frames_are_delivered_leaves_no_frame_unaccounted_for() {
     let mut bridge = Bridge::new(&[PortSpec { ..PORT }; 5], 300, false);
-    let flood: Vec<_> =
-        (0..3).map(|_| Packet::from(frame(MacAddress::BROADCAST, MacAddress([2, 0, 0, 0, 0, 1]), 100, 7))).collect();
+    let flood: Vec<_> = (0..3).map(|_| flooded(100)).collect();
     poison(&bridge, 2);
     let failed = catch_unwind(AssertUnwindSafe(|| bridge.forward(0, &flood, 1)));
     assert!(failed.is_err());
@@ -54,4 +59,15 @@ fn a_panic_while_frames_are_admitted_counts_them_as_failed() {
     bridge.assert_balance();
     assert_eq!(bridge.drops().get(&(0, DropReason::Failed)), Some(&3));
     assert_eq!(bridge.drops().get(&(1, DropReason::Abandoned)), None, "it was never offered");
+}
+
+#[test]
+fn a_costly_burst_that_cannot_be_left_where_it_is_goes_on_whole() {
+    let mut bridge = Bridge::new(&[PortSpec { ..PORT }; 8], 300, false);
+    let flood: Vec<_> = (0..32).map(|_| flooded(1514)).collect();
+    let cost = (1514 + COPY_COST) * 7 * 32;
+    assert!(cost > TURN_COST, "{cost}");
+    let left = bridge.forward(0, &flood, 1);
+    assert!(left.iter().skip(1).all(|frames| frames.len() == 32));
+    bridge.assert_balance();
 }
