@@ -156,7 +156,7 @@ impl Field {
         self.spent = true;
         change(self.node.config());
         self.neighbours.pause()?;
-        self.daemon.console().kill();
+        self.daemon.kill();
         self.daemon = self.node.start()?;
         self.neighbours = neighbours(&self.node, self.pace)?;
         self.restarted = true;
@@ -194,6 +194,11 @@ impl Field {
 
     pub(crate) fn is_exempt(&self, part: Part) -> bool {
         self.exempt.iter().any(|(exempt, _)| *exempt == part)
+    }
+
+    /// What was declared not to apply.
+    pub(crate) fn exemptions(&self) -> impl Iterator<Item = &(Part, &'static str)> {
+        self.exempt.iter()
     }
 
     /// Adds the port of a case.

@@ -178,10 +178,10 @@ impl Expect {
     /// Whether a line of the log is what this expects.
     fn tells(&self, line: &str) -> bool {
         let (port, sentence) = match self {
-            Self::Drop { port, reason, .. } => (port, *reason),
-            Self::Quarantine { port, sentence } | Self::Log { port, sentence, .. } => (port, *sentence),
+            Self::Drop { port, reason, .. } => (port, format!("refused for the reason {reason}:")),
+            Self::Quarantine { port, sentence } | Self::Log { port, sentence, .. } => (port, (*sentence).to_owned()),
         };
-        (port.is_empty() || line.contains(&format!("port=\"{port}\""))) && line.contains(sentence)
+        (port.is_empty() || line.contains(&format!("port=\"{port}\""))) && line.contains(&sentence)
     }
 }
 
@@ -260,3 +260,21 @@ const ECHOES: u8 = 5;
 
 /// How long resources must be the same before a case.
 const STEADY: Duration = Duration::from_millis(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "2026-11-21T17:12:28.437735Z  WARN culvertd::node::refused: frames are refused for the reason runt: The \
+                        frame is shorter. port=\"short\" frames=160";
+
+    #[test]
+    fn a_line_is_told_by_its_level_port_and_reason() {
+        let drops = |port: &str, reason| Expect::Drop { port: port.to_owned(), reason, frames: 1 };
+        assert!(is_warning(LINE) && !is_warning(&LINE.replace("WARN", "INFO")));
+        assert!(drops("short", "runt").tells(LINE));
+        assert!(!drops("shor", "runt").tells(LINE) && !drops("short", "run").tells(LINE));
+        let log = |port: &str| Expect::Log { port: port.to_owned(), sentence: "is shorter", lines: 1..=1 };
+        assert!(log("short").tells(LINE) && log("").tells(LINE) && !log("long").tells(LINE));
+    }
+}

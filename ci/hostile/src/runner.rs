@@ -51,7 +51,7 @@ pub fn run(cases: Vec<Case>, options: Options) -> Result<()> {
 
 /// Plays one case on a field of its own; returns what is not as it must be.
 pub fn play_alone(case: &Case) -> Vec<String> {
-    play(case, &mut None, 0, Options { full: false, lanes: 1 })
+    play(case, &mut None, 0, Options { full: false, lanes: 1 }).0
 }
 
 /// One lane: takes cases until there are none.
@@ -61,22 +61,22 @@ fn work(lane: usize, options: Options, waiting: &Mutex<VecDeque<Case>>, outcomes
         let case = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let Some(case) = case else { return };
         let start = Instant::now();
-        let wrong = play(&case, &mut field, lane, options);
-        print(&case, start.elapsed(), &wrong);
+        let (wrong, notes) = play(&case, &mut field, lane, options);
+        print(&case, start.elapsed(), &wrong, &notes);
         outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(Outcome { case, wrong });
     }
 }
 
-/// Plays one case; returns what is not as it must be.
-fn play(case: &Case, place: &mut Option<Field>, lane: usize, options: Options) -> Vec<String> {
+/// Plays one case; returns what is not as it must be, and what was not looked at.
+fn play(case: &Case, place: &mut Option<Field>, lane: usize, options: Options) -> (Vec<String>, Vec<String>) {
     let mut field = match place.take().map_or_else(|| new_field(lane, options), Ok) {
         Ok(field) => field,
-        Err(error) => return vec![format!("culvertd and the neighbours: {error:#}")],
+        Err(error) => return (vec![format!("culvertd and the neighbours: {error:#}")], Vec::new()),
     };
     let baseline = field.prepare(case.name).and_then(|()| Baseline::take(&mut field));
     let baseline = match baseline {
         Ok(baseline) => baseline,
-        Err(error) => return vec![format!("before the case: {error:#}")],
+        Err(error) => return (vec![format!("before the case: {error:#}")], Vec::new()),
     };
     let mut wrong = Vec::new();
     match catch_unwind(AssertUnwindSafe(|| (case.run)(&mut field))) {
@@ -85,13 +85,14 @@ fn play(case: &Case, place: &mut Option<Field>, lane: usize, options: Options) -
         Err(_) => wrong.push("the case has panicked".to_owned()),
     }
     wrong.extend(baseline.check(&mut field));
+    let notes = field.exemptions().map(|(part, reason)| format!("{part:?} not looked at: {reason}")).collect();
     if wrong.is_empty() && !field.is_spent() {
         match field.clear() {
             Ok(()) => *place = Some(field),
             Err(error) => wrong.push(format!("after the case: {error:#}")),
         }
     }
-    wrong
+    (wrong, notes)
 }
 
 fn new_field(lane: usize, options: Options) -> Result<Field> {
@@ -104,11 +105,11 @@ fn new_field(lane: usize, options: Options) -> Result<Field> {
     Ok(field)
 }
 
-/// One line for a case, and one for each thing that is wrong; in one piece, since other lanes print as well.
-fn print(case: &Case, took: Duration, wrong: &[String]) {
+/// One line for a case, and one for each thing that is wrong or was not looked at; in one piece, since other lanes print as well.
+fn print(case: &Case, took: Duration, wrong: &[String], notes: &[String]) {
     let state = if wrong.is_empty() { "ok" } else { "FAILED" };
     let mut text = format!("{:<4} {:<58} {:6.1} s  {state}", case.row, case.name, took.as_secs_f64());
-    wrong.iter().for_each(|sentence| text.push_str(&format!("\n       {sentence}")));
+    wrong.iter().chain(notes).for_each(|sentence| text.push_str(&format!("\n       {sentence}")));
     println!("{text}");
 }
 

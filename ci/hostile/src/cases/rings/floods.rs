@@ -174,7 +174,9 @@ fn kick_full(field: &mut Field) -> Result<()> {
     fill_counter(guest.kick_of(RECEIVE))?;
     thread::sleep(Duration::from_millis(20));
     (0..30).try_for_each(|number| {
+        ensure!(guest.interface.send(&echo(number, 60)), "the transmit ring is full");
+        // This is the kick: to raise a counter at its end by one would fail.
         fill_counter(guest.kick_of(TRANSMIT))?;
-        check_served(&mut guest, number)
+        wait_for(&mut guest, &answer(number, 60))
     })
 }
