@@ -30,7 +30,7 @@ mod tests {
             let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
             assert!(!case.name.is_empty() && case.name.len() <= 58 && case.name.bytes().all(fits), "{}", case.name);
             assert!(seen.insert(case.name), "two cases are named {}", case.name);
-            assert!(case.what.ends_with('.'), "{}: what it does is a sentence", case.name);
+            assert!(!case.what.is_empty(), "{}: what does it do?", case.name);
             assert!(rows().iter().any(|row| row == case.row), "{}: there is no row {}", case.name, case.row);
         }
     }

@@ -22,6 +22,8 @@ use crate::process::Resources;
 /// How things are before a case.
 pub struct Baseline {
     pid: u32,
+    /// Mistakes of its own that culvertd has counted.
+    bugs: u64,
     resources: Resources,
     counts: Counts,
     /// What 99 in 100 frames of the neighbours take; only known, and looked at, under load.
@@ -41,9 +43,9 @@ impl Baseline {
         let p99 = if field.is_full() { Some(load::usual_p99(field.neighbours())?) } else { None };
         let counts = field.neighbours().settle()?;
         field.neighbours().mark()?;
-        let pid = field.daemon().pid();
+        let (pid, bugs) = (field.daemon().pid(), bugs(field)?);
         let resources = steady_resources(pid)?;
-        Ok(Self { pid, resources, counts, p99, drops, log: field.daemon().console().transcript().len() })
+        Ok(Self { pid, bugs, resources, counts, p99, drops, log: field.daemon().console().transcript().len() })
     }
 
     /// All that is not as it must be, after a case.
@@ -73,8 +75,7 @@ impl Baseline {
         let ended = daemon.console().ended()?;
         ensure!(ended.is_none(), "culvertd has ended: {ended:?}; {}", daemon.console().last_words());
         ensure!(daemon.pid() == self.pid, "another process runs: {} instead of {}", daemon.pid(), self.pid);
-        let status = daemon.ask("status").context("culvertd does not answer, or has ended")?;
-        let bugs = status.get("bugs").and_then(Value::as_u64).unwrap_or(0);
+        let bugs = bugs(field)? - self.bugs;
         ensure!(bugs == 0, "culvertd has counted {bugs} bugs");
         let log = self.log_since(field);
         let panics: Vec<&str> = log.lines().filter(|line| line.contains("panicked at")).collect();
@@ -237,6 +238,11 @@ fn steady_resources(pid: u32) -> Result<Resources> {
             return Ok(last);
         }
     }
+}
+
+fn bugs(field: &mut Field) -> Result<u64> {
+    let status = field.daemon().ask("status").context("culvertd does not answer, or has ended")?;
+    status.get("bugs").and_then(Value::as_u64).with_context(|| format!("no bugs in {status}"))
 }
 
 fn drops(field: &mut Field) -> Result<Vec<Value>> {
