@@ -6,9 +6,9 @@
 //! left out and counted, and lines that cannot be written are gone.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -52,8 +52,19 @@ pub fn start(filter: &str) -> Result<Log> {
     // What it says of its own errors goes to standard error by eprintln, which panics where that is broken.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).log_internal_errors(false);
     log.with_writer(queue.clone()).init();
+    let _ = QUEUE.set(queue.clone());
     Ok(Log { queue })
 }
+
+/// Waits a moment for the lines that are still in the queue: for whoever ends the process at once.
+pub fn finish() {
+    if let Some(queue) = QUEUE.get() {
+        queue.finish();
+    }
+}
+
+/// That of the process.
+static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 /// Says something on standard error if that takes it: the last words of a process that has no log, or none any more.
 pub fn say(text: &str) {
@@ -81,8 +92,14 @@ fn write(waiting: &Receiver<Piece>, left_out: &AtomicU64, mut to: impl Write) {
 
 impl Drop for Log {
     fn drop(&mut self) {
+        self.queue.finish();
+    }
+}
+
+impl Queue {
+    fn finish(&self) {
         let (written, all) = sync_channel(1);
-        if self.queue.pieces.try_send(Piece::End { _written: written }).is_ok() {
+        if self.pieces.try_send(Piece::End { _written: written }).is_ok() {
             // Whether they are written or the time is over, the process goes on to its end.
             let _ = all.recv_timeout(FAREWELL);
         }

@@ -126,6 +126,11 @@ impl Server {
         let _ = self.ask(|answer| Command::Bar { port, bar, answer });
     }
 
+    /// Whether one of its threads has ended, which is a mistake of ours: no frontend is served any more.
+    pub fn has_failed(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// The state of a port's socket.
     pub fn state(&self, port: PortKey) -> Option<SocketState> {
         self.states.get(port)

@@ -551,6 +551,31 @@ fn workers_that_do_not_acknowledge_fail_the_request_and_are_asked_again() {
     setup.server.remove(PORT).unwrap();
 }
 
+/// Workers over which the helper fails.
+struct FailingWorkers;
+
+impl Backend for FailingWorkers {
+    fn change_rings(&self, _: PortKey, _: Vec<RingChange>) -> Result<Vec<StoppedRing>, Unresponsive> {
+        Ok(Vec::new())
+    }
+
+    fn announce(&self, _: PortKey, _: MacAddress) {}
+
+    fn state(&self, _: PortKey, state: SocketState) {
+        assert!(!matches!(state, SocketState::Connected(_)), "on purpose");
+    }
+}
+
+#[test]
+fn a_server_of_which_a_thread_has_failed_says_so() {
+    let setup = Setup::new();
+    let server = Server::start(Arc::new(FailingWorkers)).unwrap();
+    server.add(setup.port(PORT, Role::Listen)).unwrap();
+    assert!(!server.has_failed());
+    let _stream = setup.connect();
+    wait_until("the failure", || server.has_failed());
+}
+
 /// Workers that wait for leave.
 struct GatedWorkers {
     inner: FakeWorkers,

@@ -17,6 +17,7 @@ use super::links;
 use super::live::LiveNode;
 use super::refused::{self, Refused};
 use crate::arguments::EXIT_AGAIN;
+use crate::log;
 
 /// Starts the thread. It ends when the node is gone.
 ///
@@ -42,6 +43,9 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
                     start_again(&node, stuck.worker, stuck.port, "comes to no end");
                 }
                 gaps.look(&node.datapath.workers());
+                if node.server.has_failed() {
+                    exit_again(&node, "the threads of the vhost-user sockets failed");
+                }
                 node.update_groups();
                 if looked.elapsed() >= LINKS {
                     looked = Instant::now();
@@ -97,10 +101,16 @@ fn start_again(node: &LiveNode, worker: usize, port: Option<PortId>, what: &str)
         );
         node.bar(&port, &reason);
     }
-    tracing::error!("worker {worker} {what}: culvertd starts again");
+    exit_again(node, &format!("worker {worker} {what}"));
+}
+
+/// Ends the process; the supervisor starts it again.
+fn exit_again(node: &LiveNode, reason: &str) {
+    tracing::error!("{reason}: culvertd starts again");
     // It knows the exit code in any case.
-    let _ = node.broker.because(&format!("worker {worker} {what}"));
-    // Not in order: what would have to end waits for that worker.
+    let _ = node.broker.because(reason);
+    log::finish();
+    // Not in order: what would have to end may wait for what has failed.
     std::process::exit(EXIT_AGAIN.into());
 }
 

@@ -3,6 +3,7 @@
 //! A thread of its own, since to open a device may take seconds.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Weak;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -20,10 +21,15 @@ pub fn start(end: Receiver<()>, node: Weak<LiveNode>) -> io::Result<JoinHandle<(
             let Some(node) = node.upgrade() else { return };
             // While a client's change is under way the next turn will do.
             let Some(journal) = node.try_journal() else { continue };
-            node.settle();
-            node.retry_failed_ports(Some(Instant::now()));
-            node.offer_ports();
-            node.forget_bars();
+            let turn = AssertUnwindSafe(|| {
+                node.settle();
+                node.retry_failed_ports(Some(Instant::now()));
+                node.offer_ports();
+                node.forget_bars();
+            });
+            if catch_unwind(turn).is_err() {
+                tracing::error!("the thread that tries again goes on after a failure");
+            }
             drop(journal);
         }
     })
