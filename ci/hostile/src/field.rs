@@ -173,6 +173,29 @@ impl Field {
         Ok(())
     }
 
+    /// Kills culvertd, `all` of it or the daemon alone, and connects new neighbours to the next one.
+    ///
+    /// # Errors
+    /// culvertd does not come back.
+    pub fn kill(&mut self, all: bool) -> Result<()> {
+        self.neighbours.pause()?;
+        if all {
+            self.daemon.kill();
+            self.daemon = self.node.start()?;
+        } else {
+            let before = self.daemon.pid();
+            self.daemon.crash()?;
+            self.daemon.wait_for_next(before)?;
+        }
+        self.neighbours = neighbours(&self.node, self.pace)?;
+        Ok(())
+    }
+
+    /// Makes a spent field one for other cases; whether it was one.
+    pub(crate) fn reuse(&mut self) -> bool {
+        std::mem::take(&mut self.spent)
+    }
+
     /// Leaves no other case this field.
     pub fn spend(&mut self) {
         self.spent = true;

@@ -8,6 +8,7 @@
 //! - [`oracle`]: what is looked at before and after each case; [`process`]: what culvertd has open;
 //! - [`raw_frontend`], [`guest`]: a frontend and a guest that do as a case likes;
 //! - [`runner`]: runs cases and tells how they went; [`exempt`]: rows that have no case, and why.
+//! - [`soak`]: all of it for a long time, on one culvertd.
 //!
 //! The binary is `culvert-hostile`; `ci/hostile/run` builds what it needs and runs it in namespaces of its own.
 
@@ -22,3 +23,4 @@ pub mod oracle;
 pub mod process;
 pub mod raw_frontend;
 pub mod runner;
+pub mod soak;

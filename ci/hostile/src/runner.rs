@@ -73,24 +73,32 @@ fn play(case: &Case, place: &mut Option<Field>, lane: usize, options: Options) -
         Ok(field) => field,
         Err(error) => return (vec![format!("culvertd and the neighbours: {error:#}")], Vec::new()),
     };
-    let baseline = field.prepare(case.name).and_then(|()| Baseline::take(&mut field));
-    let baseline = match baseline {
+    let (wrong, notes) = play_on(case, &mut field);
+    if wrong.is_empty() && !field.is_spent() {
+        *place = Some(field);
+    }
+    (wrong, notes)
+}
+
+/// Plays one case on a field; returns what is not as it must be, and what was not looked at. What the case has added to the field is
+/// gone, unless that is spent.
+pub fn play_on(case: &Case, field: &mut Field) -> (Vec<String>, Vec<String>) {
+    let baseline = match field.prepare(case.name).and_then(|()| Baseline::take(field)) {
         Ok(baseline) => baseline,
         Err(error) => return (vec![format!("before the case: {error:#}")], Vec::new()),
     };
     let mut wrong = Vec::new();
-    match catch_unwind(AssertUnwindSafe(|| (case.run)(&mut field))) {
+    match catch_unwind(AssertUnwindSafe(|| (case.run)(field))) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => wrong.push(format!("the case: {error:#}")),
         Err(_) => wrong.push("the case has panicked".to_owned()),
     }
-    wrong.extend(baseline.check(&mut field));
+    wrong.extend(baseline.check(field));
     let notes = field.exemptions().map(|(part, reason)| format!("{part:?} not looked at: {reason}")).collect();
-    if wrong.is_empty() && !field.is_spent() {
-        match field.clear() {
-            Ok(()) => *place = Some(field),
-            Err(error) => wrong.push(format!("after the case: {error:#}")),
-        }
+    if !field.is_spent()
+        && let Err(error) = field.clear()
+    {
+        wrong.push(format!("after the case: {error:#}"));
     }
     (wrong, notes)
 }

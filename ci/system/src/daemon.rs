@@ -170,8 +170,23 @@ impl Daemon {
     /// There is none.
     pub fn crash(&self) -> Result<()> {
         let pid = self.pid().to_string();
+        // Process 0 would be all of the test's.
+        ensure!(pid != "0", "there is no daemon now");
         let status = Command::new("kill").args(["-s", "KILL", &pid]).status()?;
         ensure!(status.success(), "there is no daemon {pid}");
+        Ok(())
+    }
+
+    /// Waits until another daemon than that process answers.
+    ///
+    /// # Errors
+    /// None does.
+    pub fn wait_for_next(&mut self, before: u32) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        while [0, before].contains(&self.pid()) || self.ctl("status").is_err() {
+            ensure!(Instant::now() < deadline, "no other daemon answers; {}", self.console.last_words());
+            thread::sleep(Duration::from_millis(5));
+        }
         Ok(())
     }
 

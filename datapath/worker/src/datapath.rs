@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use culvert_guest::device::{RingChange, RingSetup, StoppedRing, Unresponsive};
 use culvert_guest::thread_clock::ThreadClock;
 use culvert_guest::unblock::Unblocker;
 use culvert_guest::{ReceiveQueue, TransmitQueue};
-use culvert_nic::{Eal, Pool, RxQueue, TxQueue, WorkerThread};
+use culvert_nic::{Eal, Pool, RxQueue, TxQueue};
 use culvert_switch::burst::LocalFrame;
 use culvert_switch::groups::Groups;
 use culvert_switch::limits::Limiter;
@@ -131,10 +131,10 @@ struct WorkerHandle {
 }
 
 impl Datapath {
-    /// Starts one worker on each core. With `eal`, NIC ports can be added.
+    /// Starts one worker on each core. NIC ports can be added with `eal`, or after [`Self::use_dpdk`].
     ///
     /// # Errors
-    /// [`DatapathError::NoCores`], [`DatapathError::Worker`].
+    /// [`DatapathError::NoCores`], [`DatapathError::Worker`], [`DatapathError::Unresponsive`].
     pub fn start(config: &DatapathConfig, eal: Option<&Arc<Eal>>) -> Result<Self, DatapathError> {
         if config.cores.is_empty() {
             return Err(DatapathError::NoCores);
@@ -142,12 +142,33 @@ impl Datapath {
         let start = Instant::now();
         let (send_event, events) = sync_channel(1024);
         let workers = config.cores.iter().enumerate().map(|(index, &core)| {
-            WorkerHandle::start(index, core, config.idle_sleep, eal.cloned(), send_event.clone(), start)
+            WorkerHandle::start(index, core, config.idle_sleep, send_event.clone(), start)
                 .map_err(|error| DatapathError::Worker { core, reason: error.to_string() })
         });
         let workers = workers.collect::<Result<_, _>>()?;
         let state = Mutex::new(State { next_token: 1, ..State::default() });
-        Ok(Self { state, workers, events: Mutex::new(Some(events)), send_event, start })
+        let datapath = Self { state, workers, events: Mutex::new(Some(events)), send_event, start };
+        eal.map_or(Ok(()), |eal| datapath.use_dpdk(eal))?;
+        Ok(datapath)
+    }
+
+    /// Makes the workers known to DPDK, which may start later than they do: guests need it not. NIC ports can be added
+    /// after this.
+    ///
+    /// # Errors
+    /// [`DatapathError::Worker`], [`DatapathError::Unresponsive`].
+    pub fn use_dpdk(&self, eal: &Arc<Eal>) -> Result<(), DatapathError> {
+        for worker in &self.workers {
+            // It is there already: DPDK is started once.
+            let _ = worker.shared.dpdk.set(Arc::clone(eal));
+        }
+        self.publish(&mut self.state())?;
+        for worker in &self.workers {
+            if let Some(Err(reason)) = worker.shared.registered.get() {
+                return Err(DatapathError::Worker { core: worker.core, reason: reason.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// Where workers tell of faults. The first caller gets it.
@@ -681,7 +702,6 @@ impl WorkerHandle {
         index: usize,
         core: usize,
         idle_sleep: Option<Duration>,
-        eal: Option<Arc<Eal>>,
         events: SyncSender<Event>,
         start: Instant,
     ) -> std::io::Result<Self> {
@@ -694,23 +714,21 @@ impl WorkerHandle {
             snooped: SnoopQueue::new(),
             counters: WorkerCounters::default(),
             at: Breadcrumb::default(),
+            dpdk: OnceLock::new(),
+            registered: OnceLock::new(),
         });
         let worker = Worker::new(index, shared.clone(), poll, events, idle_sleep, start);
         let (ready, is_ready) = sync_channel(1);
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let registered = bind_to_core(core)
-                .and_then(|()| eal.as_deref().map(WorkerThread::register).transpose().map_err(std::io::Error::other));
-            match registered {
-                Ok(registration) => {
+        let thread =
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || match bind_to_core(core) {
+                Ok(()) => {
                     let _ = ready.send(Ok((Unblocker::for_this_thread(), ThreadClock::of_this_thread())));
                     worker.run();
-                    drop(registration);
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
                 }
-            }
-        })?;
+            })?;
         let (unblocker, clock) = is_ready.recv().map_err(std::io::Error::other)??;
         let watch = Mutex::new(Watch::new(Instant::now()));
         Ok(Self { core, shared, registry, unblocker, clock, watch, thread: Some(thread) })

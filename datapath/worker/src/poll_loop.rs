@@ -14,11 +14,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use culvert_frame::DropReason;
 use culvert_guest::{RingFault, TransmitBurst};
+use culvert_nic::WorkerThread;
 use culvert_switch::burst::LocalFrame;
 use culvert_switch::{Burst, Forwarder, Topology};
 use mio::{Events, Poll};
@@ -103,7 +105,9 @@ impl Worker {
 
     /// Runs until control says to stop, or until it has failed too often. All inputs are back in their slots then.
     pub(crate) fn run(mut self) {
-        while catch_unwind(AssertUnwindSafe(|| self.poll_until_stopped())).is_err() {
+        // Of this thread with DPDK: ends after all of its queues were given back.
+        let mut registration = None;
+        while catch_unwind(AssertUnwindSafe(|| self.poll_until_stopped(&mut registration))).is_err() {
             if !self.recover() {
                 break;
             }
@@ -111,10 +115,13 @@ impl Worker {
         self.inputs.iter_mut().for_each(Input::give_back);
     }
 
-    fn poll_until_stopped(&mut self) {
+    fn poll_until_stopped(&mut self, registration: &mut Option<WorkerThread>) {
         let mut rounds = 0_u32;
         while !self.shared.handover.is_stopped() {
             if self.has_new_plan() {
+                if registration.is_none() {
+                    *registration = self.register();
+                }
                 self.take_up_plan();
             }
             let frames = self.round();
@@ -133,6 +140,17 @@ impl Worker {
                 self.rest(frames > 0);
             }
         }
+    }
+
+    /// Makes this thread known to DPDK, which must be before it has a NIC's queue, if DPDK has started.
+    fn register(&self) -> Option<WorkerThread> {
+        // The plan's generation was read relaxed; DPDK was set before it.
+        fence(Ordering::Acquire);
+        let registered = self.shared.dpdk.get().map(|eal| WorkerThread::register(eal))?;
+        let told = registered.as_ref().map(drop).map_err(ToString::to_string);
+        // Set already by an earlier try.
+        let _ = self.shared.registered.set(told);
+        registered.ok()
     }
 
     /// After a panic outside of any turn: puts everything in order, so that the loop can go on. `false` when that is not to be: it

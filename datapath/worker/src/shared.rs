@@ -4,11 +4,13 @@
 //! round ([`watch`](crate::watch)).
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use culvert_guest::RingFault;
 use culvert_guest::split::StartError;
+use culvert_nic::Eal;
 use culvert_switch::PortId;
 use mio::{Token, Waker};
 
@@ -77,6 +79,10 @@ pub(crate) struct Shared {
     pub(crate) snooped: SnoopQueue,
     pub(crate) counters: WorkerCounters,
     pub(crate) at: Breadcrumb,
+    /// DPDK, once it has started.
+    pub(crate) dpdk: OnceLock<Arc<Eal>>,
+    /// Whether DPDK knows the worker's thread; missing until the worker has seen a plan after `dpdk` was set.
+    pub(crate) registered: OnceLock<Result<(), String>>,
 }
 
 /// For which port a worker works just now: tells whom to blame when it comes to no end.

@@ -202,6 +202,27 @@ impl Objects {
             .any(|attachment| matches!(attachment, Attachment::Nic { device, .. } if culvert_nic::needs_pci(device)))
     }
 
+    /// Whether there is a port with a device.
+    pub fn use_devices(&self) -> bool {
+        self.ports.iter().any(|port| matches!(port.wanted.attachment, Attachment::Nic { .. }))
+    }
+
+    /// These without ports that have a device or follow the link of one, and without mirrors that name one of them.
+    pub fn without_devices(&self) -> Self {
+        let needs_none = |port: &&Object<Port>| match &port.wanted.attachment {
+            Attachment::Guest { follow_link, .. } => follow_link.is_none(),
+            Attachment::Nic { .. } => false,
+        };
+        let ports: Vec<_> = self.ports.iter().filter(needs_none).cloned().collect();
+        let is_there = |name: &Name| find(&ports, name).is_some();
+        let copies = |mirror: &&Object<Mirror>| {
+            let Mirror { from, to, .. } = &mirror.wanted;
+            from.iter().chain([to]).all(is_there)
+        };
+        let mirrors = self.mirrors.iter().filter(copies).cloned().collect();
+        Self { networks: self.networks.clone(), ports, mirrors, pods: self.pods.clone() }
+    }
+
     /// Every rule that is broken. `unread` are objects that exist but could not be read: to name them is no mistake.
     pub(super) fn conflicts(&self, control_socket: &Path, unread: &BTreeSet<(Kind, Name)>) -> Vec<Conflict> {
         let mut check = Check { objects: self, unread, conflicts: Vec::new() };

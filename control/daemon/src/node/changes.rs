@@ -67,8 +67,23 @@ impl LiveNode {
 
     /// Carries out what leads from what runs to what is wanted. To be called by whoever holds the journal's lock.
     pub(super) fn bring_about(&self) -> Done {
+        let done = self.carry_out_all(reconcile(&self.wanted(), &self.running_objects()));
+        if !done.actions.is_empty() {
+            links::follow(self);
+            self.set_mac_filters();
+        }
+        self.offer_ports();
+        done
+    }
+
+    /// As [`Self::bring_about`], what needs no device, for which DPDK must have started.
+    pub(super) fn bring_about_guests(&self) {
+        self.carry_out_all(reconcile(&self.wanted().without_devices(), &self.running_objects()));
+    }
+
+    fn carry_out_all(&self, actions: Vec<Action>) -> Done {
         let mut done = Done::default();
-        for action in reconcile(&self.wanted(), &self.running_objects()) {
+        for action in actions {
             let text = action.to_string();
             let makes_room = matches!(action, Action::RemovePort(_));
             match self.carry_out(action) {
@@ -87,11 +102,6 @@ impl LiveNode {
             }
         }
         self.set_failed(&done.failed);
-        if !done.actions.is_empty() {
-            links::follow(self);
-            self.set_mac_filters();
-        }
-        self.offer_ports();
         done
     }
 
@@ -285,7 +295,7 @@ impl LiveNode {
     }
 
     fn opener(&self) -> Opener<'_> {
-        Opener { eal: &self.eal, pool: &self.pool, datapath: &self.datapath, server: &self.server, bars: &self.bars }
+        Opener { dpdk: self.dpdk(), datapath: &self.datapath, server: &self.server, bars: &self.bars }
     }
 }
 

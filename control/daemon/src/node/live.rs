@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use culvert_api::v1;
 use culvert_frame::DropReason;
 use culvert_nic::{Eal, EalConfig, HugepageUse, Pool, PoolConfig};
@@ -43,8 +43,8 @@ pub struct LiveNode {
     pub(super) server: Server,
     pub(super) datapath: Arc<Datapath>,
     running: Mutex<Running>,
-    pub(super) pool: Pool,
-    pub(super) eal: Arc<Eal>,
+    /// Missing while culvertd starts.
+    dpdk: OnceLock<Dpdk>,
     wanted: Mutex<Arc<Objects>>,
     journal: Mutex<Keeper>,
     /// Guests that may not come back.
@@ -68,6 +68,14 @@ pub struct LiveNode {
     helped: Helped,
     _upkeep_ends: Sender<()>,
     _pods_end: Sender<()>,
+}
+
+/// DPDK, started.
+#[derive(Debug)]
+pub(super) struct Dpdk {
+    /// Where devices get packet buffers.
+    pub(super) pool: Pool,
+    pub(super) eal: Arc<Eal>,
 }
 
 /// What runs.
@@ -103,7 +111,7 @@ pub struct Started {
 }
 
 impl LiveNode {
-    /// Starts DPDK, the workers, and every port that can be opened. `machine` is what the configuration was checked
+    /// Starts the workers, DPDK, and every port that can be opened. `machine` is what the configuration was checked
     /// against.
     ///
     /// # Errors
@@ -136,19 +144,9 @@ impl LiveNode {
         let at_start: Vec<_> = damage.into_iter().chain(unkept).chain(kept.err()).chain(dropped).collect();
         at_start.iter().for_each(|warning| tracing::error!("{warning}"));
 
-        let eal = EalConfig {
-            memory_mb: fixed.datapath.memory_mb,
-            hugepages: fixed.datapath.hugepages,
-            main_core,
-            pci: wanted.use_pci(),
-            extra_args: fixed.datapath.eal_args.clone(),
-        };
-        let eal = Arc::new(Eal::start(&eal)?);
-        let largest_mtu = wanted.ports.iter().map(|port| port.wanted.mtu).max().unwrap_or(0).max(1500);
-        let pool = Pool::create(&eal, &PoolConfig { largest_mtu, ..PoolConfig::default() })?;
         let workers =
             DatapathConfig { cores: fixed.datapath.worker_cores.clone(), idle_sleep: fixed.datapath.idle_sleep };
-        let datapath = Arc::new(Datapath::start(&workers, Some(&eal))?);
+        let datapath = Arc::new(Datapath::start(&workers, None)?);
         let events = datapath.take_events().context("the workers' events are taken already")?;
         let rings = Arc::new(Rings::new(Arc::clone(&datapath)));
         let server = Server::start(rings).context("the vhost-user server cannot start")?;
@@ -159,8 +157,7 @@ impl LiveNode {
             server,
             datapath,
             running: Mutex::default(),
-            pool,
-            eal,
+            dpdk: OnceLock::new(),
             wanted: Mutex::new(Arc::new(wanted)),
             journal: Mutex::new(keeper),
             bars: Bars::read(&fixed.daemon.state_dir),
@@ -179,10 +176,7 @@ impl LiveNode {
             _upkeep_ends: upkeep_ends,
             _pods_end: pods_end,
         });
-        // The first frames are to find all ports.
-        node.datapath.hold()?;
-        node.bring_about();
-        node.datapath.release()?;
+        node.open(main_core)?;
         let faults = faults::watch(events, Arc::downgrade(&node)).context("a thread cannot start")?;
         let upkeep = upkeep::start(end, Arc::downgrade(&node)).context("a thread cannot start")?;
         let pods = super::pods::start(pods_ended, node.helped.clone(), Arc::downgrade(&node));
@@ -192,6 +186,56 @@ impl LiveNode {
             .context("a thread cannot start")?;
         let threads = [faults, upkeep, pods].into_iter().chain(device_plugin).collect();
         Ok(Started { node, threads })
+    }
+
+    /// Opens what is wanted: guests' ports first. Their frontends wait for us, if we are here again after an end, and DPDK takes
+    /// its time.
+    fn open(&self, main_core: usize) -> Result<()> {
+        // The first frames are to find all ports.
+        self.datapath.hold()?;
+        self.bring_about_guests();
+        std::thread::scope(|scope| {
+            let (opened, is_opened) = std::sync::mpsc::channel::<()>();
+            let release = std::thread::Builder::new().name("release".to_owned()).spawn_scoped(scope, move || {
+                // Both end with an error when all is opened.
+                match (self.wanted().use_devices(), self.restarts) {
+                    (false, _) => {}
+                    (true, 0) => drop(is_opened.recv()),
+                    // After a crash guests talk with each other again before a slow device is there.
+                    (true, _) => drop(is_opened.recv_timeout(HOLD_LIMIT)),
+                }
+                self.datapath.release()
+            });
+            let release = release.context("a thread cannot start")?;
+            self.start_dpdk(main_core)?;
+            self.bring_about();
+            drop(opened);
+            release.join().map_err(|_| anyhow!("the thread that releases frames failed; see the log"))??;
+            Ok(())
+        })
+    }
+
+    fn start_dpdk(&self, main_core: usize) -> Result<()> {
+        let (wanted, datapath) = (self.wanted(), &self.fixed.datapath);
+        let eal = EalConfig {
+            memory_mb: datapath.memory_mb,
+            hugepages: datapath.hugepages,
+            main_core,
+            pci: wanted.use_pci(),
+            extra_args: datapath.eal_args.clone(),
+        };
+        let eal = Arc::new(Eal::start(&eal)?);
+        let largest_mtu = wanted.ports.iter().map(|port| port.wanted.mtu).max().unwrap_or(0).max(1500);
+        let pool = Pool::create(&eal, &PoolConfig { largest_mtu, ..PoolConfig::default() })?;
+        self.datapath.use_dpdk(&eal)?;
+        // It is set here only.
+        let _ = self.dpdk.set(Dpdk { pool, eal });
+        Ok(())
+    }
+
+    /// DPDK, once it has started.
+    pub(super) fn dpdk(&self) -> Option<&Dpdk> {
+        self.dpdk.get()
     }
 
     /// How many ports there are, and how many of them could not be opened.
@@ -395,7 +439,7 @@ impl Node for LiveNode {
             poll_gaps: worker.gaps,
             longest_gap_us: u64::try_from(worker.longest_gap.as_micros()).unwrap_or(u64::MAX),
         });
-        let (ports, wanted) = (self.ports(), self.wanted());
+        let (ports, wanted, eal) = (self.ports(), self.wanted(), self.dpdk().map(|dpdk| &dpdk.eal));
         let warnings = self.warnings();
         let warnings = warnings.at_start.iter().chain(&warnings.waiting).chain(&warnings.failed).cloned();
         v1::GetStatusResponse {
@@ -403,9 +447,9 @@ impl Node for LiveNode {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             config_file: self.file_name(),
-            memory_mb: self.eal.memory_mb(),
-            hugepages: matches!(self.eal.hugepages(), HugepageUse::Used { .. }),
-            pages: self.eal.hugepages().to_string(),
+            memory_mb: eal.map_or(0, |eal| eal.memory_mb()),
+            hugepages: eal.is_some_and(|eal| matches!(eal.hugepages(), HugepageUse::Used { .. })),
+            pages: eal.map_or("DPDK has not started yet".to_owned(), |eal| eal.hugepages().to_string()),
             workers: workers.collect(),
             networks: count(wanted.networks.len()),
             ports: count(ports.len()),
@@ -557,3 +601,6 @@ impl Node for LiveNode {
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
+
+/// How long guests' frames wait at most for devices that are being opened when culvertd starts again after a crash.
+const HOLD_LIMIT: Duration = Duration::from_millis(500);

@@ -3,23 +3,23 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use culvert_guest::device::DeviceConfig;
-use culvert_nic::{Eal, Pool, PortConfig};
+use culvert_nic::PortConfig;
 use culvert_switch::{NetworkId, PortId, Rules};
 use culvert_vhost::{PortKey, PortSocket, Server};
 use culvert_worker::{Datapath, NicQueues};
 
 use super::bars::Bars;
+use super::live::Dpdk;
 use super::rules::rules;
 use crate::config::{Attachment, Port as Config};
 
 /// What ports are opened with.
 #[derive(Clone, Copy)]
-pub struct Opener<'a> {
-    /// DPDK, for devices.
-    pub eal: &'a Eal,
-    /// Where devices get packet buffers.
-    pub pool: &'a Pool,
+pub(super) struct Opener<'a> {
+    /// For devices.
+    pub dpdk: Option<&'a Dpdk>,
     /// The workers.
     pub datapath: &'a Datapath,
     /// The vhost-user sockets.
@@ -134,11 +134,12 @@ impl Opener<'_> {
             promiscuous,
             ..PortConfig::default()
         };
-        let mut nic = culvert_nic::Port::open(self.eal, self.pool, &wanted)
+        let Dpdk { eal, pool } = self.dpdk.context("DPDK has not started yet")?;
+        let mut nic = culvert_nic::Port::open(eal, pool, &wanted)
             .map_err(|error| anyhow::anyhow!("{device}: {}; {}", error.reason, error.remedy))?;
         let (rx, tx) = nic.take_queues();
         let rules = Rules { mtu: nic.mtu(), ..rules(config) };
-        let id = self.datapath.add_nic_port(network, rules, NicQueues { rx, tx, pool: self.pool.clone() })?;
+        let id = self.datapath.add_nic_port(network, rules, NicQueues { rx, tx, pool: pool.clone() })?;
         Ok(Opened::Nic(id, Box::new(Nic { device: nic, filter: Vec::new() })))
     }
 }

@@ -1,0 +1,32 @@
+//! Runs guests on culvertd for a while, with something going wrong each minute: `culvert-soak [MINUTES]`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use culvert_hostile::soak::{Options, run};
+
+/// Runs guests on culvertd, with something going wrong each minute
+#[derive(Parser)]
+struct Arguments {
+    /// How many minutes
+    #[arg(default_value_t = 60)]
+    minutes: u32,
+    /// How many seconds a minute has, for a short try
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Where the dice begin: the same number, the same faults
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    let Arguments { minutes, seconds, seed } = Arguments::parse();
+    match run(Options { rounds: minutes, round: Duration::from_secs(seconds), seed }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("culvert-soak: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

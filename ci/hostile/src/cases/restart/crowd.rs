@@ -1,0 +1,141 @@
+//! Guests with exact books, two and two in talk with each other, and a culvertd that is killed under them: at work, while it
+//! starts, and while they connect.
+
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use culvert_system::daemon::{Daemon, Node};
+use culvert_system::qemu::Role;
+use rustix::process::{Pid, Signal};
+
+use super::dice::Dice;
+use super::group::{Group, RECOVERY};
+use super::ledger::Ledger;
+
+/// Which process is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// The first one, whoever keeps it alive starts it again.
+    Supervisor,
+    /// Its child.
+    Daemon,
+}
+
+/// When it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// At work: all guests have received since the last start.
+    Work,
+    /// So long after the start of the last one, whatever has come of that.
+    AfterStart(Duration),
+}
+
+/// culvertd and its guests.
+pub struct Crowd {
+    node: Node,
+    daemon: Daemon,
+    group: Group,
+}
+
+impl Crowd {
+    /// Starts culvertd with four guests in turn of both roles.
+    ///
+    /// # Errors
+    /// culvertd does not start.
+    pub fn new(together: bool) -> Result<Self> {
+        let mut node = Node::new()?;
+        let mut sockets = Vec::new();
+        for number in 0..MEMBERS {
+            let role = if number % 2 == 0 { Role::Listen } else { Role::Connect };
+            let mac = format!("mac = \"{}\"", Ledger::address(number));
+            sockets.push((node.add_guest(&format!("guest-{number}"), role, &mac), role));
+        }
+        // Sockets first: culvertd looks for those that guests listen on.
+        let group = Group::new(&sockets, together)?;
+        let mut crowd = Self { daemon: node.start()?, node, group };
+        crowd.group.recover()?;
+        Ok(crowd)
+    }
+
+    /// culvertd.
+    pub fn daemon(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+
+    /// Its guests.
+    pub fn group(&mut self) -> &mut Group {
+        &mut self.group
+    }
+
+    /// Kills culvertd once, and starts it again if it was the supervisor. Returns when it was killed.
+    ///
+    /// # Errors
+    /// The books are wrong, or culvertd does not come back.
+    pub fn kill(&mut self, process: Process, moment: Moment, dice: &mut Dice) -> Result<Instant> {
+        let delay = match moment {
+            Moment::Work => {
+                self.group.recover()?;
+                Duration::from_micros(dice.below(20_000))
+            }
+            Moment::AfterStart(delay) => delay,
+        };
+        let victim = match process {
+            Process::Supervisor => self.daemon.supervisor_pid(),
+            Process::Daemon => self.daemon.pid(),
+        };
+        let ends = self.group.ends();
+        let killer = killer(victim, delay);
+        while !killer.is_finished() {
+            self.group.turn(true)?;
+        }
+        let killed = killer.join().map_err(|_| anyhow::anyhow!("the killer failed"))??;
+        if process == Process::Supervisor {
+            let deadline = Instant::now() + RECOVERY;
+            while self.daemon.console().ended()?.is_none() {
+                self.group.turn(true)?;
+                ensure!(Instant::now() < deadline, "culvertd cannot be killed");
+            }
+            self.daemon = self.node.launch()?;
+        } else {
+            self.wait_for_next(victim)?;
+        }
+        // The kernel may take a while to end the daemon after its supervisor.
+        let deadline = Instant::now() + RECOVERY;
+        while moment == Moment::Work && self.group.ends() == ends {
+            self.group.turn(true)?;
+            ensure!(Instant::now() < deadline, "the guests do not notice that culvertd has ended");
+        }
+        Ok(killed)
+    }
+
+    /// Goes on until there is another daemon than that process.
+    fn wait_for_next(&mut self, before: u32) -> Result<()> {
+        let deadline = Instant::now() + RECOVERY;
+        while [0, before].contains(&self.daemon.pid()) {
+            self.group.turn(true)?;
+            ensure!(
+                Instant::now() < deadline,
+                "the supervisor starts no daemon: {}",
+                self.daemon.console().last_words()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Kills a process later, from a thread of its own: nothing else is asked when.
+fn killer(process: u32, delay: Duration) -> JoinHandle<Result<Instant>> {
+    thread::spawn(move || {
+        thread::sleep(delay);
+        let pid = i32::try_from(process).ok().and_then(Pid::from_raw).context("no process")?;
+        rustix::process::kill_process(pid, Signal::KILL).or_else(|error| {
+            // It may have been killed with its parent.
+            if error == rustix::io::Errno::SRCH { Ok(()) } else { Err(error) }
+        })?;
+        Ok(Instant::now())
+    })
+}
+
+/// How many guests.
+const MEMBERS: u8 = 4;
