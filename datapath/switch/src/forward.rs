@@ -80,15 +80,16 @@ impl Forwarder {
         counters.rx_frames.add(burst.len() as u64);
         let (mut bytes, mut copies) = (0, 0);
         let (mut admitted, mut one, mut forwarded) = (0, 0, 0);
-        let mut cost = u32::from(burst.descriptors()) * DESCRIPTOR_COST;
+        // Cannot overflow: 32 frames of 32 bits' length to 1024 ports.
+        let mut cost = u64::from(u32::from(burst.descriptors()) * DESCRIPTOR_COST);
         for index in 0..burst.len().min(BURST) {
-            if cost > TURN_COST
+            if cost > u64::from(TURN_COST)
                 && let Some(left) = burst.leave(index)
             {
                 counters.rx_frames.take_back(left as u64);
                 break;
             }
-            cost = cost.saturating_add(COPY_COST);
+            cost += u64::from(COPY_COST);
             let bit = 1 << index;
             let frame = match burst.frame(index) {
                 Ok(frame) => frame,
@@ -114,7 +115,7 @@ impl Forwarder {
                 Ok(Way::Port(port)) => {
                     one |= bit;
                     copies += 1;
-                    cost = cost.saturating_add(frame.length);
+                    cost += u64::from(frame.length);
                     self.want(port, bit);
                 }
                 Ok(way) => {
@@ -129,8 +130,7 @@ impl Forwarder {
                         continue;
                     }
                     copies += receivers;
-                    let copy = frame.length.saturating_add(COPY_COST);
-                    cost = cost.saturating_add(copy.saturating_mul(u32::try_from(receivers).unwrap_or(u32::MAX)));
+                    cost += (u64::from(frame.length) + u64::from(COPY_COST)) * receivers;
                 }
                 Err(reason) => {
                     refuse(counters, reason, burst, index);
@@ -139,7 +139,7 @@ impl Forwarder {
             }
             forwarded += 1;
         }
-        self.cost = cost;
+        self.cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let mirrored = self.mirror(topology, source, admitted, &mut copies);
         counters.rx_bytes.add(bytes);
         // All of them are accounted for before the first is delivered: see `recover`.
