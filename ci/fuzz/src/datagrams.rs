@@ -30,7 +30,7 @@ use culvert_translate::settings::Settings;
 use culvert_translate::sockets::datagram::{
     BURST, Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish,
 };
-use culvert_translate::sockets::{ListenAt, SocketId};
+use culvert_translate::sockets::{Host, ListenAt, SocketId};
 use culvert_translate::udp::{UdpFlows, UdpSettings};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
@@ -476,6 +476,12 @@ impl Simulated {
         let before = self.open.insert(id, Socket { peer, ..Socket::default() });
         assert!(before.is_none(), "{id:?} is open already");
         Ok(())
+    }
+}
+
+impl Host for Simulated {
+    fn has_address(&mut self, _: SocketAddr) -> bool {
+        false
     }
 }
 

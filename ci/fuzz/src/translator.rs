@@ -18,7 +18,7 @@ use culvert_translate::mapping::Outbound;
 use culvert_translate::packet::Payload;
 use culvert_translate::settings::DEFAULT_MAC;
 use culvert_translate::sockets::datagram::{Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish};
-use culvert_translate::sockets::{ListenAt, Readiness, SocketId, TcpSockets};
+use culvert_translate::sockets::{Host, ListenAt, Readiness, SocketId, TcpSockets};
 use culvert_translate::tcp::SocketInfo;
 use culvert_translate::translator::Translator;
 use etherparse::{PacketBuilder, SlicedPacket};
@@ -226,6 +226,12 @@ impl Sockets {
 
     fn close(&mut self, id: SocketId) {
         self.open.remove(&id);
+    }
+}
+
+impl Host for Sockets {
+    fn has_address(&mut self, _: SocketAddr) -> bool {
+        false
     }
 }
 

@@ -14,6 +14,7 @@ use crate::case::{Expect, Part};
 use crate::guest::Guest;
 use crate::load;
 use crate::neighbours::{Neighbours, Pace};
+use crate::translators::Translators;
 
 /// A running culvertd with neighbours and a victim.
 pub struct Field {
@@ -29,6 +30,7 @@ pub struct Field {
     exempt: Vec<(Part, &'static str)>,
     spent: bool,
     restarted: bool,
+    translators: Option<Translators>,
 }
 
 impl Field {
@@ -59,6 +61,7 @@ impl Field {
             exempt,
             spent: false,
             restarted: false,
+            translators: None,
         })
     }
 
@@ -75,6 +78,17 @@ impl Field {
     /// The neighbours.
     pub fn neighbours(&self) -> &Neighbours {
         &self.neighbours
+    }
+
+    /// Translators: the first case that asks for them starts them.
+    ///
+    /// # Errors
+    /// The test is not root, or a translator does not start.
+    pub fn translators(&mut self) -> Result<&Translators> {
+        if self.translators.is_none() {
+            self.translators = Some(Translators::start()?);
+        }
+        self.translators.as_ref().context("translators")
     }
 
     /// Whether the run is one with `--full`: a case may then play longer, and harder.

@@ -156,6 +156,48 @@ impl Guest {
         self.kick(TRANSMIT)
     }
 
+    /// As [`Guest::send`], but waits while the ring is full.
+    ///
+    /// # Errors
+    /// It stays full.
+    pub fn send_patiently(&mut self, frame: &[u8]) -> Result<()> {
+        self.send_with_patiently(&[0; 12], frame)
+    }
+
+    /// As [`Guest::send_patiently`], behind a header of the caller's.
+    ///
+    /// # Errors
+    /// The ring stays full.
+    pub fn send_with_patiently(&mut self, header: &[u8], frame: &[u8]) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while !self.interface.send_with(header, frame, &[]) {
+            ensure!(Instant::now() < deadline, "the transmit ring stays full");
+            self.kick(TRANSMIT)?;
+            thread::yield_now();
+        }
+        self.kick(TRANSMIT)
+    }
+
+    /// All frames that have come.
+    pub fn drain(&mut self) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| self.interface.receive()).map(|(_, frame)| frame).collect()
+    }
+
+    /// Waits for a frame that `is` the one; others are passed over.
+    ///
+    /// # Errors
+    /// It does not come within the limit.
+    pub fn wait_for(&mut self, is: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let (_, frame) = self.receive()?;
+            if is(&frame) {
+                return Ok(frame);
+            }
+            ensure!(Instant::now() < deadline, "other frames come, and not the one");
+        }
+    }
+
     /// Waits for the next frame; returns its header and the frame.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! - [`load`]: how fast they can be without loss;
 //! - [`oracle`]: what is looked at before and after each case; [`process`]: what culvertd has open;
 //! - [`raw_frontend`], [`guest`]: a frontend and a guest that do as a case likes;
+//! - [`translators`]: a translator for the cases of hostile frames to have, and another one beside it;
 //! - [`runner`]: runs cases and tells how they went; [`exempt`]: rows that have no case, and why.
 //! - [`soak`]: all of it for a long time, on one culvertd.
 //!
@@ -24,3 +25,4 @@ pub mod process;
 pub mod raw_frontend;
 pub mod runner;
 pub mod soak;
+pub mod translators;

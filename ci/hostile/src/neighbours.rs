@@ -298,7 +298,8 @@ impl Direction {
             let now = Instant::now();
             match frame.get(12..14) {
                 Some(kind) if kind == NUMBERED => wrong += u64::from(!self.count(&frame, from, now, times)),
-                Some(kind) if kind == ECHO => answer(guest, frame)?,
+                // Copies of what is for somebody else are not its to answer.
+                Some(kind) if kind == ECHO && is_for(from, &frame) => answer(guest, frame)?,
                 _ => {}
             }
         }
@@ -337,6 +338,12 @@ fn numbered(from: usize, number: u64) -> Vec<u8> {
     let length = 60 + usize::try_from(number.wrapping_mul(37) % 1455).unwrap_or(0);
     frame.resize(length, number.to_le_bytes()[0]);
     frame
+}
+
+/// Whether a frame is for the neighbour that gets the frames of the other one, `from`.
+fn is_for(from: usize, frame: &[u8]) -> bool {
+    let [left, right] = ADDRESSES;
+    frame.starts_with(if from == 0 { &right } else { &left })
 }
 
 /// Sends an echo back. One that does not fit into the ring is lost, which its sender notices.

@@ -64,7 +64,19 @@ impl Pod {
     /// # Errors
     /// The test is not root.
     pub fn with_program(program: PathBuf, core: Option<usize>) -> Result<Self> {
-        let (pod, world) = (Namespace::new("pod")?, Namespace::new("world")?);
+        Self::between(Namespace::new("pod")?, Namespace::new("world")?, program, core)
+    }
+
+    /// As [`Pod::new`], beside others: its namespaces have this name in theirs.
+    ///
+    /// # Errors
+    /// The test is not root, or there is no translator.
+    pub fn named(name: &str) -> Result<Self> {
+        let (pod, world) = (Namespace::new(name)?, Namespace::new(&format!("{name}-world"))?);
+        Self::between(pod, world, translator_program()?, None)
+    }
+
+    fn between(pod: Namespace, world: Namespace, program: PathBuf, core: Option<usize>) -> Result<Self> {
         for namespace in [&pod, &world] {
             // Addresses can be used at once.
             namespace.set_parameter("net/ipv6/conf/default/accept_dad", "0")?;

@@ -141,6 +141,11 @@ impl MacTable {
         self.remove_if(|value| port(value) == at);
     }
 
+    /// Forgets the addresses that were learned at a port: another guest may be there now.
+    pub fn forget_learned(&self, at: PortId) {
+        self.remove_if(|value| port(value) == at && value & STATIC == 0);
+    }
+
     /// Forgets what was not seen for longer than the age limit.
     pub fn sweep(&self, now: u32) {
         self.remove_if(|value| self.is_expired(value, now));
@@ -325,6 +330,18 @@ mod tests {
         let mut vlans: Vec<_> = table.entries(0).iter().map(|entry| (entry.vlan, entry.address)).collect();
         vlans.sort_unstable();
         assert_eq!(vlans, [(0, mac(1)), (4095, mac(1))]);
+    }
+
+    #[test]
+    fn another_guest_finds_its_port_as_new() {
+        let table = MacTable::new(300);
+        assert!(table.bind(VLAN, mac(9), A));
+        (0..10).for_each(|number| assert_eq!(table.learn(VLAN, mac(number), A, 9, 0), Learned::Known, "{number}"));
+        table.learn(VLAN, mac(20), B, 10, 0);
+        assert_eq!(table.learn(VLAN, mac(30), A, 9, 0), Learned::Refused);
+        table.forget_learned(A);
+        assert_eq!([0, 9, 20].map(|number| table.lookup(VLAN, mac(number), 0)), [None, Some(A), Some(B)]);
+        assert_eq!((table.count(A), table.learn(VLAN, mac(30), A, 9, 0)), (0, Learned::Known));
     }
 
     #[test]

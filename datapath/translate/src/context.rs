@@ -1,6 +1,7 @@
 //! What every protocol core is handed with a packet or an event: the time, the settings, and the ways out.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use culvert_frame::{MacAddress, Offload};
@@ -9,8 +10,10 @@ use crate::guest::Guest;
 use crate::icmp_error::Budget;
 use crate::limits::Limits;
 use crate::link::{Full, GuestLink};
+use crate::mapping;
 use crate::refusal::{Counters, Refusal};
 use crate::settings::Settings;
+use crate::sockets::Host;
 
 /// Lent to a core for one call.
 #[derive(Debug)]
@@ -37,6 +40,20 @@ pub struct Context<'a, S, L> {
 
 /// The largest datagram, or as much of a stream as is read at once, in bytes.
 pub const SCRATCH_BYTES: usize = 65_536;
+
+impl<S: Host, L> Context<'_, S, L> {
+    /// Where a packet of the guest's to `destination` leads on the host's side.
+    ///
+    /// # Errors
+    /// [`Refusal::BadDestination`], [`Refusal::DestinationNotAllowed`].
+    pub fn towards_host(&mut self, destination: SocketAddr) -> Result<SocketAddr, Refusal> {
+        let to = mapping::towards_host(self.settings, destination)?;
+        if mapping::must_be_elsewhere(self.settings, destination, to) && self.sockets.has_address(to) {
+            return Err(Refusal::DestinationNotAllowed);
+        }
+        Ok(to)
+    }
+}
 
 impl<S, L: GuestLink> Context<'_, S, L> {
     /// Sends a frame to the guest and counts it.

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::fragment;
 use crate::head::{Ends, ICMP, ICMPV6};
 use crate::icmp_error::{self, Sent, with_checksum};
-use crate::limits::LimitSettings;
+use crate::limits::{LimitSettings, Share};
 use crate::link::GuestLink;
 use crate::mapping;
 use crate::opening::Flows;
@@ -47,7 +47,7 @@ impl EchoSettings {
     /// The usual, but no more than a small part of all flows.
     pub fn within(limits: &LimitSettings) -> Self {
         let usual = Self::default();
-        Self { flows: usual.flows.min(limits.flows / 16), ..usual }
+        Self { flows: usual.flows.min(limits.echo_flows()), ..usual }
     }
 }
 
@@ -119,7 +119,8 @@ impl EchoFlows {
         if (kind, code) != (if v4 { REQUEST_V4 } else { REQUEST_V6 }, 0) {
             return Err(Refusal::IcmpNotCarried);
         }
-        let to = mapping::towards_host(ctx.settings, SocketAddr::new(ip.destination, 0))
+        let to = ctx
+            .towards_host(SocketAddr::new(ip.destination, 0))
             .inspect_err(|&refusal| icmp_error::about_refused(ctx, ip, refusal))?;
         let marks = Marks { hop_limit: ip.hop_limit, traffic_class: ip.traffic_class };
         let identifier = u16::from_be_bytes([i0, i1]);
@@ -242,6 +243,8 @@ impl EchoFlows {
 }
 
 impl Flows for EchoFlows {
+    const SHARE: Share = Share::Echo;
+
     fn is_full(&self) -> bool {
         self.flows.len() >= self.settings.flows as usize
     }
@@ -257,7 +260,7 @@ impl Flows for EchoFlows {
             tracing::debug!(guest = %flow.key.guest, identifier = flow.key.identifier, "an echo flow ends");
             self.by_key.remove(&flow.key);
             ctx.sockets.close_datagrams(SocketId::Echo(index));
-            ctx.limits.close();
+            ctx.limits.close(Share::Echo);
         }
         true
     }

@@ -4,11 +4,15 @@
 //! host's loopback leads there; the one that stands for the address that the guest has taken over leads to the host's
 //! own; all others stay as they are. Inwards: a peer on the host's loopback, or with the very address that the guest
 //! has, must have another in the guest's eyes, or answers would never leave it.
+//!
+//! Where the host is refused, so are its loopback, all addresses that it has at the moment, and those at which clouds
+//! tell a machine its secrets; unless they are allowed one by one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::dns;
 use crate::guest::Guest;
+use crate::multicast::is_group;
 use crate::refusal::Refusal;
 use crate::settings::{Mapping, Settings};
 
@@ -30,12 +34,12 @@ pub fn towards_host(settings: &Settings, destination: SocketAddr) -> Result<Sock
         SocketAddr::V4(to) => {
             let v4 = settings.v4.as_ref().ok_or(Refusal::BadDestination)?;
             let own = v4.address.addr();
-            let ip = map(&v4.mapping, *to.ip(), to.port(), Ipv4Addr::LOCALHOST, own, is_meaningless_v4)?;
+            let ip = map(&v4.mapping, *to.ip(), to.port(), Ipv4Addr::LOCALHOST, own, meaning_v4)?;
             Ok(SocketAddr::new(ip.into(), to.port()))
         }
         SocketAddr::V6(to) => {
             let v6 = settings.v6.as_ref().ok_or(Refusal::BadDestination)?;
-            let ip = map(&v6.mapping, *to.ip(), to.port(), Ipv6Addr::LOCALHOST, v6.address, is_meaningless_v6)?;
+            let ip = map(&v6.mapping, *to.ip(), to.port(), Ipv6Addr::LOCALHOST, v6.address, meaning_v6)?;
             let link_local = ip.is_unicast_link_local() || ip.is_multicast();
             let scope = if link_local { v6.interface_index } else { 0 };
             Ok(SocketAddrV6::new(ip, to.port(), 0, scope).into())
@@ -43,13 +47,13 @@ pub fn towards_host(settings: &Settings, destination: SocketAddr) -> Result<Sock
     }
 }
 
-fn map<A: PartialEq + Copy>(
+fn map<A: Address>(
     mapping: &Mapping<A>,
     to: A,
     port: u16,
     loopback: A,
     own: A,
-    is_meaningless: impl Fn(A) -> bool,
+    meaning: impl Fn(A) -> Result<(), Refusal>,
 ) -> Result<A, Refusal> {
     if let Some(resolver) = dns::forwarded(mapping, to, port) {
         return Ok(resolver);
@@ -60,21 +64,67 @@ fn map<A: PartialEq + Copy>(
     if mapping.guest_address == Some(to) {
         return Ok(own);
     }
-    if is_meaningless(to) {
-        return Err(Refusal::BadDestination);
-    }
-    if mapping.host_refused && mapping.host_addresses.contains(&to) {
+    meaning(to)?;
+    let is_refused = mapping.host_addresses.contains(&to) || to.is_metadata();
+    if mapping.host_refused && is_refused && !mapping.allowed.contains(&to) {
         return Err(Refusal::DestinationNotAllowed);
     }
     Ok(to)
 }
 
-fn is_meaningless_v4(ip: Ipv4Addr) -> bool {
-    ip.is_loopback() || ip.octets()[0] == 0
+/// The guest's own loopback is no business of ours, and there is no other.
+fn meaning_v4(ip: Ipv4Addr) -> Result<(), Refusal> {
+    match ip.octets() {
+        [127, ..] => Err(Refusal::DestinationNotAllowed),
+        [0, ..] => Err(Refusal::BadDestination),
+        _ => Ok(()),
+    }
 }
 
-fn is_meaningless_v6(ip: Ipv6Addr) -> bool {
-    ip.is_loopback() || ip.is_unspecified() || ip.to_ipv4_mapped().is_some()
+fn meaning_v6(ip: Ipv6Addr) -> Result<(), Refusal> {
+    if ip.is_loopback() {
+        return Err(Refusal::DestinationNotAllowed);
+    }
+    if ip.is_unspecified() || ip.to_ipv4_mapped().is_some() { Err(Refusal::BadDestination) } else { Ok(()) }
+}
+
+/// What both families have in common here.
+trait Address: PartialEq + Copy {
+    /// Whether clouds serve data of the machine there, its credentials among them.
+    fn is_metadata(self) -> bool;
+}
+
+impl Address for Ipv4Addr {
+    fn is_metadata(self) -> bool {
+        METADATA_V4 == self
+    }
+}
+
+impl Address for Ipv6Addr {
+    fn is_metadata(self) -> bool {
+        METADATA_V6.contains(&self)
+    }
+}
+
+/// Nearly every cloud's.
+const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// Amazon's and Google's.
+const METADATA_V6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+
+/// Whether the guest's wish for `destination`, which led to `to`, is to be refused if that is an address of the host's
+/// own: the host is refused, and no rule led there.
+pub fn must_be_elsewhere(settings: &Settings, destination: SocketAddr, to: SocketAddr) -> bool {
+    match to.ip() {
+        ip if ip != destination.ip() || is_group(settings, ip) => false,
+        IpAddr::V4(ip) => {
+            settings.v4.as_ref().is_some_and(|v4| v4.mapping.host_refused && !v4.mapping.allowed.contains(&ip))
+        }
+        IpAddr::V6(ip) => {
+            settings.v6.as_ref().is_some_and(|v6| v6.mapping.host_refused && !v6.mapping.allowed.contains(&ip))
+        }
+    }
 }
 
 /// How sockets towards `destination`, on the host's side, are to be bound.

@@ -7,12 +7,16 @@ use std::io;
 
 use crate::context::Context;
 use crate::failure::{Failure, is_out_of_descriptors};
+use crate::limits::Share;
 use crate::link::GuestLink;
 use crate::refusal::Refusal;
 use crate::sockets::datagram::DatagramSockets;
 
 /// Flows of one kind.
 pub(crate) trait Flows {
+    /// What they are paid from.
+    const SHARE: Share;
+
     /// Whether there are as many as there may be of this kind.
     fn is_full(&self) -> bool;
 
@@ -35,8 +39,8 @@ pub(crate) trait Flows {
         if self.is_full() {
             self.make_room(ctx);
         }
-        match ctx.limits.open(ctx.now) {
-            Err(Refusal::TooManyFlows) if self.make_room(ctx) => ctx.limits.open(ctx.now)?,
+        match ctx.limits.open(ctx.now, Self::SHARE) {
+            Err(Refusal::TooManyFlows) if self.make_room(ctx) => ctx.limits.open(ctx.now, Self::SHARE)?,
             result => result?,
         }
         let mut index = self.next_index();
@@ -45,7 +49,7 @@ pub(crate) trait Flows {
             index = self.next_index();
             opened = open(ctx.sockets, index);
         }
-        let opened = opened.inspect_err(|_| ctx.limits.close())?;
+        let opened = opened.inspect_err(|_| ctx.limits.close(Self::SHARE))?;
         Ok((index, opened))
     }
 }

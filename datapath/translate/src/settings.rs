@@ -3,7 +3,7 @@
 //! Filled once at start, from the pod's interface and the command line; the protocol cores only read it. What changes
 //! while the translator runs is elsewhere: forwards in `forward`, what was learned of the guest in `guest`.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_frame::MacAddress;
 use ipnet::Ipv4Net;
@@ -69,6 +69,16 @@ pub struct Ipv6 {
     pub mapping: Mapping<Ipv6Addr>,
 }
 
+impl Settings {
+    /// Whether an address is ours on the guest's link: the router's. No guest may have it.
+    pub fn is_ours(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => self.v4.as_ref().is_some_and(|v4| v4.ours == ip),
+            IpAddr::V6(ip) => self.v6.as_ref().is_some_and(|v6| v6.link_local == ip),
+        }
+    }
+}
+
 /// Which addresses of the guest's mean others on the host's side, and where sockets are bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping<A> {
@@ -84,10 +94,13 @@ pub struct Mapping<A> {
     pub outbound_address: Option<A>,
     /// Sockets towards the world are bound to this interface (SO_BINDTODEVICE).
     pub outbound_interface: Option<String>,
-    /// Whether the host's loopback and own addresses are refused where no rule leads to them.
+    /// Whether the host's loopback and own addresses, and those of metadata services, are refused where no rule leads to
+    /// them.
     pub host_refused: bool,
-    /// The host's own addresses, for `host_refused`.
+    /// The host's own addresses at the start, for `host_refused`; it may get others.
     pub host_addresses: Vec<A>,
+    /// Addresses that are not refused in spite of `host_refused`.
+    pub allowed: Vec<A>,
 }
 
 impl<A> Default for Mapping<A> {
@@ -102,6 +115,7 @@ impl<A> Default for Mapping<A> {
             outbound_interface: None,
             host_refused: false,
             host_addresses: Vec::new(),
+            allowed: Vec::new(),
         }
     }
 }

@@ -2,14 +2,16 @@
 //!
 //! Every socket is non-blocking and registered edge-triggered with the event loop under its [`SocketId`]. TCP is in
 //! [`stream`], UDP and echo in [`datagram`] (what they receive, in [`message`]), socket options that no library has in
-//! [`option`].
+//! [`option`], what addresses the machine has in [`own_address`].
 
 mod datagram;
 mod message;
 mod option;
+mod own_address;
 mod stream;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
@@ -17,7 +19,7 @@ use mio::{Interest, Registry, Token};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::mapping::Outbound;
-use crate::sockets::SocketId;
+use crate::sockets::{Host, SocketId};
 
 /// The sockets of one translator.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub struct KernelSockets {
     streams: Table<stream::Stream>,
     listeners: Table<OwnedFd>,
     datagrams: datagram::Datagrams,
+    own_addresses: own_address::OwnAddresses,
     /// Whether the kernel keeps a peek's offset for TCP (SO_PEEK_OFF), over IPv4 and IPv6: since Linux 6.11.
     peek_offset: bool,
     /// Where bytes go that are read only to get behind them, without `peek_offset`.
@@ -46,7 +49,8 @@ impl KernelSockets {
         let trash = Vec::new();
         let (streams, listeners) = (Table::default(), Table::default());
         let datagrams = datagram::Datagrams::default();
-        Ok(Self { registry, streams, listeners, datagrams, peek_offset, trash })
+        let own_addresses = own_address::OwnAddresses::new();
+        Ok(Self { registry, streams, listeners, datagrams, own_addresses, peek_offset, trash })
     }
 
     /// Without the kernel keeping offsets of peeks, as before Linux 6.9.
@@ -54,6 +58,12 @@ impl KernelSockets {
     fn without_peek_offset(mut self) -> Self {
         self.peek_offset = false;
         self
+    }
+}
+
+impl Host for KernelSockets {
+    fn has_address(&mut self, address: SocketAddr) -> bool {
+        self.own_addresses.contain(address)
     }
 }
 
@@ -80,7 +90,7 @@ fn bind_outbound(socket: &OwnedFd, outbound: &Outbound<'_>) -> io::Result<()> {
     }
     if let Some(address) = outbound.address {
         option::choose_port_at_connect(socket.as_fd())?;
-        rustix::net::bind(socket, &std::net::SocketAddr::new(address, 0))?;
+        rustix::net::bind(socket, &SocketAddr::new(address, 0))?;
     }
     Ok(())
 }

@@ -66,13 +66,19 @@ pub struct Readiness {
     pub writable: bool,
 }
 
+/// What is asked of the kernel before anything is sent.
+pub trait Host {
+    /// Whether an address is one of this machine's own at this moment, on whatever interface and for whatever reason.
+    fn has_address(&mut self, address: SocketAddr) -> bool;
+}
+
 /// All kinds of sockets.
 pub trait Sockets: TcpSockets + datagram::DatagramSockets {}
 
 impl<S: TcpSockets + datagram::DatagramSockets> Sockets for S {}
 
 /// What can be done with TCP sockets.
-pub trait TcpSockets {
+pub trait TcpSockets: Host {
     /// Starts to connect a new socket: `id` becomes writable when connected or failed.
     ///
     /// # Errors

@@ -173,6 +173,9 @@ impl Translator {
             }
             Content::Ip(packet) => {
                 packet.check_ends()?;
+                if settings.is_ours(packet.source) {
+                    return Err(Refusal::BadSource);
+                }
                 guest.learn(settings, frame.head);
                 match Service::of(&packet) {
                     Some(service) => self.answer(service, frame, link),

@@ -21,7 +21,7 @@ use crate::flow::{FlowEnds, Target};
 use crate::fragment;
 use crate::head::{Ends, UDP};
 use crate::icmp_error;
-use crate::limits::LimitSettings;
+use crate::limits::{LimitSettings, Share};
 use crate::link::GuestLink;
 use crate::mapping;
 use crate::multicast::{Groups, group_mac, is_group};
@@ -273,7 +273,7 @@ impl UdpFlows {
         ends: &FlowEnds,
         marks: Marks,
     ) -> Result<u32, Failure> {
-        let peer = mapping::towards_host(ctx.settings, ends.peer)?;
+        let peer = ctx.towards_host(ends.peer)?;
         let is_group = is_group(ctx.settings, peer.ip());
         let outbound = mapping::outbound(ctx.settings, peer.ip());
         let port = Some(ends.guest.port()).filter(|&port| !self.taken.contains(&(port, peer))).unwrap_or(0);
@@ -333,7 +333,7 @@ impl UdpFlows {
             }
         }
         ctx.sockets.close_datagrams(SocketId::Udp(index));
-        ctx.limits.close();
+        ctx.limits.close(Share::Udp);
     }
 
     fn touch(&mut self, index: u32, now: Instant) {
@@ -494,6 +494,8 @@ impl UdpFlows {
 }
 
 impl Flows for UdpFlows {
+    const SHARE: Share = Share::Udp;
+
     fn is_full(&self) -> bool {
         self.flows.len() >= self.settings.flows as usize
     }

@@ -24,7 +24,7 @@ use crate::refusal::{Counters, Refusal};
 use crate::samples;
 use crate::settings::Settings;
 use crate::sockets::datagram::{BURST, Burst, Datagram, DatagramSockets, Marks, NetworkError, UdpWish};
-use crate::sockets::{ListenAt, SocketId};
+use crate::sockets::{Host, ListenAt, SocketId};
 use crate::transport::Reservation;
 
 /// Everything that a [`Context`] lends.
@@ -198,6 +198,8 @@ pub struct Simulated {
     /// Ports and identifiers that others have.
     pub taken: BTreeSet<u16>,
     pub closed: usize,
+    /// The machine's own addresses.
+    pub own: BTreeSet<IpAddr>,
     pub streams: streams::Streams,
 }
 
@@ -239,6 +241,12 @@ impl Simulated {
         }
         assert!(self.open.insert(id, socket).is_none(), "{id:?} is open already");
         Ok(())
+    }
+}
+
+impl Host for Simulated {
+    fn has_address(&mut self, address: SocketAddr) -> bool {
+        self.own.contains(&address.ip())
     }
 }
 

@@ -386,9 +386,11 @@ impl Datapath {
             guest.quarantined = false;
             guest.attachment = attachment;
             let network = guest.network;
-            // It may be another guest: it gets all groups until it has said which it wants.
+            // It may be another guest, which gets all groups until it has said which it wants. What the one before had learned
+            // here would leave no room for it, and lead others' frames astray.
             if let Some(network) = state.network_mut(network) {
                 network.welcome(port, self.start.elapsed());
+                network.table.forget_learned(port);
             }
         }
         for (number, setup) in started {

@@ -59,10 +59,11 @@ fn outwards_the_first_rule_that_fits_counts() {
 #[test]
 fn the_host_is_reached_only_where_a_rule_leads() {
     let mut settings = mapped();
-    let meaningless =
-        ["127.0.0.1:80", "127.1.2.3:80", "0.0.0.0:80", "0.1.2.3:80", "[::1]:80", "[::]:80", "[::ffff:127.0.0.1]:80"];
-    for to in meaningless {
+    for to in ["0.0.0.0:80", "0.1.2.3:80", "[::]:80", "[::ffff:127.0.0.1]:80"] {
         assert_eq!(outwards(&settings, to), Err(Refusal::BadDestination), "{to}");
+    }
+    for to in ["127.0.0.1:80", "127.1.2.3:80", "[::1]:80"] {
+        assert_eq!(outwards(&settings, to), Err(Refusal::DestinationNotAllowed), "{to}");
     }
     let v4 = &mut settings.v4.as_mut().unwrap().mapping;
     (v4.host_refused, v4.host_loopback) = (true, None);
@@ -71,9 +72,38 @@ fn the_host_is_reached_only_where_a_rule_leads() {
     assert_eq!(outwards(&settings, "192.0.2.100:80").as_deref(), Ok("192.0.2.2:80"), "a rule leads there");
     assert_eq!(outwards(&settings, "192.0.2.1:80").as_deref(), Ok("192.0.2.1:80"), "the gateway is itself");
     assert_eq!(outwards(&settings, "169.254.1.1:53").as_deref(), Ok("169.254.1.1:53"));
+    assert_eq!(outwards(&settings, "169.254.169.254:80"), Err(Refusal::DestinationNotAllowed));
+    let v4 = &mut settings.v4.as_mut().unwrap().mapping;
+    v4.allowed = vec!["203.0.113.5".parse().unwrap(), "169.254.169.254".parse().unwrap()];
+    for to in ["203.0.113.5:10250", "169.254.169.254:80"] {
+        assert_eq!(outwards(&settings, to).as_deref(), Ok(to), "one by one");
+    }
+    settings.v6.as_mut().unwrap().mapping.host_refused = true;
+    for to in ["[fd00:ec2::254]:80", "[fd20:ce::254]:80"] {
+        assert_eq!(outwards(&settings, to), Err(Refusal::DestinationNotAllowed), "{to}");
+    }
     (settings.v4, settings.v6) = (None, None);
     assert_eq!(outwards(&settings, "198.51.100.7:80"), Err(Refusal::BadDestination));
     assert_eq!(outwards(&settings, "[2001:db8::7]:80"), Err(Refusal::BadDestination));
+}
+
+/// What the host has besides is for the kernel to say, where no rule leads to an address and none allows it.
+#[test]
+fn which_destinations_must_not_be_the_hosts() {
+    let mut settings = mapped();
+    let asks = |settings: &Settings, from: &str, to: &str| must_be_elsewhere(settings, at(from), at(to));
+    assert!(!asks(&settings, "198.51.100.7:80", "198.51.100.7:80"), "the host is not refused");
+    let v4 = &mut settings.v4.as_mut().unwrap().mapping;
+    (v4.host_refused, v4.allowed) = (true, vec!["198.51.100.8".parse().unwrap()]);
+    assert!(asks(&settings, "198.51.100.7:80", "198.51.100.7:80"));
+    for (from, to) in [
+        ("192.0.2.1:53", "127.0.0.53:53"),
+        ("198.51.100.8:80", "198.51.100.8:80"),
+        ("224.0.0.251:5353", "224.0.0.251:5353"),
+        ("[2001:db8::7]:80", "[2001:db8::7]:80"),
+    ] {
+        assert!(!asks(&settings, from, to), "{from}");
+    }
 }
 
 #[test]

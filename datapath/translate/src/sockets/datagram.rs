@@ -13,10 +13,10 @@ use arrayvec::ArrayVec;
 use crate::context::Context;
 use crate::mapping::Outbound;
 use crate::packet::Payload;
-use crate::sockets::{ListenAt, SocketId};
+use crate::sockets::{Host, ListenAt, SocketId};
 
 /// Sockets of datagrams, each known by the index that its flow or listener has. Nothing here waits.
-pub trait DatagramSockets {
+pub trait DatagramSockets: Host {
     /// Opens the socket of a UDP flow, [`SocketId::Udp`]. Returns what it was bound to.
     ///
     /// # Errors

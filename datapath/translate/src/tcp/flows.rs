@@ -22,6 +22,7 @@ use crate::failure::is_out_of_descriptors;
 use crate::flow::{FlowEnds, Target};
 use crate::head::{Ends, HOP_LIMIT, Head, TCP};
 use crate::icmp_error::{self, FailedConnect};
+use crate::limits::Share;
 use crate::link::{Full, GuestLink};
 use crate::mapping;
 use crate::packet::IpPacket;
@@ -175,14 +176,17 @@ impl TcpFlows {
         if !syn.is_opening() {
             return Err(Refusal::NoConnection);
         }
-        if ends.guest.port() == 0 || ends.peer.port() == 0 || ends.guest.ip().is_unspecified() {
+        if ends.guest.ip().is_unspecified() {
+            return Err(Refusal::BadSource);
+        }
+        if ends.guest.port() == 0 || ends.peer.port() == 0 {
             return Err(Refusal::BadTransport);
         }
-        let to = mapping::towards_host(ctx.settings, ends.peer)?;
+        let to = ctx.towards_host(ends.peer)?;
         if to.ip().is_multicast() || to.ip() == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
             return Err(Refusal::BadDestination);
         }
-        ctx.limits.open(ctx.now)?;
+        ctx.limits.open(ctx.now, Share::Tcp)?;
         let connection = Connection::from_guest(ctx.now, self.isn(ctx.now, ends), syn, self.config(to.ip()))
             .with_clock(self.started);
         let index = self.insert(Flow::new(ends, to, connection, Some(syn.seq)));
@@ -241,9 +245,9 @@ impl TcpFlows {
         if guest.is_unspecified() || self.by_ends.contains_key(&ends) {
             return Err(Refusal::BadDestination);
         }
-        ctx.limits.open(ctx.now)?;
+        ctx.limits.open(ctx.now, Share::Tcp)?;
         let Some(info) = ctx.sockets.info(id) else {
-            ctx.limits.close();
+            ctx.limits.close(Share::Tcp);
             return Err(Refusal::SocketError);
         };
         let connection =
@@ -417,7 +421,7 @@ impl TcpFlows {
             if let Some(ticket) = flow.ticket {
                 self.blocked.remove(&ticket);
             }
-            ctx.limits.close();
+            ctx.limits.close(Share::Tcp);
         }
     }
 

@@ -113,8 +113,8 @@ pub fn put(
     if offload.receivable(takes) {
         let result = sink.put(&NetHeader::of(&offload.fields()), head, payload);
         return match (result, offload) {
-            // The guest took large frames upon itself and has no buffers for them.
-            (Err(PutError::SmallBuffer), Offload::Segment(segmentation)) => {
+            // The guest took large frames upon itself and has no buffers for them, or not enough: perhaps it never has.
+            (Err(PutError::SmallBuffer | PutError::NoBuffer), Offload::Segment(segmentation)) => {
                 segment(sink, segmentation, head, payload, workspace, backlog).map(|()| true)
             }
             (result, _) => result.map(|()| false),
@@ -182,5 +182,62 @@ pub fn simplest(offload: Offload, length: usize, takes: Offloads) -> Offload {
             Offload::Checksum(segmentation.partial_checksum())
         }
         offload => offload,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_frame::SegmentKind;
+
+    use super::*;
+
+    /// Receive buffers of 2000 bytes each, of which a frame takes several.
+    struct Buffers {
+        free: usize,
+        got: Vec<usize>,
+    }
+
+    impl Sink for Buffers {
+        fn takes(&self) -> Offloads {
+            Offloads::CHECKSUM | Offloads::TSO4
+        }
+
+        fn put(&mut self, _: &NetHeader, head: &[u8], payload: &[u8]) -> Result<(), PutError> {
+            let length = head.len() + payload.len();
+            self.free = self.free.checked_sub(length.div_ceil(2000)).ok_or(PutError::NoBuffer)?;
+            self.got.push(length);
+            Ok(())
+        }
+    }
+
+    /// With `--pcap` nothing is sent straight into the guest's buffers, and a frame of 64 KiB never fits a ring of 16.
+    #[test]
+    fn a_frame_that_the_whole_ring_cannot_hold_is_cut() {
+        let segmentation = Segmentation {
+            kind: SegmentKind::Tcp4,
+            ecn: false,
+            size: 1460,
+            network: 14,
+            transport: 34,
+            header_bytes: 54,
+        };
+        let mut head = [0; 54];
+        (head[12], head[14], head[23], head[46]) = (8, 0x45, 6, 0x50);
+        let (mut workspace, mut backlog) = (Workspace::default(), Backlog::default());
+        let mut ring = Buffers { free: 16, got: Vec::new() };
+        let mut send = |ring: &mut Buffers, backlog: &mut Backlog| {
+            put(ring, Offload::Segment(segmentation), &head, &[1; 14_600 * 4], &mut workspace, backlog)
+        };
+        assert_eq!(send(&mut ring, &mut backlog), Ok(true));
+        while !backlog.is_empty() {
+            assert_eq!(ring.free, 0);
+            ring.free = 16;
+            let _ = backlog.drain(&mut ring);
+        }
+        assert_eq!(ring.got, [1514; 40]);
+        // Where there is no room at all it waits, whole.
+        ring.free = 0;
+        assert_eq!(send(&mut ring, &mut backlog), Err(PutError::NoBuffer));
+        assert!(backlog.is_empty());
     }
 }

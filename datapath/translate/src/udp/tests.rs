@@ -353,11 +353,14 @@ fn malformed_datagrams_are_refused() {
 #[test]
 fn destinations_that_no_rule_leads_to_are_refused_and_the_guest_is_told() {
     let mut udp = Udp::new();
-    for (peer, own) in [("127.0.0.1:53", GUEST), ("127.8.9.10:53", GUEST), ("0.0.0.0:53", GUEST), ("[::1]:53", GUEST6)]
-    {
+    for (peer, own) in [("0.0.0.0:53", GUEST), ("[::]:53", GUEST6)] {
         assert_eq!(udp.send(own, peer, b"x"), Err(Refusal::BadDestination), "{peer}");
     }
-    assert!(udp.heard().is_empty(), "martians are not answered");
+    assert!(udp.heard().is_empty(), "where nobody can be, nobody answers");
+    for (peer, own) in [("127.0.0.1:53", GUEST), ("127.8.9.10:53", GUEST), ("[::1]:53", GUEST6)] {
+        assert_eq!(udp.send(own, peer, b"x"), Err(Refusal::DestinationNotAllowed), "{peer}");
+    }
+    assert_eq!(udp.heard().len(), 3);
     let v4 = udp.world.settings.v4.as_mut().unwrap();
     v4.mapping.host_refused = true;
     v4.mapping.host_loopback = None;
@@ -374,6 +377,12 @@ fn destinations_that_no_rule_leads_to_are_refused_and_the_guest_is_told() {
     assert_eq!(v4.payload, udp_frame(at(GUEST), at("203.0.113.5:53"), b"secret")[14..]);
     assert_eq!(unreachable(v6), (1, 5000));
     assert_eq!(v6.payload, udp_frame(at(GUEST6), at(PEER6), b"secret")[14..]);
+    // An address that came later, and credentials of the cloud.
+    udp.world.sockets.own.insert("203.0.113.6".parse().unwrap());
+    for refused in ["203.0.113.6:53", "169.254.169.254:80"] {
+        assert_eq!(udp.send(GUEST, refused, b"secret"), Err(Refusal::DestinationNotAllowed), "{refused}");
+    }
+    assert_eq!(udp.heard().len(), 2);
     // What is link-local is nobody's secret.
     udp.send(GUEST, "169.254.20.10:53", b"x").unwrap();
     assert_eq!(udp.world.sockets.open.len(), 1);

@@ -184,6 +184,9 @@ pub struct Network {
     /// The address, seen by the guest, that leads to the host's own address, which the guest has as well; "none"
     #[arg(long, value_name = "ADDRESS")]
     pub map_guest_addr: Vec<String>,
+    /// With --no-map-gw: an address of the host's own, or of a metadata service, that is not refused
+    #[arg(long, value_name = "ADDRESS")]
+    pub allow_address: Vec<String>,
     /// DNS that the guest sends to this address goes to --dns-host
     #[arg(long, value_name = "ADDRESS")]
     pub dns_forward: Vec<String>,

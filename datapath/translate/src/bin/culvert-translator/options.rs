@@ -294,6 +294,7 @@ fn wanted(arguments: &Arguments) -> Result<Wanted, OptionError> {
         map_host_loopback: mapped("--map-host-loopback", &network.map_host_loopback)?,
         no_map_gateway: network.no_map_gw,
         map_guest_address: mapped("--map-guest-addr", &network.map_guest_addr)?,
+        allowed_addresses: addresses_of("--allow-address", &network.allow_address)?,
         hostname: told.hostname.as_deref().map(|name| host_name("--hostname", name)).transpose()?,
         fqdn: told.fqdn.as_deref().map(|name| host_name("--fqdn", name)).transpose()?,
         services: Services {
@@ -464,7 +465,7 @@ mod tests {
              --dns-host 127.0.0.53 -S example.org --no-dhcp-dns --no-dhcp-search --no-tcp --no-udp --no-icmp --no-dhcp \
              --no-ndp --no-dhcpv6 --no-ra --freebind --map-host-loopback 192.0.2.1 --no-map-gw --map-guest-addr none -4 -6 \
              -H vm --fqdn vm.example.org -t none -u none -s S --vhost-user --repair-path none --migrate-exit \
-             --migrate-no-linger -1 --stats 5",
+             --migrate-no-linger -1 --stats 5 --allow-address 169.254.169.254 --allow-address 2001:db8::5",
         );
         assert_eq!(all.level, Level::Quiet);
         assert_eq!(all.statistics, Some(Duration::from_secs(5)));
@@ -472,6 +473,7 @@ mod tests {
         assert!(all.wanted.ipv6 && !all.wanted.ipv4);
         assert_eq!(all.wanted.mtu, Some(0));
         assert_eq!(all.wanted.map_guest_address, [None]);
+        assert_eq!(all.wanted.allowed_addresses.len(), 2);
         assert!(!all.wanted.services.ndp && !all.wanted.services.tcp);
         assert_eq!(all.notices.len(), 3);
     }

@@ -59,6 +59,8 @@ pub struct Wanted {
     pub no_map_gateway: bool,
     /// `--map-guest-addr`, as often as given; `None`: "none".
     pub map_guest_address: Vec<Option<IpAddr>>,
+    /// `--allow-address`.
+    pub allowed_addresses: Vec<IpAddr>,
     /// `--hostname`.
     pub hostname: Option<String>,
     /// `--fqdn`.
@@ -88,6 +90,7 @@ impl Default for Wanted {
             map_host_loopback: Vec::new(),
             no_map_gateway: false,
             map_guest_address: Vec::new(),
+            allowed_addresses: Vec::new(),
             hostname: None,
             fqdn: None,
             services: Services::default(),

@@ -138,7 +138,8 @@ fn a_flood_of_new_connections_is_limited_and_disturbs_no_other() {
         setup.world.wait(1);
         let _ = (10_000..10_100).map(|port| setup.open(port)).count();
     }
-    assert_eq!(setup.flows.len(), 100);
+    // A quarter is for others.
+    assert_eq!(setup.flows.len(), 75);
     assert_eq!(setup.open(20_000), Err(Refusal::TooManyFlows));
 }
 

@@ -199,6 +199,7 @@ where
         outbound_interface: A::outbound_interface(wanted),
         host_refused: wanted.no_map_gateway || wanted.map_host_loopback.contains(&None),
         host_addresses: pod.addresses.iter().copied().filter_map(&family).collect(),
+        allowed: wanted.allowed_addresses.iter().copied().filter_map(&family).collect(),
     };
     let resolvers = match &wanted.dns {
         Some(asked) => asked.iter().copied().filter_map(&family).collect(),
