@@ -23,7 +23,7 @@ pub const VICTIM: [u8; 6] = [2, 0, 0, 0, 0, 0x42];
 /// Bytes of the virtio-net header.
 pub const HEADER: u32 = 12;
 
-/// A descriptor of the guest's first bytes, which no ring is in.
+/// A descriptor of the scratch memory.
 pub fn buffer(guest: &Guest, length: u32, flags: u16, next: u16) -> Descriptor {
     Descriptor { address: scratch(guest), length, flags, next }
 }
