@@ -37,8 +37,11 @@ use crate::snoop_queue::SnoopQueue;
 use crate::state::{Device, Mirror, NetworkState, NicQueue, PortState, Queue, Ring, State};
 use crate::watch::{Verdict, Watch};
 
-/// How often [`Datapath::watch_workers`] is to be called.
+/// How often [`Datapath::update_groups`] is to be called, and [`Datapath::watch_workers`] while all workers sleep.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// As [`WATCH_INTERVAL`] while a worker has something to do: a frontend that holds it up costs others not much more than this.
+const BUSY_WATCH_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long a worker may take to take up a plan.
 pub const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(1);
@@ -422,8 +425,14 @@ impl Datapath {
         self.publish(&mut state).map(|()| true)
     }
 
+    /// When [`Self::watch_workers`] is to be called next.
+    pub fn watch_interval(&self) -> Duration {
+        let all_sleep = self.workers.iter().all(|worker| worker.shared.handover.is_asleep());
+        if all_sleep { WATCH_INTERVAL } else { BUSY_WATCH_INTERVAL }
+    }
+
     /// Frees workers that stand still in a system call, which a frontend can bring about, and tells of those that will
-    /// never go round again; to be called every [`WATCH_INTERVAL`].
+    /// never go round again; to be called every [`Self::watch_interval`].
     pub fn watch_workers(&self) -> Vec<Stuck> {
         let stuck = self.workers.iter().enumerate().filter_map(|(number, worker)| {
             let (shared, now) = (&worker.shared, Instant::now());

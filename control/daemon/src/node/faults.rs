@@ -27,9 +27,10 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
     std::thread::Builder::new().name("faults".to_owned()).spawn(move || {
         let (mut swept, mut looked) = (Instant::now(), Instant::now());
         let (mut refused, mut told) = (Refused::default(), Instant::now());
-        let mut gaps = Gaps::default();
+        let (mut gaps, mut groups) = (Gaps::default(), Instant::now());
+        let mut interval = WATCH_INTERVAL;
         loop {
-            let event = events.recv_timeout(WATCH_INTERVAL);
+            let event = events.recv_timeout(interval);
             if event == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
@@ -42,11 +43,14 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
                 for stuck in node.watch_workers() {
                     start_again(&node, stuck.worker, stuck.port, "comes to no end");
                 }
-                gaps.look(&node.datapath.workers());
                 if node.server.has_failed() {
                     exit_again(&node, "the threads of the vhost-user sockets failed");
                 }
-                node.update_groups();
+                if groups.elapsed() >= WATCH_INTERVAL {
+                    groups = Instant::now();
+                    gaps.look(&node.datapath.workers());
+                    node.update_groups();
+                }
                 if looked.elapsed() >= LINKS {
                     looked = Instant::now();
                     links::follow(&node);
@@ -60,6 +64,7 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
                     node.sweep();
                 }
             });
+            interval = node.datapath.watch_interval();
             if catch_unwind(look).is_err() {
                 tracing::error!("the thread that watches workers goes on after a failure");
             }
