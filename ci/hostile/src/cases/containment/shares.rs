@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use culvert_driver::{Descriptor, Shape};
 use culvert_system::frontend::FrontendGuest;
 
+use crate::case::Expect;
 use crate::field::Field;
 use crate::guest::{INDIRECT, OFFLOADS, TRANSMIT};
 use crate::neighbours::Counts;
@@ -37,7 +38,8 @@ pub(super) fn largest_frames(field: &mut Field) -> Result<()> {
     // In a VLAN of their own: the neighbours' rings are not to be filled, only the worker's time.
     let names: Vec<_> = (0..RECEIVERS).map(|number| format!("receiver-{number}")).collect();
     let sockets = names.iter().map(|name| field.add_port(name, "--vlan 7")).collect::<Result<Vec<_>>>()?;
-    let victim = field.add_port("flooding", &format!("--vlan 7 {NO_LIMIT}"))?;
+    let victim = field.add_port("flooding", "--vlan 7")?;
+    expect_limit(field, "flooding".to_owned());
     let before = quiet(field)?;
     let stop = AtomicBool::new(false);
     let flooded = thread::scope(|scope| {
@@ -81,12 +83,14 @@ fn drain(guest: &mut FrontendGuest) {
     }
 }
 
-/// Options of a port whose floods are to cost what they can.
-const NO_LIMIT: &str = "--broadcast-limit 100000000 --unknown-limit 100000000";
+/// The frames cost the worker its time whether they are flooded or refused: a guest's floods have a limit.
+fn expect_limit(field: &mut Field, port: String) {
+    field.expect(Expect::Log { port, sentence: "for the reason broadcast-limit", lines: 0..=1 });
+}
 
 pub(super) fn longest_chains(field: &mut Field) -> Result<()> {
     let port = field.victim();
-    field.daemon().ctl(&format!("port set {port} {NO_LIMIT}"))?;
+    expect_limit(field, port);
     let before = quiet(field)?;
     let shape = Shape { queue_size: 1024, ..Shape::default() };
     let mut victim = field.connect_victim(shape, INDIRECT)?;
