@@ -70,7 +70,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn measure(options: &Options, mtu: u16, program: &Path) -> Result<[f64; 2]> {
     let &[guest, translator, world] = &options.cores[..] else { anyhow::bail!("--cores needs three cores") };
     let pod = Pod::with_program(program.to_owned(), Some(translator))?;
-    let place = Place { core: Some(world), namespace: Some(pod.world().name().to_owned()) };
+    let place = Place { core: Some(world), namespace: Some(pod.world().name().to_owned()), ..Place::default() };
     let mut server = Console::start_in(&place, "iperf3", "iperf3", &["-s", "--forceflush"])?;
     let mtu = if mtu == 0 { String::new() } else { format!("-m {mtu}") };
     let mut translator = pod.translator("vm", Transport::VhostUser, &mtu)?;

@@ -81,7 +81,7 @@ fn with_testpmd(options: &Options) -> Result<f64> {
     for (namespace, core) in wire.ends.iter().zip(&options.cores) {
         let socket = folder.path().join(core.to_string());
         let devices = [format!("net_vhost0,iface={}", socket.display()), UPLINK.to_owned()];
-        let place = Place { core: Some(*core), namespace: Some(namespace.name().to_owned()) };
+        let place = Place { core: Some(*core), namespace: Some(namespace.name().to_owned()), ..Place::default() };
         let mut switch = Testpmd::start_in(&place, &format!("switch{core}"), &devices, &["--forward-mode=io"])?;
         switch.command("start")?;
         switches.push(switch);
