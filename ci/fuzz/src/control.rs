@@ -10,6 +10,7 @@ use std::path::Path;
 use culvert_api::v1;
 use culvertd::change::{Change, Refusal, Verb, apply};
 use culvertd::config::{Kind, Objects, conflicts, toml_text};
+use culvertd::node::ChangeError;
 use culvertd::reconcile::{Running, reconcile};
 use culvertd::request;
 use prost::Message;
@@ -34,7 +35,7 @@ fn step(before: Objects, change: &Change) -> Objects {
     let socket = Path::new("/run/culvert/culvertd.sock");
     let outcome = match apply(&before, change, socket, "culvertd.toml") {
         Err(refusal) => {
-            told(&refusal);
+            told(refusal);
             return before;
         }
         Ok(outcome) => outcome,
@@ -61,13 +62,8 @@ fn step(before: Objects, change: &Change) -> Objects {
     outcome.objects
 }
 
-fn told(refusal: &Refusal) {
-    let sentences = match refusal {
-        Refusal::Mistakes(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
-        Refusal::Exists(text) | Refusal::Missing(text) | Refusal::NotNow(text) | Refusal::TooMany(text) => {
-            vec![text.clone()]
-        }
-    };
+fn told(refusal: Refusal) {
+    let sentences = ChangeError::Refused(refusal).sentences();
     assert!(!sentences.is_empty());
     for sentence in sentences {
         assert!(!sentence.is_empty() && !sentence.contains(char::is_control), "{sentence:?}");

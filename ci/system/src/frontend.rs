@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use culvert_driver::{Interface, Ring, Shape};
+use culvert_driver::{Interface, Ram, Ring, Shape};
 use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -49,14 +49,7 @@ impl FrontendGuest {
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         frontend.set_features(wanted)?;
 
-        let ram = interface.ram();
-        frontend.set_mem_table(&[VhostUserMemoryRegionInfo {
-            guest_phys_addr: ram.guest_address(),
-            memory_size: ram.size(),
-            userspace_addr: ram.user_address(),
-            mmap_offset: 0,
-            mmap_handle: ram.file().as_raw_fd(),
-        }])?;
+        frontend.set_mem_table(&[memory(interface.ram())])?;
         let event = || EventFd::new(0).context("eventfd");
         let (receive_kick, receive_call) = start_ring(&mut frontend, 0, &interface.receive, event)?;
         let (transmit_kick, transmit_call) = start_ring(&mut frontend, 1, &interface.transmit, event)?;
@@ -107,6 +100,17 @@ impl FrontendGuest {
             thread::sleep(Duration::from_millis(10));
         }
         Ok(())
+    }
+}
+
+/// A guest's memory, all of it one region.
+pub fn memory(ram: &Ram) -> VhostUserMemoryRegionInfo {
+    VhostUserMemoryRegionInfo {
+        guest_phys_addr: ram.guest_address(),
+        memory_size: ram.size(),
+        userspace_addr: ram.user_address(),
+        mmap_offset: 0,
+        mmap_handle: ram.file().as_raw_fd(),
     }
 }
 

@@ -21,6 +21,9 @@ pub const FOLDER: &str = "/run/culvert/translators";
 /// What a control socket's name ends in; the guest's socket is called the same without it.
 pub const SUFFIX: &str = ".ctl";
 
+/// What the name of the socket ends in at which culvertd helps a translator; the guest's socket is called the same without it.
+pub const HELP_SUFFIX: &str = ".help";
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {

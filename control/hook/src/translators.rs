@@ -279,7 +279,12 @@ fn leads_to(path: &Path, file: impl AsFd) -> bool {
 
 /// Removes the names that a translator leaves behind, whose root is empty, and that of its lock, which must be held.
 fn remove_names(socket: &Path) {
-    let names = [socket.to_owned(), translator::control_socket(socket), beside(socket, HELP), beside(socket, LOCK)];
+    let names = [
+        socket.to_owned(),
+        translator::control_socket(socket),
+        beside(socket, translator::HELP_SUFFIX),
+        beside(socket, LOCK),
+    ];
     for name in names {
         match std::fs::remove_file(&name) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -322,9 +327,8 @@ fn connected(table: &[u8]) -> Vec<Vec<u8>> {
     table.split(|byte| *byte == b'\n').skip(1).filter_map(line).collect()
 }
 
-/// Endings of the lock, and of the socket at which culvertd helps.
+/// What the lock's name ends in.
 const LOCK: &str = ".lock";
-const HELP: &str = ".help";
 
 /// How long the control socket may take to answer.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);

@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use culvert_api::translator::HELP_SUFFIX;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
@@ -62,8 +63,6 @@ enum State {
     Helped,
 }
 
-/// What a name ends in; the guest's socket is called the same without it.
-const SUFFIX: &str = ".help";
 /// Translators of one pod that are helped.
 const MAX_OF_A_POD: usize = 16;
 /// Messages that are taken of one translator in one turn.
@@ -95,7 +94,7 @@ impl Helper {
 
     /// Connects to the sockets in a folder that are not connected yet.
     fn look(&mut self, pod: &Pod, folder: &Path, all: &mut BTreeSet<(Name, PathBuf)>, help: &mut PodHelp) {
-        let found = match folder::sockets(folder, SUFFIX) {
+        let found = match folder::sockets(folder, HELP_SUFFIX) {
             Ok(found) => found,
             Err(error) => {
                 help.problems.push(error.to_string());
@@ -139,7 +138,7 @@ impl Helper {
             }
             let path = key.1.to_string_lossy();
             if connection.state == State::Helped {
-                help.helped.push(path.strip_suffix(SUFFIX).unwrap_or(&path).to_owned());
+                help.helped.push(path.strip_suffix(HELP_SUFFIX).unwrap_or(&path).to_owned());
             }
             help.problems.extend(connection.problem.clone());
         }

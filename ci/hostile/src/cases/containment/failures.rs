@@ -28,6 +28,13 @@ pub fn offer_faults(field: &mut Field) -> Result<()> {
     field.restart_with(|_| {})
 }
 
+/// Declares that culvertd ends during the case, and starts again.
+fn the_process_ends(field: &mut Field) {
+    field.exempt(Part::Neighbours, "their connections end with the process");
+    field.exempt(Part::Victim, "there are no neighbours that answer");
+    field.exempt(Part::Log, "the end of a process has many lines");
+}
+
 /// Declares a line of the log about no port.
 pub fn expect_of_daemon(field: &mut Field, sentence: &'static str) {
     field.expect(Expect::Log { port: String::new(), sentence, lines: 1..=1 });
@@ -93,9 +100,7 @@ pub(super) fn panic_of_a_worker(field: &mut Field) -> Result<()> {
 pub(super) fn panic_of_a_worker_twice(field: &mut Field) -> Result<()> {
     offer_faults(field)?;
     let pid = field.daemon().pid();
-    field.exempt(Part::Neighbours, "their connections end with the process");
-    field.exempt(Part::Victim, "there are no neighbours that answer");
-    field.exempt(Part::Log, "the end of a process has many lines");
+    the_process_ends(field);
     let mut victim = field.connect_victim(Shape::default(), 0)?;
     victim.send(&fault("panic-worker"))?;
     wait("the bug is counted", || Ok(status(field, "bugs")? == 1))?;
@@ -110,9 +115,7 @@ pub(super) fn panic_of_a_worker_twice(field: &mut Field) -> Result<()> {
 pub(super) fn worker_without_end(field: &mut Field) -> Result<()> {
     offer_faults(field)?;
     let pid = field.daemon().pid();
-    field.exempt(Part::Neighbours, "their connections end with the process");
-    field.exempt(Part::Victim, "there are no neighbours that answer");
-    field.exempt(Part::Log, "the end of a process has many lines");
+    the_process_ends(field);
     let mut victim = field.connect_victim(Shape::default(), 0)?;
     victim.send(&fault("stuck"))?;
     let start = Instant::now();

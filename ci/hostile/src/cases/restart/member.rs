@@ -2,18 +2,18 @@
 //! they stand.
 
 use std::io::ErrorKind;
-use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use culvert_driver::Ring;
+use culvert_system::frontend::memory;
 use culvert_system::qemu::Role;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost::{VhostBackend, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::ledger::Ledger;
@@ -139,14 +139,7 @@ impl Member {
         frontend.set_protocol_features(protocol & VhostUserProtocolFeatures::REPLY_ACK)?;
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         frontend.set_features(VERSION_1 | PROTOCOL_FEATURES | MRG_RXBUF)?;
-        let ram = self.ledger.ram();
-        frontend.set_mem_table(&[VhostUserMemoryRegionInfo {
-            guest_phys_addr: ram.guest_address(),
-            memory_size: ram.size(),
-            userspace_addr: ram.user_address(),
-            mmap_offset: 0,
-            mmap_handle: ram.file().as_raw_fd(),
-        }])?;
+        frontend.set_mem_table(&[memory(self.ledger.ram())])?;
         let [ring, _] = self.ledger.rings();
         let receive = start_ring(&mut frontend, 0, ring)?;
         Ok(Link { frontend, stream, receive, transmit: None })

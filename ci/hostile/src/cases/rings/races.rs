@@ -165,16 +165,22 @@ fn changed_places(frame: &[u8], sent: &[u8]) -> Vec<usize> {
     places
 }
 
-fn header(field: &mut Field) -> Result<()> {
-    let mut guest = field.connect_victim(SMALL, OFFLOADS)?;
+/// A guest whose frame 5 asks for a checksum from byte 20 on, and every other moment from `start` on.
+fn hammered_header(field: &mut Field, start: u16) -> Result<(Guest, Hammer)> {
+    let guest = field.connect_victim(SMALL, OFFLOADS)?;
     let mut bytes = [0; 12];
     (bytes[0], bytes[6], bytes[8]) = (1, 20, 10);
     let whole = request(&guest, bytes, 5, 100);
     guest.interface.transmit.set_descriptor(0, whole);
     let at = scratch(&guest);
     let hammer = Hammer::start(&guest, move |ram, stroke| {
-        ram.store(at, checksum_from(if stroke % 2 == 0 { 20 } else { 40 }));
+        ram.store(at, checksum_from(if stroke % 2 == 0 { 20 } else { start }));
     });
+    Ok((guest, hammer))
+}
+
+fn header(field: &mut Field) -> Result<()> {
+    let (mut guest, hammer) = hammered_header(field, 40)?;
     let (sent, mut seen) = (answer(5, 100), 0_u32);
     run(field, &mut guest, |frame| {
         // The neighbour negotiated no checksums: culvertd has completed it, at bytes 30 or 50.
@@ -190,15 +196,7 @@ fn header(field: &mut Field) -> Result<()> {
 }
 
 fn header_bad(field: &mut Field) -> Result<()> {
-    let mut guest = field.connect_victim(SMALL, OFFLOADS)?;
-    let mut bytes = [0; 12];
-    (bytes[0], bytes[6], bytes[8]) = (1, 20, 10);
-    let whole = request(&guest, bytes, 5, 100);
-    guest.interface.transmit.set_descriptor(0, whole);
-    let at = scratch(&guest);
-    let hammer = Hammer::start(&guest, move |ram, stroke| {
-        ram.store(at, checksum_from(if stroke % 2 == 0 { 20 } else { 0xfff0 }));
-    });
+    let (mut guest, hammer) = hammered_header(field, 0xfff0)?;
     let sent = answer(5, 100);
     run(field, &mut guest, |frame| {
         let places = changed_places(frame, &sent);
