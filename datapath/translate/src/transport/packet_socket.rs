@@ -3,8 +3,8 @@
 //!
 //! For VMs whose memory cannot be shared. Whoever starts the translator has opened the socket and bound it to the
 //! device (that takes a privilege, reading and writing do not), or somebody hands one over while it runs.
-//! Without one there is no guest: what is for it is lost, as on a wire that leads nowhere. The kernel's offloads are used both ways: what the
-//! guest's own device does not take, the kernel finishes.
+//! Without one there is no guest: what is for it is lost, as on a wire that leads nowhere. The kernel's offloads are used
+//! both ways: what the guest's own device does not take, the kernel finishes.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -38,6 +38,9 @@ const BUFFER_BYTES: usize = 4 << 20;
 
 /// How soon a device whose queue is full is tried again: the kernel does not tell when it has room.
 const RETRY: Duration = Duration::from_millis(1);
+
+/// How often a device that is down is looked at: the kernel does not tell when such a one goes.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The socket.
 #[derive(Debug)]
@@ -92,7 +95,7 @@ impl PacketSocket {
         self.watch.registry.register(&mut SourceFd(&descriptor.as_raw_fd()), self.watch.token(0), interest)?;
         // Closing takes the one before out of epoll.
         self.descriptor = Some(descriptor);
-        (self.reader.ready, self.reader.ended) = (true, false);
+        (self.reader.ready, self.reader.ended, self.reader.down) = (true, false, None);
         self.writer.retry |= self.writer.told_full;
         self.news.came = true;
         self.taken += 1;
@@ -119,6 +122,12 @@ impl PacketSocket {
 
     /// See [`Transport::turn`](super::Transport::turn).
     pub fn turn(&mut self, now: Instant) -> News {
+        if let (Some(down), Some(descriptor)) = (&mut self.reader.down, &self.descriptor)
+            && down.is_none_or(|look_again| look_again <= now)
+        {
+            *down = now.checked_add(LOOK_AGAIN);
+            self.reader.ended |= is_gone(descriptor);
+        }
         if std::mem::take(&mut self.reader.ended) {
             self.descriptor = None;
             self.news.left = true;
@@ -135,7 +144,11 @@ impl PacketSocket {
     /// See [`Transport::deadline`](super::Transport::deadline).
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let untold = self.writer.told_full && (self.writer.retry || self.writer.again.is_none());
-        if self.reader.ready || self.reader.ended || untold { Some(now) } else { self.writer.again }
+        if self.reader.ready || self.reader.ended || untold {
+            return Some(now);
+        }
+        let look_again = self.reader.down.map(|look_again| look_again.unwrap_or(now));
+        [self.writer.again, look_again].into_iter().flatten().min()
     }
 
     /// See [`Transport::halves`](super::Transport::halves).
@@ -160,12 +173,14 @@ struct Reader {
     ready: bool,
     /// The device is gone.
     ended: bool,
+    /// The device was down when last heard of: when to look whether it still exists, None for now.
+    down: Option<Option<Instant>>,
 }
 
 impl Default for Reader {
     fn default() -> Self {
         let (buffer, places) = (vec![0; READ_BYTES].into(), Vec::with_capacity(BURST));
-        Self { buffer, places, ready: true, ended: false }
+        Self { buffer, places, ready: true, ended: false, down: None }
     }
 }
 
@@ -181,6 +196,7 @@ impl Reader {
             let room = self.buffer.get_mut(at..).unwrap_or_default();
             match rustix::net::recv(descriptor, &mut *room, RecvFlags::DONTWAIT) {
                 Ok((length, _)) => {
+                    self.down = None;
                     // A frame that ends before its header is none.
                     if let Some(header) = NetHeader::parse(room.get(..length).unwrap_or_default()) {
                         self.places.push(Place { header, bytes: at + HEADER_BYTES..at + length, parts: 0..0 });
@@ -188,12 +204,8 @@ impl Reader {
                     }
                 }
                 Err(Errno::INTR) => {}
-                // The device is down; it may come up again, unless it is gone.
-                Err(Errno::NETDOWN) if packet_socket::mtu(descriptor.as_fd()).is_ok() => {}
-                Err(Errno::NETDOWN) => {
-                    tracing::info!("the guest's tap is gone");
-                    (self.ready, self.ended) = (false, true);
-                }
+                // The device is down; it may come up again, or go, of which there is no second word.
+                Err(Errno::NETDOWN) => self.down = Some(None),
                 Err(Errno::AGAIN) => self.ready = false,
                 Err(error) => {
                     tracing::warn!("the packet socket cannot be read: {error}");
@@ -202,6 +214,15 @@ impl Reader {
             }
         }
     }
+}
+
+/// Whether the device that the socket was bound to exists no more.
+fn is_gone(socket: &OwnedFd) -> bool {
+    let gone = packet_socket::mtu(socket.as_fd()).is_err();
+    if gone {
+        tracing::info!("the guest's tap is gone");
+    }
+    gone
 }
 
 /// Frames from the packet socket.

@@ -121,6 +121,9 @@ fn a_packet_socket_is_handed_over_and_replaced() {
     ip("link set veth-a up");
     exchange(&guest);
     assert!(helper.is_silent());
+    // Of one that goes when it has long been down, the kernel says nothing.
+    ip("link set veth-a down");
+    std::thread::sleep(Duration::from_millis(100));
     ip("link del veth-a");
     assert_eq!(helper.hear(), "packet");
     let (ours, guest) = wire();
