@@ -241,6 +241,15 @@ fn server(bytes: Vec<u8>) -> (u16, JoinHandle<Vec<u8>>) {
     (port, thread::spawn(move || exchange(listener.accept().unwrap().0, &bytes)))
 }
 
+/// In the foreground nothing tells when forwards are open.
+fn connect_to_forward() -> TcpStream {
+    let tries = (0..3000).map(|_| {
+        thread::sleep(Duration::from_millis(10));
+        TcpStream::connect("127.0.0.1:7000")
+    });
+    tries.flatten().next().unwrap()
+}
+
 fn exchange(stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -298,7 +307,7 @@ fn forwarded_ports_lead_to_the_guest() {
     let (up, down) = (pattern(300_000), pattern(200_000));
     let client = {
         let bytes = down.clone();
-        thread::spawn(move || exchange(TcpStream::connect("127.0.0.1:7000").unwrap(), &bytes))
+        thread::spawn(move || exchange(connect_to_forward(), &bytes))
     };
     guest.until(|guest| guest.tcp(handle).is_active());
     assert!(guest.exchange(handle, &up) == down);
