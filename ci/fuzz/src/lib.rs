@@ -18,7 +18,7 @@
 //! - [`stream`]: what a peer writes to the translator's stream socket;
 //! - [`translator`]: a whole translator between a guest and sockets that do anything.
 //!
-//! What clients, pods and files say:
+//! What clients, pods and files say (with the feature `control`, which is on unless switched off):
 //! - [`config`]: a configuration; [`control`]: requests of clients, one after the other; [`journal`]: what a disk kept of them;
 //! - [`requests`]: what clients of a translator's control socket ask; [`replies`]: what those who pose as one answer;
 //! - [`devices`]: what kubelet asks of the device plugin;
@@ -38,13 +38,19 @@ mod descriptor;
 mod guest;
 mod network;
 
+#[cfg(feature = "control")]
 pub mod admission;
+#[cfg(feature = "control")]
 pub mod api_answers;
 pub mod chain;
+#[cfg(feature = "control")]
 pub mod cni;
+#[cfg(feature = "control")]
 pub mod config;
+#[cfg(feature = "control")]
 pub mod control;
 pub mod datagrams;
+#[cfg(feature = "control")]
 pub mod devices;
 pub mod dhcp;
 pub mod dhcpv6;
@@ -52,8 +58,11 @@ pub mod dns;
 pub mod fragments;
 pub mod frame;
 pub mod guard;
+#[cfg(feature = "control")]
 pub mod hook_edit;
+#[cfg(feature = "control")]
 pub mod hook_readers;
+#[cfg(feature = "control")]
 pub mod journal;
 pub mod messages;
 pub mod neighbours;
@@ -61,6 +70,7 @@ pub mod net_header;
 pub mod offload;
 pub mod receive;
 pub mod regions;
+#[cfg(feature = "control")]
 pub mod replies;
 pub mod requests;
 pub mod segmenter;
@@ -75,14 +85,20 @@ pub mod transmit;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 32] = [
+pub const TARGETS: &[(&str, Target)] = &[
+    #[cfg(feature = "control")]
     ("admission", admission::run),
+    #[cfg(feature = "control")]
     ("api_answers", api_answers::run),
     ("chain", chain::run),
+    #[cfg(feature = "control")]
     ("cni", cni::run),
+    #[cfg(feature = "control")]
     ("config", config::run),
+    #[cfg(feature = "control")]
     ("control", control::run),
     ("datagrams", datagrams::run),
+    #[cfg(feature = "control")]
     ("devices", devices::run),
     ("dhcp", dhcp::run),
     ("dhcpv6", dhcpv6::run),
@@ -90,8 +106,11 @@ pub const TARGETS: [(&str, Target); 32] = [
     ("fragments", fragments::run),
     ("frame", frame::run),
     ("guard", guard::run),
+    #[cfg(feature = "control")]
     ("hook_edit", hook_edit::run),
+    #[cfg(feature = "control")]
     ("hook_readers", hook_readers::run),
+    #[cfg(feature = "control")]
     ("journal", journal::run),
     ("messages", messages::run),
     ("neighbours", neighbours::run),
@@ -99,6 +118,7 @@ pub const TARGETS: [(&str, Target); 32] = [
     ("offload", offload::run),
     ("receive", receive::run),
     ("regions", regions::run),
+    #[cfg(feature = "control")]
     ("replies", replies::run),
     ("requests", requests::run),
     ("segmenter", segmenter::run),

@@ -28,11 +28,13 @@ fn replay(name: &str) {
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn admission() {
     replay("admission");
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn api_answers() {
     replay("api_answers");
 }
@@ -43,16 +45,19 @@ fn chain() {
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn cni() {
     replay("cni");
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn config() {
     replay("config");
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn control() {
     replay("control");
 }
@@ -63,6 +68,7 @@ fn datagrams() {
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn devices() {
     replay("devices");
 }
@@ -98,16 +104,19 @@ fn guard() {
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn hook_edit() {
     replay("hook_edit");
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn hook_readers() {
     replay("hook_readers");
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn journal() {
     replay("journal");
 }
@@ -143,6 +152,7 @@ fn regions() {
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn replies() {
     replay("replies");
 }
@@ -188,8 +198,9 @@ fn transmit() {
 }
 
 #[test]
+#[cfg(feature = "control")]
 fn every_target_is_replayed() {
-    let names = culvert_fuzz::TARGETS.map(|(name, _)| name);
+    let names: Vec<_> = culvert_fuzz::TARGETS.iter().map(|(name, _)| *name).collect();
     assert_eq!(
         names,
         [
