@@ -15,7 +15,7 @@
 use std::ops::Range;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 
 use crate::ram::Ram;
 use crate::ring::{Buffer, Ring};
@@ -27,6 +27,8 @@ pub struct Reference {
     indirect: bool,
     /// Guest addresses of each region: a buffer may not reach from one into another.
     regions: Vec<Range<u64>>,
+    /// Length of the memory.
+    bytes: usize,
 }
 
 /// The next chain.
@@ -68,8 +70,9 @@ impl Reference {
     /// When the kernel has no memory, or the ring is not one that can be.
     pub fn new(ram: &Ram, ring: &Ring, event_idx: bool, indirect: bool, regions: Vec<Range<u64>>) -> Self {
         let base = GuestAddress(ram.guest_address());
-        let memory = GuestMemoryMmap::from_ranges(&[(base, ram.size() as usize)]).expect("memory");
-        Self { memory, queue: queue(ring, event_idx), indirect, regions }
+        let bytes = ram.size() as usize;
+        let memory = GuestMemoryMmap::from_ranges(&[(base, bytes)]).expect("memory");
+        Self { memory, queue: queue(ring, event_idx), indirect, regions, bytes }
     }
 
     /// The same for another ring, or the same ring from its used index on, in the memory that this has: see
@@ -83,35 +86,21 @@ impl Reference {
 
     /// Takes a fresh copy of the guest's memory.
     pub fn load(&mut self, ram: &Ram) {
-        self.each_page(ram, |memory, at, page| {
-            ram.read(at, page);
-            memory.write_slice(page, GuestAddress(at)).expect("the same size");
-            None::<()>
-        });
+        // SAFETY: both are of that size, and nobody else has the copy.
+        unsafe { std::ptr::copy_nonoverlapping(ram.at(ram.guest_address(), self.bytes), self.copy(), self.bytes) };
     }
 
-    /// The first guest address at which the copy differs from the guest's memory.
+    /// The first guest address at which the copy differs from the guest's memory, to which nobody writes meanwhile.
     pub fn difference(&self, ram: &Ram) -> Option<u64> {
-        self.each_page(ram, |memory, at, page| {
-            let mut copy = [0; PAGE_BYTES];
-            let copy = &mut copy[..page.len()];
-            ram.read(at, page);
-            memory.read_slice(copy, GuestAddress(at)).expect("the same size");
-            if page == copy {
-                return None;
-            }
-            page.iter().zip(copy).position(|(one, other)| one != other).map(|offset| at + offset as u64)
-        })
+        // SAFETY: as above; nobody writes to it as long as the slice lives.
+        let copy = unsafe { std::slice::from_raw_parts(self.copy(), self.bytes) };
+        ram.difference(ram.guest_address(), copy).map(|offset| ram.guest_address() + offset as u64)
     }
 
-    /// Calls `with` for the address of each page, with room for its bytes, until it returns something.
-    fn each_page<T>(&self, ram: &Ram, with: impl Fn(&GuestMemoryMmap, u64, &mut [u8]) -> Option<T>) -> Option<T> {
-        let mut page = [0; PAGE_BYTES];
-        let (start, end) = (ram.guest_address(), ram.guest_address() + ram.size());
-        (start..end).step_by(PAGE_BYTES).find_map(|at| {
-            let length = PAGE_BYTES.min((end - at) as usize);
-            with(&self.memory, at, &mut page[..length])
-        })
+    /// Where the copy begins.
+    fn copy(&self) -> *mut u8 {
+        let region = self.memory.iter().next().expect("one region");
+        region.get_host_address(MemoryRegionAddress(0)).expect("memory")
     }
 
     /// Asks the driver for no kicks.
@@ -277,7 +266,5 @@ fn queue(ring: &Ring, event_idx: bool) -> Queue {
     queue
 }
 
-/// How many bytes are copied or compared at once.
-const PAGE_BYTES: usize = 4096;
 const NEXT: u16 = 1;
 const INDIRECT: u16 = 4;

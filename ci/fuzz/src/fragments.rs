@@ -32,10 +32,10 @@ pub fn run(data: &[u8]) {
             Operation::Part { v6, packet, place, bytes, more } => {
                 let (offset, more) = (place & 0x1fff, *more);
                 let length = usize::from(bytes % 3000);
-                let part: Vec<u8> = (0..length).map(|at| byte(*packet, usize::from(offset) * 8 + at)).collect();
+                let part: Vec<u8> = bytes_of(*packet, usize::from(offset) * 8).take(length).collect();
                 let frame = fragment(*v6, *packet, offset, more, &part);
                 if let Some(whole) = add(&mut reassembler, now, &frame) {
-                    assert!(whole.iter().enumerate().all(|(at, found)| *found == byte(*packet, at)));
+                    assert!(whole.iter().copied().eq(bytes_of(*packet, 0).take(whole.len())));
                     assert!(whole.len() <= 65_535);
                 }
             }
@@ -60,10 +60,21 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// What is at a place of a packet.
-fn byte(packet: u8, at: usize) -> u8 {
-    (at * 7 + at / 256 + usize::from(packet) * 31) as u8
+/// What is in a packet from a place on.
+fn bytes_of(packet: u8, from: usize) -> impl Iterator<Item = u8> {
+    BYTES[from..].iter().map(move |byte| byte.wrapping_add(packet.wrapping_mul(31)))
 }
+
+/// What the first packet has: nothing like it 8, 256 or 2,048 bytes on.
+static BYTES: [u8; 0x1_2000] = {
+    let mut bytes = [0; 0x1_2000];
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = (at * 7 + at / 256) as u8;
+        at += 1;
+    }
+    bytes
+};
 
 fn fragment(v6: bool, packet: u8, place: u16, more: bool, part: &[u8]) -> Vec<u8> {
     let packet = packet & 15;

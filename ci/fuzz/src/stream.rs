@@ -44,8 +44,10 @@ pub fn run(data: &[u8]) {
         let bytes = match operation {
             Operation::Bytes(bytes) => bytes.clone(),
             Operation::Frame(length) => {
-                let frame = (0..u32::from(*length)).map(|at| (at * 7) as u8);
-                u32::from(*length).to_be_bytes().into_iter().chain(frame).collect()
+                let payload = COUNT.iter().cycle().map(|at| at.wrapping_mul(7));
+                let mut frame = u32::from(*length).to_be_bytes().to_vec();
+                frame.extend(payload.take((*length).into()));
+                frame
             }
             Operation::Segments { flow, count, bytes, flags } => {
                 let mut all = Vec::new();
@@ -89,6 +91,16 @@ pub fn run(data: &[u8]) {
     assert_eq!(loop_.left, hostile);
 }
 
+/// 0 to 255 again and again: from any of them on as many bytes as a segment has.
+static COUNT: [u8; 0x800] = {
+    let mut bytes = [0; 0x800];
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = at as u8;
+        at += 1;
+    }
+    bytes
+};
 const FIRST: Token = Token(7);
 
 /// The translator's event loop, which is woken for everything.
@@ -143,7 +155,8 @@ fn segment(flow: u8, sequence: u32, flags: u8, bytes: u16) -> Vec<u8> {
         frame.extend(header);
     }
     frame.extend(tcp);
-    frame.extend((0..u32::from(bytes)).map(|at| sequence.wrapping_add(at) as u8));
+    let start = usize::from(sequence as u8);
+    frame.extend(&COUNT[start..start + usize::from(bytes)]);
     frame
 }
 

@@ -187,7 +187,7 @@ impl Node {
             is_target: std::array::from_fn(|port| targets.contains(&port)),
             guests,
             topology: Topology::default(),
-            tables: [(); 2].map(|()| Arc::new(MacTable::new(AGE_SECONDS))),
+            tables: [(); 2].map(|()| Arc::new(MacTable::of_size(AGE_SECONDS, 64, PORTS))),
             groups: snooping.then(Default::default),
             limiters: specs.iter().map(|spec| Arc::new(Limiter::new(&spec.limits()))).collect(),
             counters: (0..PORTS).map(|_| [PortCounters::default()].into()).collect(),

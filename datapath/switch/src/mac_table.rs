@@ -83,7 +83,7 @@ impl MacTable {
     }
 
     /// As [`Self::new`], of so many buckets (a power of two), for so many ports.
-    pub(crate) fn of_size(age_seconds: u32, buckets: usize, ports: usize) -> Self {
+    pub fn of_size(age_seconds: u32, buckets: usize, ports: usize) -> Self {
         let entry = |_| Entry { key: AtomicU64::new(0), value: AtomicU64::new(NONE) };
         let bucket = || Bucket(std::array::from_fn(entry));
         Self {

@@ -358,7 +358,10 @@ impl UdpFlows {
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
         let from = if flow.is_group {
             match mapping::towards_guest(ctx.settings, ctx.guest, datagram.source.ip()) {
-                Ok((seen, _)) if !is_echo => SocketAddr::new(seen, datagram.source.port()),
+                // Headers are made for addresses of one family.
+                Ok((seen, _)) if !is_echo && seen.is_ipv4() == flow.ends.guest.is_ipv4() => {
+                    SocketAddr::new(seen, datagram.source.port())
+                }
                 _ => return,
             }
         } else if (datagram.source.ip(), datagram.source.port()) == (flow.peer.ip(), flow.peer.port()) {
