@@ -21,6 +21,22 @@ pub struct Call {
     target: ArcSwapOption<Target>,
 }
 
+/// A descriptor that is not signalled any more. A worker may still be about to.
+#[derive(Debug)]
+pub struct Replaced(Arc<Target>);
+
+impl Replaced {
+    /// Closes it, once a signal in progress is done: whoever comes last closes it, and that shall not be a worker. May take as
+    /// long as the frontend likes.
+    pub fn close(self) {
+        let mut target = self.0;
+        while let Err(shared) = Arc::try_unwrap(target) {
+            target = shared;
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Target {
     descriptor: OwnedFd,
@@ -37,9 +53,10 @@ impl Call {
         Self { target: ArcSwapOption::from(descriptor.map(Target::new)) }
     }
 
-    /// Replaces the descriptor; the old one is closed once a signal in progress is done.
-    pub fn set(&self, descriptor: Option<OwnedFd>) {
-        self.target.store(descriptor.map(Target::new));
+    /// Replaces the descriptor and returns the old one.
+    #[must_use = "closing it may take long, and must not be left to a worker"]
+    pub fn set(&self, descriptor: Option<OwnedFd>) -> Option<Replaced> {
+        self.target.swap(descriptor.map(Target::new)).map(Replaced)
     }
 
     /// Interrupts the guest. A full counter means that an interrupt is pending already; a closed or broken

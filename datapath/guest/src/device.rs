@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use culvert_frame::MacAddress;
 
-use crate::call::Call;
+use crate::call::{Call, Replaced};
 use crate::features;
 use crate::layout::{RingError, RingLayout};
 use crate::memory::Memory;
@@ -82,7 +82,8 @@ pub enum RingChange {
         /// Number of the ring.
         ring: u16,
     },
-    /// Take the ring up, at the position that its used index tells. Signal once: an interrupt may be owed from before.
+    /// Take the ring up, at the position that its used index tells. Whoever asks for it signals once when it is done: an
+    /// interrupt may be owed from before.
     Start {
         /// Number of the ring.
         ring: u16,
@@ -388,16 +389,19 @@ impl Device {
 
     /// SET_VRING_CALL: takes effect at once, also on a running ring. The guest is interrupted once: a process before us may
     /// have died between its used index and the interrupt, which nobody else would make up for, and the guest would wait
-    /// for ever (QEMU's libvhost-user does the same).
+    /// for ever (QEMU's libvhost-user does the same). That is for the caller, who gets the call and its old descriptor: a
+    /// frontend can make either last.
     ///
     /// # Errors
     /// No such ring.
-    pub fn set_call(&mut self, ring: u32, descriptor: Option<OwnedFd>) -> Result<(), DeviceError> {
+    pub fn set_call(
+        &mut self,
+        ring: u32,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(Arc<Call>, Option<Replaced>), DeviceError> {
         let call = &self.ring(ring)?.1.call;
-        call.set(descriptor);
-        // A frontend whose descriptor blocks is found out at the next interrupt.
-        let _ = call.signal();
-        Ok(())
+        let replaced = call.set(descriptor);
+        Ok((Arc::clone(call), replaced))
     }
 
     /// SET_VRING_ENABLE: 1 or 0. QEMU sends it before it acknowledges any features.
@@ -630,7 +634,9 @@ mod tests {
     #[test]
     fn an_interrupt_that_was_owed_before_us_is_made_up_for() {
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-        Device::new(CONFIG).set_call(0, Some(event.try_clone().unwrap())).unwrap();
+        let (call, replaced) = Device::new(CONFIG).set_call(0, Some(event.try_clone().unwrap())).unwrap();
+        assert!(replaced.is_none());
+        call.signal().unwrap();
         let mut count = [0; 8];
         rustix::io::read(&event, &mut count).unwrap();
         assert_eq!(u64::from_ne_bytes(count), 1);

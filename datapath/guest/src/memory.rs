@@ -87,7 +87,10 @@ pub enum MemoryError {
         reason: String,
     },
     /// Too many regions of all guests together.
-    #[error("too many memory regions in all ports together (at most {})", bus_fault::MAX_GUARDED_REGIONS)]
+    #[error(
+        "the guests of all ports together have too many memory regions; a table of at most {} is always taken",
+        bus_fault::ORDINARY_REGIONS
+    )]
     NoGuard,
 }
 
@@ -111,7 +114,8 @@ impl Memory {
             return Err(MemoryError::TooMany);
         }
         check_total(regions.iter().map(|(region, _)| region.size))?;
-        let mappings = regions.into_iter().map(|(region, file)| Mapping::new(region, file).map(Arc::new));
+        let count = regions.len();
+        let mappings = regions.into_iter().map(|(region, file)| Mapping::new(region, file, count).map(Arc::new));
         Self::from_mappings(mappings.collect::<Result<_, _>>()?)
     }
 
@@ -125,7 +129,7 @@ impl Memory {
         }
         check_total(self.regions().map(|region| region.size).chain([region.size]))?;
         let mut mappings = self.mappings.to_vec();
-        mappings.push(Arc::new(Mapping::new(region, file)?));
+        mappings.push(Arc::new(Mapping::new(region, file, self.mappings.len() + 1)?));
         Self::from_mappings(mappings)
     }
 
@@ -208,7 +212,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(region: Region, file: OwnedFd) -> Result<Self, MemoryError> {
+    /// One of `count` regions of a table.
+    fn new(region: Region, file: OwnedFd, count: usize) -> Result<Self, MemoryError> {
         let at = region.guest_address;
         if region.size == 0 {
             return Err(MemoryError::Empty(at));
@@ -245,7 +250,7 @@ impl Mapping {
             libc::MAP_SHARED | libc::MAP_NORESERVE,
         )
         .map_err(|error| refused(error.to_string()))?;
-        let guard = bus_fault::Guard::new(mapped.as_ptr() as usize, length).ok_or(MemoryError::NoGuard)?;
+        let guard = bus_fault::Guard::new(mapped.as_ptr() as usize, length, count).ok_or(MemoryError::NoGuard)?;
         let host = mapped.as_ptr().wrapping_add(lead_bytes);
         Ok(Self { region, host, guard: ManuallyDrop::new(guard), mapped: ManuallyDrop::new(mapped) })
     }

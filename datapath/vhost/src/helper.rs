@@ -1,15 +1,17 @@
-//! The thread that may wait: it maps memory, has the workers change rings, and drops memory that is out of use.
+//! The thread that may wait for workers: it has them change rings.
 //!
 //! [`crate::server`]'s loop hands it jobs and never waits for it; results come back through a channel and a waker. Jobs
 //! are done one after the other, so a [`Backend`] sees the changes and states of a port in their order.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 
 use culvert_frame::MacAddress;
+use culvert_guest::Memory;
 use culvert_guest::device::{RingChange, StoppedRing, Unresponsive};
 
 use crate::backend::{Backend, PortKey, SocketState};
+use crate::port::Results;
 use crate::session::{Done, Session, Unchanged, Work};
 
 /// Something to do for a port. `slot` is the server's number for the port, returned with the result.
@@ -24,7 +26,7 @@ pub enum Job {
         /// To be done.
         work: Work,
     },
-    /// Stop all rings of a session whose connection is gone, then drop it and its memory.
+    /// Stop all rings of a session whose connection is gone.
     End {
         /// Of the port.
         slot: usize,
@@ -51,9 +53,18 @@ pub enum JobResult {
         slot: usize,
         /// For [`Session::complete`].
         done: Done,
+        /// Memory that is out of use.
+        unused: Option<Arc<Memory>>,
     },
-    /// Of [`Job::End`]: the rings are stopped and the memory is given back.
+    /// Of [`Job::End`]: the rings are stopped.
     Ended {
+        /// Of the port.
+        slot: usize,
+        /// To be dropped, and its memory with it.
+        session: Box<Session>,
+    },
+    /// The last session of a port is dropped, and its memory is given back.
+    Gone {
         /// Of the port.
         slot: usize,
     },
@@ -68,13 +79,14 @@ pub enum JobResult {
     },
 }
 
-/// Does jobs until there can be no more. `wake` is called after each result.
-pub fn run(backend: &Arc<dyn Backend>, jobs: &Receiver<Job>, results: &Sender<JobResult>, wake: impl Fn()) {
+/// Does jobs until there can be no more.
+pub fn run(backend: &Arc<dyn Backend>, jobs: &Receiver<Job>, results: &Results) {
     for job in jobs {
         let result = match job {
             Job::Work { slot, port, work } => {
                 let change = |changes| backend.change_rings(port, changes);
-                JobResult::Done { slot, done: work_done(work, change, |mac| backend.announce(port, mac)) }
+                let (done, unused) = work_done(work, change, |mac| backend.announce(port, mac));
+                JobResult::Done { slot, done, unused }
             }
             Job::End { slot, port, session } => end(backend, slot, port, session),
             Job::State { port, state } => {
@@ -82,34 +94,28 @@ pub fn run(backend: &Arc<dyn Backend>, jobs: &Receiver<Job>, results: &Sender<Jo
                 continue;
             }
         };
-        if results.send(result).is_err() {
-            break;
-        }
-        wake();
+        results.put(result);
     }
 }
 
-/// Does what a session asked for.
+/// Does what a session asked for; also returns memory that is out of use then.
 pub fn work_done(
     work: Work,
     change_rings: impl FnOnce(Vec<RingChange>) -> Result<Vec<StoppedRing>, Unresponsive>,
     announce: impl FnOnce(MacAddress),
-) -> Done {
+) -> (Done, Option<Arc<Memory>>) {
     match work {
-        Work::Map(update) => Done::Mapped(update.map()),
+        Work::Map(update) => (Done::Mapped(update.map()), None),
         Work::Change { changes, retired } => {
             let result = if changes.is_empty() { Ok(Vec::new()) } else { change_rings(changes) };
-            Done::Changed(match result {
-                Ok(stopped) => {
-                    drop(retired);
-                    Ok(stopped)
-                }
-                Err(error) => Err(Unchanged { error, retired }),
-            })
+            match result {
+                Ok(stopped) => (Done::Changed(Ok(stopped)), retired),
+                Err(error) => (Done::Changed(Err(Unchanged { error, retired })), None),
+            }
         }
         Work::Announce(mac) => {
             announce(mac);
-            Done::Announced
+            (Done::Announced, None)
         }
     }
 }
@@ -118,7 +124,7 @@ fn end(backend: &Arc<dyn Backend>, slot: usize, port: PortKey, mut session: Box<
     let changes = session.stop_all();
     let result = if changes.is_empty() { Ok(Vec::new()) } else { backend.change_rings(port, changes) };
     match result {
-        Ok(_) => JobResult::Ended { slot },
+        Ok(_) => JobResult::Ended { slot, session },
         Err(error) => JobResult::NotEnded { slot, session, error },
     }
 }

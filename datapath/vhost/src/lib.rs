@@ -5,11 +5,13 @@
 //! - [`session`]: the dialogue with one frontend as a pure state machine;
 //! - [`socket`]: bytes and descriptors of one connection; [`listen`], [`connect`]: the two ways to get one, [`folder`]: the
 //!   folder that it is in;
-//! - `port`: one port's socket over time, [`place`]: where it is; [`server`]: all of them in one thread; `helper`: the thread that may wait;
+//! - `port`: one port's socket over time, [`place`]: where it is; [`server`]: all of them in one thread; `helper`: the thread that may wait
+//!   for workers, `aside`: those that may wait for a frontend;
 //! - [`single`]: one port in its caller's own loop, without threads: the translator's way;
 //! - [`backend`]: what the rest of the daemon provides; `rate`, [`log_limit`]: bounds on what a frontend can cause.
 #![forbid(unsafe_code)]
 
+mod aside;
 pub mod backend;
 pub mod connect;
 pub mod event;

@@ -178,6 +178,11 @@ impl Listener {
         }
     }
 
+    /// Takes the name away and returns the socket: closing it closes the connections that nobody accepted.
+    pub fn into_socket(self) -> UnixListener {
+        self.socket
+    }
+
     /// The socket itself, to wait on.
     pub fn source(&mut self) -> &mut UnixListener {
         &mut self.socket

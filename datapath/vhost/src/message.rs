@@ -23,6 +23,9 @@ pub const MAX_BODY_BYTES: usize = 4096 - HEADER_BYTES;
 /// Most descriptors that any request carries: one for each region of SET_MEM_TABLE.
 pub const MAX_DESCRIPTORS: usize = 8;
 
+/// Most descriptors that the kernel lets one message carry (SCM_MAX_FD).
+pub const MOST_DESCRIPTORS: usize = 253;
+
 /// Largest part of the configuration space that GET_CONFIG can ask for, in bytes.
 pub const MAX_CONFIG_BYTES: usize = 256;
 
@@ -186,11 +189,12 @@ pub struct RingDescriptor {
 }
 
 impl Request {
-    /// Reads the body of a request. All of `descriptors` that the request does not keep are closed.
+    /// Reads the body of a request and takes those of `descriptors` that the request keeps. What is left, after an error all
+    /// of them, is for the caller to close: that may take long.
     ///
     /// # Errors
     /// Any [`MessageError`] that concerns a body. The stream can be followed further.
-    pub fn parse(request: u32, body: &[u8], descriptors: Vec<OwnedFd>) -> Result<Self, MessageError> {
+    pub fn parse(request: u32, body: &[u8], descriptors: &mut Vec<OwnedFd>) -> Result<Self, MessageError> {
         let shape = Shape::of(request).ok_or(MessageError::Unknown)?;
         if !shape.body.contains(&body.len()) {
             return Err(MessageError::Size(body.len()));
@@ -218,7 +222,7 @@ pub struct Shape {
     parse: Parse,
 }
 
-type Parse = fn(Fields, Vec<OwnedFd>) -> Result<Request, MessageError>;
+type Parse = fn(Fields, &mut Vec<OwnedFd>) -> Result<Request, MessageError>;
 
 impl Shape {
     /// Finds a request by its number.
@@ -305,10 +309,9 @@ static REQUESTS: [Shape; 25] = [
     Shape::new(FrontendReq::NET_SET_MTU, "NET_SET_MTU", 8..=8, |mut body, _| Ok(Request::NetSetMtu(body.need_u64()?)))
         .needs(Protocol::MTU),
     Shape::new(FrontendReq::SET_BACKEND_REQ_FD, "SET_BACKEND_REQ_FD", 0..=8, |body, descriptors| {
-        let channel = descriptors.into_iter().next().ok_or(MessageError::Descriptors(0))?;
         // The body has no meaning: user-mode Linux sends a number, QEMU nothing.
         if matches!(body.0.len(), 0 | 8) {
-            Ok(Request::SetBackendReqFd(channel))
+            Ok(Request::SetBackendReqFd(descriptors.pop().ok_or(MessageError::Descriptors(0))?))
         } else {
             Err(MessageError::Size(body.0.len()))
         }
@@ -343,7 +346,7 @@ static REQUESTS: [Shape; 25] = [
 const REGION_BYTES: usize = 32;
 
 /// A table of regions. User-mode Linux sends a body of fixed size with unused regions at its end.
-fn mem_table(mut body: Fields, descriptors: Vec<OwnedFd>) -> Result<Request, MessageError> {
+fn mem_table(mut body: Fields, descriptors: &mut Vec<OwnedFd>) -> Result<Request, MessageError> {
     let sent = body.0.len();
     let count = body.need_u32()?;
     body.need_u32()?;
@@ -353,14 +356,14 @@ fn mem_table(mut body: Fields, descriptors: Vec<OwnedFd>) -> Result<Request, Mes
     if !body.0.len().is_multiple_of(REGION_BYTES) {
         return Err(MessageError::Size(sent));
     }
-    let regions = descriptors.into_iter().map(|descriptor| Ok((region(&mut body)?, descriptor)));
-    regions.collect::<Result<_, MessageError>>().map(Request::SetMemTable)
+    let regions = (0..count).map(|_| region(&mut body)).collect::<Result<Vec<_>, MessageError>>()?;
+    Ok(Request::SetMemTable(regions.into_iter().zip(descriptors.drain(..)).collect()))
 }
 
-fn add_region(mut body: Fields, descriptors: Vec<OwnedFd>) -> Result<Request, MessageError> {
+fn add_region(mut body: Fields, descriptors: &mut Vec<OwnedFd>) -> Result<Request, MessageError> {
     body.need_u64()?;
     let region = region(&mut body)?;
-    let descriptor = descriptors.into_iter().next().ok_or(MessageError::Descriptors(0))?;
+    let descriptor = descriptors.pop().ok_or(MessageError::Descriptors(0))?;
     Ok(Request::AddMemReg(region, descriptor))
 }
 
@@ -373,7 +376,7 @@ fn region(body: &mut Fields) -> Result<Region, MessageError> {
     })
 }
 
-fn ring_addresses(mut body: Fields, _: Vec<OwnedFd>) -> Result<Request, MessageError> {
+fn ring_addresses(mut body: Fields, _: &mut Vec<OwnedFd>) -> Result<Request, MessageError> {
     let ring = body.need_u32()?;
     let flags = body.need_u32()?;
     if flags != 0 {
@@ -384,7 +387,7 @@ fn ring_addresses(mut body: Fields, _: Vec<OwnedFd>) -> Result<Request, MessageE
     Ok(Request::SetVringAddr { ring, addresses: RingAddresses { descriptors, available, used } })
 }
 
-fn ring_descriptor(mut body: Fields, descriptors: Vec<OwnedFd>) -> Result<RingDescriptor, MessageError> {
+fn ring_descriptor(mut body: Fields, descriptors: &mut Vec<OwnedFd>) -> Result<RingDescriptor, MessageError> {
     let value = body.need_u64()?;
     let none = value & NO_DESCRIPTOR != 0;
     let ring = u32::try_from(value & !NO_DESCRIPTOR);
@@ -392,10 +395,10 @@ fn ring_descriptor(mut body: Fields, descriptors: Vec<OwnedFd>) -> Result<RingDe
     if none != descriptors.is_empty() {
         return Err(MessageError::Descriptors(descriptors.len()));
     }
-    Ok(RingDescriptor { ring, descriptor: descriptors.into_iter().next() })
+    Ok(RingDescriptor { ring, descriptor: descriptors.pop() })
 }
 
-fn rarp(mut body: Fields, _: Vec<OwnedFd>) -> Result<Request, MessageError> {
+fn rarp(mut body: Fields, _: &mut Vec<OwnedFd>) -> Result<Request, MessageError> {
     let value = body.need_u64()?;
     let [a, b, c, d, e, f, _, _] = value.to_ne_bytes();
     let mac = MacAddress([a, b, c, d, e, f]);

@@ -4,23 +4,27 @@
 //! wholly gone (rings stopped, memory unmapped) before the next one is served.
 
 use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use culvert_guest::Memory;
 use culvert_guest::device::{DeviceConfig, Unresponsive};
 use mio::net::UnixStream;
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry, Token, Waker};
 
+use crate::aside::Aside;
 use crate::backend::{Bar, Connection, Peer, PortKey, SocketState};
 use crate::connect::{self, ConnectError};
-use crate::helper::Job;
+use crate::helper::{Job, JobResult};
 use crate::listen::{BindError, Listener};
 use crate::log_limit::{Kind, LogLimits};
 use crate::message::MAX_BODY_BYTES;
 use crate::place::Place;
 use crate::rate::Rate;
 use crate::server::States;
-use crate::session::{CloseReason, Done, Next, Outcome, Session};
+use crate::session::{CloseReason, Done, Next, Outcome, Session, Work};
 use crate::socket::{self, Received};
 
 /// How often a port in the connect role looks for its socket.
@@ -46,6 +50,13 @@ const READS_PER_SECOND: u32 = 16_384;
 /// Changes of rings that a port may cause in one second: each one involves all workers. A guest with 128 queue pairs
 /// needs 512 to start.
 const CHANGES_PER_SECOND: u32 = 512;
+
+/// Things that may wait to be closed before a port reads on.
+const LEFTOVERS: usize = 16;
+
+/// What people are told when that takes long.
+const KEPT_WAITING: &str =
+    "a descriptor that the last frontend handed over cannot be closed; end the process that the frontend had it from";
 
 /// Pieces that a port may read before others have their turn.
 const TURN: usize = 64;
@@ -80,10 +91,30 @@ pub struct Loop<'a> {
     pub registry: &'a Registry,
     /// To hand jobs to.
     pub jobs: &'a Sender<Job>,
+    /// Where results come from threads; none: everything is done in this one.
+    pub results: Option<&'a Results>,
     /// What people see.
     pub states: &'a States,
     /// The time of this turn.
     pub now: Instant,
+}
+
+/// Where threads of the server's put results.
+#[derive(Clone, Debug)]
+pub struct Results {
+    /// The results.
+    pub sender: Sender<JobResult>,
+    /// Tells the loop that there is one.
+    pub waker: Arc<Waker>,
+}
+
+impl Results {
+    /// Puts one.
+    pub fn put(&self, result: JobResult) {
+        // If the loop has ended nobody needs it.
+        let _ = self.sender.send(result);
+        let _ = self.waker.wake();
+    }
 }
 
 /// A port's socket at work.
@@ -103,7 +134,11 @@ pub struct Port {
     accepts: Rate,
     reads: Rate,
     changes: Rate,
+    /// Where nobody but this port waits for what its frontends have left.
+    aside: Aside,
     removed: bool,
+    /// People have been told that the last frontend keeps us waiting.
+    is_late: bool,
     /// It is to have no frontend for the present.
     suspended: bool,
     /// It is to have another frontend than the last one.
@@ -127,8 +162,10 @@ enum Link {
     Idle,
     /// A frontend.
     Open(Box<Open>),
-    /// The helper ends the session of the last frontend.
+    /// The rings of the last frontend are being stopped.
     Ending,
+    /// What it handed over is being closed. From then on people are told, for it may last.
+    Closing(Instant),
     /// It could not; it is asked again.
     Stuck(Box<Session>, Instant),
 }
@@ -182,7 +219,9 @@ impl Port {
             accepts: Rate::default(),
             reads: Rate::default(),
             changes: Rate::default(),
+            aside: if in_loop.results.is_some() { Aside::in_thread() } else { Aside::at_once() },
             removed: false,
+            is_late: false,
             suspended: false,
             barred: None,
             reported: None,
@@ -218,6 +257,7 @@ impl Port {
             // While the helper works for a message its time does not count.
             Link::Open(open) => [open.session.deadline(), open.slowed, self.next_try].into_iter().flatten().min(),
             Link::Ending => None,
+            Link::Closing(told) => (!self.is_late).then_some(*told),
             Link::Stuck(_, again) => Some(*again),
         }
     }
@@ -239,7 +279,16 @@ impl Port {
                     self.close(in_loop, reason);
                 }
             }
-            Link::Idle | Link::Ending | Link::Stuck(..) => {}
+            Link::Closing(told) if *told <= in_loop.now && !self.is_late => {
+                self.is_late = true;
+                if self.removed {
+                    // Its rings are stopped: the rest does not concern us.
+                    self.link = Link::Idle;
+                } else {
+                    self.fail(in_loop, KEPT_WAITING.to_owned());
+                }
+            }
+            Link::Idle | Link::Ending | Link::Closing(_) | Link::Stuck(..) => {}
         }
         if matches!(self.link, Link::Idle) && self.next_look.is_some_and(|at| at <= in_loop.now) {
             self.look_after_listener(in_loop);
@@ -271,14 +320,17 @@ impl Port {
         for _ in 0..TURN {
             let Link::Open(open) = &mut self.link else { return false };
             let reads = self.reads.exhausted(READS_PER_SECOND, in_loop.now);
-            if let Some(until) = self.changes.exhausted(CHANGES_PER_SECOND, in_loop.now).or(reads) {
+            let left = (self.aside.waiting() > LEFTOVERS).then(|| in_loop.now.checked_add(RETRY)).flatten();
+            if let Some(until) = self.changes.exhausted(CHANGES_PER_SECOND, in_loop.now).or(reads).or(left) {
                 if open.slowed.replace(until).is_none() {
                     self.warn(in_loop, "the frontend sends too many messages and is slowed down");
                 }
                 return false;
             }
             self.reads.count(in_loop.now);
-            match open.step(in_loop.now) {
+            let step = open.step(in_loop.now);
+            self.finish_leftovers();
+            match step {
                 Ok(None) => return false,
                 Ok(Some(outcome)) => self.follow(in_loop, outcome),
                 Err(reason) => self.close(in_loop, reason),
@@ -288,13 +340,18 @@ impl Port {
     }
 
     /// The helper is done with a session's work. Returns whether there is more to do.
-    pub fn on_done(&mut self, in_loop: &Loop, done: Done) -> bool {
+    pub fn on_done(&mut self, in_loop: &Loop, done: Done, unused: Option<Arc<Memory>>) -> bool {
+        if unused.is_some() {
+            self.aside.end(unused);
+        }
         let Link::Open(open) = &mut self.link else { return false };
         open.parked = false;
         let outcome = open.session.complete(done);
-        if let Some(reason) = open.condemned.take() {
+        let condemned = open.condemned.take();
+        self.finish_leftovers();
+        if let Some(reason) = condemned {
             // Nobody waits for the answer.
-            drop(outcome);
+            self.aside.end(outcome);
             self.close(in_loop, reason);
             return false;
         }
@@ -302,8 +359,21 @@ impl Port {
         self.on_stream(in_loop)
     }
 
-    /// The helper has ended the last session. Returns whether there is more to do.
-    pub fn on_ended(&mut self, in_loop: &Loop) -> bool {
+    /// The rings of the last session are stopped: gives back what it had.
+    pub fn on_ended(&mut self, in_loop: &Loop, session: Box<Session>) {
+        self.link = Link::Closing(in_loop.now.checked_add(PENALTY).unwrap_or(in_loop.now));
+        self.is_late = false;
+        let (slot, results) = (self.slot, in_loop.results.cloned());
+        self.aside.run(move || {
+            drop(session);
+            if let Some(results) = results {
+                results.put(JobResult::Gone { slot });
+            }
+        });
+    }
+
+    /// Nothing is left of the last session. Returns whether there is more to do.
+    pub fn on_gone(&mut self, in_loop: &Loop) -> bool {
         self.link = Link::Idle;
         self.after_end(in_loop)
     }
@@ -373,9 +443,12 @@ impl Port {
     pub fn remove(&mut self, in_loop: &Loop) {
         self.removed = true;
         (self.next_try, self.next_look) = (None, None);
-        self.listener = None;
-        if let Link::Open(_) = self.link {
-            self.close(in_loop, CloseReason::Removed);
+        self.drop_listener(in_loop);
+        match self.link {
+            Link::Open(_) => self.close(in_loop, CloseReason::Removed),
+            // See `on_time`.
+            Link::Closing(_) if self.is_late => self.link = Link::Idle,
+            Link::Idle | Link::Ending | Link::Closing(_) | Link::Stuck(..) => {}
         }
     }
 
@@ -409,7 +482,7 @@ impl Port {
         if self.listener.as_ref().is_some_and(|listener| listener.is_at(&self.config.place)) {
             return;
         }
-        self.listener = None;
+        self.drop_listener(in_loop);
         match listen(&self.config.place, self.tokens, in_loop) {
             Ok(listener) => {
                 self.listener = Some(listener);
@@ -430,8 +503,12 @@ impl Port {
                 Link::Open(open) if open.condemned.is_some() || socket::is_hung_up(&open.stream) => return false,
                 Link::Open(_) => true,
                 // The end of the session accepts.
-                Link::Ending | Link::Stuck(..) => return false,
+                Link::Ending | Link::Closing(_) | Link::Stuck(..) => return false,
             };
+            if self.aside.waiting() > LEFTOVERS {
+                self.next_try = in_loop.now.checked_add(RETRY);
+                return false;
+            }
             if let Some(until) = self.accepts.exhausted(ACCEPTS_PER_SECOND, in_loop.now) {
                 self.next_try = Some(until);
                 return false;
@@ -440,10 +517,10 @@ impl Port {
             let Some(listener) = &self.listener else { return false };
             match listener.accept() {
                 Ok(None) => return false,
-                Ok(Some(stream)) if self.suspended => drop(stream),
+                Ok(Some(stream)) if self.suspended => self.hang_up(stream),
                 Ok(Some(stream)) if occupied => {
                     let peer = socket::peer(&stream);
-                    drop(stream);
+                    self.hang_up(stream);
                     self.warn(in_loop, &format!("a second frontend ({peer}) was refused, the port has one already"));
                 }
                 Ok(Some(stream)) => {
@@ -489,6 +566,18 @@ impl Port {
             Next::Work(work) => {
                 open.parked = true;
                 self.changes.count(in_loop.now);
+                let work = match (work, in_loop.results.cloned()) {
+                    // A frontend's file may keep us waiting.
+                    (Work::Map(update), Some(results)) => {
+                        let slot = self.slot;
+                        self.aside.run(move || {
+                            let done = Done::Mapped(update.map());
+                            results.put(JobResult::Done { slot, done, unused: None });
+                        });
+                        return;
+                    }
+                    (work, _) => work,
+                };
                 // The helper lives as long as the loop.
                 let _ = in_loop.jobs.send(Job::Work { slot: self.slot, port: self.config.port, work });
                 return;
@@ -516,7 +605,7 @@ impl Port {
         let Link::Open(open) = std::mem::replace(&mut self.link, Link::Idle) else { return };
         let Open { mut stream, session, .. } = *open;
         let _ = in_loop.registry.deregister(&mut stream);
-        drop(stream);
+        self.hang_up(stream);
         match &reason {
             CloseReason::HungUp | CloseReason::Removed | CloseReason::Suspended => {
                 self.info(in_loop, &reason.to_string())
@@ -534,6 +623,30 @@ impl Port {
         }
         self.link = Link::Ending;
         self.end(in_loop, Box::new(session));
+    }
+
+    /// Closes a connection; what lies in its queue may keep us waiting, but the other side knows at once.
+    fn hang_up(&self, stream: UnixStream) {
+        let _ = stream.shutdown(Shutdown::Both);
+        self.aside.end(stream);
+    }
+
+    /// Takes the listener's name away; connections that nobody accepted may keep us waiting.
+    fn drop_listener(&mut self, in_loop: &Loop) {
+        if let Some(listener) = self.listener.take() {
+            let mut socket = listener.into_socket();
+            let _ = in_loop.registry.deregister(&mut socket);
+            self.aside.end(socket);
+        }
+    }
+
+    /// Has everything done aside that the session has left.
+    fn finish_leftovers(&mut self) {
+        if let Link::Open(open) = &mut self.link {
+            for leftover in open.session.take_leftovers() {
+                self.aside.run(|| leftover.finish());
+            }
+        }
     }
 
     fn end(&mut self, in_loop: &Loop, session: Box<Session>) {
@@ -625,7 +738,10 @@ impl Open {
             Received::Nothing => Ok(None),
             Received::End if self.session.is_inside_message() => Err(CloseReason::HungUpInside),
             Received::End => Err(CloseReason::HungUp),
-            Received::LostDescriptors => Err(CloseReason::LostDescriptors),
+            Received::LostDescriptors(descriptors) => {
+                self.session.leave(descriptors);
+                Err(CloseReason::LostDescriptors)
+            }
             Received::Bytes(count, descriptors) => {
                 let bytes = buffer.get(..count).unwrap_or_default();
                 Ok(Some(self.session.receive(bytes, descriptors, now)))

@@ -18,7 +18,7 @@ use crate::backend::{Backend, Bar, PortKey, SocketState};
 use crate::connect::FolderWatch;
 use crate::helper::{self, Job, JobResult};
 use crate::listen::BindError;
-use crate::port::{Loop, Port, PortSocket, Tokens};
+use crate::port::{Loop, Port, PortSocket, Results, Tokens};
 
 /// How long [`Server`]'s drop waits for rings to be stopped.
 const SHUTDOWN: Duration = Duration::from_secs(3);
@@ -66,12 +66,10 @@ impl Server {
         let (results, done) = mpsc::channel();
         let states = States::default();
 
-        let wake = Arc::clone(&waker);
+        let results = Results { sender: results, waker: Arc::clone(&waker) };
+        let of_helper = results.clone();
         let helper = thread::Builder::new().name("vhost-helper".to_owned()).spawn(move || {
-            helper::run(&backend, &jobs_to_do, &results, || {
-                // The loop is there as long as this thread is.
-                let _ = wake.wake();
-            });
+            helper::run(&backend, &jobs_to_do, &of_helper);
         })?;
         let shared = states.clone();
         let serving = thread::Builder::new().name("vhost-server".to_owned()).spawn(move || {
@@ -81,6 +79,7 @@ impl Server {
                 folders: folders.ok(),
                 commands: to_do,
                 jobs,
+                results,
                 done,
                 states: shared,
                 ports,
@@ -205,6 +204,7 @@ struct Serving {
     folders: Option<FolderWatch>,
     commands: Receiver<Command>,
     jobs: Sender<Job>,
+    results: Results,
     done: Receiver<JobResult>,
     states: States,
     ports: BTreeMap<usize, Entry>,
@@ -236,10 +236,10 @@ impl Serving {
             for entry in self.ports.values_mut() {
                 // What was left over is done below, once for each turn of the loop.
                 if entry.port.deadline().is_some_and(|at| at <= now) {
-                    entry.busy |= entry.port.on_time(&in_loop(&self.poll, &self.jobs, &self.states, now));
+                    entry.busy |= entry.port.on_time(&in_loop(&self.poll, &self.jobs, &self.results, &self.states, now));
                 }
                 if std::mem::take(&mut entry.busy) {
-                    entry.busy = entry.port.on_stream(&in_loop(&self.poll, &self.jobs, &self.states, now));
+                    entry.busy = entry.port.on_stream(&in_loop(&self.poll, &self.jobs, &self.results, &self.states, now));
                 }
             }
             for event in &events {
@@ -283,7 +283,7 @@ impl Serving {
             Token(number) => {
                 let slot = number.saturating_sub(FIRST_PORT) / 2;
                 let Some(entry) = self.ports.get_mut(&slot) else { return };
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
                 entry.busy |= if token == tokens(slot).listener {
                     entry.port.on_listener(&in_loop)
                 } else {
@@ -294,15 +294,19 @@ impl Serving {
     }
 
     fn result(&mut self, result: JobResult, now: Instant) {
-        let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+        let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
         match result {
-            JobResult::Done { slot, done } => {
+            JobResult::Done { slot, done, unused } => {
                 let Some(entry) = self.ports.get_mut(&slot) else { return };
-                entry.busy |= entry.port.on_done(&in_loop, done);
+                entry.busy |= entry.port.on_done(&in_loop, done, unused);
             }
-            JobResult::Ended { slot } => {
+            JobResult::Ended { slot, session } => {
                 let Some(entry) = self.ports.get_mut(&slot) else { return };
-                entry.busy |= entry.port.on_ended(&in_loop);
+                entry.port.on_ended(&in_loop, session);
+            }
+            JobResult::Gone { slot } => {
+                let Some(entry) = self.ports.get_mut(&slot) else { return };
+                entry.busy |= entry.port.on_gone(&in_loop);
             }
             JobResult::NotEnded { slot, session, error } => {
                 let Some(entry) = self.ports.get_mut(&slot) else { return };
@@ -321,7 +325,7 @@ impl Serving {
                 let _ = answer.send(added);
             }
             Command::Remove { port, answer } => {
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
                 let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
                 if let Some(entry) = entry {
                     entry.port.remove(&in_loop);
@@ -331,14 +335,14 @@ impl Serving {
                 }
             }
             Command::Quarantine { port, reason } => {
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
                 let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
                 if let Some(entry) = entry {
                     entry.port.quarantine(&in_loop, reason);
                 }
             }
             Command::Suspend { port, suspended, answer } => {
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
                 let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
                 if let Some(entry) = entry {
                     entry.port.suspend(&in_loop, suspended);
@@ -355,7 +359,7 @@ impl Serving {
             }
             Command::Shutdown => {
                 self.stop_at = now.checked_add(SHUTDOWN).or(Some(now));
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
                 for entry in self.ports.values_mut() {
                     entry.port.remove(&in_loop);
                 }
@@ -369,7 +373,7 @@ impl Serving {
         }
         let slot = self.next_slot;
         self.next_slot += 1;
-        let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+        let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
         let mut port = Port::new(socket, slot, tokens(slot), &in_loop)?;
         let busy = port.on_time(&in_loop);
         self.ports.insert(slot, Entry { port, removal: Vec::new(), busy });
@@ -400,6 +404,12 @@ impl Serving {
     }
 }
 
-fn in_loop<'a>(poll: &'a Poll, jobs: &'a Sender<Job>, states: &'a States, now: Instant) -> Loop<'a> {
-    Loop { registry: poll.registry(), jobs, states, now }
+fn in_loop<'a>(
+    poll: &'a Poll,
+    jobs: &'a Sender<Job>,
+    results: &'a Results,
+    states: &'a States,
+    now: Instant,
+) -> Loop<'a> {
+    Loop { registry: poll.registry(), jobs, results: Some(results), states, now }
 }

@@ -7,6 +7,9 @@
 //! What takes long ([`Work`]: mapping memory, waiting for workers) is not done here. While work is out the session is
 //! *parked*: it wants no bytes, later requests stay in the socket. [`Session::complete`] takes the result and answers.
 //!
+//! What a frontend handed over and is not needed any more is not closed here either, for that may take as long as the frontend
+//! likes: [`Session::take_leftovers`].
+//!
 //! Each request ends in exactly one way: its own reply; an acknowledgement if the frontend asked for one (REPLY_ACK); a
 //! refusal, told by the acknowledgement or, if none was asked for, by closing the connection; or a closed connection.
 
@@ -18,6 +21,7 @@ use culvert_frame::MacAddress;
 use culvert_guest::device::{
     Device, DeviceConfig, DeviceError, Kick, RingChange, RingStatus, StoppedRing, Unresponsive,
 };
+use culvert_guest::call::{Call, Replaced};
 use culvert_guest::memory::MAX_REGIONS;
 use culvert_guest::{Memory, MemoryError, Region};
 use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
@@ -150,6 +154,9 @@ pub enum Refusal {
         /// What is wrong.
         error: NotAnEvent,
     },
+    /// The descriptor of the channel for our requests.
+    #[error("the channel for requests: {0}")]
+    Channel(NotAnEvent),
     /// The frontend acknowledged protocol features that were not offered.
     #[error("protocol feature bits {0:#x} were never offered")]
     ProtocolFeatures(u64),
@@ -232,6 +239,29 @@ pub struct SessionStatus {
     pub rings: Vec<RingStatus>,
 }
 
+/// Something to be done that a frontend can make last as long as it likes.
+#[derive(Debug)]
+pub enum Leftover {
+    /// To be closed.
+    Descriptors(Vec<OwnedFd>),
+    /// To be closed once no worker signals it any more.
+    Call(Replaced),
+    /// To be signalled once: an interrupt may be owed from before.
+    Owed(Arc<Call>),
+}
+
+impl Leftover {
+    /// Does it.
+    pub fn finish(self) {
+        match self {
+            Self::Descriptors(descriptors) => drop(descriptors),
+            Self::Call(replaced) => replaced.close(),
+            // A frontend whose descriptor blocks is found out at the next interrupt.
+            Self::Owed(call) => drop(call.signal()),
+        }
+    }
+}
+
 /// The dialogue with one frontend.
 #[derive(Debug)]
 pub struct Session {
@@ -241,6 +271,7 @@ pub struct Session {
     state: State,
     /// Where a backend sends its requests: kept open, because the frontend takes its end for ours.
     request_channel: Option<OwnedFd>,
+    leftovers: Vec<Leftover>,
     /// Memory tables whose retirement was not acknowledged; they end with the session.
     retired: Vec<Arc<Memory>>,
 }
@@ -254,6 +285,7 @@ impl Session {
             input: Input::default(),
             state: State::Open,
             request_channel: None,
+            leftovers: Vec::new(),
             retired: Vec::new(),
         }
     }
@@ -281,17 +313,31 @@ impl Session {
         let late = self.deadline().is_some_and(|deadline| deadline <= now);
         late.then(|| {
             self.state = State::Over;
-            self.input = Input::default();
+            self.forget_input();
             CloseReason::Timeout
         })
+    }
+
+    /// What is to be done after each call: [`Leftover::finish`], where nobody but this frontend has to wait for it.
+    pub fn take_leftovers(&mut self) -> Vec<Leftover> {
+        std::mem::take(&mut self.leftovers)
+    }
+
+    /// Takes descriptors that are to be closed.
+    pub fn leave(&mut self, descriptors: Vec<OwnedFd>) {
+        if !descriptors.is_empty() {
+            self.leftovers.push(Leftover::Descriptors(descriptors));
+        }
     }
 
     /// Takes bytes from the socket, at most [`Self::wanted`], and the descriptors that came with them.
     pub fn receive(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>, now: Instant) -> Outcome {
         if bytes.len() > self.wanted() {
+            self.leave(descriptors);
             return self.close(CloseReason::OutOfTurn);
         }
         if !descriptors.is_empty() && (self.is_inside_message() || bytes.is_empty()) {
+            self.leave(descriptors);
             return self.close(CloseReason::LateDescriptors);
         }
         if bytes.is_empty() {
@@ -318,11 +364,12 @@ impl Session {
                 self.change(header, changes, retired, Answer::Success)
             }
             (WaitsFor::Mapping, Done::Mapped(Err(error))) => self.refuse(header, error.into()),
-            (WaitsFor::Change(answer), Done::Changed(Ok(stopped))) => {
+            (WaitsFor::Change(answer, started), Done::Changed(Ok(stopped))) => {
                 self.device.stopped(&stopped);
+                self.leftovers.extend(started.into_iter().map(Leftover::Owed));
                 self.answer(header, answer)
             }
-            (WaitsFor::Change(_), Done::Changed(Err(unchanged))) => {
+            (WaitsFor::Change(..), Done::Changed(Err(unchanged))) => {
                 // What the workers have now is not known: tell the frontend, then start from nothing.
                 self.retired.extend(unchanged.retired);
                 let reply = self.acknowledgement(header, FAILURE);
@@ -338,7 +385,7 @@ impl Session {
     /// guest's memory, must live on until they were acknowledged.
     pub fn stop_all(&mut self) -> Vec<RingChange> {
         self.state = State::Over;
-        self.input = Input::default();
+        self.forget_input();
         self.device.stop_all()
     }
 
@@ -358,9 +405,11 @@ impl Session {
 
     /// A whole message has come.
     fn request(&mut self) -> Outcome {
-        let input = std::mem::take(&mut self.input);
+        let mut input = std::mem::take(&mut self.input);
         let Some(header) = input.header else { return self.close(CloseReason::OutOfTurn) };
-        let step = Request::parse(header.request, &input.body, input.descriptors)
+        let parsed = Request::parse(header.request, &input.body, &mut input.descriptors);
+        self.leave(input.descriptors);
+        let step = parsed
             .map_err(Refusal::from)
             .and_then(|request| self.negotiated(header).map(|()| request))
             .and_then(|request| self.step(header.request, request));
@@ -413,24 +462,30 @@ impl Session {
             }
             Request::GetVringBase { ring } => Step::Change(device.stop(ring)?, Answer::Position(ring)),
             Request::SetVringKick(RingDescriptor { ring, descriptor }) => {
-                let descriptor = descriptor.map(event::kick).transpose();
-                let descriptor = descriptor.map_err(|error| Refusal::Event { ring, error })?;
-                let kick = descriptor.map_or(Kick::Polled, |descriptor| Kick::Descriptor(Arc::new(descriptor)));
-                Step::changes(device.set_kick(ring, kick)?)
+                let kick = match self.event(ring, descriptor, |kick| event::kick(kick).map(|()| None))? {
+                    Some(descriptor) => Kick::Descriptor(Arc::new(descriptor)),
+                    None => Kick::Polled,
+                };
+                Step::changes(self.device.set_kick(ring, kick)?)
             }
             Request::SetVringCall(RingDescriptor { ring, descriptor }) => {
-                let descriptor = descriptor.map(event::call).transpose();
-                device.set_call(ring, descriptor.map_err(|error| Refusal::Event { ring, error })?)?;
+                let descriptor = self.event(ring, descriptor, event::call)?;
+                let (call, replaced) = self.device.set_call(ring, descriptor)?;
+                self.leftovers.extend(replaced.map(Leftover::Call));
+                self.leftovers.push(Leftover::Owed(call));
                 Step::SUCCESS
             }
             // Not kept: a ring's error is told by closing the connection.
             Request::SetVringErr(RingDescriptor { ring, descriptor }) => {
-                descriptor.map(event::call).transpose().map_err(|error| Refusal::Event { ring, error })?;
-                device.check_ring(ring)?;
+                let descriptor = self.event(ring, descriptor, event::call)?;
+                self.leave(descriptor.into_iter().collect());
                 Step::SUCCESS
             }
             Request::SetBackendReqFd(channel) => {
-                self.request_channel = Some(channel);
+                let checked = event::channel(&channel);
+                let unused = if checked.is_ok() { self.request_channel.replace(channel) } else { Some(channel) };
+                self.leave(unused.into_iter().collect());
+                checked.map_err(Refusal::Channel)?;
                 Step::SUCCESS
             }
             Request::SetVringEnable { ring, state } => Step::changes(device.set_enabled(ring, state)?),
@@ -448,6 +503,33 @@ impl Session {
         })
     }
 
+    /// A descriptor of a ring's: checked by `check`, which may return another to be used in its place.
+    fn event(
+        &mut self,
+        ring: u32,
+        descriptor: Option<OwnedFd>,
+        check: impl FnOnce(&OwnedFd) -> Result<Option<OwnedFd>, NotAnEvent>,
+    ) -> Result<Option<OwnedFd>, Refusal> {
+        let known = self.device.check_ring(ring).map_err(Refusal::from);
+        let Some(descriptor) = descriptor else { return known.map(|()| None) };
+        match known.and_then(|()| check(&descriptor).map_err(|error| Refusal::Event { ring, error })) {
+            Ok(None) => Ok(Some(descriptor)),
+            Ok(Some(other)) => {
+                self.leave(vec![descriptor]);
+                Ok(Some(other))
+            }
+            Err(refusal) => {
+                self.leave(vec![descriptor]);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn forget_input(&mut self) {
+        let input = std::mem::take(&mut self.input);
+        self.leave(input.descriptors);
+    }
+
     fn change(
         &mut self,
         header: Header,
@@ -458,7 +540,12 @@ impl Session {
         if changes.is_empty() && retired.is_none() {
             self.answer(header, answer)
         } else {
-            self.park(header, WaitsFor::Change(answer), Work::Change { changes, retired })
+            let started = changes.iter().filter_map(|change| match change {
+                RingChange::Start { setup, .. } => Some(Arc::clone(&setup.call)),
+                RingChange::Stop { .. } | RingChange::Enable { .. } => None,
+            });
+            let waits_for = WaitsFor::Change(answer, started.collect());
+            self.park(header, waits_for, Work::Change { changes, retired })
         }
     }
 
@@ -499,7 +586,7 @@ impl Session {
 
     fn close(&mut self, reason: CloseReason) -> Outcome {
         self.state = State::Over;
-        self.input = Input::default();
+        self.forget_input();
         Outcome { reply: None, refused: None, next: Next::Close(reason) }
     }
 }
@@ -562,7 +649,8 @@ struct Parked {
 #[derive(Debug)]
 enum WaitsFor {
     Mapping,
-    Change(Answer),
+    /// And the interrupts that are owed then.
+    Change(Answer, Vec<Arc<Call>>),
     Announcement,
 }
 

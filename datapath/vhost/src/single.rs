@@ -168,14 +168,15 @@ impl SinglePort {
                     self.counts.begun += u64::from(is_new && matches!(self.state, SocketState::Connected(_)));
                 }
                 Job::Work { work, .. } => {
-                    let done = helper::work_done(work, |changes| Ok(rings.change(changes)), |_| {});
-                    self.busy |= self.port.on_done(&in_loop(&self.registry, &self.jobs, &self.states, now), done);
+                    let (done, unused) = helper::work_done(work, |changes| Ok(rings.change(changes)), |_| {});
+                    let in_loop = in_loop(&self.registry, &self.jobs, &self.states, now);
+                    self.busy |= self.port.on_done(&in_loop, done, unused);
                 }
                 Job::End { mut session, .. } => {
                     rings.change(session.stop_all());
                     drop(session);
                     self.counts.ended += 1;
-                    self.busy |= self.port.on_ended(&in_loop(&self.registry, &self.jobs, &self.states, now));
+                    self.busy |= self.port.on_gone(&in_loop(&self.registry, &self.jobs, &self.states, now));
                 }
             }
         }
@@ -191,5 +192,5 @@ impl SinglePort {
 const SLOT: usize = 0;
 
 fn in_loop<'a>(registry: &'a Registry, jobs: &'a Sender<Job>, states: &'a States, now: Instant) -> Loop<'a> {
-    Loop { registry, jobs, states, now }
+    Loop { registry, jobs, results: None, states, now }
 }

@@ -1,7 +1,8 @@
 //! One connection: bytes and file descriptors in, bytes out, never waiting.
 //!
-//! Descriptors that nobody takes are closed here: every received descriptor becomes an `OwnedFd` at once, and what the
-//! kernel had to leave out is reported, because a message without its descriptors means something else.
+//! Every received descriptor becomes an `OwnedFd` at once. There is room for as many as the kernel carries, because those
+//! without room would be closed by the kernel in this thread, which may take as long as the peer likes; what the kernel had
+//! to leave out all the same is reported, because a message without its descriptors means something else.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
 
 use crate::backend::Peer;
-use crate::message::MAX_DESCRIPTORS;
+use crate::message::{MAX_DESCRIPTORS, MOST_DESCRIPTORS};
 
 /// What came out of a socket.
 #[derive(Debug)]
@@ -24,8 +25,8 @@ pub enum Received {
     Nothing,
     /// The peer has closed its end.
     End,
-    /// There were more descriptors than any message has, or than we may have open. All were closed.
-    LostDescriptors,
+    /// There were more descriptors than any message has, or than we may have open: those that we have.
+    LostDescriptors(Vec<OwnedFd>),
 }
 
 /// Reads what is there, at most one buffer full.
@@ -33,7 +34,7 @@ pub enum Received {
 /// # Errors
 /// The connection is broken.
 pub fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let received = loop {
@@ -50,8 +51,8 @@ pub fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<Received> {
             descriptors.extend(rights);
         }
     }
-    Ok(if received.flags.contains(ReturnFlags::CTRUNC) {
-        Received::LostDescriptors
+    Ok(if received.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
+        Received::LostDescriptors(descriptors)
     } else if received.bytes == 0 {
         Received::End
     } else {

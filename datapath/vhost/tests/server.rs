@@ -7,10 +7,12 @@ mod support;
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use culvert_frame::MacAddress;
 use culvert_guest::device::{RingChange, StoppedRing, Unresponsive};
@@ -331,7 +333,7 @@ fn replies_that_nobody_reads_are_waited_for() {
         assert!(asked < 1_000_000, "requests are taken although no reply is");
         if asked.is_multiple_of(1000) {
             // Let the server take what it will.
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
     vmm(setup.connect(), &setup);
@@ -360,7 +362,7 @@ fn a_flood_of_messages_is_slowed_down() {
         }
     });
     // At least until the second window; a slow machine only makes it longer.
-    assert!(start.elapsed() >= std::time::Duration::from_secs(1));
+    assert!(start.elapsed() >= Duration::from_secs(1));
 }
 
 /// So is one that makes the workers change rings without end.
@@ -374,7 +376,7 @@ fn a_flood_of_changes_is_slowed_down() {
         assert_eq!(read_number(&client).unwrap(), 0);
     }
     // 512 in a second, so the third window at the earliest; a slow machine only makes it longer.
-    assert!(start.elapsed() >= std::time::Duration::from_secs(1));
+    assert!(start.elapsed() >= Duration::from_secs(1));
 }
 
 /// hostile V4: the kernel cuts what does not fit, and the connection with it.
@@ -443,7 +445,7 @@ fn a_quarantined_port_says_why_until_the_next_connection() {
         wait_until("stop of the ring", || setup.workers.record().running.is_empty());
         let again = setup.running(connect());
         // Not at once: it may do the same again. A slow machine only makes it longer.
-        assert!(start.elapsed() >= std::time::Duration::from_secs(1));
+        assert!(start.elapsed() >= Duration::from_secs(1));
         setup.wait_for_state("Connected", |state| matches!(state, SocketState::Connected(_)));
         drop(again);
         setup.server.quarantine(PortKey(99), "nobody has this number".to_owned());
@@ -736,7 +738,7 @@ fn a_folder_in_motion_is_survived() {
                 rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
             }
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
     }
     std::fs::remove_dir_all(folder).unwrap();
     std::fs::create_dir(folder).unwrap();
@@ -780,9 +782,16 @@ fn descriptors_reach_the_workers() {
     rustix::io::read(record.setups[&0].kick.as_ref().unwrap(), &mut counter).unwrap();
     assert_eq!(u64::from_ne_bytes(counter), 3);
     record.setups[&0].call.signal().unwrap();
-    rustix::io::read(&call, &mut counter).unwrap();
-    // One for those that may have been owed before, and this one.
-    assert_eq!(u64::from_ne_bytes(counter), 2);
+    drop(record);
+    // One each for those that may have been owed before the call was known and before the ring ran, and this one.
+    let mut count = 0;
+    wait_until("the interrupts", || {
+        if rustix::io::read(&call, &mut counter).is_ok() {
+            count += u64::from_ne_bytes(counter);
+        }
+        count == 3
+    });
+    let record = setup.workers.record();
     // Another call, while the ring runs: no change for the workers.
     let lines = record.lines.len();
     drop(record);
@@ -793,4 +802,106 @@ fn descriptors_reach_the_workers() {
     assert_eq!(record.lines.len(), lines);
     record.setups[&0].call.signal().unwrap();
     rustix::io::read(&other, &mut counter).unwrap();
+}
+
+/// A TCP socket whose last close waits for a reader: as long as the other socket that is returned is there.
+fn lingering() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let reader = listener.accept().unwrap().0;
+    rustix::net::sockopt::set_socket_linger(&sender, Some(Duration::from_secs(600))).unwrap();
+    sender.set_nonblocking(true).unwrap();
+    while (&mut &sender).write(&[0; 65_536]).is_ok() {}
+    (sender.into(), reader)
+}
+
+/// hostile V4, V6: closing what a frontend handed over waited in the thread that serves all sockets. Any process of a pod
+/// could stop it for ever, wherever in the dialogue it handed such a descriptor over.
+#[test]
+fn a_descriptor_that_cannot_be_closed_keeps_only_its_own_port_waiting() {
+    let setup = Setup::listening();
+    let other = PortKey(8);
+    setup.server.add(setup.port(other, Role::Listen)).unwrap();
+    let neighbour = UnixStream::connect(setup.path(other)).unwrap();
+    neighbour.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let nested = |bomb: OwnedFd| {
+        let (kept, carrier) = UnixStream::pair().unwrap();
+        send(&kept, &Message { bytes: vec![0], descriptors: vec![bomb] }).unwrap();
+        OwnedFd::from(carrier)
+    };
+    let handed = |request, bombs: Vec<OwnedFd>| {
+        let mut message = good(request, 0);
+        message.descriptors.clear();
+        message.with(bombs)
+    };
+    type Way<'a> = Box<dyn Fn(&UnixStream, OwnedFd) + 'a>;
+    let send_all = |stream: &UnixStream, messages: Vec<Message>| {
+        // The server may close before all is sent.
+        messages.iter().for_each(|message| drop(send(stream, message)));
+    };
+    let ways: Vec<(&str, Way)> = vec![
+        ("a call", Box::new(|stream, bomb| send_all(stream, vec![handed(SET_VRING_CALL, vec![bomb])]))),
+        ("a kick", Box::new(|stream, bomb| send_all(stream, vec![handed(SET_VRING_KICK, vec![bomb])]))),
+        ("memory", Box::new(|stream, bomb| send_all(stream, vec![handed(SET_MEM_TABLE, vec![bomb])]))),
+        ("a request that has none", Box::new(|stream, bomb| send_all(stream, vec![handed(GET_FEATURES, vec![bomb])]))),
+        ("an unknown request", Box::new(|stream, bomb| send_all(stream, vec![handed(99, vec![bomb])]))),
+        ("a message that ends early", Box::new(|stream, bomb| {
+            send_all(stream, vec![Message { bytes: vec![1], descriptors: vec![bomb] }]);
+        })),
+        ("more than any message has", Box::new(|stream, bomb| {
+            let many = (0..252).map(|_| eventfd()).chain([bomb]).collect();
+            send_all(stream, vec![handed(SET_VRING_CALL, many)]);
+        })),
+        ("in the middle of a message", Box::new(|stream, bomb| {
+            send_all(stream, vec![
+                Message { bytes: vec![1], descriptors: vec![] },
+                Message { bytes: vec![0], descriptors: vec![bomb] },
+            ]);
+        })),
+        ("behind a message that closes the connection", Box::new(|stream, bomb| {
+            send_all(stream, vec![message(99, REPLY, &[]), handed(SET_VRING_CALL, vec![bomb])]);
+        })),
+        ("in the queue of a call", Box::new(|stream, bomb| {
+            send_all(stream, vec![handed(SET_VRING_CALL, vec![nested(bomb)]), good(SET_VRING_CALL, 0)]);
+        })),
+        ("in the queue of the channel", Box::new(|stream, bomb| {
+            let dialogue = dialogue_to_negotiated().into_iter();
+            send_all(stream, dialogue.chain([handed(SET_BACKEND_REQ_FD, vec![nested(bomb)])]).collect());
+        })),
+        ("from a second frontend", Box::new(|_, bomb| {
+            send_all(&setup.connect(), vec![handed(SET_VRING_CALL, vec![bomb])]);
+        })),
+    ];
+    for (way, hand_over) in ways {
+        let client = setup.connect();
+        let (bomb, reader) = lingering();
+        hand_over(&client, bomb);
+        drop(client);
+        for _ in 0..3 {
+            send(&neighbour, &good(GET_FEATURES, 0)).unwrap();
+            let answer = read_number(&neighbour);
+            assert!(answer.is_ok(), "{way}: the neighbour gets no answer: {answer:?}");
+            // The port itself goes on waiting for it meanwhile, or has not met it yet.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // It can be closed from now on.
+        drop(reader);
+        let next = setup.connect();
+        send(&next, &good(GET_FEATURES, 0)).unwrap();
+        assert_eq!(read_number(&next).unwrap(), CONFIG.offered(), "{way}: the port comes back");
+        drop(next);
+        setup.wait_for_waiting();
+    }
+
+    // People are told of a port that waits, and it can be removed.
+    let client = setup.connect();
+    let (bomb, reader) = lingering();
+    send(&client, &handed(SET_VRING_KICK, vec![bomb])).unwrap();
+    drop(client);
+    setup.wait_for_state("Failed", |state| {
+        matches!(state, SocketState::Failed { reason } if reason.contains("cannot be closed"))
+    });
+    setup.server.remove(PORT).unwrap();
+    assert_eq!(setup.server.state(PORT), None);
+    drop(reader);
 }

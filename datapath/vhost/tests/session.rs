@@ -588,8 +588,8 @@ fn descriptors_of_the_wrong_kind_are_refused() {
     let kinds = || -> Vec<(std::os::fd::OwnedFd, &str)> {
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         vec![
-            (std::fs::File::open("/tmp").unwrap().into(), "a directory"),
-            (std::fs::File::open("/dev/zero").unwrap().into(), "a device"),
+            (std::fs::File::open("/tmp").unwrap().into(), "a file, folder or device"),
+            (std::fs::File::open("/dev/zero").unwrap().into(), "a file, folder or device"),
             (socket.into(), "a socket"),
         ]
     };
@@ -603,6 +603,12 @@ fn descriptors_of_the_wrong_kind_are_refused() {
             let text = format!("ring 0: its descriptor is {name}, not an eventfd");
             assert!(matches!(&answer, Answer::Closed(reason) if reason.contains(&text)), "{answer:?}");
         }
+    }
+    for (descriptor, name) in kinds().into_iter().filter(|(_, name)| *name != "a socket") {
+        let mut dialogue = Dialogue::after(dialogue_to_negotiated());
+        let answer = dialogue.send(message(SET_BACKEND_REQ_FD, 0, &[]).with([descriptor]));
+        let text = format!("the channel for requests: its descriptor is {name}, not a local socket or a pipe");
+        assert!(matches!(&answer, Answer::Closed(reason) if reason.contains(&text)), "{answer:?}");
     }
     for request in [SET_MEM_TABLE, ADD_MEM_REG] {
         for descriptor in kinds().into_iter().map(|(descriptor, _)| descriptor).chain([eventfd()]) {

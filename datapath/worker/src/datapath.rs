@@ -633,8 +633,6 @@ impl Datapath {
         setup: &RingSetup,
     ) -> Result<Ring, culvert_guest::split::StartError> {
         let RingSetup { memory, layout, features, kick, call, enabled } = setup;
-        // Before a crash, ours or the frontend's, a buffer may have been used and its interrupt not sent.
-        let _ = call.signal();
         let (memory, enabled) = (memory.clone(), *enabled);
         if number.is_multiple_of(2) {
             let queue = ReceiveQueue::new(memory.clone(), layout, *features, call.clone())?;

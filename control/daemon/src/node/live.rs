@@ -144,6 +144,8 @@ impl LiveNode {
         let at_start: Vec<_> = damage.into_iter().chain(unkept).chain(kept.err()).chain(dropped).collect();
         at_start.iter().for_each(|warning| tracing::error!("{warning}"));
 
+        // Before DPDK's own handlers, which it takes back when it has its memory.
+        bus_fault::install();
         let workers =
             DatapathConfig { cores: fixed.datapath.worker_cores.clone(), idle_sleep: fixed.datapath.idle_sleep };
         let datapath = Arc::new(Datapath::start(&workers, None)?);

@@ -189,8 +189,6 @@ impl Rings for AllRings<'_> {
 
 impl AllRings<'_> {
     fn start(&mut self, number: u16, setup: &RingSetup) {
-        // Before a crash a buffer may have been used and its interrupt not sent.
-        let _ = setup.call.signal();
         let index = usize::from(number / 2);
         let RingSetup { memory, layout, features, kick, call, enabled } = setup;
         let (memory, call, enabled) = (Arc::clone(memory), Arc::clone(call), *enabled);
