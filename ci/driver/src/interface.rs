@@ -57,10 +57,20 @@ impl Interface {
     /// An interface with all receive buffers offered, in memory of its own.
     pub fn new(shape: Shape, largest_frame: u32) -> Self {
         let entries = u64::from(shape.queue_size);
+        let frame_bytes = u64::from(largest_frame + shape.header_bytes + 64) + u64::from(shape.receive_bytes + 64);
+        let needed = entries * (frame_bytes + 64) + 0x2_0000;
+        Self::in_ram(shape, largest_frame, Ram::new(needed.next_multiple_of(0x20_0000), false))
+    }
+
+    /// As [`Self::new`], in memory that nobody else allocates from.
+    ///
+    /// # Panics
+    /// When it is too small.
+    pub fn in_ram(shape: Shape, largest_frame: u32, ram: Ram) -> Self {
+        let entries = u64::from(shape.queue_size);
         let transmit_bytes = (largest_frame + shape.header_bytes).next_multiple_of(64);
         let receive_bytes = shape.receive_bytes.next_multiple_of(64);
-        let buffers = entries * u64::from(transmit_bytes + receive_bytes);
-        let ram = Rc::new(Ram::new((buffers + 64 * entries + 0x2_0000).next_multiple_of(0x20_0000), false));
+        let ram = Rc::new(ram);
         let receive = Ring::new(ram.clone(), shape.queue_size, shape.event_idx);
         let transmit = Ring::new(ram.clone(), shape.queue_size, shape.event_idx);
         let receive_buffers = ram.allocate(entries * u64::from(receive_bytes), 4096);

@@ -30,19 +30,22 @@ impl Ram {
         let flags = if huge { MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { MemfdFlags::empty() };
         let file = rustix::fs::memfd_create("guest", flags | MemfdFlags::CLOEXEC).expect("memfd");
         rustix::fs::ftruncate(&file, size).expect("memory for the guest");
-        // SAFETY: a fresh shared mapping.
-        let start = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                size as usize,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                &file,
-                0,
-            )
-        };
-        let start = NonNull::new(start.expect("mmap of the guest's memory").cast()).expect("not null");
+        Self::of_file(file, size)
+    }
+
+    /// The first `size` bytes of a file, which has as many.
+    ///
+    /// # Panics
+    /// When the kernel does not map it.
+    pub fn of_file(file: OwnedFd, size: u64) -> Self {
+        let start = map(file.as_fd(), size).expect("mmap of the guest's memory");
         Self { file, start, size, allocated: Cell::new(0) }
+    }
+
+    /// Whether [`Self::of_file`] finds a page for each byte: the kernel does not promise huge pages that it does not have.
+    pub fn can_be(file: BorrowedFd<'_>, size: u64) -> bool {
+        // SAFETY: what was mapped is unmapped, once.
+        map(file, size).is_ok_and(|start| unsafe { rustix::mm::munmap(start.as_ptr().cast(), size as usize) }.is_ok())
     }
 
     /// The file to share with a backend.
@@ -141,13 +144,9 @@ impl Ram {
     /// When the kernel cannot map it.
     pub fn alias(&self) -> Ram {
         let file = self.file.try_clone().expect("a descriptor");
-        // SAFETY: a fresh shared mapping.
-        let start = unsafe {
-            let protection = ProtFlags::READ | ProtFlags::WRITE;
-            rustix::mm::mmap(std::ptr::null_mut(), self.size as usize, protection, MapFlags::SHARED, &file, 0)
-        };
-        let start = NonNull::new(start.expect("mmap of the guest's memory").cast()).expect("not null");
-        Ram { file, start, size: self.size, allocated: Cell::new(self.size) }
+        let ram = Self::of_file(file, self.size);
+        ram.allocated.set(self.size);
+        ram
     }
 
     /// Writes eight bytes at once at an aligned guest address, while others read them.
@@ -159,6 +158,14 @@ impl Ram {
         // SAFETY: `at` checks the range; aligned.
         unsafe { self.at(guest, 8).cast::<u64>().write_volatile(value) }
     }
+}
+
+fn map(file: BorrowedFd<'_>, size: u64) -> rustix::io::Result<NonNull<u8>> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a fresh shared mapping.
+    let start =
+        unsafe { rustix::mm::mmap(std::ptr::null_mut(), size as usize, protection, MapFlags::SHARED, file, 0) }?;
+    NonNull::new(start.cast()).ok_or(rustix::io::Errno::NOMEM)
 }
 
 impl Drop for Ram {

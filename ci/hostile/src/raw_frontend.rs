@@ -238,6 +238,13 @@ impl RawFrontend {
     }
 }
 
+impl Drop for RawFrontend {
+    /// Programs that other cases start hold the connection as well, between fork and exec: closing it would not end it.
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
 /// A message as it goes over the socket, with the true length of its body.
 pub fn message(request: u32, flags: u32, body: &[u8]) -> Vec<u8> {
     message_of_size(request, flags, u32::try_from(body.len()).unwrap_or(u32::MAX), body)

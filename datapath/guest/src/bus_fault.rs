@@ -118,8 +118,7 @@ impl Slot {
         let state = self.state.load(Ordering::Relaxed);
         let number = (state & !STATE_BITS).wrapping_add(STATE_BITS + 1);
         let free = state & STATE_BITS == FREE;
-        if !free
-            || self.state.compare_exchange(state, number | CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_err()
+        if !free || self.state.compare_exchange(state, number | CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_err()
         {
             return false;
         }

@@ -61,8 +61,8 @@ pub enum RingFault {
     /// The frontend made the descriptor of its interrupt block a worker.
     #[error("the descriptor for interrupts blocks")]
     CallBlocks,
-    /// The frontend truncated the file that the guest's memory is in.
-    #[error("the file of the guest's memory was truncated")]
+    /// The frontend truncated the file that the guest's memory is in, or there was no page for it.
+    #[error("the guest's memory is gone: its file was truncated, or there was no huge page for it")]
     MemoryLost,
 }
 

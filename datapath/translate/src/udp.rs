@@ -174,6 +174,7 @@ impl UdpFlows {
         let Some(flow) = self.flows.get(index as usize) else { return };
         let to = flow.is_group.then_some(flow.peer);
         let Err(failure) = ctx.sockets.send_datagram(SocketId::Udp(index), payload, segment, to, marks) else { return };
+        ctx.note_memory_fault(&failure);
         ctx.refuse(Refusal::SocketError);
         if !flow.is_group {
             let mut quoted = [0; icmp_error::MAX_QUOTE];

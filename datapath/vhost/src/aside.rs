@@ -6,12 +6,13 @@
 //! what lies in its queue, be it another such descriptor; that of a guest's memory frees all of its pages. Looking at a
 //! file and mapping it may wait as well, and so may a write to an eventfd that its owner makes block.
 //!
-//! The thread is there only while there is something to do.
+//! The thread is there only while there is something to do, and for a moment longer.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 /// One port's jobs, done one after the other.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct Aside {
 #[derive(Debug, Default)]
 struct Lane {
     queue: Mutex<Queue>,
+    has_job: Condvar,
 }
 
 #[derive(Default)]
@@ -54,6 +56,7 @@ impl Aside {
         queue.jobs.push_back(Box::new(job));
         queue.waiting += 1;
         if queue.at_work {
+            lane.has_job.notify_one();
             return;
         }
         queue.at_work = true;
@@ -71,6 +74,11 @@ impl Aside {
         self.run(move || drop(thing));
     }
 
+    /// Whether jobs are done in a thread of their own.
+    pub const fn has_thread(&self) -> bool {
+        self.lane.is_some()
+    }
+
     /// How many jobs are not done yet.
     pub fn waiting(&self) -> usize {
         self.lane.as_ref().map_or(0, |lane| lane.queue().waiting)
@@ -80,7 +88,9 @@ impl Aside {
 impl Lane {
     fn work(&self) {
         loop {
-            let mut queue = self.queue();
+            let is_idle = |queue: &mut Queue| queue.jobs.is_empty();
+            let waited = self.has_job.wait_timeout_while(self.queue(), LINGER, is_idle);
+            let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
             let Some(job) = queue.jobs.pop_front() else {
                 queue.at_work = false;
                 return;
@@ -95,6 +105,9 @@ impl Lane {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How long a thread waits for another job: a frontend that starts hands over one descriptor after the other.
+const LINGER: Duration = Duration::from_millis(50);
 
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

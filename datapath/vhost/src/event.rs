@@ -52,7 +52,8 @@ pub fn call(descriptor: &OwnedFd) -> Result<Option<OwnedFd>, NotAnEvent> {
         Kind::Event => non_blocking(descriptor).map(|()| None),
         Kind::Socket if is_local(descriptor) => non_blocking(descriptor).map(|()| None),
         Kind::Pipe => {
-            match rustix::fs::open(link(descriptor), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+            match rustix::fs::open(link(descriptor), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+            {
                 Ok(ours) => Ok(Some(ours)),
                 // No /proc, as in a translator's empty root.
                 Err(Errno::NOENT) => non_blocking(descriptor).map(|()| None),

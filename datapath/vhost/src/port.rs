@@ -51,6 +51,9 @@ const READS_PER_SECOND: u32 = 16_384;
 /// needs 512 to start.
 const CHANGES_PER_SECOND: u32 = 512;
 
+/// How long an interrupt may keep its port waiting.
+const INTERRUPT: Duration = Duration::from_millis(100);
+
 /// Things that may wait to be closed before a port reads on.
 const LEFTOVERS: usize = 16;
 
@@ -541,6 +544,7 @@ impl Port {
     pub fn attach(&mut self, in_loop: &Loop, mut stream: UnixStream) -> bool {
         let peer = socket::peer(&stream);
         if self.is_barred(in_loop, peer) {
+            self.hang_up(stream);
             self.next_try = in_loop.now.checked_add(PENALTY);
             return false;
         }
@@ -644,7 +648,8 @@ impl Port {
     fn finish_leftovers(&mut self) {
         if let Link::Open(open) = &mut self.link {
             for leftover in open.session.take_leftovers() {
-                self.aside.run(|| leftover.finish());
+                let limit = self.aside.has_thread().then_some(INTERRUPT);
+                self.aside.run(move || leftover.finish(limit));
             }
         }
     }

@@ -236,10 +236,12 @@ impl Serving {
             for entry in self.ports.values_mut() {
                 // What was left over is done below, once for each turn of the loop.
                 if entry.port.deadline().is_some_and(|at| at <= now) {
-                    entry.busy |= entry.port.on_time(&in_loop(&self.poll, &self.jobs, &self.results, &self.states, now));
+                    entry.busy |=
+                        entry.port.on_time(&in_loop(&self.poll, &self.jobs, &self.results, &self.states, now));
                 }
                 if std::mem::take(&mut entry.busy) {
-                    entry.busy = entry.port.on_stream(&in_loop(&self.poll, &self.jobs, &self.results, &self.states, now));
+                    entry.busy =
+                        entry.port.on_stream(&in_loop(&self.poll, &self.jobs, &self.results, &self.states, now));
                 }
             }
             for event in &events {
@@ -350,7 +352,7 @@ impl Serving {
                 let _ = answer.send(());
             }
             Command::Bar { port, bar, answer } => {
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.states, now);
+                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
                 let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
                 if let Some(entry) = entry {
                     entry.port.bar(&in_loop, bar);

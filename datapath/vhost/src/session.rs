@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_frame::MacAddress;
+use culvert_guest::call::{Call, Replaced};
 use culvert_guest::device::{
     Device, DeviceConfig, DeviceError, Kick, RingChange, RingStatus, StoppedRing, Unresponsive,
 };
-use culvert_guest::call::{Call, Replaced};
 use culvert_guest::memory::MAX_REGIONS;
 use culvert_guest::{Memory, MemoryError, Region};
 use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
@@ -251,13 +251,14 @@ pub enum Leftover {
 }
 
 impl Leftover {
-    /// Does it.
-    pub fn finish(self) {
+    /// Does it. An interrupt that a frontend makes block is waited for no longer than `limit`, if there is one; that takes
+    /// a timer of the calling thread's.
+    pub fn finish(self, limit: Option<Duration>) {
         match self {
             Self::Descriptors(descriptors) => drop(descriptors),
             Self::Call(replaced) => replaced.close(),
             // A frontend whose descriptor blocks is found out at the next interrupt.
-            Self::Owed(call) => drop(call.signal()),
+            Self::Owed(call) => drop(limit.map_or_else(|| call.signal(), |limit| call.signal_within(limit))),
         }
     }
 }

@@ -6,8 +6,8 @@
 mod support;
 
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -845,32 +845,56 @@ fn a_descriptor_that_cannot_be_closed_keeps_only_its_own_port_waiting() {
         ("memory", Box::new(|stream, bomb| send_all(stream, vec![handed(SET_MEM_TABLE, vec![bomb])]))),
         ("a request that has none", Box::new(|stream, bomb| send_all(stream, vec![handed(GET_FEATURES, vec![bomb])]))),
         ("an unknown request", Box::new(|stream, bomb| send_all(stream, vec![handed(99, vec![bomb])]))),
-        ("a message that ends early", Box::new(|stream, bomb| {
-            send_all(stream, vec![Message { bytes: vec![1], descriptors: vec![bomb] }]);
-        })),
-        ("more than any message has", Box::new(|stream, bomb| {
-            let many = (0..252).map(|_| eventfd()).chain([bomb]).collect();
-            send_all(stream, vec![handed(SET_VRING_CALL, many)]);
-        })),
-        ("in the middle of a message", Box::new(|stream, bomb| {
-            send_all(stream, vec![
-                Message { bytes: vec![1], descriptors: vec![] },
-                Message { bytes: vec![0], descriptors: vec![bomb] },
-            ]);
-        })),
-        ("behind a message that closes the connection", Box::new(|stream, bomb| {
-            send_all(stream, vec![message(99, REPLY, &[]), handed(SET_VRING_CALL, vec![bomb])]);
-        })),
-        ("in the queue of a call", Box::new(|stream, bomb| {
-            send_all(stream, vec![handed(SET_VRING_CALL, vec![nested(bomb)]), good(SET_VRING_CALL, 0)]);
-        })),
-        ("in the queue of the channel", Box::new(|stream, bomb| {
-            let dialogue = dialogue_to_negotiated().into_iter();
-            send_all(stream, dialogue.chain([handed(SET_BACKEND_REQ_FD, vec![nested(bomb)])]).collect());
-        })),
-        ("from a second frontend", Box::new(|_, bomb| {
-            send_all(&setup.connect(), vec![handed(SET_VRING_CALL, vec![bomb])]);
-        })),
+        (
+            "a message that ends early",
+            Box::new(|stream, bomb| {
+                send_all(stream, vec![Message { bytes: vec![1], descriptors: vec![bomb] }]);
+            }),
+        ),
+        (
+            "more than any message has",
+            Box::new(|stream, bomb| {
+                let many = (0..252).map(|_| eventfd()).chain([bomb]).collect();
+                send_all(stream, vec![handed(SET_VRING_CALL, many)]);
+            }),
+        ),
+        (
+            "in the middle of a message",
+            Box::new(|stream, bomb| {
+                send_all(
+                    stream,
+                    vec![
+                        Message { bytes: vec![1], descriptors: vec![] },
+                        Message { bytes: vec![0], descriptors: vec![bomb] },
+                    ],
+                );
+            }),
+        ),
+        (
+            "behind a message that closes the connection",
+            Box::new(|stream, bomb| {
+                send_all(stream, vec![message(99, REPLY, &[]), handed(SET_VRING_CALL, vec![bomb])]);
+            }),
+        ),
+        (
+            "in the queue of a call",
+            Box::new(|stream, bomb| {
+                send_all(stream, vec![handed(SET_VRING_CALL, vec![nested(bomb)]), good(SET_VRING_CALL, 0)]);
+            }),
+        ),
+        (
+            "in the queue of the channel",
+            Box::new(|stream, bomb| {
+                let dialogue = dialogue_to_negotiated().into_iter();
+                send_all(stream, dialogue.chain([handed(SET_BACKEND_REQ_FD, vec![nested(bomb)])]).collect());
+            }),
+        ),
+        (
+            "from a second frontend",
+            Box::new(|_, bomb| {
+                send_all(&setup.connect(), vec![handed(SET_VRING_CALL, vec![bomb])]);
+            }),
+        ),
     ];
     for (way, hand_over) in ways {
         let client = setup.connect();
@@ -898,9 +922,10 @@ fn a_descriptor_that_cannot_be_closed_keeps_only_its_own_port_waiting() {
     let (bomb, reader) = lingering();
     send(&client, &handed(SET_VRING_KICK, vec![bomb])).unwrap();
     drop(client);
-    setup.wait_for_state("Failed", |state| {
-        matches!(state, SocketState::Failed { reason } if reason.contains("cannot be closed"))
-    });
+    setup.wait_for_state(
+        "Failed",
+        |state| matches!(state, SocketState::Failed { reason } if reason.contains("cannot be closed")),
+    );
     setup.server.remove(PORT).unwrap();
     assert_eq!(setup.server.state(PORT), None);
     drop(reader);

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use culvert_guest::RingFault;
 use culvert_switch::PortId;
 use culvert_worker::datapath::WATCH_INTERVAL;
 use culvert_worker::{Event, WorkerTotals};
@@ -73,7 +74,13 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
 }
 
 fn handle(node: &LiveNode, event: Event) {
+    // Memory that is gone reads as zeros: the rings in it look broken, but that is not what happened.
+    let lost = node.ports_with_lost_memory();
+    let is_lost = |port| lost.iter().any(|(lost, _)| *lost == port);
     match event {
+        Event::Fault { port, attachment, .. } | Event::NotStarted { port, attachment, .. } if is_lost(port) => {
+            node.quarantine(port, attachment, &format!("{}; {REMEDY}", RingFault::MemoryLost));
+        }
         Event::Fault { port, attachment, fault } => {
             node.quarantine(port, attachment, &format!("the guest broke a ring: {fault}; {REMEDY}"));
         }
@@ -81,9 +88,8 @@ fn handle(node: &LiveNode, event: Event) {
             node.quarantine(port, attachment, &format!("a ring of the guest cannot start: {error}; {REMEDY}"));
         }
         Event::MemoryLost => {
-            for (port, attachment) in node.ports_with_lost_memory() {
-                let reason = format!("the file of the guest's memory was truncated; {REMEDY}");
-                node.quarantine(port, attachment, &reason);
+            for (port, attachment) in lost {
+                node.quarantine(port, attachment, &format!("{}; {REMEDY}", RingFault::MemoryLost));
             }
         }
         Event::Panicked { port, attachment } => {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use culvert_api::v1;
 use culvert_frame::DropReason;
+use culvert_guest::bus_fault;
 use culvert_nic::{Eal, EalConfig, HugepageUse, Pool, PoolConfig};
 use culvert_switch::port::MAX_PORTS;
 use culvert_switch::{NetworkId, PortId, PortTotals};

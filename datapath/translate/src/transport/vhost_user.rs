@@ -94,12 +94,14 @@ impl VhostUser {
 
     /// See [`Transport::turn`](super::Transport::turn).
     pub fn turn(&mut self, now: Instant) -> News {
-        if bus_fault::count() != self.bus_faults {
-            self.bus_faults = bus_fault::count();
+        let bus_faults = bus_fault::count();
+        if bus_faults != self.bus_faults {
+            self.bus_faults = bus_faults;
             let transmit = self.transmit.rings.iter().flatten().map(|ring| &ring.memory);
             let receive = self.receive.rings.iter().flatten().map(|ring| &ring.memory);
             if transmit.chain(receive).any(|memory| memory.faulted()) {
-                self.receive.fault.get_or_insert(RingFault::MemoryLost.to_string());
+                // What was found of its rings meanwhile is what is left in their place.
+                self.receive.fault = Some(RingFault::MemoryLost.to_string());
             }
         }
         let fault = self.receive.fault.take().or(self.transmit.fault.take());

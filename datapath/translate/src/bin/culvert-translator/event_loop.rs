@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use culvert_guest::RingFault;
 use culvert_guest::device::DeviceConfig;
 use culvert_translate::forward::ForwardTable;
 use culvert_translate::limits::{LimitSettings, MAX_FLOWS};
@@ -191,7 +192,7 @@ impl EventLoop {
         let memory_faults = translator.counters().memory_faults;
         if memory_faults > self.memory_faults {
             self.memory_faults = memory_faults;
-            transport.quarantine("the guest's memory is gone: its file was truncated".to_owned());
+            transport.quarantine(RingFault::MemoryLost.to_string());
         }
         if let Some(help) = &mut self.help {
             help.ask(&self.running.transport);
