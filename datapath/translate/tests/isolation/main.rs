@@ -254,7 +254,7 @@ fn hostile_frontends_do_not_end_it() {
     builder.write(&mut bytes, &[7; 1400]).unwrap();
     ram.write(at, &bytes);
     guest.interface.transmit.offer(&[Buffer { address: at, length: bytes.len() as u32, writable: false }]).unwrap();
-    rustix::fs::ftruncate(ram.file(), end).unwrap();
+    rustix::fs::ftruncate(guest.interface.ram().file(), end).unwrap();
     guest.interface.transmit.publish();
     guest.transmit.kick.write(1).unwrap();
     guest.wait_closed();
