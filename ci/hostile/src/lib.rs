@@ -8,6 +8,7 @@
 //! - [`oracle`]: what is looked at before and after each case; [`process`]: what culvertd has open;
 //! - [`raw_frontend`], [`guest`]: a frontend and a guest that do as a case likes;
 //! - [`translators`]: a translator for the cases of hostile frames to have, and another one beside it;
+//! - [`client`], [`http2`]: clients of the control socket, one in its words and one byte by byte;
 //! - [`runner`]: runs cases and tells how they went; [`exempt`]: rows that have no case, and why.
 //! - [`soak`]: all of it for a long time, on one culvertd.
 //!
@@ -15,9 +16,11 @@
 
 pub mod case;
 pub mod cases;
+pub mod client;
 pub mod exempt;
 pub mod field;
 pub mod guest;
+pub mod http2;
 pub mod load;
 pub mod neighbours;
 pub mod oracle;

@@ -78,6 +78,11 @@ impl Node {
         self.place.faults = Some(faults.to_owned());
     }
 
+    /// Gives culvertd a variable in its environment.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.place.variables.push(format!("{name}={value}"));
+    }
+
     /// Makes culvertd start in a network namespace.
     pub fn set_namespace(&mut self, namespace: &Namespace) {
         self.place.namespace = Some(namespace.name().to_owned());

@@ -14,7 +14,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
 use rustix::thread::LinkNameSpaceType;
 
-/// A core and a network namespace. The default is that of the test itself.
+/// A core, a network namespace, and an environment. The default is that of the test itself.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
     /// The one core that it may use.
@@ -23,6 +23,8 @@ pub struct Place {
     pub namespace: Option<String>,
     /// Faults that culvertd-inject is to offer, see culvert-worker's `inject.rs`.
     pub faults: Option<String>,
+    /// Further variables of its environment, as `NAME=VALUE`.
+    pub variables: Vec<String>,
 }
 
 impl Place {
@@ -37,6 +39,10 @@ impl Place {
         }
         if let Some(faults) = &self.faults {
             words.extend(["env".to_owned(), format!("CULVERT_INJECT={faults}")]);
+        }
+        if !self.variables.is_empty() {
+            words.push("env".to_owned());
+            words.extend(self.variables.iter().cloned());
         }
         words
     }

@@ -38,7 +38,7 @@ const EXIT_CODES: &str = "Exit codes:
    0  stopped by SIGTERM or SIGINT, or the checked configuration has no mistake
    1  culvertd cannot start, or cannot go on
    2  the command line is wrong
-  64  the configuration has mistakes";
+  64  the configuration has mistakes, or asks for memory that the machine does not have";
 
 #[cfg(test)]
 mod tests {

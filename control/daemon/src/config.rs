@@ -7,13 +7,14 @@
 //! - [`devices`]: what of `[daemon]` is kubelet's matter;
 //! - [`network`], [`port`] with [`vlan`], [`mirror`], [`pod`]: one object each, as it is wanted; [`objects`]: all, and the rules
 //!   between them;
-//! - [`machine`]: the cores and memory that values are checked against.
+//! - [`machine`]: the cores and memory that values are checked against; [`kept`]: the last text without mistakes.
 //!
 //! Requests of clients and the journal are read by the same functions, from the same keys: [`read_object`],
 //! [`read_objects`]. This is the only place that knows the keys. Nothing here opens a device or a socket: what only an attempt can
 //! show (a folder that cannot be written, a driver that is missing) becomes the state of that port later.
 
 pub mod devices;
+pub mod kept;
 pub mod machine;
 pub mod mirror;
 pub mod mistake;
@@ -113,6 +114,14 @@ impl Config {
     /// # Errors
     /// Every mistake in the file, or the one that it cannot be read.
     pub fn load(path: &Path, machine: &Machine, clients: &Objects) -> Result<Self, Vec<Mistake>> {
+        Self::load_text(path, machine, clients).map(|(config, _)| config)
+    }
+
+    /// As [`Self::load`], with the text of the file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_text(path: &Path, machine: &Machine, clients: &Objects) -> Result<(Self, String), Vec<Mistake>> {
         let file_name = path.display().to_string();
         let unreadable = |problem: String, remedy: &str| {
             let (key, remedy) = (String::new(), remedy.to_owned());
@@ -131,7 +140,7 @@ impl Config {
         }
         let text = String::from_utf8(bytes)
             .map_err(|error| unreadable(format!("is not UTF-8: {error}"), "save it as UTF-8 text"))?;
-        Self::parse(&text, &file_name, machine, clients)
+        Self::parse(&text, &file_name, machine, clients).map(|config| (config, text))
     }
 
     /// The keys of `[daemon]` and `[datapath]` whose values are others than those that culvertd has started with.

@@ -42,7 +42,8 @@ enum Piece {
 /// # Errors
 /// `filter` cannot be read, or there can be no further thread.
 pub fn start(filter: &str) -> Result<Log> {
-    let filter = EnvFilter::try_new(filter)
+    // What these say is of clients' mistakes, as often as a client likes.
+    let filter = EnvFilter::try_new(format!("h2=error,hyper=error,tonic=error,tower=error,{filter}"))
         .with_context(|| format!("--log-level {filter} cannot be read; write error, warn, info, debug or trace"))?;
     let (queue, waiting) = queue();
     let left_out = Arc::clone(&queue.left_out);

@@ -3,6 +3,7 @@
 //! for a signal and ends all that in the reverse order.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use clap::Parser;
 use culvert_nic::EalError;
 use culvertd::arguments::{Arguments, EXIT_CONFIG, EXIT_FAILED};
 use culvertd::broker::Broker;
-use culvertd::config::{Config, Machine, Objects};
+use culvertd::config::{Config, Machine, Mistake, Objects, kept};
 use culvertd::listening_socket::{BindError, ListeningSocket, Purpose};
 use culvertd::node::Node;
 use culvertd::node::live::{LiveNode, Started};
@@ -25,8 +26,12 @@ pub fn main() -> ExitCode {
         Ok(machine) => machine,
         Err(error) => return fail(&anyhow::Error::new(error).context("the kernel does not tell this machine's cores")),
     };
-    let config = match Config::load(&arguments.config, &machine, &Objects::default()) {
-        Ok(config) => config,
+    let broker = match arguments.supervised.then(Broker::from_stdin).transpose() {
+        Ok(broker) => broker.map(Arc::new),
+        Err(error) => return fail(&anyhow::Error::new(error).context("there is no supervisor")),
+    };
+    let Loaded { config, stale } = match load(&arguments.config, &machine, broker.as_deref()) {
+        Ok(loaded) => loaded,
         Err(mistakes) => {
             mistakes.iter().for_each(|mistake| log::say(&mistake.to_string()));
             return ExitCode::from(EXIT_CONFIG);
@@ -41,12 +46,38 @@ pub fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
-    let ended = if arguments.supervised {
-        run(&arguments, config, machine).map(|()| ExitCode::SUCCESS)
-    } else {
-        supervise(&arguments)
+    let ended = match broker {
+        Some(broker) => run(&arguments, config, stale, machine, broker).map(|()| ExitCode::SUCCESS),
+        None => supervise(&arguments),
     };
     ended.unwrap_or_else(|error| fail(&error))
+}
+
+/// A configuration without mistakes.
+struct Loaded {
+    config: Config,
+    /// That it is not what the file says now.
+    stale: Option<String>,
+}
+
+/// Reads the file. A daemon that was started again goes on with what held before, if the file has got mistakes meanwhile.
+fn load(path: &Path, machine: &Machine, broker: Option<&Broker>) -> Result<Loaded, Vec<Mistake>> {
+    let file = path.display();
+    let mistakes = match Config::load_text(path, machine, &Objects::default()) {
+        Ok((config, text)) => {
+            let kept = broker.map(|broker| kept::keep(broker, &text));
+            let stale = kept.and_then(Result::err).map(|error| format!("the text of {file} cannot be kept: {error}"));
+            return Ok(Loaded { config, stale });
+        }
+        Err(mistakes) => mistakes,
+    };
+    let kept = broker.and_then(|broker| kept::take(broker).ok().flatten());
+    let before = kept.and_then(|text| Config::parse(&text, &file.to_string(), machine, &Objects::default()).ok());
+    let Some(config) = before else { return Err(mistakes) };
+    let first = mistakes.first().map(ToString::to_string).unwrap_or_default();
+    let stale =
+        format!("{file} has mistakes, what it said before holds: {first}; correct that, then `culvertctl reload`");
+    Ok(Loaded { config, stale: Some(stale) })
 }
 
 fn supervise(arguments: &Arguments) -> Result<ExitCode> {
@@ -56,8 +87,13 @@ fn supervise(arguments: &Arguments) -> Result<ExitCode> {
     supervisor::run()
 }
 
-fn run(arguments: &Arguments, config: Config, machine: Machine) -> Result<()> {
-    let broker = Arc::new(Broker::from_stdin().context("there is no supervisor")?);
+fn run(
+    arguments: &Arguments,
+    config: Config,
+    stale: Option<String>,
+    machine: Machine,
+    broker: Arc<Broker>,
+) -> Result<()> {
     process::set_name();
     // First, so that all threads are kept off the workers' cores.
     let main_core = process::leave_cores_to_workers(&machine, &config.datapath.worker_cores)?;
@@ -77,6 +113,10 @@ fn run(arguments: &Arguments, config: Config, machine: Machine) -> Result<()> {
     broker.ready().context("the supervisor does not answer")?;
 
     let Started { node, threads } = LiveNode::start(config, &arguments.config, machine, main_core, broker)?;
+    if let Some(sentence) = &stale {
+        tracing::error!("{sentence}");
+    }
+    node.set_stale_file(stale);
     let (ports, failed) = node.port_counts();
     tracing::info!(ports, failed, control_socket = %socket_path.display(), "culvertd is ready");
 

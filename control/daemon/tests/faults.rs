@@ -230,3 +230,38 @@ async fn a_journal_that_is_something_else_refuses_changes() {
         assert_eq!(culvertd.end("TERM"), Some(0));
     }
 }
+
+/// hostile P11: before, a crash while the file had mistakes ended culvertd, and every guest's network with it.
+#[tokio::test]
+async fn a_crash_while_the_file_has_mistakes_ends_nothing() {
+    let setup = Setup::new().guest("vm-b", "");
+    let file = setup.write();
+    let (mut culvertd, _log) = start(&setup, culvertd(&file));
+    let before = pid(&mut culvertd.client().await).await;
+    std::fs::write(&file, "[[port]]\nname = \"half").unwrap();
+    assert!(Command::new("kill").args(["-s", "KILL", &before.to_string()]).status().unwrap().success());
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        assert!(culvertd.child.try_wait().unwrap().is_none(), "culvertd has ended");
+        assert!(std::time::Instant::now() < deadline, "the daemon does not come back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if UnixStream::connect(&culvertd.socket).is_err() {
+            continue;
+        }
+        let status = culvertd.client().await.get_status(v1::GetStatusRequest {}).await;
+        if let Ok(status) = status.map(tonic::Response::into_inner)
+            && status.pid != before
+        {
+            break status;
+        }
+    };
+    assert!(status.warnings.iter().any(|warning| warning.contains("what it said before holds")), "{status:?}");
+    assert!(is_answered(&setup.socket("vm-b")));
+    // Corrected.
+    setup.write();
+    let mut client = culvertd.client().await;
+    client.reload(v1::ReloadRequest {}).await.unwrap();
+    let status = client.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+    assert!(status.warnings.is_empty(), "{status:?}");
+    assert_eq!(culvertd.end("TERM"), Some(0));
+}

@@ -214,7 +214,11 @@ pub(super) fn socket_address(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
 
 /// An absolute path without `..`, without repeated or trailing slashes.
 pub(super) fn absolute_path(value: &DeValue<'_>, example: &str) -> Result<PathBuf, Wrong> {
-    let path = Path::new(text(value, example)?);
+    let path = text(value, example)?;
+    if path.contains(char::is_control) {
+        return Err(Wrong::new("contains a control character", "write the path without it"));
+    }
+    let path = Path::new(path);
     if !path.is_absolute() {
         return Err(Wrong::new("is not an absolute path", format!("start it with /, like {example}")));
     }

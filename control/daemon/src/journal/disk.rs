@@ -83,7 +83,8 @@ impl StateFolder {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| kernel(errno.into()))?;
         check_folder(&folder).map_err(kernel)?;
-        let lock = open_file(&folder, LOCK_FILE, OFlags::RDWR | OFlags::CREATE).map_err(kernel)?;
+        // Not open for writing, so that the file system can be mounted read-only meanwhile.
+        let lock = open_file(&folder, LOCK_FILE, OFlags::RDONLY | OFlags::CREATE).map_err(kernel)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -97,8 +98,10 @@ impl StateFolder {
             Err(errno) => return Err(kernel(errno.into())),
         }
         // Only for the message of another daemon: a full disk is no obstacle.
-        let _ = rustix::fs::ftruncate(&lock, 0);
-        let _ = rustix::io::pwrite(&lock, std::process::id().to_string().as_bytes(), 0);
+        if let Ok(lock) = open_file(&folder, LOCK_FILE, OFlags::WRONLY) {
+            let _ = rustix::fs::ftruncate(&lock, 0);
+            let _ = rustix::io::pwrite(&lock, std::process::id().to_string().as_bytes(), 0);
+        }
         Ok(Self { folder, _lock: lock })
     }
 }

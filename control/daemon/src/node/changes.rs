@@ -17,7 +17,7 @@ use super::ports::{Opened, Opener, Port};
 use super::rules::{rules, settings};
 use super::{ChangeError, links};
 use crate::change::{Change, Refusal, Verb, apply};
-use crate::config::{self, Attachment, Config, Kind};
+use crate::config::{self, Attachment, Config, Kind, kept};
 use crate::name::Name;
 use crate::reconcile::{self, Action, reconcile};
 
@@ -51,8 +51,12 @@ impl LiveNode {
         let journal = self.journal();
         self.lift_bars(None);
         let clients = self.wanted().of_clients(true);
-        let file = Config::load(&self.config_file, &self.machine, &clients)
+        let (file, text) = Config::load_text(&self.config_file, &self.machine, &clients)
             .map_err(|mistakes| ChangeError::Refused(Refusal::Mistakes(mistakes)))?;
+        if let Err(error) = kept::keep(&self.broker, &text) {
+            tracing::warn!("after a crash mistakes in {} would end culvertd: {error}", self.file_name());
+        }
+        self.set_stale_file(None);
         let waiting = file.waiting_keys(&self.fixed);
         self.set_wanted(file.objects.with(clients));
         self.set_waiting(&waiting);

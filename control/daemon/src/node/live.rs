@@ -97,6 +97,8 @@ pub(super) struct Keeper(Result<Journal<StateFolder>, String>);
 struct Warnings {
     /// Found when culvertd started.
     at_start: Vec<String>,
+    /// That the file has mistakes, and an earlier one holds.
+    stale_file: Option<String>,
     /// Keys that are different in the file.
     waiting: Option<String>,
     /// What is wanted and could not be brought about yet.
@@ -291,6 +293,11 @@ impl LiveNode {
         self.warnings().waiting = waiting;
     }
 
+    /// Notes that the file has mistakes and an earlier one holds, or that it does not.
+    pub fn set_stale_file(&self, sentence: Option<String>) {
+        self.warnings().stale_file = sentence;
+    }
+
     /// Notes what could not be brought about.
     pub(super) fn set_failed(&self, failed: &[String]) {
         let mut warnings = self.warnings();
@@ -444,7 +451,13 @@ impl Node for LiveNode {
         });
         let (ports, wanted, eal) = (self.ports(), self.wanted(), self.dpdk().map(|dpdk| &dpdk.eal));
         let warnings = self.warnings();
-        let warnings = warnings.at_start.iter().chain(&warnings.waiting).chain(&warnings.failed).cloned();
+        let warnings = warnings
+            .at_start
+            .iter()
+            .chain(&warnings.stale_file)
+            .chain(&warnings.waiting)
+            .chain(&warnings.failed)
+            .cloned();
         v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

@@ -1,5 +1,5 @@
-//! A folder that a pod owns, and may change at any time: links in it are not followed, a socket is looked at by the handle by
-//! which it is then used, and nobody looks longer than is good.
+//! A folder that a pod owns, and may change at any time: links in it, hard or symbolic, are not followed, a socket is looked at
+//! by the handle by which it is then used, and nobody looks longer than is good.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -67,6 +67,10 @@ fn socket(folder: &OwnedFd, shown: &Path, name: OsString) -> io::Result<Found> {
     if FileType::from_raw_mode(status.st_mode) != FileType::Socket {
         return Err(Errno::NOTSOCK.into());
     }
+    // A link to a socket elsewhere, maybe another pod's.
+    if status.st_nlink != 1 {
+        return Err(Errno::MLINK.into());
+    }
     Ok(Found { path: shown.join(name), identity: (status.st_dev, status.st_ino), socket })
 }
 
@@ -110,6 +114,8 @@ mod tests {
         fs::create_dir(path("folder.ctl")).unwrap();
         symlink(outside.path().join("outer.ctl"), path("link.ctl")).unwrap();
         symlink("a.ctl", path("near.ctl")).unwrap();
+        // hostile C8: before, the translator of another pod was met as this one's.
+        fs::hard_link(outside.path().join("outer.ctl"), path("hard.ctl")).unwrap();
         rustix::fs::mknodat(CWD, path("fifo.ctl"), FileType::Fifo, Mode::RWXU, 0).unwrap();
         assert_eq!(names(folder.path()), ["a.ctl", "b.ctl"]);
         // A link in the folder's place, or on the way to it.
