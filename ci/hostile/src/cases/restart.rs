@@ -8,6 +8,7 @@ mod kills;
 pub mod ledger;
 pub mod member;
 mod objects;
+mod translator;
 
 use crate::case::Case;
 
@@ -40,6 +41,13 @@ pub const CASES: &[Case] = &[
         what: "kill -9 right after each change of a client: networks, ports, mirrors and pods are as they were told.",
         full: false,
         run: objects::come_back,
+    },
+    Case {
+        row: "P4",
+        name: "translator-killed-with-a-connection",
+        what: "kill -9 of a translator with a connection: the peer sees its end, the guest gets a reset, new ones work.",
+        full: false,
+        run: translator::killed,
     },
     Case {
         row: "P6",
