@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use culvert_system::daemon::{ANY_FLOOD, Node};
+use culvert_system::daemon::Node;
 use culvert_system::qemu::Role;
 use culvert_system::testpmd::Testpmd;
 
@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn with_culvert(size: u32, seconds: f64) -> Result<f64> {
     let mut node = Node::new()?;
     node.set_worker_core(SWITCH_CORE);
-    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ANY_FLOOD));
+    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ""));
     let daemon = node.start()?;
     measure(&sockets, size, seconds).with_context(|| {
         let shown = ["port list", "stats", "drops", "status"]

@@ -330,9 +330,6 @@ fn find(answer: &Value, key: &str, value: &str) -> Result<Value> {
     entry.cloned().with_context(|| format!("no {key} {value} in {answer}"))
 }
 
-/// Keys of a port whose guest may send any number of frames to stations that never say where they are, as packet generators do.
-pub const ANY_FLOOD: &str = "broadcast_limit = 100_000_000\nunknown_limit = 100_000_000";
-
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 const STATE_LIMIT: Duration = Duration::from_secs(30);

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use culvert_system::daemon::{ANY_FLOOD, Daemon, Node};
+use culvert_system::daemon::{Daemon, Node};
 use culvert_system::guest::Guest;
 use culvert_system::qemu::{GuestOptions, Role};
 use culvert_system::testpmd::Testpmd;
@@ -108,7 +108,7 @@ fn ping_over(from: &mut Guest, address: &str, kill: impl FnOnce() -> Result<()>)
 #[test]
 fn virtio_user() -> Result<()> {
     let mut node = Node::new()?;
-    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Connect, ANY_FLOOD));
+    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Connect, ""));
     let mut daemon = node.start()?;
     let [sender, receiver] = sockets.map(|socket| format!("net_virtio_user0,path={},server=1", socket.display()));
     // Few frames at a time: the test is not of speed.

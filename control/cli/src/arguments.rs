@@ -200,10 +200,10 @@ pub struct PortKeys {
     /// The only IPv4 and IPv6 sources that the guest may use, such as 10.0.0.5,fd00::/64
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     pub addresses: Vec<String>,
-    /// Group-addressed frames a second that it may send [default: 10000 for guests]
+    /// Group-addressed frames a second that it may send
     #[arg(long, value_name = "N")]
     pub broadcast_limit: Option<u32>,
-    /// Frames a second to unknown addresses that it may send [default: 10000 for guests]
+    /// Frames a second to unknown addresses that it may send
     #[arg(long, value_name = "N")]
     pub unknown_limit: Option<u32>,
     /// Exchange frames only with ports that are not isolated

@@ -74,6 +74,8 @@ pub enum DropReason {
     ExceedsMtu,
     /// The guest has no free receive buffers.
     NoBuffer,
+    /// Half of the guest's receive buffers are in use, and the rest is for frames that are addressed to it.
+    NoFloodBuffer,
     /// The guest's receive buffer is smaller than the frame and it did not negotiate MRG_RXBUF.
     SmallBuffer,
     /// More segments were to be made at once than a worker makes.
@@ -95,7 +97,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Runt,
         Self::Oversized,
         Self::ShortHeader,
@@ -118,6 +120,7 @@ impl DropReason {
         Self::PortDown,
         Self::ExceedsMtu,
         Self::NoBuffer,
+        Self::NoFloodBuffer,
         Self::SmallBuffer,
         Self::SegmentLimit,
         Self::RxBusy,
@@ -233,6 +236,10 @@ impl DropReason {
             Self::NoBuffer => (
                 "no-buffer",
                 "The guest offers no receive buffers, it reads too slowly: give it CPU, or larger rings (rx_queue_size), or more queues.",
+            ),
+            Self::NoFloodBuffer => (
+                "no-flood-buffer",
+                "Half of the guest's receive buffers are in use, and the rest is for frames addressed to it, not for broadcasts or unknown destinations: look for who floods (`culvertctl stats`) and set its `broadcast_limit` and `unknown_limit`; or give the guest CPU.",
             ),
             Self::SmallBuffer => (
                 "small-buffer",

@@ -28,6 +28,8 @@ pub struct ReceiveQueue {
     takes: Offloads,
     /// Chains that were filled since the last publication.
     taken: u16,
+    /// The most chains that were on offer when [`Self::has_half`] looked.
+    most: u16,
     region: usize,
     /// Storage for frames that spread over several ranges: the ranges, and the chains that they belong to.
     rooms: Vec<Room>,
@@ -77,6 +79,7 @@ impl ReceiveQueue {
             mergeable: features & features::NET_MRG_RXBUF != 0,
             takes: features::taken(features),
             taken: 0,
+            most: 0,
             region: 0,
             rooms: Vec::with_capacity(size),
             chains: Vec::with_capacity(size),
@@ -155,6 +158,18 @@ impl ReceiveQueue {
     pub fn reserved(&mut self) -> Option<Reserved<'_>> {
         let (before, payload_bytes) = self.found.take()?;
         Some(Reserved { queue: self, before, payload_bytes })
+    }
+
+    /// Whether more than half of the chains are left that the guest has had on offer at a time. Frames that were not
+    /// addressed to it get no more than the other half, so that a flood leaves room for those that were.
+    ///
+    /// # Errors
+    /// [`PutError::Fault`].
+    pub fn has_half(&mut self) -> Result<bool, PutError> {
+        let known = self.ring.known(self.taken);
+        let left = if known > self.most / 2 { known } else { self.ring.refresh()?.saturating_sub(self.taken) };
+        self.most = self.most.max(left);
+        Ok(left > self.most / 2)
     }
 
     /// Makes everything that was put visible to the guest, and interrupts it if it asks for that.

@@ -60,6 +60,9 @@ pub(crate) trait Sink {
         length: u32,
         rest: impl Iterator<Item = Piece<'p>>,
     ) -> Result<(), PutError>;
+
+    /// Whether it takes a frame that is flooded.
+    fn takes_flooded(&mut self) -> Result<bool, PutError>;
 }
 
 impl Sink for ReceiveQueue {
@@ -72,6 +75,10 @@ impl Sink for ReceiveQueue {
         rest: impl Iterator<Item = Piece<'p>>,
     ) -> Result<(), PutError> {
         Self::put(self, header, head, length, rest)
+    }
+
+    fn takes_flooded(&mut self) -> Result<bool, PutError> {
+        self.has_half()
     }
 }
 

@@ -146,7 +146,7 @@ impl Forwarder {
         counters.copies.add(copies);
         counters.forwarded.add(forwarded);
         self.out.workspace.begin_burst();
-        let mut burst = Admitted { burst, arrived: &self.arrived };
+        let mut burst = Admitted { burst, arrived: &self.arrived, flooded: !one };
         for place in 0..self.touched.len() {
             let Some(&id) = self.touched.get(place) else { break };
             let frames = self.wanted.get_mut(id.index()).map_or(0, std::mem::take);

@@ -46,6 +46,8 @@ pub(crate) struct Outlet {
 pub(crate) struct Admitted<'a, 'b> {
     pub(crate) burst: &'a mut Burst<'b>,
     pub(crate) arrived: &'a [Ingress; BURST],
+    /// Those that go to whoever may want them, and not to one known port.
+    pub(crate) flooded: Frames,
 }
 
 impl Admitted<'_, '_> {
@@ -223,6 +225,8 @@ impl Outlet {
         frames: Frames,
     ) {
         let takes = port.egress.takes();
+        // What a mirror copies is never addressed to its target.
+        let flooded = if port.is_mirror_target { 0 } else { burst.flooded };
         let (mut count, mut bytes) = (0, 0);
         let mut left = frames;
         while left != 0 {
@@ -232,6 +236,7 @@ impl Outlet {
             let Some(ingress) = burst.arrived.get(index) else { continue };
             let reason = match self.treat(port, ingress, &frame) {
                 Err(reason) => reason,
+                Ok(_) if flooded & (1 << index) != 0 && sink.takes_flooded() == Ok(false) => DropReason::NoFloodBuffer,
                 Ok(treatment) => match egress::deliver(sink, takes, &frame, treatment, &mut self.workspace) {
                     Ok(()) => {
                         port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame, treatment.edit));

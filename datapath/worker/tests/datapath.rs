@@ -225,8 +225,45 @@ fn several_workers_deliver_to_one_guest_and_every_frame_is_accounted_for() {
     let totals = datapath.totals(sink.port).unwrap();
     assert_eq!(totals.offered, totals.tx_frames + totals.dropped(Direction::Tx));
     assert_eq!(totals.tx_in_flight(), 0);
-    let expected = |reason| matches!(reason, DropReason::NoBuffer | DropReason::RxBusy | DropReason::NoOtherPort);
+    let expected = |reason| {
+        matches!(
+            reason,
+            DropReason::NoBuffer | DropReason::NoFloodBuffer | DropReason::RxBusy | DropReason::NoOtherPort
+        )
+    };
     assert!(totals.drops.iter().all(|drops| expected(drops.reason)), "{totals:?}");
+}
+
+#[test]
+fn floods_leave_half_of_a_guests_buffers_for_what_is_addressed_to_it() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(200)));
+    let shape = Shape::default();
+    let mut a = Guest::new(&datapath, network, 1, shape);
+    let mut b = Guest::new(&datapath, network, 2, shape);
+    start_all(&datapath, &[&a, &b]);
+    let hello = b.frame(a.mac, 0);
+    b.send(&hello);
+    assert_eq!(a.receive(), hello);
+    let half = u32::from(shape.queue_size) / 2;
+    let totals = || datapath.totals(b.port).unwrap();
+    for number in 0..4 * half {
+        let flood =
+            a.frame(if number % 2 == 0 { MacAddress::BROADCAST } else { MacAddress([2, 0, 0, 0, 0, 99]) }, number);
+        a.send(&flood);
+    }
+    wait(|| totals().tx_frames + totals().dropped(Direction::Tx) == u64::from(4 * half));
+    assert_eq!(totals().tx_frames, u64::from(half));
+    assert_eq!(totals().drops[0].reason, DropReason::NoFloodBuffer);
+    let addressed: Vec<_> = (0..half).map(|number| a.frame(b.mac, number)).collect();
+    addressed.iter().for_each(|frame| a.send(frame));
+    (0..half).for_each(|_| drop(b.receive()));
+    for frame in addressed {
+        assert_eq!(b.receive(), frame);
+    }
+    // There is room again.
+    let flood = a.frame(MacAddress::BROADCAST, 1);
+    a.send(&flood);
+    assert_eq!(b.receive(), flood);
 }
 
 #[test]

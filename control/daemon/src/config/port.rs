@@ -28,8 +28,7 @@ pub struct Port {
     pub mac_limit: u32,
     /// Its VLANs.
     pub vlans: Vlans,
-    /// Group-addressed frames a second that it may send; any number when `None`. [`GUEST_FLOOD_LIMIT`] by default for a
-    /// port with `socket`.
+    /// Group-addressed frames a second that it may send; any number when `None`.
     pub broadcast_limit: Option<u32>,
     /// Frames a second to addresses that its network does not know; otherwise as `broadcast_limit`.
     pub unknown_limit: Option<u32>,
@@ -76,9 +75,6 @@ pub const GUEST_MAC_LIMIT: u32 = 64;
 pub const MAX_MAC_LIMIT: u32 = 8192;
 /// Default `mac_limit` of a port with `device`: half of the table, so that the outside cannot take the guests' places.
 pub const NIC_MAC_LIMIT: u32 = 4096;
-/// Default `broadcast_limit` and `unknown_limit` of a port with `socket`, in frames a second: every other guest gets a copy of
-/// each, so without a limit one guest fills the receive rings of all.
-pub const GUEST_FLOOD_LIMIT: u32 = 10_000;
 /// Most entries of `addresses`.
 pub const MAX_ADDRESSES: usize = 64;
 /// Largest `broadcast_limit` and `unknown_limit`, in frames a second.
@@ -87,9 +83,9 @@ pub const MAX_FRAME_LIMIT: u32 = 100_000_000;
 impl Port {
     /// A port with the defaults.
     pub fn new(name: Name, network: Name, attachment: Attachment) -> Self {
-        let (mac_limit, flood_limit) = match attachment {
-            Attachment::Guest { .. } => (GUEST_MAC_LIMIT, Some(GUEST_FLOOD_LIMIT)),
-            Attachment::Nic { .. } => (NIC_MAC_LIMIT, None),
+        let mac_limit = match attachment {
+            Attachment::Guest { .. } => GUEST_MAC_LIMIT,
+            Attachment::Nic { .. } => NIC_MAC_LIMIT,
         };
         Self {
             name,
@@ -99,8 +95,8 @@ impl Port {
             mtu: 1500,
             mac_limit,
             vlans: Vlans::Transparent,
-            broadcast_limit: flood_limit,
-            unknown_limit: flood_limit,
+            broadcast_limit: None,
+            unknown_limit: None,
             isolated: false,
             description: None,
         }
@@ -145,8 +141,8 @@ impl Port {
         value::set(&mut port.mtu, mtu);
         value::set(&mut port.mac_limit, mac_limit);
         port.vlans = vlans;
-        port.broadcast_limit = broadcast_limit.map(|found| found.value).or(port.broadcast_limit);
-        port.unknown_limit = unknown_limit.map(|found| found.value).or(port.unknown_limit);
+        port.broadcast_limit = broadcast_limit.map(|found| found.value);
+        port.unknown_limit = unknown_limit.map(|found| found.value);
         value::set(&mut port.isolated, isolated);
         port.description = description.map(|found| found.value);
         Some(port)
@@ -162,8 +158,8 @@ impl Port {
             ("queues", (self.queues != default.queues).then(|| self.queues.into())),
             ("mtu", (self.mtu != default.mtu).then(|| self.mtu.into())),
             ("mac_limit", (self.mac_limit != default.mac_limit).then_some(self.mac_limit)),
-            ("broadcast_limit", self.broadcast_limit.filter(|_| self.broadcast_limit != default.broadcast_limit)),
-            ("unknown_limit", self.unknown_limit.filter(|_| self.unknown_limit != default.unknown_limit)),
+            ("broadcast_limit", self.broadcast_limit),
+            ("unknown_limit", self.unknown_limit),
         ];
         keys.extend(numbers.into_iter().filter_map(|(key, number)| Some((key, number?.to_string()))));
         keys.extend(self.vlans.keys());

@@ -319,6 +319,10 @@ impl Sink for SmallBuffers {
     ) -> Result<(), PutError> {
         if length > 400 { Err(PutError::SmallBuffer) } else { self.0.put(header, head, length, rest) }
     }
+
+    fn takes_flooded(&mut self) -> Result<bool, PutError> {
+        Ok(true)
+    }
 }
 
 #[test]

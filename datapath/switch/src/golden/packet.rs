@@ -139,6 +139,10 @@ impl Sink for Vec<Packet> {
         self.push(Packet { header: *header, frame });
         Ok(())
     }
+
+    fn takes_flooded(&mut self) -> Result<bool, PutError> {
+        Ok(true)
+    }
 }
 
 /// Where the headers of a TCP or UDP frame are.

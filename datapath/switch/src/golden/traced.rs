@@ -53,11 +53,12 @@ const MUST_SEE: [&str; 18] = [
 ];
 
 /// Drops that depend on rings, queues and pools, or on how a frame lies in them: no trace can know of these.
-const UNKNOWN_TO_TRACES: [DropReason; 11] = [
+const UNKNOWN_TO_TRACES: [DropReason; 12] = [
     DropReason::Oversized,
     DropReason::ShortHeader,
     DropReason::QueueDisabled,
     DropReason::NoBuffer,
+    DropReason::NoFloodBuffer,
     DropReason::SmallBuffer,
     DropReason::RxBusy,
     DropReason::Failed,

@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 use culvert_driver::{Descriptor, Shape};
 use culvert_system::frontend::FrontendGuest;
 
-use crate::case::Expect;
 use crate::field::Field;
 use crate::guest::{INDIRECT, OFFLOADS, TRANSMIT};
 use crate::neighbours::Counts;
@@ -39,7 +38,7 @@ pub(super) fn largest_frames(field: &mut Field) -> Result<()> {
     let names: Vec<_> = (0..RECEIVERS).map(|number| format!("receiver-{number}")).collect();
     let sockets = names.iter().map(|name| field.add_port(name, "--vlan 7")).collect::<Result<Vec<_>>>()?;
     let victim = field.add_port("flooding", "--vlan 7")?;
-    expect_limit(field, "flooding".to_owned());
+    field.expect_floods(&names);
     let before = quiet(field)?;
     let stop = AtomicBool::new(false);
     let flooded = thread::scope(|scope| {
@@ -83,14 +82,8 @@ fn drain(guest: &mut FrontendGuest) {
     }
 }
 
-/// The frames cost the worker its time whether they are flooded or refused: a guest's floods have a limit.
-fn expect_limit(field: &mut Field, port: String) {
-    field.expect(Expect::Log { port, sentence: "for the reason broadcast-limit", lines: 0..=1 });
-}
-
 pub(super) fn longest_chains(field: &mut Field) -> Result<()> {
-    let port = field.victim();
-    expect_limit(field, port);
+    field.expect_floods(&[]);
     let before = quiet(field)?;
     let shape = Shape { queue_size: 1024, ..Shape::default() };
     let mut victim = field.connect_victim(shape, INDIRECT)?;
