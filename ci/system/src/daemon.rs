@@ -318,8 +318,11 @@ impl Daemon {
 
 /// Whether a process, by its folder in /proc, has not ended.
 fn is_alive(process: &Path) -> bool {
-    // proc(5): the state comes after the name, which ends with the last bracket.
-    fs::read_to_string(process.join("stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    // proc(5): the state comes after the name, which ends with the last bracket. Of the first thread: others may be there still,
+    // and with them all sockets.
+    let first_has_ended = fs::read_to_string(process.join("stat")).map_or(true, |stat| stat.contains(") Z "));
+    let threads = fs::read_dir(process.join("task")).map_or(0, Iterator::count);
+    !first_has_ended || threads > 1
 }
 
 /// The entry of a list whose `key` is `value`.

@@ -17,6 +17,11 @@ pub const MAX_DEPTH: usize = 64;
 /// Most nodes: elements, texts, comments.
 const MAX_NODES: u32 = 100_000;
 
+/// Most attributes of an element, libvirt's have about ten, and most declarations of namespaces. The parser compares each
+/// with all before it.
+const MAX_ATTRIBUTES: usize = 256;
+const MAX_NAMESPACES: usize = 64;
+
 /// Why a document is no domain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DomainError {
@@ -26,6 +31,11 @@ pub enum DomainError {
     /// Too deep.
     #[error("the domain's elements are nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
+    /// Too many attributes.
+    #[error(
+        "an element of the domain has more than {MAX_ATTRIBUTES} attributes, or all together declare more than {MAX_NAMESPACES} namespaces"
+    )]
+    TooWide,
     /// No text.
     #[error("the domain is not UTF-8")]
     NotText,
@@ -59,8 +69,12 @@ pub fn parse(xml: &[u8]) -> Result<Document<'_>, DomainError> {
         return Err(DomainError::TooLong(xml.len()));
     }
     let text = std::str::from_utf8(xml).map_err(|_| DomainError::NotText)?;
-    if depth(text) > MAX_DEPTH {
+    let extent = Extent::of(text);
+    if extent.depth > MAX_DEPTH {
         return Err(DomainError::TooDeep);
+    }
+    if extent.attributes > MAX_ATTRIBUTES || extent.namespaces > MAX_NAMESPACES {
+        return Err(DomainError::TooWide);
     }
     let options = ParsingOptions { allow_dtd: false, nodes_limit: MAX_NODES, ..ParsingOptions::default() };
     let document = Document::parse_with_options(text, options).map_err(|error| DomainError::Xml(error.to_string()))?;
@@ -177,47 +191,74 @@ pub(crate) fn qualified_name(source: &str) -> &str {
     name.split(|c: char| c.is_ascii_whitespace() || c == '/' || c == '>').next().unwrap_or_default()
 }
 
-/// How deep elements are nested, told without recursion. As far as the text is well-formed this is exact; a parser gets no
-/// further.
-fn depth(text: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let mut rest = text;
-    while let Some(at) = rest.find('<') {
-        rest = rest.get(at..).unwrap_or_default();
-        let skipped =
-            [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>")].iter().find(|(begin, _)| rest.starts_with(begin));
-        let end = if let Some((begin, end)) = skipped {
-            let inside = rest.get(begin.len()..).unwrap_or_default();
-            inside.find(end).map(|at| begin.len() + at + end.len())
-        } else if rest.starts_with("</") {
-            depth = depth.saturating_sub(1);
-            Some(2)
-        } else {
-            let end = end_of_tag(rest);
-            if !end.is_some_and(|end| rest.get(..end).unwrap_or_default().ends_with("/>")) {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            end
-        };
-        let Some(end) = end else { break };
-        rest = rest.get(end..).unwrap_or_default();
-    }
-    deepest
+/// How large a document is for a parser, told without recursion. As far as the text is well-formed this is no less than it
+/// is; a parser gets no further.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Extent {
+    /// How deep elements are nested.
+    depth: usize,
+    /// The most attributes of an element.
+    attributes: usize,
+    /// Attributes that declare namespaces.
+    namespaces: usize,
 }
 
-/// Where the tag ends that the text begins with: behind the first `>` outside of quotes.
-fn end_of_tag(text: &str) -> Option<usize> {
-    let mut quote = None;
-    for (at, byte) in text.bytes().enumerate() {
-        match (quote, byte) {
-            (None, b'>') => return Some(at + 1),
-            (None, b'"' | b'\'') => quote = Some(byte),
-            (Some(open), byte) if open == byte => quote = None,
-            _ => {}
+impl Extent {
+    fn of(text: &str) -> Self {
+        let (mut depth, mut extent) = (0_usize, Self::default());
+        let mut rest = text;
+        while let Some(at) = rest.find('<') {
+            rest = rest.get(at..).unwrap_or_default();
+            let skipped =
+                [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>")].iter().find(|(begin, _)| rest.starts_with(begin));
+            let end = if let Some((begin, end)) = skipped {
+                let inside = rest.get(begin.len()..).unwrap_or_default();
+                inside.find(end).map(|at| begin.len() + at + end.len())
+            } else if rest.starts_with("</") {
+                depth = depth.saturating_sub(1);
+                Some(2)
+            } else {
+                let tag = Tag::read(rest);
+                extent.attributes = extent.attributes.max(tag.attributes);
+                if !tag.end.is_some_and(|end| rest.get(..end).unwrap_or_default().ends_with("/>")) {
+                    depth += 1;
+                    extent.depth = extent.depth.max(depth);
+                }
+                extent.namespaces +=
+                    rest.get(..tag.end.unwrap_or(rest.len())).unwrap_or_default().matches("xmlns").count();
+                tag.end
+            };
+            let Some(end) = end else { break };
+            rest = rest.get(end..).unwrap_or_default();
         }
+        extent
     }
-    None
+}
+
+/// The tag that a text begins with.
+struct Tag {
+    /// Behind the first `>` outside of quotes.
+    end: Option<usize>,
+    /// Quoted values.
+    attributes: usize,
+}
+
+impl Tag {
+    fn read(text: &str) -> Self {
+        let (mut quote, mut attributes) = (None, 0);
+        for (at, byte) in text.bytes().enumerate() {
+            match (quote, byte) {
+                (None, b'>') => return Self { end: Some(at + 1), attributes },
+                (None, b'"' | b'\'') => {
+                    attributes += 1;
+                    quote = Some(byte);
+                }
+                (Some(open), byte) if open == byte => quote = None,
+                _ => {}
+            }
+        }
+        Self { end: None, attributes }
+    }
 }
 
 #[cfg(test)]
@@ -289,6 +330,13 @@ mod tests {
         parse(nested(MAX_DEPTH, "<!-- <a> <a> --><![CDATA[<a>]]><?p <a>?>").as_bytes()).unwrap();
         assert!(matches!(parse(nested(MAX_DEPTH + 1, "").as_bytes()), Err(DomainError::TooDeep)));
         assert!(matches!(parse(nested(60_000, "").as_bytes()), Err(DomainError::TooDeep)));
+        // Before there was a limit, the parser took minutes for these.
+        let attributes = |count: usize| (0..count).map(|number| format!(" a{number}='>'")).collect::<String>();
+        parse(format!("<domain{}/>", attributes(MAX_ATTRIBUTES)).as_bytes()).unwrap();
+        let wide = format!("<domain><a{}/></domain>", attributes(80_000));
+        assert!(matches!(parse(wide.as_bytes()), Err(DomainError::TooWide)));
+        let namespaces: String = (0..10_000).map(|number| format!("<a xmlns:n{number}='{number}'/>")).collect();
+        assert!(matches!(parse(format!("<domain>{namespaces}</domain>").as_bytes()), Err(DomainError::TooWide)));
         // Nothing that only looks like the end of an element makes room for more.
         for ends in ["<!--</a></a>-->", "<![CDATA[</a></a>]]>", "<?p </a></a>?>", "<b c='/>' d=\"</a>\">"] {
             let text = format!("<domain>{}", format!("<a>{ends}").repeat(10_000));

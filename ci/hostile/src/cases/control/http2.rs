@@ -237,11 +237,13 @@ impl Watch {
         let socket = socket.to_owned();
         let thread = thread::spawn(move || {
             let mut asked = 0;
-            while ended.recv_timeout(Duration::from_millis(20)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            loop {
                 serves(&socket)?;
                 asked += 1;
+                if ended.recv_timeout(Duration::from_millis(20)) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                    return Ok(asked);
+                }
             }
-            Ok(asked)
         });
         Self { end, thread }
     }

@@ -80,11 +80,14 @@ pub(super) fn another_pods_tap(field: &mut Field) -> Result<()> {
             is_on(&packets, &one, own).with_context(|| format!("for {words:?}"))?;
         }
     }
-    // The second pod gets its own, and was asked by its own folder alone.
+    // A socket with two names is nobody's. With one again the second pod gets its own, and was asked by its own folder alone.
+    fs::remove_file(mine.join("hard.sock.help"))?;
     let connection = accept(&victim).context("the second pod")?;
     send(&connection, "packet", &fs::File::open("/dev/null")?)?;
     let packets = receive(&connection)?.context("the second pod gets nothing")?;
     is_on(&packets, &two, other).context("of the second pod")?;
+    // The first connection was idle for too long.
+    let mut client = Client::connect(&field.control_socket())?;
     for name in ["one", "two"] {
         let request = v1::RemoveRequest { name: name.to_owned() };
         client.ask(async |client| client.remove_pod(request).await)?;
