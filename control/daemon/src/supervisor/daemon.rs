@@ -8,6 +8,10 @@ use std::process::{Command, Stdio};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal};
 
+/// How the C library keeps memory that is free again, mallopt(3): control has a dozen threads, of which each would keep what its
+/// clients' captures and changes once took. Workers take none.
+const MALLOC: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "65536")];
+
 /// A daemon that was started.
 #[derive(Debug)]
 pub struct Daemon {
@@ -28,6 +32,7 @@ impl Daemon {
         // The same program as this one, also when there is a newer one in its place.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("culvertd").args(std::env::args_os().skip(1)).arg("--supervised").stdin(Stdio::from(its));
+        command.envs(MALLOC);
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { pid, socket: ours })
