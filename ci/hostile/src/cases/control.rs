@@ -64,7 +64,7 @@ pub const CASES: &[Case] = &[
     ),
     case(
         "C3",
-        "a-thousand-connections",
+        "a-thousand-clients",
         clients::thousand_connections,
         "One process opens a thousand connections: another one is served.",
     ),

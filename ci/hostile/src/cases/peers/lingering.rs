@@ -55,7 +55,8 @@ fn closing(field: &mut Field) -> Result<()> {
         let frontend = greeted(field)?;
         let (bomb, reader) = lingering()?;
         frontend.send(request, VERSION, &numbers(&[0]), &[bomb.as_fd()])?;
-        drop(bomb);
+        // Who closes it last waits, and that may be we.
+        std::thread::spawn(move || drop(bomb));
         readers.push(reader);
         // Another port is opened, served and left meanwhile.
         drop(Guest::connect(&other, Default::default(), 0)?);
