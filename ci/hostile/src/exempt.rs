@@ -31,3 +31,24 @@ pub fn counts(cases: &[Case]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::all;
+
+    #[test]
+    fn each_row_has_a_case_or_a_reason() {
+        let missing = missing(&all());
+        assert!(missing.is_empty(), "no case and no reason: {missing:?}");
+        let both: Vec<_> = EXEMPT.iter().filter(|(row, _)| all().iter().any(|case| case.row == *row)).collect();
+        assert!(both.is_empty(), "a case, and a reason why there is none: {both:?}");
+    }
+
+    #[test]
+    fn the_page_has_the_counts_that_are_true() {
+        let page = include_str!("../../../docs/PROMISES.md");
+        let counts = counts(&all());
+        assert!(page.contains(&counts), "docs/PROMISES.md must have what `culvert-hostile counts` prints:\n{counts}");
+    }
+}
