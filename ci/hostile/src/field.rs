@@ -151,12 +151,10 @@ impl Field {
         self.expect(Expect::Log { port: self.victim(), sentence: "for the reason no-buffer", lines: 0..=1 });
     }
 
-    /// Declares that what is flooded may find no room at the neighbours and at `others`: nobody has asked for it there.
-    pub fn expect_floods(&mut self, others: &[String]) {
+    /// Declares that the receive rings of the neighbours and of `others` may overflow.
+    pub fn expect_overflows(&mut self, others: &[String]) {
         for port in NEIGHBOURS.map(str::to_owned).iter().chain(others) {
-            for sentence in ["for the reason no-flood-buffer", "for the reason no-buffer"] {
-                self.expect(Expect::Log { port: port.clone(), sentence, lines: 0..=1 });
-            }
+            self.expect(Expect::Log { port: port.clone(), sentence: "for the reason no-buffer", lines: 0..=1 });
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) fn largest_frames(field: &mut Field) -> Result<()> {
     let names: Vec<_> = (0..RECEIVERS).map(|number| format!("receiver-{number}")).collect();
     let sockets = names.iter().map(|name| field.add_port(name, "--vlan 7")).collect::<Result<Vec<_>>>()?;
     let victim = field.add_port("flooding", "--vlan 7")?;
-    field.expect_floods(&names);
+    field.expect_overflows(&names);
     let before = quiet(field)?;
     let stop = AtomicBool::new(false);
     let flooded = thread::scope(|scope| {
@@ -83,7 +83,7 @@ fn drain(guest: &mut FrontendGuest) {
 }
 
 pub(super) fn longest_chains(field: &mut Field) -> Result<()> {
-    field.expect_floods(&[]);
+    field.expect_overflows(&[]);
     let before = quiet(field)?;
     let shape = Shape { queue_size: 1024, ..Shape::default() };
     let mut victim = field.connect_victim(shape, INDIRECT)?;

@@ -263,7 +263,7 @@ pub fn a_loop_outside(field: &mut Field) -> Result<()> {
     }
     let rate = turns / lasting.as_secs();
     println!("    frames turn {rate} times a second");
-    field.expect_floods(&[one.clone(), other.clone()]);
+    field.expect_overflows(&[one.clone(), other.clone()]);
     field.expect(Expect::Drop { port: one, reason: "broadcast-limit", frames: 1 });
     // Most of them end at the first one already.
     field.expect(Expect::Log { port: other, sentence: "broadcast-limit", lines: 0..=1 });
@@ -296,7 +296,7 @@ pub fn a_flood_of_broadcasts(field: &mut Field) -> Result<()> {
         }
     }
     println!("    {sent} frames for everybody in {lasting:?}");
-    field.expect_floods(&[]);
+    field.expect_overflows(&[]);
     echoes(&mut guest)
 }
 
