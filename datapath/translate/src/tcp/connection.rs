@@ -220,9 +220,10 @@ impl Connection {
     /// The answer to [`Action::AskInfo`].
     pub fn on_info(&mut self, now: Instant, info: &SocketInfo) {
         if self.state == State::Open {
-            let was_stalled = self.receiver.is_stalled();
+            // What the guest does not take waits since before, however often the socket is asked.
+            let was_moving = self.is_moving();
             self.receiver.on_info(now, info, &self.config);
-            if !was_stalled {
+            if !was_moving {
                 self.moved_at = self.moved_at.max(now);
             }
         }

@@ -83,6 +83,20 @@ fn a_guest_that_never_reads_is_given_up() {
     assert_eq!(pair.over, Some(Action::Reset));
 }
 
+/// And whose socket has no room, for which it is asked again and again.
+#[test]
+fn a_guest_that_takes_no_more_frames_is_given_up() {
+    let mut pair = Pair::opened(guest::Kind::default(), kernel::Kind::default(), Vec::new(), Vec::new());
+    pair.kernel.stream = stream(200_000, 3);
+    pair.kernel.on_change();
+    pair.run(Duration::ZERO, |_| false);
+    pair.is_ring_closed = true;
+    pair.kernel.kind.send_buffer = 0;
+    pair.guest.stream = stream(1000, 1);
+    assert!(pair.run(24 * HOUR, |pair| pair.over.is_some()));
+    assert_eq!(pair.over, Some(Action::Reset));
+}
+
 #[test]
 fn a_far_end_that_does_not_read_for_an_hour_gets_everything_later() {
     for (rtt, mirrors) in [(50, false), (100_000, false), (100_000, true)] {
