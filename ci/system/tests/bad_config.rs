@@ -13,7 +13,7 @@ fn every_mistake_is_named() -> Result<()> {
     let mut daemon = node.launch()?;
     let status = daemon.console().wait(LIMIT)?;
     ensure!(status.code() == Some(64), "culvertd ended with {status}");
-    let said = daemon.console().transcript();
+    let said = daemon.console().wait_for_end(LIMIT)?;
     let first = node.config().lines().position(|line| line.contains("bleu")).unwrap_or_default() + 1;
     for (line, key, remedy) in [(first, "network", "blue"), (first + 2, "mtuu", "mtu")] {
         let place = format!("{file}:{line}: ");
@@ -36,7 +36,7 @@ fn a_missing_file_is_named() -> Result<()> {
     let mut daemon = node.launch_with(&file)?;
     let status = daemon.console().wait(LIMIT)?;
     ensure!(status.code() == Some(64), "culvertd ended with {status}");
-    let said = daemon.console().transcript();
+    let said = daemon.console().wait_for_end(LIMIT)?;
     ensure!(said.contains(&file.display().to_string()) && said.contains("--config"), "it said:\n{said}");
     Ok(())
 }

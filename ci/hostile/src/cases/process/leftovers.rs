@@ -73,7 +73,7 @@ pub(super) fn two_daemons(field: &mut Field) -> Result<()> {
     ] {
         let mut second = node.launch()?;
         let status = second.console().wait(LIMIT)?;
-        let said = second.console().transcript();
+        let said = second.console().wait_for_end(LIMIT)?;
         ensure!(!status.success() && said.contains(sentence), "it ended with {status}: {said}");
         ensure!(said.contains(&pids), "the other daemon's process is not named: {said}");
         ensure!(inodes(field)? == before, "the second daemon has taken something of the first");

@@ -24,7 +24,7 @@ pub(super) fn no_hugepages(field: &mut Field) -> Result<()> {
     *node.config() = node.config().replace("memory_mb = 64", &format!("memory_mb = {needed}\nhugepages = \"always\""));
     let mut daemon = node.launch()?;
     let status = daemon.console().wait(LIMIT)?;
-    let said = daemon.console().transcript();
+    let said = daemon.console().wait_for_end(LIMIT)?;
     ensure!(status.code() == Some(64), "it ended with {status}: {said}");
     ensure!(
         said.contains(&format!("{needed} MiB")) && said.contains("hugepages"),
