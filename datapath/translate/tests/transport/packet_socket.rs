@@ -142,7 +142,8 @@ fn an_interface_that_is_down_or_gone_is_survived() {
     assert_eq!(receive(&guest).1, frame(61));
     ip("link del veth-a");
     echo.send(vec![(Offload::None, frame(60))]);
-    wait_until("a frame that is lost", || echo.totals().tx_refused == 2);
+    // Echoes may have been under way as well.
+    wait_until("a frame that is lost", || echo.totals().tx_refused > 1);
     echo.wait_until_idle();
 }
 
