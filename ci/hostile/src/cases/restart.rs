@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
         row: "P1",
         name: "killed-while-it-starts",
         what: "kill -9 at any moment of its start, while frontends connect: every buffer comes back once.",
-        full: false,
+        full: true,
         run: kills::at_start,
     },
     Case {
