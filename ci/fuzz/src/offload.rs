@@ -48,7 +48,9 @@ pub fn run(data: &[u8]) {
             assert!(offload.receivable(allowed), "{offload:?} was not negotiated");
             assert_eq!(offload == Offload::None, request.is_none());
             assert_eq!(offload.moved(4).moved(-4), offload);
-            if length <= 70_000 {
+            // Long ones take their time, and find little more.
+            let longest = if input.unchecked[0].is_multiple_of(16) { 70_000 } else { 3_000 };
+            if length <= longest {
                 let behind = (bytes(head)..length).map(|at| (at % 251).to_le_bytes()[0]);
                 if matches!(offload, Offload::Segment(_)) {
                     assert_eq!(offload.fields().request, request);

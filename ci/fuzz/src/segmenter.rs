@@ -63,7 +63,9 @@ pub fn run(data: &[u8]) {
 
 /// The frame, and where its IP header and what follows start. All headers are within the first 128 bytes.
 fn frame(input: &Input<'_>) -> (Vec<u8>, u16, u16) {
-    let payload = usize::from(input.payload % 9000);
+    // Long ones take their time, and find little more.
+    let longest = if input.ports[3].is_multiple_of(16) { 9000 } else { 1200 };
+    let payload = usize::from(input.payload % longest);
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     for _ in 0..input.tags % 3 {
         frame.extend([0x81, 0, 0, 5]);

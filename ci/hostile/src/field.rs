@@ -208,8 +208,14 @@ impl Field {
             self.daemon.crash()?;
             self.daemon.wait_for_next(before)?;
         }
+        self.end_neighbours();
         self.neighbours = neighbours(&self.node, self.pace)?;
         Ok(())
+    }
+
+    /// Ends the neighbours' connections, which outlive a daemon.
+    pub fn end_neighbours(&mut self) {
+        self.neighbours.end();
     }
 
     /// Makes a spent field one for other cases; whether it was one.

@@ -134,16 +134,21 @@ impl Neighbours {
     fn order(&self, order: Order) -> Result<()> {
         self.orders.send(order).map_err(|_| anyhow!("the neighbours ended"))
     }
-}
 
-impl Drop for Neighbours {
-    fn drop(&mut self) {
+    /// Ends their connections.
+    pub fn end(&mut self) {
         // The thread ends when nobody can give it orders.
         let (nobody, _) = channel();
         self.orders = nobody;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Neighbours {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Console {
     transcript: Arc<Transcript>,
     /// How much of the transcript the test has read.
     position: usize,
+    /// How much of the standard output alone it has read.
+    answered: usize,
 }
 
 impl Console {
@@ -56,9 +58,9 @@ impl Console {
             .with_context(|| format!("{name} cannot be started: run ci/setup"))?;
         let input = child.stdin.take().context("no standard input")?;
         let transcript = Arc::new(Transcript::default());
-        collect(child.stdout.take().context("no standard output")?, &transcript);
-        collect(child.stderr.take().context("no standard error")?, &transcript);
-        Ok(Self { name: name.to_owned(), child, input, transcript, position: 0 })
+        collect(child.stdout.take().context("no standard output")?, &transcript, true);
+        collect(child.stderr.take().context("no standard error")?, &transcript, false);
+        Ok(Self { name: name.to_owned(), child, input, transcript, position: 0, answered: 0 })
     }
 
     /// Its process id.
@@ -80,15 +82,36 @@ impl Console {
     /// # Errors
     /// It did not within `limit`, or ended.
     pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<String> {
+        let (before, position) = self.wait_in(|state| &state.text, self.position, text, limit)?;
+        self.position = position;
+        Ok(before)
+    }
+
+    /// As [`Console::wait_for`], in what came on its standard output alone: a line of the log, which may come in the middle of an
+    /// answer, is not in it.
+    ///
+    /// # Errors
+    /// It did not within `limit`, or ended.
+    pub fn wait_for_answer(&mut self, text: &str, limit: Duration) -> Result<String> {
+        let (before, position) = self.wait_in(|state| &state.output, self.answered, text, limit)?;
+        self.answered = position;
+        Ok(before)
+    }
+
+    /// Waits for `text` behind `position`; returns what came before it, and the position behind it.
+    fn wait_in(
+        &self,
+        whole: fn(&State) -> &str,
+        position: usize,
+        text: &str,
+        limit: Duration,
+    ) -> Result<(String, usize)> {
         let deadline = Instant::now() + limit;
-        let transcript = Arc::clone(&self.transcript);
-        let mut state = transcript.lock();
+        let mut state = self.transcript.lock();
         loop {
-            let unread = state.text.get(self.position..).unwrap_or_default();
+            let unread = whole(&state).get(position..).unwrap_or_default();
             if let Some((before, _)) = unread.split_once(text) {
-                let before = before.to_owned();
-                self.position += before.len() + text.len();
-                return Ok(before);
+                return Ok((before.to_owned(), position + before.len() + text.len()));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || state.open == 0 {
@@ -96,7 +119,7 @@ impl Console {
                 drop(state);
                 bail!("{} did not print \"{text}\" {why}; {}", self.name, self.last_words());
             }
-            state = transcript.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.transcript.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -203,6 +226,8 @@ struct Transcript {
 #[derive(Default)]
 struct State {
     text: String,
+    /// Of that, what came on the standard output.
+    output: String,
     /// Outputs that the program still holds open.
     open: usize,
 }
@@ -214,14 +239,19 @@ impl Transcript {
 }
 
 /// Reads one output into the transcript until it ends. A serial console's carriage returns are left out.
-fn collect(mut output: impl Read + Send + 'static, transcript: &Arc<Transcript>) {
+fn collect(mut output: impl Read + Send + 'static, transcript: &Arc<Transcript>, is_standard: bool) {
     let transcript = Arc::clone(transcript);
     transcript.lock().open += 1;
     thread::spawn(move || {
         let mut bytes = [0; 4096];
         while let Ok(count @ 1..) = output.read(&mut bytes) {
             let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default()).replace('\r', "");
-            transcript.lock().text.push_str(&text);
+            let mut state = transcript.lock();
+            state.text.push_str(&text);
+            if is_standard {
+                state.output.push_str(&text);
+            }
+            drop(state);
             transcript.changed.notify_all();
         }
         transcript.lock().open -= 1;
@@ -243,6 +273,14 @@ mod tests {
         assert_eq!(console.wait_for("\n", LIMIT).unwrap(), " three");
         console.signal("TERM").unwrap();
         assert!(!console.wait(LIMIT).unwrap().success());
+    }
+
+    #[test]
+    fn an_answer_is_found_though_the_log_comes_in_the_middle_of_it() {
+        let script = "printf 'show port sta'; sleep 0.1; echo log >&2; sleep 0.1; echo 'ts 0'; read _";
+        let mut console = Console::start("sh", "sh", &["-c", script]).unwrap();
+        assert_eq!(console.wait_for_answer("show port stats 0\n", LIMIT).unwrap(), "");
+        assert_eq!(console.wait_for("log\n", LIMIT).unwrap(), "show port sta");
     }
 
     #[test]

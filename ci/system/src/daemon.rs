@@ -33,10 +33,14 @@ impl Node {
     pub fn new() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("culvert-").tempdir()?;
         let path = folder.path().display();
+        // Of all tests together: "off" tells whether a failure comes of isolation, "log" has the kernel log which call was missing.
+        let isolation = std::env::var("CULVERT_ISOLATION").unwrap_or_else(|_| "full".to_owned());
         let config = format!(
-            "[daemon]\ncontrol_socket = \"{path}/culvertd.sock\"\nstate_dir = \"{path}/state\"\n\n\
+            "[daemon]\ncontrol_socket = \"{path}/culvertd.sock\"\nstate_dir = \"{path}/state\"\n\
+             isolation = \"{isolation}\"\nfolders = [\"{}\"]\n\n\
              [datapath]\nworker_cores = [0]\nmemory_mb = 64\n\n\
-             [[network]]\nname = \"blue\"\n"
+             [[network]]\nname = \"blue\"\n",
+            std::env::temp_dir().display()
         );
         Ok(Self { folder, config, place: Place::default() })
     }
@@ -61,6 +65,13 @@ impl Node {
         self.config.push('\n');
         self.config.push_str(lines);
         self.config.push('\n');
+    }
+
+    /// Isolates culvertd so, see `isolation` in culvertd.toml; otherwise `CULVERT_ISOLATION` says how, and "full" if it does not.
+    pub fn set_isolation(&mut self, mode: &str) {
+        let own = format!("isolation = \"{mode}\"");
+        let lines = self.config.lines().map(|line| if line.starts_with("isolation = ") { &own } else { line });
+        self.config = lines.flat_map(|line| [line, "\n"]).collect();
     }
 
     /// The text of the configuration, to be changed as a test likes.

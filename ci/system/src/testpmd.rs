@@ -107,8 +107,8 @@ impl Testpmd {
     pub fn command(&mut self, command: &str) -> Result<String> {
         self.console.send(command)?;
         // It repeats the command; prompts before that belong to events.
-        self.console.wait_for(&format!("{command}\n"), LIMIT)?;
-        self.console.wait_for(PROMPT, LIMIT)
+        self.console.wait_for_answer(&format!("{command}\n"), LIMIT)?;
+        self.console.wait_for_answer(PROMPT, LIMIT)
     }
 
     /// All that it has printed so far: with `set verbose 1` also each frame that came.

@@ -1,8 +1,8 @@
 //! culvertd is killed under traffic and comes back: guests of both roles go on without a reboot, and no ring is stuck. How long guests
 //! do not hear of each other is printed for each kill, with the median and the worst.
 //!
-//! `CULVERT_KILLS` says how often it is killed, three times unless it does. Every other time only the daemon is, which its supervisor
-//! starts again.
+//! `CULVERT_KILLS` says how often it is killed, twice unless it does. Every other time only the daemon is, which its supervisor
+//! starts again; then guests notice nothing.
 #![allow(clippy::indexing_slicing, reason = "tests")]
 
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use culvert_system::daemon::{Daemon, Node};
 use culvert_system::guest::Guest;
 use culvert_system::qemu::{GuestOptions, Role};
 use culvert_system::testpmd::Testpmd;
+use culvert_system::uml;
 
 #[test]
 fn qemu_guests_in_the_connect_role() -> Result<()> {
@@ -21,6 +22,16 @@ fn qemu_guests_in_the_connect_role() -> Result<()> {
 #[test]
 fn qemu_guests_in_the_listen_role() -> Result<()> {
     qemu(Role::Listen)
+}
+
+#[test]
+fn a_crash_of_the_daemon_is_nothing_to_qemu_guests_in_the_connect_role() -> Result<()> {
+    qemu_with_crashes(Role::Connect)
+}
+
+#[test]
+fn a_crash_of_the_daemon_is_nothing_to_qemu_guests_in_the_listen_role() -> Result<()> {
+    qemu_with_crashes(Role::Listen)
 }
 
 /// The same with DPDK's switch, to compare with.
@@ -74,11 +85,59 @@ fn qemu(role: Role) -> Result<()> {
     let boots = [boot_id(&mut a)?, boot_id(&mut b)?];
     let mut gaps = Vec::new();
     for round in 0..kills()? {
-        gaps.push(ping_over(&mut a, b.address(), || kill(&node, &mut daemon, round))?);
+        let gap = ping_over(&mut a, b.address(), || kill(&node, &mut daemon, round));
+        gaps.push(gap.with_context(|| daemon.console().last_words())?);
     }
     print_gaps(&format!("QEMU, role {}", role.key()), &mut gaps);
     let address = b.address().to_owned();
     ensure!(a.ping(&address, 3)? == 3 && b.ping(a.address(), 3)? == 3, "a ring is stuck");
+    ensure!([boot_id(&mut a)?, boot_id(&mut b)?] == boots, "a guest has rebooted");
+    daemon.check_counters()?;
+    daemon.stop()
+}
+
+/// The daemon alone is killed: the guests' connections outlive it, no guest sees its link go down, and they need no help to find each
+/// other again.
+fn qemu_with_crashes(role: Role) -> Result<()> {
+    let mut node = Node::new()?;
+    let options = [("vm-a", 1), ("vm-b", 2)].map(|(name, number)| GuestOptions {
+        role,
+        ..GuestOptions::new(name, &node.add_guest(name, role, ""), number)
+    });
+    let daemon = node.start()?;
+    let [a, b] = options;
+    crashes(&format!("QEMU, role {}", role.key()), daemon, [a.boot()?, b.boot()?])
+}
+
+/// Its frontend cannot connect again: a crash is all that it can survive.
+#[test]
+fn a_crash_of_the_daemon_is_nothing_to_user_mode_linux() -> Result<()> {
+    let mut node = Node::new()?;
+    let [a, b] = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ""));
+    let daemon = node.start()?;
+    crashes("user-mode Linux", daemon, [uml::boot("vm-a", &a, 1)?, uml::boot("vm-b", &b, 2)?])
+}
+
+fn crashes(what: &str, mut daemon: Daemon, [mut a, mut b]: [Guest; 2]) -> Result<()> {
+    a.wait_ready()?;
+    b.wait_ready()?;
+    let carrier = |guest: &mut Guest| guest.check("cat /sys/class/net/eth0/carrier_changes");
+    let carriers = [carrier(&mut a)?, carrier(&mut b)?];
+    let boots = [boot_id(&mut a)?, boot_id(&mut b)?];
+    let mut gaps = Vec::new();
+    for round in 0..kills()? {
+        if round > 0 {
+            std::thread::sleep(APART);
+        }
+        let before = daemon.pid();
+        let gap = ping_over(&mut a, b.address(), || daemon.crash());
+        gaps.push(gap.with_context(|| daemon.console().last_words())?);
+        daemon.wait_for_next(before)?;
+    }
+    print_gaps(&format!("{what}, its daemon crashed"), &mut gaps);
+    let address = b.address().to_owned();
+    ensure!(a.ping(&address, 3)? == 3 && b.ping(a.address(), 3)? == 3, "a ring is stuck");
+    ensure!([carrier(&mut a)?, carrier(&mut b)?] == carriers, "a guest has seen its link go down");
     ensure!([boot_id(&mut a)?, boot_id(&mut b)?] == boots, "a guest has rebooted");
     daemon.check_counters()?;
     daemon.stop()
@@ -153,7 +212,7 @@ fn boot_id(guest: &mut Guest) -> Result<String> {
 
 /// How often culvertd is killed in each test.
 fn kills() -> Result<usize> {
-    std::env::var("CULVERT_KILLS").map_or(Ok(3), |count| count.parse().context("CULVERT_KILLS"))
+    std::env::var("CULVERT_KILLS").map_or(Ok(2), |count| count.parse().context("CULVERT_KILLS"))
 }
 
 /// The longest time without an answer: by the requests that were not answered, one each `interval` seconds, and the answer that took
@@ -184,6 +243,8 @@ fn print_gaps(what: &str, gaps: &mut [Duration]) {
 }
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// When a daemon dies sooner after the one before, guests have to connect again.
+const APART: Duration = Duration::from_secs(11);
 /// In the last answer that comes before the switch is killed.
 const LAST_BEFORE: &str = "seq=30 ";
 const INTERVAL: Duration = Duration::from_millis(10);

@@ -23,7 +23,7 @@ const PORT: &str = "0f1e2d3c4b5a-pod494bb167e44";
 #[test]
 fn a_guest_on_a_tap_reaches_another_one() -> Result<()> {
     let (pod, kubelet, mut rows) = (Namespace::new("pod")?, KubeletRoot::new()?, Rows::default());
-    let mut node = Node::new()?;
+    let mut node = node()?;
     let socket = node.add_guest("other", Role::Listen, "");
     let daemon = node.start()?;
     let attachment = attachment(&pod, &kubelet)?;
@@ -77,7 +77,7 @@ fn a_guest_on_a_tap_reaches_another_one() -> Result<()> {
 #[test]
 fn what_fails_is_undone() -> Result<()> {
     let (pod, kubelet, mut rows) = (Namespace::new("pod")?, KubeletRoot::new()?, Rows::default());
-    let node = Node::new()?;
+    let node = node()?;
     let attachment = attachment(&pod, &kubelet)?;
     println!();
     let refused = |config: &Value| match attachment.call("ADD", config) {
@@ -129,6 +129,13 @@ fn what_fails_is_undone() -> Result<()> {
     rows.same("removals that are left", left, Vec::new());
     daemon.stop()?;
     rows.end()
+}
+
+/// A node whose culvertd may connect interfaces of the kernel.
+fn node() -> Result<Node> {
+    let mut node = Node::new()?;
+    *node.config() = node.config().replacen("[daemon]\n", "[daemon]\ndevice_kinds = [\"net_af_packet\"]\n", 1);
+    Ok(node)
 }
 
 fn attachment(pod: &Namespace, kubelet: &KubeletRoot) -> Result<Attachment> {

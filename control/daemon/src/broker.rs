@@ -8,8 +8,9 @@
 //! [`message::Request`].
 
 mod client;
+mod closing;
 mod desk;
 pub mod message;
 
 pub use client::Broker;
-pub use desk::Desk;
+pub use desk::{CONNECTION, Desk};

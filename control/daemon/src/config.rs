@@ -4,7 +4,7 @@
 //! - `source`: the text and its lines;
 //! - `section`: reading one table key by key;
 //! - `value`: readers of single values (names, durations, paths, addresses);
-//! - [`devices`]: what of `[daemon]` is kubelet's matter;
+//! - [`devices`]: what of `[daemon]` is kubelet's matter; [`isolation`]: what of it is given up;
 //! - [`network`], [`port`] with [`vlan`], [`mirror`], [`pod`]: one object each, as it is wanted; [`objects`]: all, and the rules
 //!   between them;
 //! - [`machine`]: the cores and memory that values are checked against; [`kept`]: the last text without mistakes.
@@ -14,6 +14,7 @@
 //! show (a folder that cannot be written, a driver that is missing) becomes the state of that port later.
 
 pub mod devices;
+pub mod isolation;
 pub mod kept;
 pub mod machine;
 pub mod mirror;
@@ -39,6 +40,7 @@ use rustix::fs::{Mode, OFlags};
 use toml::de::{DeTable, DeValue};
 
 pub use devices::Devices;
+pub use isolation::Isolation;
 pub use machine::Machine;
 pub use mirror::Mirror;
 pub use mistake::Mistake;
@@ -86,6 +88,8 @@ pub struct Daemon {
     pub metrics_address: SocketAddr,
     /// How ports are offered to kubelet.
     pub devices: Devices,
+    /// What culvertd gives up.
+    pub isolation: Isolation,
 }
 
 /// `[datapath]`: what the polling threads and DPDK get.
@@ -158,7 +162,14 @@ impl Config {
             ("datapath.eal_args", datapath.eal_args != datapath_before.eal_args),
         ];
         let devices = daemon.devices.differences(&before.devices);
-        changed.into_iter().chain(devices).filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
+        let isolation = daemon.isolation.differences(&before.isolation);
+        changed
+            .into_iter()
+            .chain(devices)
+            .chain(isolation)
+            .filter(|(_, changed)| *changed)
+            .map(|(key, _)| key.to_owned())
+            .collect()
     }
 
     /// Checks the text of a configuration. `file_name` is only for messages.
@@ -208,6 +219,7 @@ fn read_daemon(report: &mut Report<'_>, section: Option<Section<'_>>) -> Daemon 
         state_dir: PathBuf::from("/var/lib/culvert"),
         metrics_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9477)),
         devices: Devices::default(),
+        isolation: Isolation::default(),
     };
     let Some(mut section) = section else { return daemon };
     let read_socket = |value: &DeValue<'_>| value::socket_path(value, "\"/run/culvert/culvertd.sock\"");
@@ -216,6 +228,7 @@ fn read_daemon(report: &mut Report<'_>, section: Option<Section<'_>>) -> Daemon 
     set(&mut daemon.state_dir, section.optional(report, "state_dir", read_folder));
     set(&mut daemon.metrics_address, section.optional(report, "metrics_address", value::socket_address));
     daemon.devices = Devices::read(report, &mut section);
+    daemon.isolation = Isolation::read(report, &mut section);
     section.finish(report);
     daemon
 }

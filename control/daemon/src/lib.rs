@@ -4,6 +4,7 @@
 //! - [`change`], [`reconcile`], [`journal`], [`removals`]: what clients want besides, how the node gets there, and how it is
 //!   kept;
 //! - [`supervisor`]: culvertd's first process, which starts the daemon, again if need be; [`broker`]: what the daemon asks it for;
+//! - [`isolation`]: what both give up;
 //! - [`process`]: what the daemon changes about its own process; [`log`]: the log of both, which holds up nobody;
 //!   [`bugs`]: panics, counted;
 //! - [`node`]: the running node: datapath, ports, vhost-user sockets;
@@ -19,6 +20,7 @@ pub mod bugs;
 pub mod change;
 pub mod config;
 pub mod device_plugin;
+pub mod isolation;
 pub mod journal;
 pub mod listening_socket;
 pub mod log;

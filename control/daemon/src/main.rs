@@ -13,10 +13,11 @@ use culvert_nic::EalError;
 use culvertd::arguments::{Arguments, EXIT_CONFIG, EXIT_FAILED};
 use culvertd::broker::Broker;
 use culvertd::config::{Config, Machine, Mistake, Objects, kept};
+use culvertd::isolation::Kind;
 use culvertd::listening_socket::{BindError, ListeningSocket, Purpose};
 use culvertd::node::Node;
 use culvertd::node::live::{LiveNode, Started};
-use culvertd::{bugs, log, process, server, supervisor};
+use culvertd::{bugs, isolation, log, process, server, supervisor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The program.
@@ -48,7 +49,7 @@ pub fn main() -> ExitCode {
     }
     let ended = match broker {
         Some(broker) => run(&arguments, config, stale, machine, broker).map(|()| ExitCode::SUCCESS),
-        None => supervise(&arguments),
+        None => supervise(&arguments, &config),
     };
     ended.unwrap_or_else(|error| fail(&error))
 }
@@ -80,7 +81,9 @@ fn load(path: &Path, machine: &Machine, broker: Option<&Broker>) -> Result<Loade
     Ok(Loaded { config, stale: Some(stale) })
 }
 
-fn supervise(arguments: &Arguments) -> Result<ExitCode> {
+fn supervise(arguments: &Arguments, config: &Config) -> Result<ExitCode> {
+    // Before there is another thread.
+    isolation::limit_supervisor(config)?;
     let _log = log::start(&arguments.log_level)?;
     // It keeps descriptors for the daemon, which inherits the limit.
     process::raise_file_limit();
@@ -95,10 +98,12 @@ fn run(
     broker: Arc<Broker>,
 ) -> Result<()> {
     process::set_name();
-    // First, so that all threads are kept off the workers' cores.
+    // Before there is another thread, so that all have what follows.
+    let isolation = Arc::new(isolation::begin(&config, &arguments.config)?);
     let main_core = process::leave_cores_to_workers(&machine, &config.datapath.worker_cores)?;
-    let _log = log::start(&arguments.log_level)?;
+    let _log = isolation.confined(Kind::Log, || log::start(&arguments.log_level))??;
     bugs::watch();
+    isolation.warnings().for_each(|warning| tracing::warn!("{warning}"));
     if config.datapath.worker_cores.contains(&main_core) {
         tracing::warn!("all cores are worker cores: control takes time from the workers; leave it one core");
     }
@@ -106,13 +111,17 @@ fn run(
     // The daemon of a supervisor that was killed may be about to end.
     let is_taken = |error: &BindError| error.is_taken();
     let socket = process::patiently(|| ListeningSocket::bind(&socket_path, Purpose::Control), is_taken)?;
-    let control = server::runtime().context("the control server cannot start")?;
+    let limits = Arc::clone(&isolation);
+    let control =
+        server::runtime(move || limits.narrow_here(Kind::Control)).context("the control server cannot start")?;
     // From here on a signal leads to an orderly end, also while ports are still being opened.
     let stop = control.block_on(async { stop_signal() })?;
     let reload = control.block_on(async { signal(SignalKind::hangup()) }).context("SIGHUP cannot be waited for")?;
     broker.ready().context("the supervisor does not answer")?;
 
-    let Started { node, threads } = LiveNode::start(config, &arguments.config, machine, main_core, broker)?;
+    #[cfg(feature = "inject")]
+    isolation::probe::run(&isolation);
+    let Started { node, threads } = LiveNode::start(config, &arguments.config, machine, main_core, broker, isolation)?;
     if let Some(sentence) = &stale {
         tracing::error!("{sentence}");
     }

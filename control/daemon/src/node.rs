@@ -7,14 +7,17 @@
 //!   follow;
 //! - [`offers`]: what kubelet is offered;
 //! - [`backend`]: what vhost-user sockets ask of the workers; [`faults`]: what workers tell of guests;
+//! - [`addresses`], [`connections`]: what the next daemon goes on with;
 //! - [`capture`]: frames from a tap to a client.
 //!
 //! Answers are in the words of the schema, so that there is no second set of types between the datapath and the wire.
 
+mod addresses;
 pub mod backend;
 pub mod bars;
 pub mod capture;
 mod changes;
+pub mod connections;
 pub mod faults;
 mod links;
 pub mod live;

@@ -61,14 +61,16 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// The runtime of the control server. The threads on which questions are answered are started here and stay: a question must not
 /// depend on the kernel's having a thread to give.
+/// Each begins with `on_start`.
 ///
 /// # Errors
 /// The kernel's.
-pub fn runtime() -> io::Result<Runtime> {
+pub fn runtime(on_start: impl Fn() + Send + Sync + 'static) -> io::Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_QUESTIONS)
         .thread_keep_alive(FOR_EVER)
+        .on_thread_start(on_start)
         .build()?;
     // Each waits for the others, so that none of them takes two of the questions.
     let started = Arc::new((Mutex::new(0_usize), Condvar::new()));

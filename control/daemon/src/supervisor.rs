@@ -89,8 +89,19 @@ impl Supervisor {
                 }
                 Verdict::Again(pause) => {
                     self.desk.next_daemon(&reason);
+                    // Whatever ended it twice in a short time may be in what was kept.
+                    if !pause.is_zero() {
+                        let connections = self.desk.drop_connections();
+                        tracing::warn!(
+                            connections,
+                            "guests have to connect again, for the daemon died twice in a short time"
+                        );
+                    }
                     let (restarts, pause_ms) = (self.desk.restarts(), pause.as_millis());
                     tracing::error!(restarts, pause_ms, "the daemon ended by {reason}; it is started again");
+                    if end == End::Signal(Signal::SYS.as_raw()) {
+                        tracing::error!("{FORBIDDEN}");
+                    }
                     if self.pause(pause).await {
                         return Ok(ExitCode::SUCCESS);
                     }
@@ -155,6 +166,11 @@ impl Supervisor {
         }
     }
 }
+
+/// What SIGSYS means. The kernel tells nobody but its own log which call it was.
+const FORBIDDEN: &str = "SIGSYS: the daemon made a system call that it never makes. Whoever made it was not culvertd, or this is a bug: \
+                         the kernel's log (journalctl -k) has a line with type=1326 and pid, comm (the thread) and syscall (its number); \
+                         see docs/ISOLATION.md";
 
 /// Answers requests until something has changed: one was answered, or the daemon has gone, and `socket` with it.
 async fn requests(desk: &mut Desk, socket: &mut Option<AsyncFd<OwnedFd>>) {

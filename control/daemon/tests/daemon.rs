@@ -28,8 +28,9 @@ async fn it_starts_answers_and_stops() {
 
 #[tokio::test]
 async fn a_port_that_cannot_be_opened_does_not_stop_the_others() {
-    let setup =
-        Setup::new().port("good", "device = \"net_null0\"").port("no-file", "device = \"net_pcap0,rx_pcap=/no/f\"");
+    let setup = Setup::new().port("good", "device = \"net_null0\"");
+    let line = format!("device = \"net_pcap0,rx_pcap={}\"", setup.path("no/f").display());
+    let setup = setup.port("no-file", &line);
     std::fs::write(setup.path("file"), "precious").unwrap();
     let line = format!("socket = \"{}\"", setup.path("file").display());
     let setup = setup.port("no-socket", &line);
@@ -95,8 +96,9 @@ async fn the_first_frames_find_all_ports() {
 
 #[tokio::test]
 async fn captures_are_limited_and_a_failed_port_has_none() {
-    let setup =
-        Setup::new().port("source", "device = \"net_null0\"").port("bad", "device = \"net_pcap0,rx_pcap=/no/f\"");
+    let setup = Setup::new().port("source", "device = \"net_null0\"");
+    let line = format!("device = \"net_pcap0,rx_pcap={}\"", setup.path("no/f").display());
+    let setup = setup.port("bad", &line);
     let culvertd = setup.start();
     let mut client = culvertd.client().await;
     let request = |port: &str| v1::CaptureRequest { port: port.to_owned(), snap_length: 1, count: 0 };
@@ -146,9 +148,9 @@ fn mistakes_in_the_configuration_are_exit_code_64() {
         let message = String::from_utf8_lossy(&output.stderr);
         let name = file.display();
         let expected = [
-            format!("{name}:10: port.socket or device: is missing; add "),
-            format!("{name}:11: port.name = \"A\": is not a name; use "),
-            format!("{name}:13: port.mtuu = 1: is no key that culvertd knows here; did you mean \"mtu\"?"),
+            format!("{name}:11: port.socket or device: is missing; add "),
+            format!("{name}:12: port.name = \"A\": is not a name; use "),
+            format!("{name}:14: port.mtuu = 1: is no key that culvertd knows here; did you mean \"mtu\"?"),
         ];
         assert_eq!(message.lines().count(), 3, "{message}");
         for (line, start) in message.lines().zip(expected) {

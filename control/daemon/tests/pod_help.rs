@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use culvertd::config::{Pod, read_objects};
 use culvertd::pods::help::{Helper, PodHelp};
+use culvertd::pods::packets;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
@@ -88,7 +89,7 @@ fn turn(helper: &mut Helper, pod: &Pod) -> PodHelp {
 #[test]
 fn who_asks_gets_the_taps_packet_socket_once() {
     let (_folder, path) = folder();
-    let (mut helper, pod) = (Helper::default(), pod("launcher", &path, "lo"));
+    let (mut helper, pod) = (Helper::new(packets::open), pod("launcher", &path, "lo"));
     assert_eq!(turn(&mut helper, &pod), PodHelp::default());
     let mut translator = Translator::listen(&path.join("vm.sock.help"));
     assert_eq!(turn(&mut helper, &pod), PodHelp::default());
@@ -106,11 +107,11 @@ fn who_asks_gets_the_taps_packet_socket_once() {
     assert!(!translator.accept(), "one connection is enough");
     // Another one later, and a new culvertd.
     assert!({
-        let mut helper = Helper::default();
+        let mut helper = Helper::new(packets::open);
         turn(&mut helper, &pod);
         translator.accept()
     });
-    let mut helper = Helper::default();
+    let mut helper = Helper::new(packets::open);
     turn(&mut helper, &pod);
     assert!(translator.accept());
     translator.say("ok");
@@ -126,7 +127,7 @@ fn who_asks_gets_the_taps_packet_socket_once() {
 #[test]
 fn what_cannot_be_given_is_told_once() {
     let (_folder, path) = folder();
-    let (mut helper, missing) = (Helper::default(), pod("launcher", &path, "no-such-tap"));
+    let (mut helper, missing) = (Helper::new(packets::open), pod("launcher", &path, "no-such-tap"));
     let mut translator = Translator::listen(&path.join("vm.sock.help"));
     turn(&mut helper, &missing);
     assert!(translator.accept());
@@ -147,11 +148,11 @@ fn what_cannot_be_given_is_told_once() {
     translator.say("error: it is no packet socket");
     let problems = turn(&mut helper, &there).problems;
     assert_eq!(problems, ["a translator does not take the packet socket: error: it is no packet socket"]);
-    let gone = Pod { netns: Some("/nowhere".into()), ..there };
+    let gone = Pod { netns: Some("/nowhere/netns".into()), ..there };
     turn(&mut helper, &gone);
     assert!(translator.accept());
     translator.say("packet");
-    assert!(turn(&mut helper, &gone).problems[0].starts_with("there is no network namespace at /nowhere"));
+    assert!(turn(&mut helper, &gone).problems[0].starts_with("there is no network namespace at /nowhere/netns"));
     // What is no namespace at all.
     let file = path.join("file");
     std::fs::write(&file, "").unwrap();
@@ -166,7 +167,7 @@ fn what_cannot_be_given_is_told_once() {
 #[test]
 fn whoever_answers_is_not_trusted() {
     let (_folder, path) = folder();
-    let (mut helper, pod) = (Helper::default(), pod("launcher", &path, "lo"));
+    let (mut helper, pod) = (Helper::new(packets::open), pod("launcher", &path, "lo"));
     let mut hostile = Translator::listen(&path.join("vm.sock.help"));
     for words in [
         vec!["hello"],

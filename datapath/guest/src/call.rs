@@ -3,6 +3,7 @@
 //! The frontend shares the open file with us. It can make an eventfd block again at any time, and fill it: so we look
 //! before we write, and a worker that was caught in between is freed by [`unblock`](crate::unblock).
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +58,14 @@ impl Call {
     #[must_use = "closing it may take long, and must not be left to a worker"]
     pub fn set(&self, descriptor: Option<OwnedFd>) -> Option<Replaced> {
         self.target.swap(descriptor.map(Target::new)).map(Replaced)
+    }
+
+    /// A copy of the descriptor, if there is one.
+    ///
+    /// # Errors
+    /// The kernel's, when too many are open.
+    pub fn descriptor(&self) -> io::Result<Option<OwnedFd>> {
+        self.target.load().as_ref().map(|target| target.descriptor.try_clone()).transpose()
     }
 
     /// Interrupts the guest. A full counter means that an interrupt is pending already; a closed or broken

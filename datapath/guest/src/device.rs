@@ -212,6 +212,25 @@ pub struct RingAddresses {
     pub used: u64,
 }
 
+/// What a frontend has said of one ring.
+#[derive(Clone, Copy, Debug)]
+pub struct RingSettings<'a> {
+    /// Entries; 0 while unknown.
+    pub size: u16,
+    /// Where it is.
+    pub addresses: Option<RingAddresses>,
+    /// Index of the next available entry, as of when the ring stood last.
+    pub position: u16,
+    /// How the guest tells that it made buffers available.
+    pub kick: &'a Kick,
+    /// How to interrupt the guest.
+    pub call: &'a Call,
+    /// What SET_VRING_ENABLE said.
+    pub enabled: Option<bool>,
+    /// The feature bits that it runs with, if it does.
+    pub running: Option<u64>,
+}
+
 /// What is known of one ring, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingStatus {
@@ -260,6 +279,19 @@ impl Device {
             size: ring.size,
             running: ring.running.is_some(),
             enabled: self.is_enabled(ring),
+        })
+    }
+
+    /// What the frontend has said of each ring, by number.
+    pub fn settings(&self) -> impl ExactSizeIterator<Item = RingSettings<'_>> {
+        self.rings.iter().map(|ring| RingSettings {
+            size: ring.size,
+            addresses: ring.addresses,
+            position: ring.position,
+            kick: &ring.kick,
+            call: &ring.call,
+            enabled: ring.enabled,
+            running: ring.running.map(|running| running.features),
         })
     }
 

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::FileType;
@@ -152,6 +152,11 @@ impl Memory {
     /// The regions, by guest address.
     pub fn regions(&self) -> impl ExactSizeIterator<Item = Region> + '_ {
         self.mappings.iter().map(|mapping| mapping.region)
+    }
+
+    /// The regions with the files that they are in, by guest address.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = (Region, Option<BorrowedFd<'_>>)> {
+        self.mappings.iter().map(|mapping| (mapping.region, mapping.mapped.file_offset().map(|at| at.file().as_fd())))
     }
 
     /// Whether a region was lost because its file was truncated. Its bytes are anonymous memory now.

@@ -10,7 +10,7 @@
 //!
 //! All atomics come from [`sync`](crate::sync), so that a model checker can take its place (`ci/loom`).
 //!
-//! Time is an argument, in seconds; entries not seen for longer than the age limit are not found, and are removed by
+//! Time is an argument, in seconds since any moment, which is the same for all processes that hand addresses on; entries not seen for longer than the age limit are not found, and are removed by
 //! [`MacTable::sweep`], which control calls.
 
 use std::hash::{BuildHasher, RandomState};
@@ -123,6 +123,16 @@ impl MacTable {
         // Losing the race to another worker is as good: it saw the address in the same moment.
         self.change(entry, old, value(at, now));
         Learned::Known
+    }
+
+    /// Notes that `address` was seen in `vlan` at `at`, at most `limit` addresses of which are known, some time ago, at `seen`. `false` when
+    /// that was too long ago, or something is known about the address by now, or there is no room for it.
+    pub fn restore(&self, vlan: u16, address: MacAddress, at: PortId, limit: u32, seen: u32, now: u32) -> bool {
+        let (key, value) = (key(vlan, address), value(at, seen.min(now)));
+        self.find(key).is_none()
+            && !self.is_expired(value, now)
+            && self.count(at) < limit
+            && self.insert(key, value, now)
     }
 
     /// Binds `address` in `vlan` to `at`: it does not age and is not learned elsewhere. `false` when the table has no room.
@@ -350,6 +360,24 @@ mod tests {
         table.learn(VLAN, mac(1), A, 10, 0);
         table.set_age(5);
         assert_eq!(table.lookup(VLAN, mac(1), 6), None);
+    }
+
+    #[test]
+    fn what_is_restored_has_its_age_and_takes_nobodys_place() {
+        let table = MacTable::new(300);
+        assert!(table.bind(VLAN, mac(9), B));
+        table.learn(VLAN, mac(8), B, 10, 1000);
+        let restore = |number, seen| table.restore(VLAN, mac(number), A, 2, seen, 1000);
+        assert!(!restore(9, 1000), "it is bound to another port");
+        assert!(!restore(8, 1000), "another port was faster");
+        assert!(!restore(1, 699), "it was too old already");
+        assert!(restore(1, 700) && restore(2, 2000));
+        assert!(!restore(1, 1000) && !restore(3, 1000), "the port has its number");
+        assert_eq!((table.count(A), table.count(B)), (2, 1));
+        let ports = |now| [1, 2, 8, 9].map(|number| table.lookup(VLAN, mac(number), now));
+        assert_eq!(ports(1000), [Some(A), Some(A), Some(B), Some(B)]);
+        assert_eq!(ports(1001), [None, Some(A), Some(B), Some(B)]);
+        assert_eq!(ports(1301), [None, None, None, Some(B)]);
     }
 
     #[test]

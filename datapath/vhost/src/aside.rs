@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 /// One port's jobs, done one after the other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Aside {
     /// None: done at once, by whoever asks.
     lane: Option<Arc<Lane>>,

@@ -194,6 +194,19 @@ pub fn give(handle: &OwnedFd, place: &Place) -> Result<(), GiveError> {
     Ok(())
 }
 
+/// Whether what was opened by a name has no name elsewhere. A hard link that was removed since it was opened leaves one name, and
+/// not that one: so the count is read first, and then whether the name that was opened is still there.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn is_only_name(handle: &OwnedFd) -> Result<bool, Errno> {
+    if rustix::fs::fstat(handle)?.st_nlink != 1 {
+        return Ok(false);
+    }
+    // The kernel writes it behind a name that is gone, see proc_pid_fd(5); who uses it as a name himself is refused for nothing.
+    Ok(!rustix::fs::readlink(own_link(handle), Vec::new())?.to_bytes().ends_with(b" (deleted)"))
+}
+
 /// The kernel's name for what one of our descriptors refers to.
 pub fn own_link(descriptor: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", descriptor.as_raw_fd())
@@ -205,3 +218,28 @@ const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEX
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o755);
 /// The extended attribute that SELinux keeps labels in.
 const LABEL: &str = "security.selinux";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// hostile C6: before, a hard link that was removed between opening and counting led to a socket outside.
+    #[test]
+    fn a_hard_link_that_is_gone_is_not_the_only_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let _listener = UnixListener::bind(path("outside")).unwrap();
+        let opened = |name: &str| rustix::fs::open(path(name), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).unwrap();
+        assert!(is_only_name(&opened("outside")).unwrap());
+        std::fs::hard_link(path("outside"), path("link")).unwrap();
+        let link = opened("link");
+        assert!(!is_only_name(&link).unwrap());
+        std::fs::remove_file(path("link")).unwrap();
+        assert!(!is_only_name(&link).unwrap());
+        // A name that was renamed is another, and the only one.
+        let renamed = opened("outside");
+        std::fs::rename(path("outside"), path("renamed")).unwrap();
+        assert!(is_only_name(&renamed).unwrap());
+    }
+}

@@ -3,6 +3,7 @@
 //! [`crate::server`]'s loop hands it jobs and never waits for it; results come back through a channel and a waker. Jobs
 //! are done one after the other, so a [`Backend`] sees the changes and states of a port in their order.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -44,7 +45,7 @@ pub enum Job {
     },
 }
 
-/// The result of a job.
+/// The result of a job, or of one that another thread of the server's has done.
 #[derive(Debug)]
 pub enum JobResult {
     /// Of [`Job::Work`].
@@ -67,6 +68,13 @@ pub enum JobResult {
     Gone {
         /// Of the port.
         slot: usize,
+    },
+    /// Of [`KeeperJob::Keep`](crate::keep::KeeperJob::Keep).
+    Kept {
+        /// Of the port.
+        slot: usize,
+        /// The keeper's answer.
+        answer: io::Result<()>,
     },
     /// Of [`Job::End`]: the workers did not acknowledge. To be tried again.
     NotEnded {

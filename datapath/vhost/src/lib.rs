@@ -8,6 +8,7 @@
 //! - `port`: one port's socket over time, [`place`]: where it is; [`server`]: all of them in one thread; `helper`: the thread that may wait
 //!   for workers, `aside`: those that may wait for a frontend;
 //! - [`single`]: one port in its caller's own loop, without threads: the translator's way;
+//! - [`keep`]: connections that outlive the process, [`transcript`]: what a session is told by to be where it was;
 //! - [`backend`]: what the rest of the daemon provides; `rate`, [`log_limit`]: bounds on what a frontend can cause.
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,7 @@ pub mod connect;
 pub mod event;
 pub mod folder;
 mod helper;
+pub mod keep;
 pub mod listen;
 pub mod log_limit;
 pub mod message;
@@ -27,8 +29,10 @@ pub mod server;
 pub mod session;
 pub mod single;
 pub mod socket;
+pub mod transcript;
 
 pub use backend::{Backend, Bar, Connection, Peer, PortKey, SocketState};
+pub use keep::Keeper;
 pub use place::{Owner, Place};
 pub use port::{PortSocket, RETRY, Role};
 pub use server::{AddError, Server};

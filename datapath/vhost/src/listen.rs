@@ -115,8 +115,8 @@ impl SocketName {
         }
         let (ours, status) = find(&folder, name).map_err(kernel("open"))?;
         // No system call leads from a socket to its name: what is there is taken for ours if only we could have made it.
-        let strange = status.st_nlink != 1 || status.st_uid != rustix::process::geteuid().as_raw();
-        if !is_socket(&status) || (place.root.is_some() && strange) {
+        let is_ours = || Ok(status.st_uid == rustix::process::geteuid().as_raw() && folder::is_only_name(&ours)?);
+        if !is_socket(&status) || (place.root.is_some() && !is_ours().map_err(kernel("look at"))?) {
             return Err(BindError::Replaced(path.to_owned()));
         }
         // From here on the name is removed if a step fails.
@@ -213,7 +213,7 @@ fn remove_stale(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), BindE
     if !is_socket(&status) {
         return Err(BindError::NotASocket(path.to_owned()));
     }
-    if status.st_nlink != 1 {
+    if !folder::is_only_name(&found).map_err(kernel("look at"))? {
         return Err(BindError::HardLink(path.to_owned()));
     }
     if let Some(user) = listener_of(&found).map_err(kernel("probe"))? {

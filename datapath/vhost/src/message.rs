@@ -424,6 +424,13 @@ pub fn reply_config(request: u32, offset: u32, flags: u32, space: &[u8]) -> Vec<
     reply(request, &[&offset.to_ne_bytes(), &size.to_ne_bytes(), &flags.to_ne_bytes(), space])
 }
 
+/// A request as a frontend sends it that wants no answer.
+pub fn request(request: FrontendReq, body: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(body.len()).unwrap_or(0);
+    // A number of the table, not one of a peer: the widening is exact.
+    [&(request as u32).to_ne_bytes(), &VERSION.to_ne_bytes(), &size.to_ne_bytes(), body].concat()
+}
+
 fn reply(request: u32, fields: &[&[u8]]) -> Vec<u8> {
     let body = fields.concat();
     let size = u32::try_from(body.len()).unwrap_or(0);
@@ -435,7 +442,7 @@ fn reply(request: u32, fields: &[&[u8]]) -> Vec<u8> {
 const VERSION: u32 = 1;
 
 /// In the body of a kick, call or err: no descriptor is attached.
-const NO_DESCRIPTOR: u64 = 1 << 8;
+pub(crate) const NO_DESCRIPTOR: u64 = 1 << 8;
 
 /// The rest of a body, read from its front.
 struct Fields<'a>(&'a [u8]);

@@ -1,10 +1,12 @@
 //! All vhost-user sockets of the daemon, served by one thread that never waits for anything but events.
 //!
 //! Control calls [`Server`]; its methods post a command to the loop and wake it. What may take long is done by a second
-//! thread (`helper`), which calls the [`Backend`].
+//! thread (`helper`), which calls the [`Backend`], and a third one, which asks the [`Keeper`], if there is one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -12,11 +14,13 @@ use std::time::{Duration, Instant};
 
 use culvert_guest::device::Unresponsive;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
+use crate::aside::Aside;
 use crate::backend::{Backend, Bar, PortKey, SocketState};
 use crate::connect::FolderWatch;
 use crate::helper::{self, Job, JobResult};
+use crate::keep::{self, Keeper, KeeperJob};
 use crate::listen::BindError;
 use crate::port::{Loop, Port, PortSocket, Results, Tokens};
 
@@ -43,15 +47,16 @@ pub struct Server {
     commands: Sender<Command>,
     waker: Arc<Waker>,
     states: States,
+    taking_up: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Starts the two threads.
+    /// Starts the threads. `keeper` has connections outlive the process.
     ///
     /// # Errors
     /// The kernel's reason, usually a limit on open files or threads.
-    pub fn start(backend: Arc<dyn Backend>) -> io::Result<Self> {
+    pub fn start(backend: Arc<dyn Backend>, keeper: Option<Arc<dyn Keeper>>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let folders = FolderWatch::new().and_then(|folders| {
@@ -71,24 +76,35 @@ impl Server {
         let helper = thread::Builder::new().name("vhost-helper".to_owned()).spawn(move || {
             helper::run(&backend, &jobs_to_do, &of_helper);
         })?;
-        let shared = states.clone();
+        let mut threads = vec![helper];
+        let mut asks_keeper = None;
+        if let Some(keeper) = keeper {
+            let (sender, jobs) = mpsc::channel();
+            asks_keeper = Some(sender);
+            let keeping = thread::Builder::new().name("vhost-keeper".to_owned());
+            let of_keeper = results.clone();
+            threads.push(keeping.spawn(move || keep::run(&*keeper, &jobs, &of_keeper))?);
+        }
+        let taking_up = Arc::<AtomicUsize>::default();
+        let registry = poll.registry().try_clone()?;
+        let (counted, told) = (Arc::clone(&taking_up), states.clone());
+        let shared = Shared { registry, jobs, results, keeper: asks_keeper, taking_up: counted, states: told };
         let serving = thread::Builder::new().name("vhost-server".to_owned()).spawn(move || {
             let ports = BTreeMap::new();
             let mut server = Serving {
                 poll,
                 folders: folders.ok(),
                 commands: to_do,
-                jobs,
-                results,
                 done,
-                states: shared,
+                shared,
                 ports,
                 next_slot: 0,
                 stop_at: None,
             };
             server.run();
         })?;
-        Ok(Self { commands, waker, states, threads: vec![serving, helper] })
+        threads.insert(0, serving);
+        Ok(Self { commands, waker, states, taking_up, threads })
     }
 
     /// Adds a port. In the connect role its socket need not exist yet.
@@ -96,7 +112,25 @@ impl Server {
     /// # Errors
     /// Any [`AddError`]; the other ports never notice.
     pub fn add(&self, socket: PortSocket) -> Result<(), AddError> {
-        self.ask(|answer| Command::Add { socket: Box::new(socket), answer }).unwrap_or(Err(AddError::Ended))
+        self.add_kept(socket, Vec::new())
+    }
+
+    /// Adds a port that goes on with the connection that an earlier process had kept (see [`Keeper`]), if that is to be had; if not,
+    /// it is closed, and the frontend comes again as after any other end. `descriptors` may be empty: nothing was kept.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn add_kept(&self, socket: PortSocket, descriptors: Vec<OwnedFd>) -> Result<(), AddError> {
+        let socket = Box::new(socket);
+        self.ask(|answer| Command::Add { socket, descriptors, answer }).unwrap_or(Err(AddError::Ended))
+    }
+
+    /// Waits until all connections of the last process are taken up or closed, `limit` at most.
+    pub fn wait_taken_up(&self, limit: Duration) {
+        let start = Instant::now();
+        while self.taking_up.load(Ordering::Relaxed) > 0 && start.elapsed() < limit {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Removes a port and returns when its rings are stopped and its memory is given back.
@@ -178,7 +212,7 @@ impl States {
 
 #[derive(Debug)]
 enum Command {
-    Add { socket: Box<PortSocket>, answer: Sender<Result<(), AddError>> },
+    Add { socket: Box<PortSocket>, descriptors: Vec<OwnedFd>, answer: Sender<Result<(), AddError>> },
     Remove { port: PortKey, answer: Sender<Result<(), Unresponsive>> },
     Quarantine { port: PortKey, reason: String },
     Suspend { port: PortKey, suspended: bool, answer: Sender<()> },
@@ -203,14 +237,22 @@ struct Serving {
     /// Missing where the node has no inotify instance left.
     folders: Option<FolderWatch>,
     commands: Receiver<Command>,
-    jobs: Sender<Job>,
-    results: Results,
     done: Receiver<JobResult>,
-    states: States,
+    shared: Shared,
     ports: BTreeMap<usize, Entry>,
     /// Never used twice, so that late events and results find nothing.
     next_slot: usize,
     stop_at: Option<Instant>,
+}
+
+/// What all ports need of it.
+struct Shared {
+    registry: Registry,
+    jobs: Sender<Job>,
+    results: Results,
+    keeper: Option<Sender<KeeperJob>>,
+    taking_up: Arc<AtomicUsize>,
+    states: States,
 }
 
 struct Entry {
@@ -236,12 +278,10 @@ impl Serving {
             for entry in self.ports.values_mut() {
                 // What was left over is done below, once for each turn of the loop.
                 if entry.port.deadline().is_some_and(|at| at <= now) {
-                    entry.busy |=
-                        entry.port.on_time(&in_loop(&self.poll, &self.jobs, &self.results, &self.states, now));
+                    entry.busy |= entry.port.on_time(&self.shared.in_loop(now));
                 }
                 if std::mem::take(&mut entry.busy) {
-                    entry.busy =
-                        entry.port.on_stream(&in_loop(&self.poll, &self.jobs, &self.results, &self.states, now));
+                    entry.busy = entry.port.on_stream(&self.shared.in_loop(now));
                 }
             }
             for event in &events {
@@ -285,7 +325,7 @@ impl Serving {
             Token(number) => {
                 let slot = number.saturating_sub(FIRST_PORT) / 2;
                 let Some(entry) = self.ports.get_mut(&slot) else { return };
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
+                let in_loop = self.shared.in_loop(now);
                 entry.busy |= if token == tokens(slot).listener {
                     entry.port.on_listener(&in_loop)
                 } else {
@@ -296,7 +336,7 @@ impl Serving {
     }
 
     fn result(&mut self, result: JobResult, now: Instant) {
-        let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
+        let in_loop = self.shared.in_loop(now);
         match result {
             JobResult::Done { slot, done, unused } => {
                 let Some(entry) = self.ports.get_mut(&slot) else { return };
@@ -310,6 +350,10 @@ impl Serving {
                 let Some(entry) = self.ports.get_mut(&slot) else { return };
                 entry.busy |= entry.port.on_gone(&in_loop);
             }
+            JobResult::Kept { slot, answer } => {
+                let Some(entry) = self.ports.get_mut(&slot) else { return };
+                entry.port.on_kept(&in_loop, &answer);
+            }
             JobResult::NotEnded { slot, session, error } => {
                 let Some(entry) = self.ports.get_mut(&slot) else { return };
                 for waiting in entry.removal.drain(..) {
@@ -322,12 +366,12 @@ impl Serving {
 
     fn command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Add { socket, answer } => {
-                let added = self.add(*socket, now);
+            Command::Add { socket, descriptors, answer } => {
+                let added = self.add(*socket, descriptors, now);
                 let _ = answer.send(added);
             }
             Command::Remove { port, answer } => {
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
+                let in_loop = self.shared.in_loop(now);
                 let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
                 if let Some(entry) = entry {
                     entry.port.remove(&in_loop);
@@ -337,14 +381,14 @@ impl Serving {
                 }
             }
             Command::Quarantine { port, reason } => {
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
+                let in_loop = self.shared.in_loop(now);
                 let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
                 if let Some(entry) = entry {
                     entry.port.quarantine(&in_loop, reason);
                 }
             }
             Command::Suspend { port, suspended, answer } => {
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
+                let in_loop = self.shared.in_loop(now);
                 let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
                 if let Some(entry) = entry {
                     entry.port.suspend(&in_loop, suspended);
@@ -352,7 +396,7 @@ impl Serving {
                 let _ = answer.send(());
             }
             Command::Bar { port, bar, answer } => {
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
+                let in_loop = self.shared.in_loop(now);
                 let entry = self.ports.values_mut().find(|entry| entry.port.config().port == port);
                 if let Some(entry) = entry {
                     entry.port.bar(&in_loop, bar);
@@ -361,7 +405,7 @@ impl Serving {
             }
             Command::Shutdown => {
                 self.stop_at = now.checked_add(SHUTDOWN).or(Some(now));
-                let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
+                let in_loop = self.shared.in_loop(now);
                 for entry in self.ports.values_mut() {
                     entry.port.remove(&in_loop);
                 }
@@ -369,16 +413,25 @@ impl Serving {
         }
     }
 
-    fn add(&mut self, socket: PortSocket, now: Instant) -> Result<(), AddError> {
+    fn add(&mut self, socket: PortSocket, descriptors: Vec<OwnedFd>, now: Instant) -> Result<(), AddError> {
+        let in_loop = self.shared.in_loop(now);
         if self.ports.values().any(|entry| entry.port.config().port == socket.port) {
+            Aside::in_thread().end(descriptors);
             return Err(AddError::Duplicate(socket.port));
         }
         let slot = self.next_slot;
         self.next_slot += 1;
-        let in_loop = in_loop(&self.poll, &self.jobs, &self.results, &self.states, now);
-        let mut port = Port::new(socket, slot, tokens(slot), &in_loop)?;
-        let busy = port.on_time(&in_loop);
-        self.ports.insert(slot, Entry { port, removal: Vec::new(), busy });
+        let copy = socket.clone();
+        let mut port = Port::new(socket, slot, tokens(slot), &in_loop).inspect_err(|_| in_loop.forget(&copy));
+        let busy = match &mut port {
+            Ok(port) if descriptors.is_empty() => port.on_time(&in_loop),
+            Ok(port) => port.take_up(&in_loop, descriptors),
+            Err(_) => {
+                Aside::in_thread().end(descriptors);
+                false
+            }
+        };
+        self.ports.insert(slot, Entry { port: port?, removal: Vec::new(), busy });
         Ok(())
     }
 
@@ -397,7 +450,7 @@ impl Serving {
                 folders.forget(slot);
             }
             if let Some(entry) = self.ports.remove(&slot) {
-                self.states.remove(entry.port.config().port);
+                self.shared.states.remove(entry.port.config().port);
                 for waiting in entry.removal {
                     let _ = waiting.send(Ok(()));
                 }
@@ -406,12 +459,16 @@ impl Serving {
     }
 }
 
-fn in_loop<'a>(
-    poll: &'a Poll,
-    jobs: &'a Sender<Job>,
-    results: &'a Results,
-    states: &'a States,
-    now: Instant,
-) -> Loop<'a> {
-    Loop { registry: poll.registry(), jobs, results: Some(results), states, now }
+impl Shared {
+    fn in_loop(&self, now: Instant) -> Loop<'_> {
+        Loop {
+            registry: &self.registry,
+            jobs: &self.jobs,
+            results: Some(&self.results),
+            keeper: self.keeper.as_ref(),
+            taking_up: &self.taking_up,
+            states: &self.states,
+            now,
+        }
+    }
 }

@@ -12,42 +12,37 @@
 //!
 //! Each request ends in exactly one way: its own reply; an acknowledgement if the frontend asked for one (REPLY_ACK); a
 //! refusal, told by the acknowledgement or, if none was asked for, by closing the connection; or a closed connection.
+//!
+//! In parts of their own: `input`, the message that arrives; `requests`, what each means; `work`, what is done elsewhere; `refusal`,
+//! why not; `leftover`, what others have to close.
 
+mod input;
+mod leftover;
+mod refusal;
+mod requests;
+mod work;
+
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_frame::MacAddress;
-use culvert_guest::call::{Call, Replaced};
-use culvert_guest::device::{
-    Device, DeviceConfig, DeviceError, Kick, RingChange, RingStatus, StoppedRing, Unresponsive,
-};
-use culvert_guest::memory::MAX_REGIONS;
-use culvert_guest::{Memory, MemoryError, Region};
+use culvert_guest::Memory;
+use culvert_guest::call::Call;
+use culvert_guest::device::{Device, DeviceConfig, DeviceError, RingChange, RingStatus};
 use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
 
-use crate::event::{self, NotAnEvent};
-use crate::message::{self, HEADER_BYTES, Header, MAX_CONFIG_BYTES, MessageError, Request, RingDescriptor, Shape};
+use crate::message::{self, Header, Request, Shape};
+use crate::transcript::Transcript;
+use input::Input;
+pub use leftover::Leftover;
+pub use refusal::{CloseReason, Refusal, Refused};
+use requests::{Answer, Step};
+pub use work::{Done, MemoryUpdate, Unchanged, Work};
 
 /// How long a message may take from its first byte to its last. A frontend may be silent between messages for as long
 /// as it likes: QEMU connects before it allocates its guest's memory.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The protocol features that we offer, each of which works. We have nothing to request of a frontend, but user-mode
-/// Linux 6.1 finds its interrupt only together with the channel for requests (BACKEND_REQ), so we take and keep it.
-const PROTOCOL_FEATURES: Protocol = Protocol::BACKEND_REQ
-    .union(Protocol::REPLY_ACK)
-    .union(Protocol::MTU)
-    .union(Protocol::RARP)
-    .union(Protocol::CONFIG)
-    .union(Protocol::CONFIGURE_MEM_SLOTS)
-    .union(Protocol::RESET_DEVICE);
-
-/// What is offered for a device. MQ only with several queue pairs: user-mode Linux 7.2 takes the number that comes with it for
-/// one of rings, and finds that a single pair has too many.
-fn protocol_features(config: &DeviceConfig) -> Protocol {
-    if config.queue_pairs > 1 { PROTOCOL_FEATURES | Protocol::MQ } else { PROTOCOL_FEATURES }
-}
 
 /// What follows from a call.
 #[derive(Debug)]
@@ -71,159 +66,6 @@ pub enum Next {
     Close(CloseReason),
 }
 
-/// What a request needs done outside of the session.
-#[derive(Debug)]
-pub enum Work {
-    /// Make a memory table: [`MemoryUpdate::map`], result [`Done::Mapped`].
-    Map(MemoryUpdate),
-    /// Have the workers change rings; if they acknowledge it drop the old table. Result [`Done::Changed`].
-    Change {
-        /// In order; may be empty.
-        changes: Vec<RingChange>,
-        /// The memory table that no ring uses any more after the changes.
-        retired: Option<Arc<Memory>>,
-    },
-    /// Tell the network where the guest is (SEND_RARP). Result [`Done::Announced`].
-    Announce(MacAddress),
-}
-
-/// The result of [`Work`].
-#[derive(Debug)]
-pub enum Done {
-    /// Of [`Work::Map`].
-    Mapped(Result<Memory, MemoryError>),
-    /// Of [`Work::Change`].
-    Changed(Result<Vec<StoppedRing>, Unchanged>),
-    /// Of [`Work::Announce`].
-    Announced,
-}
-
-/// The workers did not acknowledge: the old memory table, which they may still use, comes back.
-#[derive(Debug)]
-pub struct Unchanged {
-    /// Why.
-    pub error: Unresponsive,
-    /// As it was in the work.
-    pub retired: Option<Arc<Memory>>,
-}
-
-/// How to make the next memory table.
-#[derive(Debug)]
-pub enum MemoryUpdate {
-    /// From nothing.
-    Replace(Vec<(Region, OwnedFd)>),
-    /// With a region more.
-    Add(Option<Arc<Memory>>, Region, OwnedFd),
-    /// With a region less.
-    Remove(Option<Arc<Memory>>, Region),
-}
-
-impl MemoryUpdate {
-    /// Maps the new table. This may take long: with huge pages the kernel may have to make room.
-    ///
-    /// # Errors
-    /// The new table is not one that can be. The old one is untouched in any case.
-    pub fn map(self) -> Result<Memory, MemoryError> {
-        match self {
-            Self::Replace(regions) => Memory::map(regions),
-            Self::Add(Some(old), region, file) => old.with_region(region, file),
-            Self::Add(None, region, file) => Memory::map(vec![(region, file)]),
-            Self::Remove(Some(old), region) => old.without_region(region),
-            Self::Remove(None, region) => Err(MemoryError::Unknown(region.guest_address)),
-        }
-    }
-}
-
-/// Why a request was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// It is not well-formed.
-    #[error(transparent)]
-    Message(#[from] MessageError),
-    /// It does not fit the device.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// The memory table that it describes cannot be.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// Ring's descriptor.
-    #[error("ring {ring}: {error}")]
-    Event {
-        /// Number of the ring.
-        ring: u32,
-        /// What is wrong.
-        error: NotAnEvent,
-    },
-    /// The descriptor of the channel for our requests.
-    #[error("the channel for requests: {0}")]
-    Channel(NotAnEvent),
-    /// The frontend acknowledged protocol features that were not offered.
-    #[error("protocol feature bits {0:#x} were never offered")]
-    ProtocolFeatures(u64),
-    /// The request belongs to a protocol feature that was not acknowledged.
-    #[error("the protocol feature bits {0:#x} were not acknowledged")]
-    NotNegotiated(u64),
-    /// The configuration space has no writable field.
-    #[error("the configuration space cannot be written")]
-    ReadOnly,
-    /// The workers are stuck.
-    #[error(transparent)]
-    Unresponsive(#[from] Unresponsive),
-}
-
-/// A refused request.
-#[derive(Debug, thiserror::Error)]
-#[error("{request} refused: {refusal}")]
-pub struct Refused {
-    /// Its name.
-    pub request: String,
-    /// Why.
-    pub refusal: Refusal,
-}
-
-/// Why a connection came to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum CloseReason {
-    /// The frontend closed it.
-    #[error("the frontend closed the connection")]
-    HungUp,
-    /// The frontend closed it inside of a message.
-    #[error("the frontend closed the connection in the middle of a message")]
-    HungUpInside,
-    /// The socket failed.
-    #[error("the connection failed: {0}")]
-    Socket(std::io::Error),
-    /// The header cannot be followed.
-    #[error("the frontend sent a bad message header: {0}")]
-    Header(MessageError),
-    /// A request was refused, and there was no way to tell or no point in going on.
-    #[error(transparent)]
-    Refused(Refused),
-    /// Descriptors came with something else than the first bytes of a message.
-    #[error("the frontend sent file descriptors in the middle of a message")]
-    LateDescriptors,
-    /// More descriptors came than fit, or than we may open.
-    #[error(
-        "the frontend sent more file descriptors than any message has, or culvertd has too many open (see `ulimit -n`)"
-    )]
-    LostDescriptors,
-    /// The rest of a message did not come.
-    #[error("the frontend did not finish a message within {} s", MESSAGE_TIMEOUT.as_secs())]
-    Timeout,
-    /// The port's owner wanted it.
-    #[error("{0}")]
-    Quarantined(String),
-    /// The port was removed.
-    #[error("the port was removed")]
-    Removed,
-    /// The port was suspended.
-    #[error("the port was suspended")]
-    Suspended,
-    /// The caller did not keep to the rules of this module.
-    #[error("internal mistake: the session was used out of turn")]
-    OutOfTurn,
-}
-
 /// What was agreed with a frontend, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionStatus {
@@ -237,30 +79,6 @@ pub struct SessionStatus {
     pub memory_bytes: u64,
     /// The rings, by number.
     pub rings: Vec<RingStatus>,
-}
-
-/// Something to be done that a frontend can make last as long as it likes.
-#[derive(Debug)]
-pub enum Leftover {
-    /// To be closed.
-    Descriptors(Vec<OwnedFd>),
-    /// To be closed once no worker signals it any more.
-    Call(Replaced),
-    /// To be signalled once: an interrupt may be owed from before.
-    Owed(Arc<Call>),
-}
-
-impl Leftover {
-    /// Does it. An interrupt that a frontend makes block is waited for no longer than `limit`, if there is one; that takes
-    /// a timer of the calling thread's.
-    pub fn finish(self, limit: Option<Duration>) {
-        match self {
-            Self::Descriptors(descriptors) => drop(descriptors),
-            Self::Call(replaced) => replaced.close(),
-            // A frontend whose descriptor blocks is found out at the next interrupt.
-            Self::Owed(call) => drop(limit.map_or_else(|| call.signal(), |limit| call.signal_within(limit))),
-        }
-    }
 }
 
 /// The dialogue with one frontend.
@@ -404,6 +222,19 @@ impl Session {
         }
     }
 
+    /// What brings a new session to where this one is. `None`: no ring runs, or there is no such thing at this moment.
+    ///
+    /// # Errors
+    /// The kernel's, when too many descriptors are open.
+    pub fn transcript(&self) -> io::Result<Option<Transcript>> {
+        match self.state {
+            State::Open if !self.is_inside_message() && self.retired.is_empty() => {
+                Transcript::of(&self.device, self.protocol, self.request_channel.as_ref())
+            }
+            State::Open | State::Parked(_) | State::Over => Ok(None),
+        }
+    }
+
     /// A whole message has come.
     fn request(&mut self) -> Outcome {
         let mut input = std::mem::take(&mut self.input);
@@ -420,109 +251,6 @@ impl Session {
             Ok(Step::Change(changes, answer)) => self.change(header, changes, None, answer),
             Ok(Step::Announce(mac)) => self.park(header, WaitsFor::Announcement, Work::Announce(mac)),
             Err(refusal) => self.refuse(header, refusal),
-        }
-    }
-
-    fn negotiated(&self, header: Header) -> Result<(), Refusal> {
-        let needs = Shape::of(header.request).map_or(Protocol::empty(), |shape| shape.needs);
-        let missing = needs.difference(self.protocol);
-        if missing.is_empty() { Ok(()) } else { Err(Refusal::NotNegotiated(missing.bits())) }
-    }
-
-    /// What a request means. This is the whole of the protocol.
-    fn step(&mut self, number: u32, request: Request) -> Result<Step, Refusal> {
-        let device = &mut self.device;
-        Ok(match request {
-            Request::GetFeatures => Step::number(device.config().offered()),
-            Request::SetFeatures(bits) => {
-                device.set_features(bits)?;
-                Step::SUCCESS
-            }
-            Request::GetProtocolFeatures => Step::number(protocol_features(device.config()).bits()),
-            Request::SetProtocolFeatures(bits) => {
-                let unknown = bits & !protocol_features(device.config()).bits();
-                if unknown != 0 {
-                    return Err(Refusal::ProtocolFeatures(unknown));
-                }
-                self.protocol = Protocol::from_bits_truncate(bits);
-                Step::SUCCESS
-            }
-            // Owning a session twice changes nothing. RESET_OWNER is deprecated, and to be ignored.
-            Request::SetOwner | Request::ResetOwner => Step::SUCCESS,
-            // For a network device the number of queue pairs, not of rings: QEMU compares it with `queues=`.
-            Request::GetQueueNum => Step::number(u64::from(device.config().queue_pairs)),
-            Request::GetMaxMemSlots => Step::number(u64::try_from(MAX_REGIONS).unwrap_or(0)),
-            Request::SetMemTable(regions) => Step::Map(MemoryUpdate::Replace(regions)),
-            Request::AddMemReg(region, file) => Step::Map(MemoryUpdate::Add(device.memory().cloned(), region, file)),
-            Request::RemMemReg(region) => Step::Map(MemoryUpdate::Remove(device.memory().cloned(), region)),
-            Request::SetVringNum { ring, size } => Step::changes(device.set_size(ring, size)?),
-            Request::SetVringAddr { ring, addresses } => Step::changes(device.set_addresses(ring, addresses)?),
-            Request::SetVringBase { ring, position } => {
-                device.set_position(ring, position)?;
-                Step::SUCCESS
-            }
-            Request::GetVringBase { ring } => Step::Change(device.stop(ring)?, Answer::Position(ring)),
-            Request::SetVringKick(RingDescriptor { ring, descriptor }) => {
-                let kick = match self.event(ring, descriptor, |kick| event::kick(kick).map(|()| None))? {
-                    Some(descriptor) => Kick::Descriptor(Arc::new(descriptor)),
-                    None => Kick::Polled,
-                };
-                Step::changes(self.device.set_kick(ring, kick)?)
-            }
-            Request::SetVringCall(RingDescriptor { ring, descriptor }) => {
-                let descriptor = self.event(ring, descriptor, event::call)?;
-                let (call, replaced) = self.device.set_call(ring, descriptor)?;
-                self.leftovers.extend(replaced.map(Leftover::Call));
-                self.leftovers.push(Leftover::Owed(call));
-                Step::SUCCESS
-            }
-            // Not kept: a ring's error is told by closing the connection.
-            Request::SetVringErr(RingDescriptor { ring, descriptor }) => {
-                let descriptor = self.event(ring, descriptor, event::call)?;
-                self.leave(descriptor.into_iter().collect());
-                Step::SUCCESS
-            }
-            Request::SetBackendReqFd(channel) => {
-                let checked = event::channel(&channel);
-                let unused = if checked.is_ok() { self.request_channel.replace(channel) } else { Some(channel) };
-                self.leave(unused.into_iter().collect());
-                checked.map_err(Refusal::Channel)?;
-                Step::SUCCESS
-            }
-            Request::SetVringEnable { ring, state } => Step::changes(device.set_enabled(ring, state)?),
-            Request::SendRarp(mac) => Step::Announce(mac),
-            Request::NetSetMtu(mtu) => {
-                device.check_mtu(mtu)?;
-                Step::SUCCESS
-            }
-            Request::GetConfig { offset, size, flags } => {
-                let bytes = config_bytes(&device.config().space(), offset, size).unwrap_or_default();
-                Step::Answer(Answer::Reply(message::reply_config(number, offset, flags, &bytes)))
-            }
-            Request::SetConfig => return Err(Refusal::ReadOnly),
-            Request::ResetDevice => Step::changes(device.reset()),
-        })
-    }
-
-    /// A descriptor of a ring's: checked by `check`, which may return another to be used in its place.
-    fn event(
-        &mut self,
-        ring: u32,
-        descriptor: Option<OwnedFd>,
-        check: impl FnOnce(&OwnedFd) -> Result<Option<OwnedFd>, NotAnEvent>,
-    ) -> Result<Option<OwnedFd>, Refusal> {
-        let known = self.device.check_ring(ring).map_err(Refusal::from);
-        let Some(descriptor) = descriptor else { return known.map(|()| None) };
-        match known.and_then(|()| check(&descriptor).map_err(|error| Refusal::Event { ring, error })) {
-            Ok(None) => Ok(Some(descriptor)),
-            Ok(Some(other)) => {
-                self.leave(vec![descriptor]);
-                Ok(Some(other))
-            }
-            Err(refusal) => {
-                self.leave(vec![descriptor]);
-                Err(refusal)
-            }
         }
     }
 
@@ -598,41 +326,6 @@ impl Outcome {
     }
 }
 
-/// The message that is arriving.
-#[derive(Debug, Default)]
-struct Input {
-    /// When its first byte came.
-    since: Option<Instant>,
-    head: Vec<u8>,
-    header: Option<Header>,
-    body: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
-}
-
-impl Input {
-    fn missing(&self) -> usize {
-        match self.header {
-            None => HEADER_BYTES.saturating_sub(self.head.len()),
-            Some(header) => header.size.saturating_sub(self.body.len()),
-        }
-    }
-
-    /// Whether the message is whole.
-    fn push(&mut self, bytes: &[u8]) -> Result<bool, MessageError> {
-        if self.header.is_some() {
-            self.body.extend_from_slice(bytes);
-        } else {
-            self.head.extend_from_slice(bytes);
-            if let Ok(head) = self.head.as_slice().try_into() {
-                let header = Header::parse(head)?;
-                self.body.reserve_exact(header.size);
-                self.header = Some(header);
-            }
-        }
-        Ok(self.header.is_some() && self.missing() == 0)
-    }
-}
-
 #[derive(Debug)]
 enum State {
     Open,
@@ -655,48 +348,6 @@ enum WaitsFor {
     Announcement,
 }
 
-/// What a request leads to.
-#[derive(Debug)]
-enum Step {
-    Answer(Answer),
-    Map(MemoryUpdate),
-    Change(Vec<RingChange>, Answer),
-    Announce(MacAddress),
-}
-
-impl Step {
-    const SUCCESS: Self = Self::Answer(Answer::Success);
-
-    fn number(value: u64) -> Self {
-        Self::Answer(Answer::Number(value))
-    }
-
-    fn changes(changes: Vec<RingChange>) -> Self {
-        Self::Change(changes, Answer::Success)
-    }
-}
-
-/// How a request is answered in the end.
-#[derive(Debug)]
-enum Answer {
-    /// By an acknowledgement, if wanted.
-    Success,
-    /// By this number.
-    Number(u64),
-    /// By these bytes.
-    Reply(Vec<u8>),
-    /// By this ring's position.
-    Position(u32),
-}
-
 /// REPLY_ACK: zero is success, all else failure.
 const SUCCESS: u64 = 0;
 const FAILURE: u64 = 1;
-
-/// Part of the configuration space; fields that we do not know are zero. None if the part is not inside of it.
-fn config_bytes(space: &[u8], offset: u32, size: u32) -> Option<Vec<u8>> {
-    let offset = usize::try_from(offset).ok()?;
-    let size = usize::try_from(size).ok()?;
-    let end = offset.checked_add(size).filter(|&end| end <= MAX_CONFIG_BYTES)?;
-    Some((offset..end).map(|at| space.get(at).copied().unwrap_or(0)).collect())
-}

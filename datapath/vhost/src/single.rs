@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Instant;
 
@@ -188,9 +189,12 @@ impl SinglePort {
     }
 }
 
+/// Its connection does not outlive it.
+static NONE: AtomicUsize = AtomicUsize::new(0);
+
 /// The port's number, for what is shared with the server of many.
 const SLOT: usize = 0;
 
 fn in_loop<'a>(registry: &'a Registry, jobs: &'a Sender<Job>, states: &'a States, now: Instant) -> Loop<'a> {
-    Loop { registry, jobs, results: None, states, now }
+    Loop { registry, jobs, results: None, keeper: None, taking_up: &NONE, states, now }
 }

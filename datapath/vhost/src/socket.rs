@@ -74,6 +74,14 @@ pub fn send(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
+/// Whether there is something to read, be it the end or an error.
+pub fn is_readable(stream: &UnixStream) -> bool {
+    let mut wanted = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Where the kernel cannot tell, reading does.
+    rustix::event::poll(&mut wanted, Some(&now)) != Ok(0)
+}
+
 /// Whether the peer has closed its end, even if there are bytes left to read.
 pub fn is_hung_up(stream: &UnixStream) -> bool {
     let mut wanted = [PollFd::new(stream, PollFlags::RDHUP)];

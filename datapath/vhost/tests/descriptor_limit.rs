@@ -15,7 +15,7 @@ use support::*;
 #[test]
 fn a_full_descriptor_table_is_waited_out() {
     let workers = Arc::new(FakeWorkers::default());
-    let server = Server::start(Arc::clone(&workers) as Arc<dyn Backend>).unwrap();
+    let server = Server::start(Arc::clone(&workers) as Arc<dyn Backend>, None).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = |port: u32| folder.path().join(format!("{port}.sock"));
     for port in 0..2 {

@@ -19,7 +19,7 @@ fn mappings() -> usize {
 #[test]
 fn nothing_adds_up() {
     let workers = Arc::new(FakeWorkers::default());
-    let server = Server::start(Arc::clone(&workers) as Arc<dyn Backend>).unwrap();
+    let server = Server::start(Arc::clone(&workers) as Arc<dyn Backend>, None).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vhost.sock");
     let (port, name, role) = (PortKey(1), "vm".to_owned(), Role::Listen);

@@ -411,7 +411,7 @@ const PORT: PortKey = PortKey(7);
 impl Served {
     fn new(role: Role, below: &str) -> Self {
         let pod = Pod::new();
-        let server = Server::start(Arc::new(FakeWorkers::default()) as Arc<dyn Backend>).unwrap();
+        let server = Server::start(Arc::new(FakeWorkers::default()) as Arc<dyn Backend>, None).unwrap();
         let place = pod.place(below);
         let socket = PortSocket { port: PORT, name: "vm-a".to_owned(), place: place.clone(), role, device: CONFIG };
         server.add(socket).unwrap();

@@ -36,7 +36,7 @@ struct Setup {
 impl Setup {
     fn new() -> Self {
         let workers = Arc::new(FakeWorkers::default());
-        let server = Server::start(Arc::clone(&workers) as Arc<dyn Backend>).unwrap();
+        let server = Server::start(Arc::clone(&workers) as Arc<dyn Backend>, None).unwrap();
         Self { folder: tempfile::tempdir().unwrap(), workers, server }
     }
 
@@ -571,7 +571,7 @@ impl Backend for FailingWorkers {
 #[test]
 fn a_server_of_which_a_thread_has_failed_says_so() {
     let setup = Setup::new();
-    let server = Server::start(Arc::new(FailingWorkers)).unwrap();
+    let server = Server::start(Arc::new(FailingWorkers), None).unwrap();
     server.add(setup.port(PORT, Role::Listen)).unwrap();
     assert!(!server.has_failed());
     let _stream = setup.connect();
@@ -612,7 +612,7 @@ impl Gated {
         let (leave, may_leave) = channel();
         let workers = GatedWorkers { inner: FakeWorkers::default(), entered, leave: Mutex::new(may_leave) };
         let workers = Arc::new(workers);
-        let server = Server::start(Arc::clone(&workers) as Arc<dyn Backend>).unwrap();
+        let server = Server::start(Arc::clone(&workers) as Arc<dyn Backend>, None).unwrap();
         let folder = tempfile::tempdir().unwrap();
         for key in [1, 2] {
             let (port, name, path) = (PortKey(key), format!("vm-{key}"), folder.path().join(key.to_string()));

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use culvert_guest::device::DeviceConfig;
 use culvert_vhost::session::{CloseReason, Done, MESSAGE_TIMEOUT, Next, Outcome, Session, Unchanged, Work};
+use culvert_vhost::transcript::Replay;
 use support::request::*;
 use support::*;
 
@@ -108,6 +109,25 @@ impl Dialogue {
         assert_eq!(words[1], VERSION | REPLY);
         assert_eq!(words[2] as usize, body.len());
         body.try_into().map_or_else(|_| Answer::Bytes(body.to_vec()), |body| Answer::Number(u64::from_ne_bytes(body)))
+    }
+
+    /// A new session that has read this one's transcript, if there is one. It refuses nothing and answers nothing.
+    fn next(&self) -> Option<Self> {
+        let transcript = self.session.transcript().unwrap()?;
+        let (mut next, mut replay) = (Self::new(CONFIG), Replay::new(transcript.bytes, transcript.descriptors));
+        while !replay.is_over() {
+            let (bytes, descriptors) = replay.next(next.session.wanted(), next.session.is_inside_message()).unwrap();
+            let outcome = next.session.receive(&bytes, descriptors, next.now);
+            let mut reply = Vec::new();
+            next.follow(outcome, &mut reply);
+            assert_eq!(next.answer(reply), Answer::Silence);
+        }
+        Some(next)
+    }
+
+    /// What brings another session to where this one is.
+    fn transcript(&self) -> Option<Vec<u8>> {
+        self.session.transcript().unwrap().map(|transcript| transcript.bytes)
     }
 
     fn expect_refusal(&mut self, message: Message, text: &str) {
@@ -790,6 +810,34 @@ fn running_rings_keep_their_features_until_they_are_stopped() {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
+// Transcripts
+// ---------------------------------------------------------------------------------------------------------------
+
+/// What a frontend may say of rings that do not run, and what it may have said before it thought better of it.
+#[test]
+fn a_new_session_takes_what_this_one_took() {
+    let far = [halves(&[3, 0]), words(&[USER + SIZE, USER + SIZE, USER + SIZE, 0])].concat();
+    let outside = || message(SET_VRING_ADDR, 0, &far);
+    let size = || message(SET_VRING_NUM, 0, &halves(&[3, 64]));
+    let without = |feature: u64| message(SET_PROTOCOL_FEATURES, 0, &words(&[ALL_PROTOCOL & !feature]));
+    let regions =
+        || (1..9).map(|n| message(ADD_MEM_REG, 0, &words(&[0, GUEST + n * SIZE, SIZE, USER + 9 * SIZE + n * SIZE, 0])));
+    for more in [
+        vec![outside(), size()],
+        vec![good(SET_BACKEND_REQ_FD, 0), without(1 << 5)],
+        regions().map(|region| region.with([memfd(SIZE)])).chain([without(1 << 15)]).collect(),
+    ] {
+        let mut dialogue = Dialogue::after(dialogue_to_running());
+        for message in more {
+            assert_eq!(dialogue.send(message), Answer::Silence);
+        }
+        let next = dialogue.next().expect("a ring runs");
+        assert_eq!(next.session.status(), dialogue.session.status());
+        assert_eq!(next.transcript(), dialogue.transcript());
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
 // Random sequences
 // ---------------------------------------------------------------------------------------------------------------
 
@@ -835,8 +883,8 @@ mod random {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         /// hostile V12: whatever comes, in whatever order, nothing panics, no ring is started twice or enabled while
-        /// it does not run (the fake workers assert it), each message ends in one way, and at the end every ring can
-        /// be stopped and all memory given back.
+        /// it does not run (the fake workers assert it), each message ends in one way, another session can be brought
+        /// to where this one is, and at the end every ring can be stopped and all memory given back.
         #[test]
         fn any_sequence_of_messages_is_survived(
             start in 0..4_usize,
@@ -860,6 +908,10 @@ mod random {
                 }
             }
             dialogue.workers.record().stuck = 0;
+            if dialogue.closed.is_none() && let Some(next) = dialogue.next() {
+                prop_assert_eq!(next.session.status(), dialogue.session.status());
+                prop_assert_eq!(next.transcript(), dialogue.transcript());
+            }
             let memory: Vec<_> =
                 dialogue.workers.record().setups.values().map(|setup| std::sync::Arc::downgrade(&setup.memory)).collect();
             let stops = dialogue.session.stop_all();

@@ -46,6 +46,9 @@ const BUSY_WATCH_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a worker may take to take up a plan.
 pub const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(1);
 
+/// The same while frames are held, and when DPDK starts: nobody is served while it is waited for, and to give up ends the daemon.
+pub const START_TIME: Duration = Duration::from_secs(10);
+
 /// What the workers run on.
 #[derive(Clone, Debug)]
 pub struct DatapathConfig {
@@ -112,6 +115,19 @@ pub struct Stuck {
     pub port: Option<PortId>,
 }
 
+/// An address that was learned at a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LearnedAddress {
+    /// The port.
+    pub port: PortId,
+    /// The VLAN; 0 for ports without VLANs.
+    pub vlan: u16,
+    /// The address.
+    pub address: MacAddress,
+    /// When it was last seen as a source: seconds of the kernel's monotonic clock, which are the same for all processes.
+    pub seen: u32,
+}
+
 /// The running datapath. Dropping it stops the workers.
 #[derive(Debug)]
 pub struct Datapath {
@@ -119,6 +135,7 @@ pub struct Datapath {
     workers: Vec<WorkerHandle>,
     events: Mutex<Option<Receiver<Event>>>,
     send_event: SyncSender<Event>,
+    /// Times are counted from here.
     start: Instant,
 }
 
@@ -142,7 +159,7 @@ impl Datapath {
         if config.cores.is_empty() {
             return Err(DatapathError::NoCores);
         }
-        let start = Instant::now();
+        let start = beginning();
         let (send_event, events) = sync_channel(1024);
         let workers = config.cores.iter().enumerate().map(|(index, &core)| {
             WorkerHandle::start(index, core, config.idle_sleep, send_event.clone(), start)
@@ -165,7 +182,7 @@ impl Datapath {
             // It is there already: DPDK is started once.
             let _ = worker.shared.dpdk.set(Arc::clone(eal));
         }
-        self.publish(&mut self.state())?;
+        self.publish_within(&mut self.state(), START_TIME)?;
         for worker in &self.workers {
             if let Some(Err(reason)) = worker.shared.registered.get() {
                 return Err(DatapathError::Worker { core: worker.core, reason: reason.clone() });
@@ -495,6 +512,42 @@ impl Datapath {
         table.map_or_else(Vec::new, |table| table.entries(self.now()))
     }
 
+    /// The addresses that were learned in a network.
+    pub fn learned(&self, network: NetworkId) -> Vec<LearnedAddress> {
+        let Some(table) = self.state().table(network) else { return Vec::new() };
+        let now = self.now();
+        let learned = table.entries(now).into_iter().filter_map(|entry| {
+            let MacEntry { address, vlan, port, age_seconds } = entry;
+            Some(LearnedAddress { port, vlan, address, seen: now.saturating_sub(age_seconds?) })
+        });
+        learned.collect()
+    }
+
+    /// Which guest is at a port: another number than before is another guest, 0 none so far. See [`Self::restore_learned`].
+    pub fn attachment(&self, port: PortId) -> u32 {
+        self.state().attachment(port)
+    }
+
+    /// Learns what an earlier process had learned, as far as the rules of its port permit by now, and nothing newer is known. Returns how
+    /// many addresses. None, if at `port`, whose all of them are, another guest is than that of `attachment`.
+    pub fn restore_learned(&self, port: PortId, attachment: u32, addresses: &[LearnedAddress]) -> usize {
+        let state = self.state();
+        let Some(PortState { network, rules, .. }) = state.port(port).filter(|port| port.attachment == attachment)
+        else {
+            return 0;
+        };
+        let (Some(table), now) = (state.table(*network), self.now()) else { return 0 };
+        let is_permitted = |learned: &&LearnedAddress| {
+            let LearnedAddress { vlan, address, .. } = **learned;
+            !address.is_group() && rules.vlans.carries(vlan) && rules.mac().is_none_or(|mac| mac == address)
+        };
+        let restored = addresses.iter().filter(is_permitted).filter(|learned| {
+            let LearnedAddress { vlan, address, seen, .. } = **learned;
+            table.restore(vlan, address, port, rules.mac_limit, seen, now)
+        });
+        restored.count()
+    }
+
     /// Forgets addresses that were not seen for too long; to be called now and then.
     pub fn sweep(&self) {
         let state = self.state();
@@ -563,7 +616,7 @@ impl Datapath {
     fn set_held(&self, held: bool) -> Result<(), DatapathError> {
         let mut state = self.state();
         state.held = held;
-        self.publish(&mut state)
+        self.publish_within(&mut state, START_TIME)
     }
 
     fn now(&self) -> u32 {
@@ -667,6 +720,11 @@ impl Datapath {
 
     /// Hands the present state to all workers and waits until they run it.
     fn publish(&self, state: &mut State) -> Result<(), DatapathError> {
+        let limit = if state.held { START_TIME } else { ACKNOWLEDGE_TIME };
+        self.publish_within(state, limit)
+    }
+
+    fn publish_within(&self, state: &mut State, limit: Duration) -> Result<(), DatapathError> {
         state.generation += 1;
         let generation = state.generation;
         let plan = Arc::new(state.plan(generation, self.workers.len()));
@@ -678,7 +736,7 @@ impl Datapath {
         let start = Instant::now();
         let acknowledged = |worker: &WorkerHandle| worker.shared.handover.has_acknowledged(generation);
         while !self.workers.iter().all(acknowledged) {
-            if start.elapsed() > ACKNOWLEDGE_TIME {
+            if start.elapsed() > limit {
                 return Err(DatapathError::Unresponsive);
             }
             if start.elapsed() > WATCH_INTERVAL {
@@ -760,6 +818,15 @@ fn bind(table: &MacTable, rules: &Rules, port: PortId) -> bool {
 
 fn seconds(age: Duration) -> u32 {
     u32::try_from(age.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// When the kernel's monotonic clock began.
+fn beginning() -> Instant {
+    // By the C library: rustix asks the kernel where its clock is, which this process may not any more.
+    let since = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    // It is the clock of `Instant`.
+    let now = Instant::now();
+    now.checked_sub(since).unwrap_or(now)
 }
 
 fn bind_to_core(core: usize) -> std::io::Result<()> {

@@ -90,6 +90,12 @@ pub(crate) fn after_turn() {
     }
 }
 
+/// With `late-worker=MILLISECONDS` in the list, each worker begins so late: its core has other work.
+pub(crate) fn begin_late() {
+    let late = wished("late-worker").and_then(|argument| argument.parse().ok());
+    late.into_iter().for_each(|milliseconds| std::thread::sleep(Duration::from_millis(milliseconds)));
+}
+
 /// How long [`Fault::Doze`] lasts.
 pub const DOZE: Duration = Duration::from_secs(3);
 

@@ -31,6 +31,6 @@ mod state;
 pub mod sync;
 pub mod watch;
 
-pub use datapath::{Datapath, DatapathConfig, DatapathError, NetworkSettings, NicQueues, Stuck};
+pub use datapath::{Datapath, DatapathConfig, DatapathError, LearnedAddress, NetworkSettings, NicQueues, Stuck};
 pub use shared::{Event, WorkerTotals};
 pub use state::Mirror;

@@ -105,6 +105,8 @@ impl Worker {
 
     /// Runs until control says to stop, or until it has failed too often. All inputs are back in their slots then.
     pub(crate) fn run(mut self) {
+        #[cfg(feature = "inject")]
+        crate::inject::begin_late();
         // Of this thread with DPDK: ends after all of its queues were given back.
         let mut registration = None;
         while catch_unwind(AssertUnwindSafe(|| self.poll_until_stopped(&mut registration))).is_err() {

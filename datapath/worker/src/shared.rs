@@ -117,7 +117,8 @@ pub(crate) struct WorkerCounters {
     pub(crate) frames: AtomicU64,
     pub(crate) sleeps: AtomicU64,
     gaps: AtomicU64,
-    last_gap_us: AtomicU64,
+    long_gaps: AtomicU64,
+    last_long_gap_us: AtomicU64,
     longest_gap_us: AtomicU64,
 }
 
@@ -136,14 +137,19 @@ pub struct WorkerTotals {
     pub sleeps: u64,
     /// How often it polled nothing for longer than [`GAP`], though it did not sleep: its core was taken by other work.
     pub gaps: u64,
-    /// The last time for which it did so.
-    pub last_gap: Duration,
+    /// How often for longer than [`LONG_GAP`].
+    pub long_gaps: u64,
+    /// The last time of those.
+    pub last_long_gap: Duration,
     /// The longest time for which it did so.
     pub longest_gap: Duration,
 }
 
 /// A worker that polls nothing for longer than this has a gap: guests' rings of 256 frames overflow at 13,000 frames a second.
 pub const GAP: Duration = Duration::from_millis(20);
+
+/// A gap that people are told of.
+pub const LONG_GAP: Duration = Duration::from_secs(1);
 
 impl WorkerCounters {
     pub(crate) fn rounds(&self) -> u64 {
@@ -159,7 +165,8 @@ impl WorkerCounters {
             frames: get(&self.frames),
             sleeps: get(&self.sleeps),
             gaps: get(&self.gaps),
-            last_gap: Duration::from_micros(get(&self.last_gap_us)),
+            long_gaps: get(&self.long_gaps),
+            last_long_gap: Duration::from_micros(get(&self.last_long_gap_us)),
             longest_gap: Duration::from_micros(get(&self.longest_gap_us)),
         }
     }
@@ -169,8 +176,11 @@ impl WorkerCounters {
     #[inline(never)]
     pub(crate) fn note_gap(&self, gap: Duration) {
         let micros = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
-        self.last_gap_us.store(micros, Ordering::Relaxed);
         self.longest_gap_us.fetch_max(micros, Ordering::Relaxed);
+        if gap >= LONG_GAP {
+            self.last_long_gap_us.store(micros, Ordering::Relaxed);
+            add(&self.long_gaps, 1);
+        }
         add(&self.gaps, 1);
     }
 }
@@ -179,4 +189,19 @@ impl WorkerCounters {
 #[inline]
 pub(crate) fn add(counter: &AtomicU64, count: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before, a short gap right after a long one hid it from the log.
+    #[test]
+    fn a_long_gap_is_told_of_after_a_short_one() {
+        let counters = WorkerCounters::default();
+        counters.note_gap(3 * LONG_GAP);
+        counters.note_gap(2 * GAP);
+        let totals = counters.totals(0);
+        assert_eq!((totals.gaps, totals.long_gaps, totals.last_long_gap), (2, 1, 3 * LONG_GAP));
+    }
 }

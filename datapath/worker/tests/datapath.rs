@@ -11,7 +11,7 @@ use culvert_frame::{Direction, DropReason, MacAddress};
 use culvert_guest::device::{RingChange, RingSetup};
 use culvert_switch::guard::Guard;
 use culvert_switch::{PortId, Rules, Tap, Vlans};
-use culvert_worker::{Datapath, Event, Mirror, NetworkSettings};
+use culvert_worker::{Datapath, Event, LearnedAddress, Mirror, NetworkSettings};
 use rustix::event::{EventfdFlags, eventfd};
 
 mod setup;
@@ -389,6 +389,46 @@ fn a_port_that_changes_its_vlan_leaves_its_addresses_behind() {
     a.send(&frame);
     wait(|| datapath.totals(a.port).unwrap().drops.iter().any(|drops| drops.reason == DropReason::NoOtherPort));
     assert!(b.driver.receive().is_none());
+}
+
+#[test]
+fn what_another_process_has_learned_is_learned_by_the_ports_rules() {
+    let (before, network) = datapath(1, Some(Duration::ZERO));
+    let mut a = Guest::new(&before, network, 1, Shape::default());
+    let mut b = Guest::new(&before, network, 2, Shape::default());
+    start_all(&before, &[&a, &b]);
+    let frame = a.frame(b.mac, 1);
+    a.send(&frame);
+    assert_eq!(b.receive(), frame);
+    let learned = before.learned(network);
+    let [LearnedAddress { port, vlan: 0, address, seen }] = learned[..] else { panic!("{learned:?}") };
+    assert_eq!((port, address), (a.port, a.mac));
+
+    let mac = |number| MacAddress([2, 0, 0, 0, 0, number]);
+    let at = |port, vlan, address| LearnedAddress { port, vlan, address, seen };
+    let (datapath, network) = datapath(1, Some(Duration::ZERO));
+    let limited = Rules { mac_limit: 2, ..access(10) };
+    let port = datapath.add_guest_port(network, limited).unwrap();
+    let all = [at(port, 0, mac(1)), at(port, 11, mac(2)), at(port, 10, MacAddress([1, 0, 0, 0, 0, 0]))];
+    assert_eq!(datapath.restore_learned(port, 0, &all), 0, "in no VLAN of the port, and no station");
+    let old = LearnedAddress { seen: 0, ..at(port, 10, mac(3)) };
+    let has_age = datapath.restore_learned(port, 0, &[old]) == 0;
+    assert!(has_age || seen < 300, "the machine has not run for longer");
+    assert_eq!(datapath.restore_learned(port, 1, &[at(port, 10, mac(4))]), 0, "of another guest");
+    let many: Vec<_> = (4..20).map(|number| at(port, 10, mac(number))).collect();
+    assert_eq!(datapath.restore_learned(port, 0, &many), if has_age { 2 } else { 1 });
+    let known: Vec<_> = datapath.learned(network).iter().map(|learned| learned.address).collect();
+    assert!(known.contains(&mac(4)) && known.len() == 2, "{known:?}");
+
+    let guard = Guard { mac: Some(mac(30)), ..Guard::default() };
+    let bound = datapath.add_guest_port(network, Rules { guard, ..access(10) }).unwrap();
+    let all = [at(bound, 10, mac(30)), at(bound, 10, mac(31)), at(bound, 10, mac(4))];
+    assert_eq!(datapath.restore_learned(bound, 0, &all), 0, "one is bound already, the others are not its");
+    assert_eq!(datapath.restore_learned(PortId(7), 0, &[at(PortId(7), 0, mac(1))]), 0);
+    // A guest that attaches may be another one.
+    drop(before);
+    Guest { port, ..a }.start(&datapath);
+    assert_eq!(datapath.learned(network), []);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::case::{Case, Part};
+use crate::case::{Case, Part, case};
 use crate::field::Field;
 use crate::process::Resources;
 
@@ -29,110 +29,106 @@ pub const CASES: &[Case] = &[
     case(
         "C1",
         "frames-that-break-rules",
-        http2::frames_that_break_rules,
         "HTTP/2 frames that break a rule each: that connection ends, others are served.",
+        http2::frames_that_break_rules,
     ),
     case(
         "C1",
         "rapid-reset",
-        http2::rapid_reset,
         "Streams are opened and reset as fast as it goes: the connection ends, others are served meanwhile.",
+        http2::rapid_reset,
     ),
     case(
         "C1",
         "continuation-flood",
-        http2::continuation_flood,
         "Headers that never end: the connection ends, and no memory is kept.",
+        http2::continuation_flood,
     ),
     case(
         "C1",
         "frame-floods",
-        http2::frame_floods,
         "Pings, settings, empty data and windows as fast as it goes: others are served, and no memory is kept.",
+        http2::frame_floods,
     ),
     case(
         "C1",
         "messages-that-lie",
-        http2::messages_that_lie,
         "gRPC and protobuf that lie about themselves: each is refused, and the connection kept.",
+        http2::messages_that_lie,
     ),
     case(
         "C2",
         "clients-that-stall",
-        clients::stall,
         "Clients that say nothing, half of it, or never read: they are cut off, and others are served meanwhile.",
+        clients::stall,
     ),
     case(
         "C3",
         "a-thousand-clients",
-        clients::thousand_connections,
         "One process opens a thousand connections: another one is served.",
+        clients::thousand_connections,
     ),
     case(
         "C3",
         "a-hundred-changes-of-one-port",
-        clients::hundred_changes,
         "A hundred clients change one port: one after the other, and whoever asks for what is so already gets it.",
+        clients::hundred_changes,
     ),
     case(
         "C4",
         "sockets-for-others",
-        clients::sockets_for_others,
         "Other users find no way in, and folders of everyone's are refused.",
+        clients::sockets_for_others,
     ),
     case(
         "C5",
         "names-and-paths",
-        names::names_and_paths,
         "Names and paths that lead elsewhere, or are none: one rule refuses them, and nothing is made.",
+        names::names_and_paths,
     ),
     case(
         "C6",
         "sockets-swapped-in-a-pods-folder",
-        swaps::sockets,
         "A pod swaps its socket's name all the time, in both roles: nothing outside is touched, nor connected to.",
+        swaps::sockets,
     ),
     case(
         "C6",
         "folders-swapped-above-a-socket",
-        swaps::folders,
         "A pod swaps the folder above its socket all the time: nothing outside is made or changed.",
+        swaps::folders,
     ),
     case(
         "C6",
         "journal-swapped",
-        swaps::journal,
         "The journal's names are swapped all the time: nothing is written elsewhere, and changes are kept or refused.",
+        swaps::journal,
     ),
     case(
         "C7",
         "pod-folder-vanishes",
-        folders::vanishes,
         "A pod's folder vanishes, comes back, is mounted over, is another's: the port follows its path, and steals no live socket.",
+        folders::vanishes,
     ),
     case(
         "C8",
         "another-pods-tap",
-        identity::another_pods_tap,
         "A pod asks for another pod's packet socket in all ways: it gets its own or none.",
+        identity::another_pods_tap,
     ),
     case(
         "C9",
         "cni-out-of-order",
-        cni::out_of_order,
         "ADD twice, DEL first and twice, killed calls, twenty at once: no orphan is left.",
+        cni::out_of_order,
     ),
     case(
         "C10",
         "domains-that-are-none",
-        hook::domains_that_are_none,
         "Domains and VMIs that are broken, huge, or bombs: an error or no change, and the next one is edited.",
+        hook::domains_that_are_none,
     ),
 ];
-
-const fn case(row: &'static str, name: &'static str, run: fn(&mut Field) -> Result<()>, what: &'static str) -> Case {
-    Case { row, name, what, full: false, run }
-}
 
 impl Field {
     /// culvertd's control socket.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,8 +15,15 @@ use super::message::{self, Reply, Request};
 /// What the daemon asks its supervisor by. Any thread may; each waits for the one before.
 #[derive(Debug)]
 pub struct Broker {
-    socket: Mutex<OwnedFd>,
+    socket: Mutex<Numbered>,
     supervisor: Pid,
+}
+
+#[derive(Debug)]
+struct Numbered {
+    socket: OwnedFd,
+    /// That of the last request.
+    number: u64,
 }
 
 impl Broker {
@@ -39,7 +47,7 @@ impl Broker {
     fn new(socket: OwnedFd, supervisor: Pid) -> io::Result<Self> {
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
         set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
-        Ok(Self { socket: Mutex::new(socket), supervisor })
+        Ok(Self { socket: Mutex::new(Numbered { socket, number: 0 }), supervisor })
     }
 
     /// The supervisor's process id.
@@ -52,7 +60,7 @@ impl Broker {
     /// # Errors
     /// The supervisor does not answer.
     pub fn ready(&self) -> io::Result<()> {
-        self.done(&Request::Ready, None)
+        self.done(&Request::Ready, &[])
     }
 
     /// How often the daemon was started again, and why the last time; empty when it was not.
@@ -60,7 +68,7 @@ impl Broker {
     /// # Errors
     /// The supervisor does not answer.
     pub fn history(&self) -> io::Result<(u64, String)> {
-        match self.ask(&Request::History, None)? {
+        match self.ask(&Request::History, &[])? {
             (Reply::History(restarts, reason), _) => Ok((restarts, reason)),
             (other, _) => Err(unexpected(&other)),
         }
@@ -71,35 +79,36 @@ impl Broker {
     /// # Errors
     /// The supervisor does not answer.
     pub fn because(&self, reason: &str) -> io::Result<()> {
-        self.done(&Request::Because(reason.replace(char::is_control, " ")), None)
+        self.done(&Request::Because(reason.replace(char::is_control, " ")), &[])
     }
 
-    /// Gives a descriptor into the supervisor's keeping: the next daemon can take it. `name` has no control characters.
+    /// Gives copies of descriptors into the supervisor's keeping, at most [`message::MAX_DESCRIPTORS`]: the next daemon can take
+    /// them. `name` has no control characters.
     ///
     /// # Errors
     /// The supervisor does not answer, or keeps too many.
-    pub fn store(&self, name: &str, descriptor: &OwnedFd) -> io::Result<()> {
-        self.done(&Request::Store(name.to_owned()), Some(descriptor))
+    pub fn store(&self, name: &str, descriptors: &[OwnedFd]) -> io::Result<()> {
+        self.done(&Request::Store(name.to_owned()), descriptors)
     }
 
-    /// A copy of the descriptor that the supervisor keeps under this name.
+    /// Copies of the descriptors that the supervisor keeps under this name; none when there are none.
     ///
     /// # Errors
-    /// The supervisor does not answer.
-    pub fn take(&self, name: &str) -> io::Result<Option<OwnedFd>> {
-        match self.ask(&Request::Take(name.to_owned()), None)? {
-            (Reply::Descriptor, Some(descriptor)) => Ok(Some(descriptor)),
-            (Reply::None, None) => Ok(None),
+    /// The supervisor does not answer, or this process has no room for them.
+    pub fn take(&self, name: &str) -> io::Result<Vec<OwnedFd>> {
+        match self.ask(&Request::Take(name.to_owned()), &[])? {
+            (Reply::Descriptors, descriptors) => Ok(descriptors),
+            (Reply::None, _) => Ok(Vec::new()),
             (other, _) => Err(unexpected(&other)),
         }
     }
 
-    /// Ends the keeping of a descriptor.
+    /// Ends the keeping of what has this name.
     ///
     /// # Errors
     /// The supervisor does not answer.
     pub fn forget(&self, name: &str) -> io::Result<()> {
-        self.done(&Request::Forget(name.to_owned()), None)
+        self.done(&Request::Forget(name.to_owned()), &[])
     }
 
     /// Ends the keeping of all descriptors that this process has neither stored nor taken.
@@ -107,30 +116,54 @@ impl Broker {
     /// # Errors
     /// The supervisor does not answer.
     pub fn forget_others(&self) -> io::Result<()> {
-        self.done(&Request::ForgetOthers, None)
+        self.done(&Request::ForgetOthers, &[])
     }
 
-    fn done(&self, request: &Request, descriptor: Option<&OwnedFd>) -> io::Result<()> {
-        match self.ask(request, descriptor)? {
-            (Reply::Done, None) => Ok(()),
+    /// A packet socket on the interface `tap` of the network namespace at `netns`, as [`packets::open`](crate::pods::packets::open)
+    /// opens it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn packets(&self, netns: &Path, tap: &str) -> Result<OwnedFd, String> {
+        let request = Request::Packets { tap: tap.to_owned(), netns: netns.to_owned() };
+        match self.ask(&request, &[]) {
+            Ok((Reply::Descriptors, mut descriptors)) if descriptors.len() == 1 => Ok(descriptors.remove(0)),
+            Ok((other, _)) => Err(unexpected(&other).to_string()),
+            Err(error) => Err(format!("the supervisor does not answer: {error}; restart culvertd")),
+        }
+    }
+
+    fn done(&self, request: &Request, descriptors: &[OwnedFd]) -> io::Result<()> {
+        match self.ask(request, descriptors)? {
+            (Reply::Done, _) => Ok(()),
             (other, _) => Err(unexpected(&other)),
         }
     }
 
-    fn ask(&self, request: &Request, descriptor: Option<&OwnedFd>) -> io::Result<(Reply, Option<OwnedFd>)> {
-        let socket = self.lock();
-        message::send(&*socket, &request.text(), descriptor)?;
-        let (text, descriptor) = loop {
-            match message::receive(&*socket, RecvFlags::empty()) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result?,
+    fn ask(&self, request: &Request, descriptors: &[OwnedFd]) -> io::Result<(Reply, Vec<OwnedFd>)> {
+        let mut asking = self.lock();
+        asking.number = asking.number.wrapping_add(1);
+        let Numbered { socket, number: wanted } = &*asking;
+        message::send(socket, &message::numbered(*wanted, &request.text()), descriptors)?;
+        loop {
+            let received = match message::receive(socket, RecvFlags::empty()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            };
+            let (number, text) = message::number(&received.text).ok_or(io::ErrorKind::InvalidData)?;
+            // The answer to a request that was given up must not be taken for this one's.
+            if number != *wanted {
+                continue;
             }
-        };
-        let reply = Reply::parse(&text).ok_or(io::ErrorKind::InvalidData)?;
-        Ok((reply, descriptor))
+            if received.lost {
+                return Err(io::Error::other("too many open files, see `ulimit -n`"));
+            }
+            let reply = Reply::parse(text).ok_or(io::ErrorKind::InvalidData)?;
+            return Ok((reply, received.descriptors));
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, OwnedFd> {
+    fn lock(&self) -> MutexGuard<'_, Numbered> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -152,5 +185,20 @@ pub(super) mod tests {
     /// The daemon's end, without a supervisor's process.
     pub fn broker(socket: OwnedFd) -> Broker {
         Broker::new(socket, rustix::process::getpid()).unwrap()
+    }
+
+    #[test]
+    fn a_late_answer_is_nobodys() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let broker = broker(near);
+        // The first request is given up, and answered after all, just before the second.
+        set_socket_timeout(&broker.lock().socket, Timeout::Recv, Some(Duration::from_millis(1))).unwrap();
+        assert_eq!(broker.take("a").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        set_socket_timeout(&broker.lock().socket, Timeout::Recv, Some(PATIENCE)).unwrap();
+        let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        message::send(&far, "1 descriptors", &[file]).unwrap();
+        message::send(&far, "2 none", &[]).unwrap();
+        assert!(broker.take("b").unwrap().is_empty());
     }
 }

@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
 
 use rustix::net::RecvFlags;
 
-use super::message::{self, Reply, Request};
+use super::closing::Closing;
+use super::message::{self, Received, Reply, Request};
+use crate::pods::packets::Namespace;
 
 /// What the supervisor knows and keeps for the daemon.
 #[derive(Debug, Default)]
 pub struct Desk {
     kept: BTreeMap<String, Kept>,
+    closing: Closing,
     ready: bool,
     because: Option<String>,
     restarts: u64,
@@ -20,8 +25,8 @@ pub struct Desk {
 
 #[derive(Debug)]
 struct Kept {
-    descriptor: OwnedFd,
-    /// The daemon that runs now has stored or taken it.
+    descriptors: Vec<OwnedFd>,
+    /// The daemon that runs now has stored or taken them.
     known: bool,
 }
 
@@ -32,6 +37,14 @@ impl Desk {
         self.restarts = self.restarts.saturating_add(1);
         reason.clone_into(&mut self.last_reason);
         self.kept.values_mut().for_each(|kept| kept.known = false);
+    }
+
+    /// Drops what was kept of guests' connections: one of them may be what ends one daemon after the other. Returns how many there
+    /// were.
+    pub fn drop_connections(&mut self) -> usize {
+        let before = self.kept.len();
+        self.retain(|name, _| !name.starts_with(CONNECTION));
+        before - self.kept.len()
     }
 
     /// Whether signals reach the daemon.
@@ -55,62 +68,134 @@ impl Desk {
     /// [`io::ErrorKind::WouldBlock`]: there is none. Others: the daemon has gone, or does not keep to the protocol, and this end
     /// of the socket is of no use any more.
     pub fn serve(&mut self, socket: impl AsFd) -> io::Result<()> {
-        let (text, descriptor) = match message::receive(&socket, RecvFlags::DONTWAIT) {
+        let received = match message::receive(&socket, RecvFlags::DONTWAIT) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             received => received?,
         };
-        let request = Request::parse(&text).ok_or(io::ErrorKind::InvalidData)?;
-        let (reply, descriptor) = self.answer(request, descriptor);
-        message::send(&socket, &reply.text(), descriptor.as_ref())
+        let (number, text) = message::number(&received.text).ok_or(io::ErrorKind::InvalidData)?;
+        let request = Request::parse(text).ok_or(io::ErrorKind::InvalidData)?;
+        let answer = |reply: &Reply, descriptors: &[OwnedFd]| {
+            message::send(&socket, &message::numbered(number, &reply.text()), descriptors)
+        };
+        self.answer(request, received, answer)
     }
 
-    fn answer(&mut self, request: Request, descriptor: Option<OwnedFd>) -> (Reply, Option<OwnedFd>) {
-        let reply = match (request, descriptor) {
-            (Request::Ready, _) => {
+    fn answer(
+        &mut self,
+        request: Request,
+        received: Received,
+        answer: impl Fn(&Reply, &[OwnedFd]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Received { descriptors, lost, .. } = received;
+        let reply = match request {
+            Request::Take(name) => {
+                return match self.kept.get_mut(&name) {
+                    Some(kept) => {
+                        kept.known = true;
+                        answer(&Reply::Descriptors, &kept.descriptors)
+                    }
+                    None => answer(&Reply::None, &[]),
+                };
+            }
+            Request::Packets { tap, netns } => match packets(&netns, &tap) {
+                Ok(socket) => return answer(&Reply::Descriptors, &[socket]),
+                Err(sentence) => Reply::Refused(sentence),
+            },
+            Request::Ready => {
                 self.ready = true;
                 Reply::Done
             }
-            (Request::History, _) => Reply::History(self.restarts, self.last_reason.clone()),
-            (Request::Because(reason), _) => {
+            Request::History => Reply::History(self.restarts, self.last_reason.clone()),
+            Request::Because(reason) => {
                 self.because = Some(reason);
                 Reply::Done
             }
-            (Request::Store(name), Some(descriptor)) => {
-                if self.kept.len() >= MAX_KEPT && !self.kept.contains_key(&name) {
-                    Reply::Refused(format!("{MAX_KEPT} descriptors are kept already"))
-                } else {
-                    self.kept.insert(name, Kept { descriptor, known: true });
+            Request::Store(name) => match self.refusal(&name, &descriptors, lost) {
+                None => {
+                    self.forget(&name);
+                    self.kept.insert(name, Kept { descriptors, known: true });
                     Reply::Done
                 }
-            }
-            (Request::Store(_), None) => Reply::Refused("there is no descriptor with it".to_owned()),
-            (Request::Take(name), _) => return self.take(&name),
-            (Request::Forget(name), _) => {
-                self.kept.remove(&name);
+                Some(reason) => {
+                    self.closing.close(&name, descriptors);
+                    Reply::Refused(reason)
+                }
+            },
+            Request::Forget(name) => {
+                self.forget(&name);
                 Reply::Done
             }
-            (Request::ForgetOthers, _) => {
-                self.kept.retain(|_, kept| kept.known);
+            Request::ForgetOthers => {
+                self.retain(|_, kept| kept.known);
                 Reply::Done
             }
         };
-        (reply, None)
+        answer(&reply, &[])
     }
 
-    fn take(&mut self, name: &str) -> (Reply, Option<OwnedFd>) {
-        let Some(kept) = self.kept.get_mut(name) else { return (Reply::None, None) };
-        match kept.descriptor.try_clone() {
-            Ok(copy) => {
-                kept.known = true;
-                (Reply::Descriptor, Some(copy))
-            }
-            Err(error) => (Reply::Refused(format!("the descriptor cannot be copied: {error}")), None),
+    /// Why these are not kept.
+    fn refusal(&self, name: &str, descriptors: &[OwnedFd], lost: bool) -> Option<String> {
+        let others = self.kept.iter().filter(|(other, _)| *other != name);
+        let (names, count) = others
+            .fold((0, descriptors.len()), |(names, count), (_, kept)| (names + 1, count + kept.descriptors.len()));
+        if lost {
+            Some("the supervisor has too many open files, see `ulimit -n`".to_owned())
+        } else if descriptors.is_empty() {
+            Some("there is no descriptor with it".to_owned())
+        } else if names >= MAX_KEPT || count > max_descriptors() {
+            Some("too many descriptors are kept already".to_owned())
+        } else if self.closing.is_stuck(name) {
+            Some("what was kept before cannot be closed".to_owned())
+        } else {
+            None
         }
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Some(kept) = self.kept.remove(name) {
+            self.closing.close(name, kept.descriptors);
+        }
+    }
+
+    fn retain(&mut self, stays: impl Fn(&str, &Kept) -> bool) {
+        let names: Vec<_> =
+            self.kept.iter().filter(|(name, kept)| !stays(name, kept)).map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|name| self.forget(name));
     }
 }
 
-/// Descriptors that are kept at most: more than there can be ports.
+/// A packet socket in a pod's namespace. In the node's own the daemon has no business: it would hear everybody.
+fn packets(netns: &Path, tap: &str) -> Result<OwnedFd, String> {
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+    let (path, tap) = (netns.to_owned(), tap.to_owned());
+    // Whoever can make the path hang must not hang the supervisor.
+    let thread = std::thread::Builder::new().name("namespace".to_owned());
+    thread
+        .spawn(move || {
+            let opened = Namespace::open(&path).and_then(|namespace| match namespace.is_own() {
+                true => Err(format!("{} is the node's own network namespace; name that of the pod", path.display())),
+                false => namespace.packets(&tap),
+            });
+            let _ = answer.send(opened);
+        })
+        .map_err(|error| format!("a thread cannot start: {error}"))?;
+    let late = |_| format!("{} does not answer within {} s", netns.display(), PATIENCE.as_secs());
+    answered.recv_timeout(PATIENCE).map_err(late)?
+}
+
+/// How the names of connections begin, see `node::connections`.
+pub const CONNECTION: &str = "connection:";
+
+/// Names that are kept at most: more than there can be ports.
 const MAX_KEPT: usize = 4096;
+/// How long a namespace's path may take. The daemon waits for longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Descriptors that are kept at most: the rest of what this process may open is for the daemon's messages.
+fn max_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    usize::try_from(limit.unwrap_or(u64::MAX) / 2).unwrap_or(usize::MAX)
+}
 
 #[cfg(test)]
 mod tests {
@@ -142,8 +227,8 @@ mod tests {
     fn descriptors_outlive_the_daemon_that_stored_them() {
         let (broker, desk) = pair(Desk::default());
         let (mut reader, writer) = io::pipe().unwrap();
-        broker.store("a", &writer.into()).unwrap();
-        broker.store("b", &std::fs::File::open("/dev/null").unwrap().into()).unwrap();
+        broker.store("a", &[writer.into()]).unwrap();
+        broker.store("b", &[std::fs::File::open("/dev/null").unwrap().into()]).unwrap();
         assert_eq!(broker.history().unwrap(), (0, String::new()));
         broker.because("a worker is stuck\n").unwrap();
         drop(broker);
@@ -155,14 +240,14 @@ mod tests {
         let (broker, desk) = pair(desk);
         broker.ready().unwrap();
         assert_eq!(broker.history().unwrap(), (1, "exit 75".to_owned()));
-        assert!(broker.take("c").unwrap().is_none());
-        let mut writer = std::fs::File::from(broker.take("a").unwrap().unwrap());
+        assert!(broker.take("c").unwrap().is_empty());
+        let mut writer = std::fs::File::from(broker.take("a").unwrap().remove(0));
         writer.write_all(b"still here").unwrap();
         broker.forget_others().unwrap();
-        assert!(broker.take("b").unwrap().is_none());
-        assert!(broker.take("a").unwrap().is_some());
+        assert!(broker.take("b").unwrap().is_empty());
+        assert_eq!(broker.take("a").unwrap().len(), 1);
         broker.forget("a").unwrap();
-        assert!(broker.take("a").unwrap().is_none());
+        assert!(broker.take("a").unwrap().is_empty());
         drop((broker, writer));
         assert!(desk.join().unwrap().is_ready());
         // Nobody keeps the other end.
@@ -172,18 +257,71 @@ mod tests {
     }
 
     #[test]
+    fn the_nodes_own_interfaces_are_not_the_daemons() {
+        let (broker, desk) = pair(Desk::default());
+        for path in ["/proc/self/ns/net", "/proc/thread-self/ns/../ns/net"] {
+            let refused = broker.packets(Path::new(path), "lo").unwrap_err();
+            assert!(refused.contains("is the node's own network namespace"), "{refused}");
+        }
+        assert!(
+            broker
+                .packets(Path::new("/nowhere/netns"), "lo")
+                .unwrap_err()
+                .contains("no network namespace at /nowhere/netns")
+        );
+        drop(broker);
+        desk.join().unwrap();
+    }
+
+    #[test]
     fn nothing_is_done_for_what_is_no_request() {
         let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let mut desk = Desk::default();
         let long = "x".repeat(9000);
-        for bytes in [&b"store"[..], b"stash a", b"\xff", b"take \n", long.as_bytes()] {
+        for bytes in
+            [&b"store"[..], b"store a", b"x store a", b"1 store", b"2 stash a", b"\xff", b"3 take \n", long.as_bytes()]
+        {
             rustix::net::send(&near, bytes, rustix::net::SendFlags::empty()).unwrap();
             assert_eq!(desk.serve(&far).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
         assert_eq!(desk.serve(&far).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        message::send(&near, "store a", None).unwrap();
+        message::send(&near, "7 store a", &[]).unwrap();
         desk.serve(&far).unwrap();
-        let (text, _) = message::receive(&near, RecvFlags::empty()).unwrap();
-        assert_eq!(text, "refused there is no descriptor with it");
+        let received = message::receive(&near, RecvFlags::empty()).unwrap();
+        assert_eq!(received.text, "7 refused there is no descriptor with it");
+    }
+
+    #[test]
+    fn connections_are_dropped_when_daemons_die_one_after_the_other() {
+        let (broker, desk) = pair(Desk::default());
+        let (mut reader, writer) = io::pipe().unwrap();
+        let (other, _) = io::pipe().unwrap();
+        broker.store(&format!("{CONNECTION}vm-a"), &[writer.into(), other.into()]).unwrap();
+        assert_eq!(broker.take(&format!("{CONNECTION}vm-a")).unwrap().len(), 2);
+        broker.store("configuration", &[std::fs::File::open("/dev/null").unwrap().into()]).unwrap();
+        drop(broker);
+        let mut desk = desk.join().unwrap();
+        assert_eq!(desk.drop_connections(), 1);
+        // It is closed, in a thread.
+        assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), 0);
+        let (broker, desk) = pair(desk);
+        assert_eq!(broker.take("configuration").unwrap().len(), 1);
+        assert!(broker.take(&format!("{CONNECTION}vm-a")).unwrap().is_empty());
+        drop(broker);
+        desk.join().unwrap();
+    }
+
+    #[test]
+    fn more_than_a_message_carries_is_refused() {
+        let (broker, desk) = pair(Desk::default());
+        let (_, writer) = io::pipe().unwrap();
+        let writer = OwnedFd::from(writer);
+        let many = |count: usize| -> Vec<_> { (0..count).map(|_| writer.try_clone().unwrap()).collect() };
+        broker.store("a", &many(message::MAX_DESCRIPTORS)).unwrap();
+        assert_eq!(broker.take("a").unwrap().len(), message::MAX_DESCRIPTORS);
+        broker.store("b", &many(message::MAX_DESCRIPTORS + 1)).unwrap_err();
+        assert!(broker.take("b").unwrap().is_empty());
+        drop(broker);
+        desk.join().unwrap();
     }
 }

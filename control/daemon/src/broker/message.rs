@@ -1,16 +1,17 @@
-//! Requests to the supervisor and its replies: one message of a SOCK_SEQPACKET socket each, a word and what belongs to it, with at
-//! most one descriptor.
+//! Requests to the supervisor and its replies: one message of a SOCK_SEQPACKET socket each, a number, a word and what belongs to it,
+//! with descriptors where it is about them. A reply has the number of its request.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
 
-/// What the daemon asks for. A descriptor comes with [`Request::Store`] alone.
+/// What the daemon asks for. Descriptors come with [`Request::Store`] alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Tells that signals reach the daemon from now on. Answered by [`Reply::Done`], as all that ask for nothing.
@@ -19,23 +20,30 @@ pub enum Request {
     History,
     /// Tells why the daemon is about to end with [`EXIT_AGAIN`](crate::arguments::EXIT_AGAIN).
     Because(String),
-    /// Gives a descriptor into keeping for the next daemon, under a name, in the place of one that has it.
+    /// Gives descriptors into keeping for the next daemon, under a name, in the place of those that have it.
     Store(String),
-    /// Asks for a copy of the descriptor of that name: [`Reply::Descriptor`] or [`Reply::None`]. It stays in keeping.
+    /// Asks for copies of the descriptors of that name: [`Reply::Descriptors`] or [`Reply::None`]. They stay in keeping.
     Take(String),
-    /// Ends the keeping of the descriptor of that name, if there is one.
+    /// Ends the keeping of the descriptors of that name, if there are any.
     Forget(String),
     /// Ends the keeping of all descriptors that this daemon has neither stored nor taken.
     ForgetOthers,
+    /// Asks for a packet socket on an interface of a pod's network namespace: [`Reply::Descriptors`], one.
+    Packets {
+        /// The interface.
+        tap: String,
+        /// The namespace's path.
+        netns: PathBuf,
+    },
 }
 
-/// What the supervisor answers. A descriptor comes with [`Reply::Descriptor`] alone.
+/// What the supervisor answers. Descriptors come with [`Reply::Descriptors`] alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// It is done.
     Done,
-    /// The descriptor that was asked for is here.
-    Descriptor,
+    /// The descriptors that were asked for are here.
+    Descriptors,
     /// There is none.
     None,
     /// How often the daemon was started again, and why the last time; empty when it was not.
@@ -60,6 +68,7 @@ impl Request {
             Self::Take(name) => format!("take {name}"),
             Self::Forget(name) => format!("forget {name}"),
             Self::ForgetOthers => "forget-others".to_owned(),
+            Self::Packets { tap, netns } => format!("packets {tap} {}", netns.display()),
         }
     }
 
@@ -72,6 +81,12 @@ impl Request {
             "store" => text().map(Self::Store),
             "take" => text().map(Self::Take),
             "forget" => text().map(Self::Forget),
+            "packets" => {
+                let text = text()?;
+                let (tap, netns) = text.split_once(' ')?;
+                let netns = PathBuf::from(netns);
+                netns.is_absolute().then(|| Self::Packets { tap: tap.to_owned(), netns })
+            }
             "ready" if rest.is_empty() => Some(Self::Ready),
             "history" if rest.is_empty() => Some(Self::History),
             "forget-others" if rest.is_empty() => Some(Self::ForgetOthers),
@@ -85,7 +100,7 @@ impl Reply {
     pub fn text(&self) -> String {
         match self {
             Self::Done => "done".to_owned(),
-            Self::Descriptor => "descriptor".to_owned(),
+            Self::Descriptors => "descriptors".to_owned(),
             Self::None => "none".to_owned(),
             Self::History(restarts, reason) => format!("history {restarts} {reason}"),
             Self::Refused(reason) => format!("refused {reason}"),
@@ -97,7 +112,7 @@ impl Reply {
         let (word, rest) = message.split_once(' ').unwrap_or((message, ""));
         match word {
             "done" => Some(Self::Done),
-            "descriptor" => Some(Self::Descriptor),
+            "descriptors" => Some(Self::Descriptors),
             "none" => Some(Self::None),
             "history" => {
                 let (restarts, reason) = rest.split_once(' ')?;
@@ -109,16 +124,41 @@ impl Reply {
     }
 }
 
+/// A message with a number before it.
+pub fn numbered(number: u64, text: &str) -> String {
+    format!("{number} {text}")
+}
+
+/// The number and the rest of a message.
+pub fn number(message: &str) -> Option<(u64, &str)> {
+    let (number, text) = message.split_once(' ')?;
+    Some((number.parse().ok()?, text))
+}
+
+/// Most descriptors of one message (SCM_MAX_FD of the kernel).
+pub const MAX_DESCRIPTORS: usize = 253;
+
+/// A message that was received.
+#[derive(Debug)]
+pub struct Received {
+    /// The message.
+    pub text: String,
+    /// What came with it, close-on-exec.
+    pub descriptors: Vec<OwnedFd>,
+    /// There were more, for which this process has no room.
+    pub lost: bool,
+}
+
 /// Sends one message.
 ///
 /// # Errors
-/// The kernel's; [`io::ErrorKind::InvalidInput`] for a message that is too long or has control characters.
-pub fn send(socket: impl AsFd, text: &str, descriptor: Option<&OwnedFd>) -> io::Result<()> {
+/// The kernel's; [`io::ErrorKind::InvalidInput`] for a message that is too long, has control characters, or too many descriptors.
+pub fn send(socket: impl AsFd, text: &str, descriptors: &[OwnedFd]) -> io::Result<()> {
     if text.len() > MAX_BYTES || text.contains(char::is_control) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -127,14 +167,14 @@ pub fn send(socket: impl AsFd, text: &str, descriptor: Option<&OwnedFd>) -> io::
     Ok(())
 }
 
-/// Receives one message with its descriptor, close-on-exec.
+/// Receives one message with its descriptors.
 ///
 /// # Errors
 /// The kernel's; [`io::ErrorKind::UnexpectedEof`] when the other end is closed; [`io::ErrorKind::InvalidData`] for what no message can
 /// be.
-pub fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<(String, Option<OwnedFd>)> {
+pub fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<Received> {
     let mut bytes = vec![0; MAX_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
     let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
@@ -142,13 +182,11 @@ pub fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<(String, Optio
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,
     });
-    let mut descriptors = descriptors.flatten();
-    let descriptor = descriptors.next();
+    let descriptors = descriptors.flatten().collect();
     if received.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    // Of several descriptors the kernel closes those that there is no room for, and says so.
-    if descriptors.next().is_some() || received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::ErrorKind::InvalidData.into());
     }
     bytes.truncate(received.bytes);
@@ -156,7 +194,7 @@ pub fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<(String, Optio
     if text.contains(char::is_control) {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    Ok((text, descriptor))
+    Ok(Received { text, descriptors, lost: received.flags.contains(ReturnFlags::CTRUNC) })
 }
 
 #[cfg(test)]
@@ -174,13 +212,14 @@ mod tests {
             Request::Take(name()),
             Request::Forget(name()),
             Request::ForgetOthers,
+            Request::Packets { tap: "tap0".to_owned(), netns: "/run/netns/a b".into() },
         ];
         for request in requests {
             assert_eq!(Request::parse(&request.text()), Some(request));
         }
         let replies = [
             Reply::Done,
-            Reply::Descriptor,
+            Reply::Descriptors,
             Reply::None,
             Reply::History(7, "signal 9 (SIGKILL)".to_owned()),
             Reply::History(0, String::new()),
@@ -193,7 +232,19 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_none() {
-        for text in ["", "ready now", "readying", "store", "store ", "take", " take x", "STORE x", "forget-others x"] {
+        for text in [
+            "",
+            "ready now",
+            "readying",
+            "store",
+            "store ",
+            "take",
+            " take x",
+            "STORE x",
+            "forget-others x",
+            "packets t",
+            "packets t n/s",
+        ] {
             assert_eq!(Request::parse(text), None, "{text}");
         }
         assert_eq!(Request::parse(&format!("store {}", "x".repeat(MAX_TEXT + 1))), None);

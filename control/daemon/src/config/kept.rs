@@ -18,7 +18,7 @@ use crate::broker::Broker;
 pub fn keep(broker: &Broker, text: &str) -> io::Result<()> {
     let mut file = File::from(rustix::fs::memfd_create("configuration", MemfdFlags::CLOEXEC)?);
     file.write_all(text.as_bytes())?;
-    broker.store(NAME, &file.into())
+    broker.store(NAME, &[file.into()])
 }
 
 /// The text that an earlier daemon has kept.
@@ -26,7 +26,7 @@ pub fn keep(broker: &Broker, text: &str) -> io::Result<()> {
 /// # Errors
 /// It cannot be read, or the supervisor does not answer.
 pub fn take(broker: &Broker) -> io::Result<Option<String>> {
-    let Some(kept) = broker.take(NAME)? else { return Ok(None) };
+    let Some(kept) = broker.take(NAME)?.into_iter().next() else { return Ok(None) };
     let mut file = File::from(kept);
     file.rewind()?;
     let mut text = String::new();

@@ -299,7 +299,14 @@ impl LiveNode {
     }
 
     fn opener(&self) -> Opener<'_> {
-        Opener { dpdk: self.dpdk(), datapath: &self.datapath, server: &self.server, bars: &self.bars }
+        Opener {
+            dpdk: self.dpdk(),
+            datapath: &self.datapath,
+            server: &self.server,
+            bars: &self.bars,
+            connections: &self.connections,
+            isolation: self.isolation(),
+        }
     }
 }
 

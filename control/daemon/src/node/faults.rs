@@ -128,22 +128,22 @@ fn exit_again(node: &LiveNode, reason: &str) {
 /// What the log has of times in which workers looked at no port.
 #[derive(Default)]
 struct Gaps {
-    /// By worker: how many there were.
+    /// By worker: how many long ones there were.
     seen: Vec<u64>,
     told: Option<Instant>,
 }
 
 impl Gaps {
-    /// Tells of a new gap, if it is long, and once a minute at the most.
+    /// Tells of a new long gap, and once a minute at the most.
     fn look(&mut self, workers: &[WorkerTotals]) {
         self.seen.resize(workers.len(), 0);
         for (number, (worker, seen)) in workers.iter().zip(&mut self.seen).enumerate() {
-            let new = std::mem::replace(seen, worker.gaps) != worker.gaps;
-            if new && worker.last_gap >= LONG_GAP && self.told.is_none_or(|told| told.elapsed() >= GAPS_APART) {
+            let new = std::mem::replace(seen, worker.long_gaps) != worker.long_gaps;
+            if new && self.told.is_none_or(|told| told.elapsed() >= GAPS_APART) {
                 self.told = Some(Instant::now());
-                let WorkerTotals { last_gap, core, .. } = worker;
+                let WorkerTotals { last_long_gap, core, .. } = worker;
                 tracing::warn!(
-                    "worker {number} looked at no port for {last_gap:?}: other work had core {core}, or culvertd was stopped; \
+                    "worker {number} looked at no port for {last_long_gap:?}: other work had core {core}, or culvertd was stopped; \
                      see `worker_cores`, and GAPS of culvertctl status"
                 );
             }
@@ -151,8 +151,7 @@ impl Gaps {
     }
 }
 
-/// A gap that the log tells of, and how often it does.
-const LONG_GAP: Duration = Duration::from_secs(1);
+/// How often the log tells of a long gap.
 const GAPS_APART: Duration = Duration::from_secs(60);
 
 /// How a port is served again.

@@ -20,9 +20,11 @@ use culvert_vhost::{PortKey, Server};
 use culvert_worker::{Datapath, DatapathConfig, Stuck};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::addresses;
 use super::backend::Rings;
 use super::bars::Bars;
 use super::capture::{self, MAX_CAPTURES};
+use super::connections::Connections;
 use super::pods::Helped;
 use super::ports::{Opened, Port, key};
 use super::{CaptureError, ChangeError, Node, faults, trace, upkeep, view};
@@ -31,6 +33,7 @@ use crate::bugs;
 use crate::change::{Change, admit};
 use crate::config::{Config, Fixed, Machine, Mirror, Network, Objects, Pod};
 use crate::device_plugin::{self, Offer, Problems, Times};
+use crate::isolation::{Isolation, Kind};
 use crate::journal::disk::{StateFolder, StateFolderError};
 use crate::journal::{Journal, Restored};
 use crate::name::Name;
@@ -50,6 +53,10 @@ pub struct LiveNode {
     journal: Mutex<Keeper>,
     /// Guests that may not come back.
     pub(super) bars: Bars,
+    /// Guests' connections, which outlive the process.
+    pub(super) connections: Arc<Connections>,
+    /// Learned addresses, which outlive it as well.
+    pub(super) addresses: addresses::Kept,
     captures: Arc<Semaphore>,
     pub(super) config_file: PathBuf,
     pub(super) machine: Machine,
@@ -57,6 +64,8 @@ pub struct LiveNode {
     pub(super) fixed: Fixed,
     warnings: Mutex<Warnings>,
     started: Instant,
+    /// What was given up.
+    isolation: Arc<Isolation>,
     /// What the supervisor is asked by.
     pub(super) broker: Arc<Broker>,
     /// How often the supervisor has started a daemon again, and how the one before this ended.
@@ -126,6 +135,7 @@ impl LiveNode {
         machine: Machine,
         main_core: usize,
         broker: Arc<Broker>,
+        isolation: Arc<Isolation>,
     ) -> Result<Started> {
         let (restarts, last_end) = broker.history().context("the supervisor does not answer")?;
         let (fixed, file) = (Fixed { daemon: config.daemon, datapath: config.datapath }, config.objects);
@@ -151,10 +161,12 @@ impl LiveNode {
         bus_fault::install();
         let workers =
             DatapathConfig { cores: fixed.datapath.worker_cores.clone(), idle_sleep: fixed.datapath.idle_sleep };
-        let datapath = Arc::new(Datapath::start(&workers, None)?);
+        let datapath = Arc::new(isolation.confined(Kind::Worker, || Datapath::start(&workers, None))??);
         let events = datapath.take_events().context("the workers' events are taken already")?;
         let rings = Arc::new(Rings::new(Arc::clone(&datapath)));
-        let server = Server::start(rings).context("the vhost-user server cannot start")?;
+        let connections = Arc::new(Connections::new(Arc::clone(&broker), restarts > 0));
+        let start_server = || Server::start(rings, Some(Arc::clone(&connections) as _));
+        let server = isolation.confined(Kind::Vhost, start_server)?.context("the vhost-user server cannot start")?;
 
         let (upkeep_ends, end) = std::sync::mpsc::channel();
         let (pods_end, pods_ended) = std::sync::mpsc::channel();
@@ -166,12 +178,15 @@ impl LiveNode {
             wanted: Mutex::new(Arc::new(wanted)),
             journal: Mutex::new(keeper),
             bars: Bars::read(&fixed.daemon.state_dir),
+            connections,
+            addresses: addresses::Kept::default(),
             captures: Arc::new(Semaphore::new(MAX_CAPTURES)),
             config_file: config_file.to_owned(),
             machine,
             fixed,
             warnings: Mutex::new(Warnings { at_start, ..Warnings::default() }),
             started: Instant::now(),
+            isolation,
             broker,
             restarts,
             last_end,
@@ -182,15 +197,15 @@ impl LiveNode {
             _pods_end: pods_end,
         });
         node.open(main_core)?;
-        let faults = faults::watch(events, Arc::downgrade(&node)).context("a thread cannot start")?;
-        let upkeep = upkeep::start(end, Arc::downgrade(&node)).context("a thread cannot start")?;
-        let pods = super::pods::start(pods_ended, node.helped.clone(), Arc::downgrade(&node));
-        let pods = pods.context("a thread cannot start")?;
+        // Of ports that are not there any more.
+        node.broker.forget_others().context("the supervisor does not answer")?;
         let (daemon, offers) = (&node.fixed.daemon, node.offers.subscribe());
-        let device_plugin = device_plugin::start(daemon, offers, node.device_plugin.clone(), Times::default())
-            .context("a thread cannot start")?;
-        let threads = [faults, upkeep, pods].into_iter().chain(device_plugin).collect();
-        Ok(Started { node, threads })
+        let start = || device_plugin::start(daemon, offers, node.device_plugin.clone(), Times::default());
+        let device_plugin = node.isolation.confined(Kind::DevicePlugin, start)?.context("a thread cannot start")?;
+        // All threads of other kinds are there.
+        node.isolation.narrow(Kind::Control)?;
+        let threads = node.start_threads(events, end, pods_ended).context("a thread cannot start")?;
+        Ok(Started { threads: threads.into_iter().chain(device_plugin).collect(), node })
     }
 
     /// Opens what is wanted: guests' ports first. Their frontends wait for us, if we are here again after an end, and DPDK takes
@@ -199,9 +214,15 @@ impl LiveNode {
         // The first frames are to find all ports.
         self.datapath.hold()?;
         self.bring_about_guests();
+        let mut addresses =
+            if self.restarts > 0 { self.addresses.take(&self.broker) } else { addresses::Snapshot::default() };
+        self.addresses.begin(&self.broker);
+        let addresses = &mut addresses;
         std::thread::scope(|scope| {
             let (opened, is_opened) = std::sync::mpsc::channel::<()>();
             let release = std::thread::Builder::new().name("release".to_owned()).spawn_scoped(scope, move || {
+                self.isolation.narrow_here(Kind::Control);
+                self.server.wait_taken_up(TAKE_UP_LIMIT);
                 // Both end with an error when all is opened.
                 match (self.wanted().use_devices(), self.restarts) {
                     (false, _) => {}
@@ -209,13 +230,17 @@ impl LiveNode {
                     // After a crash guests talk with each other again before a slow device is there.
                     (true, _) => drop(is_opened.recv_timeout(HOLD_LIMIT)),
                 }
-                self.datapath.release()
+                self.restore_addresses(addresses);
+                self.datapath.release().map(|()| addresses)
             });
             let release = release.context("a thread cannot start")?;
             self.start_dpdk(main_core)?;
             self.bring_about();
             drop(opened);
-            release.join().map_err(|_| anyhow!("the thread that releases frames failed; see the log"))??;
+            let addresses =
+                release.join().map_err(|_| anyhow!("the thread that releases frames failed; see the log"))??;
+            // Of devices that took longer than guests wait.
+            self.restore_addresses(addresses);
             Ok(())
         })
     }
@@ -229,7 +254,7 @@ impl LiveNode {
             pci: wanted.use_pci(),
             extra_args: datapath.eal_args.clone(),
         };
-        let eal = Arc::new(Eal::start(&eal)?);
+        let eal = Arc::new(self.isolation.confined(Kind::Dpdk, || Eal::start(&eal))??);
         let largest_mtu = wanted.ports.iter().map(|port| port.wanted.mtu).max().unwrap_or(0).max(1500);
         let pool = Pool::create(&eal, &PoolConfig { largest_mtu, ..PoolConfig::default() })?;
         self.datapath.use_dpdk(&eal)?;
@@ -241,6 +266,22 @@ impl LiveNode {
     /// DPDK, once it has started.
     pub(super) fn dpdk(&self) -> Option<&Dpdk> {
         self.dpdk.get()
+    }
+
+    /// Starts the threads that look after the node.
+    fn start_threads(
+        self: &Arc<Self>,
+        events: std::sync::mpsc::Receiver<culvert_worker::Event>,
+        end: std::sync::mpsc::Receiver<()>,
+        pods_end: std::sync::mpsc::Receiver<()>,
+    ) -> io::Result<[JoinHandle<()>; 3]> {
+        let pods = super::pods::start(pods_end, self.helped.clone(), Arc::downgrade(self), Arc::clone(&self.broker));
+        Ok([faults::watch(events, Arc::downgrade(self))?, upkeep::start(end, Arc::downgrade(self))?, pods?])
+    }
+
+    /// What was given up.
+    pub(super) fn isolation(&self) -> &Isolation {
+        &self.isolation
     }
 
     /// How many ports there are, and how many of them could not be opened.
@@ -618,5 +659,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+/// How long guests' frames wait at most until all connections of the last daemon are taken up.
+const TAKE_UP_LIMIT: Duration = Duration::from_millis(500);
 /// How long guests' frames wait at most for devices that are being opened when culvertd starts again after a crash.
 const HOLD_LIMIT: Duration = Duration::from_millis(500);

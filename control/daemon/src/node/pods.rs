@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use culvert_vhost::log_limit::LogLimit;
 
 use super::live::LiveNode;
+use crate::broker::Broker;
 use crate::config::Pod;
 use crate::name::Name;
 use crate::pods::help::{Helper, PodHelp};
@@ -68,7 +69,12 @@ impl Helped {
 ///
 /// # Errors
 /// The kernel's, when there can be no further thread.
-pub fn start(end: Receiver<()>, helped: Helped, node: Weak<LiveNode>) -> io::Result<JoinHandle<()>> {
+pub fn start(
+    end: Receiver<()>,
+    helped: Helped,
+    node: Weak<LiveNode>,
+    broker: Arc<Broker>,
+) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("pods".to_owned()).spawn(move || {
         let mut looking: BTreeMap<Name, Sender<Pod>> = BTreeMap::new();
         while end.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
@@ -76,13 +82,13 @@ pub fn start(end: Receiver<()>, helped: Helped, node: Weak<LiveNode>) -> io::Res
             let pods = node.running().pods.clone();
             // Nobody waits for this thread's node.
             drop(node);
-            look_after(&mut looking, pods, &helped);
+            look_after(&mut looking, pods, &helped, &broker);
         }
     })
 }
 
 /// Tells each pod's thread what is registered for it; those of pods that are gone end by themselves.
-fn look_after(looking: &mut BTreeMap<Name, Sender<Pod>>, pods: Vec<Pod>, helped: &Helped) {
+fn look_after(looking: &mut BTreeMap<Name, Sender<Pod>>, pods: Vec<Pod>, helped: &Helped, broker: &Arc<Broker>) {
     let is_helped = |pod: &Pod| pod.netns.is_some() && pod.tap.is_some();
     let pods: Vec<_> = pods.into_iter().filter(is_helped).collect();
     looking.retain(|name, _| pods.iter().any(|pod| pod.name == *name));
@@ -94,7 +100,7 @@ fn look_after(looking: &mut BTreeMap<Name, Sender<Pod>>, pods: Vec<Pod>, helped:
             continue;
         }
         // The next turn tries again if it cannot start.
-        match start_one(pod, helped.clone()) {
+        match start_one(pod, helped.clone(), Arc::clone(broker)) {
             Ok(thread) => drop(looking.insert(name, thread)),
             Err(error) => {
                 tracing::warn!(pod = name.as_str(), "the pod cannot be helped, a thread cannot start: {error}")
@@ -104,11 +110,11 @@ fn look_after(looking: &mut BTreeMap<Name, Sender<Pod>>, pods: Vec<Pod>, helped:
 }
 
 /// Starts the thread of one pod. It ends when the sender is gone, as soon as the pod lets it.
-fn start_one(pod: Pod, helped: Helped) -> io::Result<Sender<Pod>> {
+fn start_one(pod: Pod, helped: Helped, broker: Arc<Broker>) -> io::Result<Sender<Pod>> {
     let (sender, registered) = std::sync::mpsc::channel::<Pod>();
     let _ = sender.send(pod);
     std::thread::Builder::new().name("pod".to_owned()).spawn(move || {
-        let mut helper = Helper::default();
+        let mut helper = Helper::new(move |netns, tap| broker.packets(netns, tap));
         while let Ok(pod) = registered.recv() {
             // While this one waited for its pod more have come: the last one holds.
             let pod = registered.try_iter().last().unwrap_or(pod);

@@ -7,13 +7,15 @@ use anyhow::Context;
 use culvert_guest::device::DeviceConfig;
 use culvert_nic::PortConfig;
 use culvert_switch::{NetworkId, PortId, Rules};
-use culvert_vhost::{PortKey, PortSocket, Server};
+use culvert_vhost::{Keeper, PortKey, PortSocket, Server};
 use culvert_worker::{Datapath, NicQueues};
 
 use super::bars::Bars;
+use super::connections::Connections;
 use super::live::Dpdk;
 use super::rules::rules;
 use crate::config::{Attachment, Port as Config};
+use crate::isolation::Isolation;
 
 /// What ports are opened with.
 #[derive(Clone, Copy)]
@@ -26,6 +28,10 @@ pub(super) struct Opener<'a> {
     pub server: &'a Server,
     /// Guests that may not come back.
     pub bars: &'a Bars,
+    /// What was given up.
+    pub isolation: &'a Isolation,
+    /// What the last daemon's guests have left.
+    pub connections: &'a Connections,
 }
 
 /// A port and what became of it.
@@ -76,10 +82,11 @@ pub struct Failure {
 impl Opener<'_> {
     /// Opens a port in its network.
     pub fn open(&self, config: Config, network: NetworkId) -> Port {
-        let opened = match &config.attachment {
+        let permitted = self.isolation.check(&config).map_err(anyhow::Error::msg);
+        let opened = permitted.and_then(|()| match &config.attachment {
             Attachment::Guest { .. } => self.open_guest(&config, network),
             Attachment::Nic { device, promiscuous } => self.open_nic(&config, device, *promiscuous, network),
-        };
+        });
         let opened = opened.unwrap_or_else(|error| {
             let reason = format!("{error:#}");
             Opened::Failed(Failure { reason, retry_at: after(FIRST_RETRY), wait: FIRST_RETRY })
@@ -113,11 +120,17 @@ impl Opener<'_> {
         let device = DeviceConfig { queue_pairs: config.queues, mtu: config.mtu, mac: *mac, offloads: *offloads };
         let socket =
             PortSocket { port: key(id), name: config.name.to_string(), place: socket.clone(), role: *role, device };
-        if let Err(error) = self.server.add(socket) {
+        let bar = self.bars.of(&config.name);
+        // What ended the last daemon is not taken up again.
+        let kept = if bar.is_none() { self.connections.take(&config.name) } else { Vec::new() };
+        if bar.is_some() {
+            self.connections.forget(config.name.as_str());
+        }
+        if let Err(error) = self.server.add_kept(socket, kept) {
             self.datapath.remove_port(id)?;
             return Err(error.into());
         }
-        if let Some(bar) = self.bars.of(&config.name) {
+        if let Some(bar) = bar {
             self.server.bar(key(id), Some(bar));
         }
         Ok(Opened::Guest { id, suspended: false })

@@ -1,4 +1,5 @@
-//! What is tried again now and then: ports that could not be opened, and changes that a worker did not take up.
+//! What is done now and then: ports that could not be opened, and changes that a worker did not take up, are tried again; learned addresses
+//! are kept for the next daemon.
 //!
 //! A thread of its own, since to open a device may take seconds.
 
@@ -19,6 +20,9 @@ pub fn start(end: Receiver<()>, node: Weak<LiveNode>) -> io::Result<JoinHandle<(
     std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
         while end.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
             let Some(node) = node.upgrade() else { return };
+            if catch_unwind(AssertUnwindSafe(|| node.keep_addresses())).is_err() {
+                tracing::error!("learned addresses are not kept, for this daemon has a mistake");
+            }
             // While a client's change is under way the next turn will do.
             let Some(journal) = node.try_journal() else { continue };
             let turn = AssertUnwindSafe(|| {

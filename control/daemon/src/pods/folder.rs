@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use culvert_vhost::folder::is_only_name;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -68,7 +69,7 @@ fn socket(folder: &OwnedFd, shown: &Path, name: OsString) -> io::Result<Found> {
         return Err(Errno::NOTSOCK.into());
     }
     // A link to a socket elsewhere, maybe another pod's.
-    if status.st_nlink != 1 {
+    if !is_only_name(&socket)? {
         return Err(Errno::MLINK.into());
     }
     Ok(Found { path: shown.join(name), identity: (status.st_dev, status.st_ino), socket })

@@ -19,14 +19,17 @@ use rustix::net::{
     SocketType,
 };
 
-use super::{folder, packets};
+use super::folder;
 use crate::config::Pod;
 use crate::name::Name;
 
+/// Opens a packet socket on an interface of a network namespace, or says why not, as [`packets::open`](super::packets::open) does.
+type Open = dyn Fn(&Path, &str) -> Result<OwnedFd, String> + Send;
+
 /// All translators that are helped.
-#[derive(Debug, Default)]
 pub struct Helper {
     connections: BTreeMap<(Name, PathBuf), Connection>,
+    open: Box<Open>,
 }
 
 /// How one pod is helped.
@@ -73,6 +76,11 @@ const MAX_MESSAGE_BYTES: usize = 1024;
 const PATIENCE: u32 = 10;
 
 impl Helper {
+    /// Helps nobody yet. What needs a privilege is done by `open`.
+    pub fn new(open: impl Fn(&Path, &str) -> Result<OwnedFd, String> + Send + 'static) -> Self {
+        Self { connections: BTreeMap::new(), open: Box::new(open) }
+    }
+
     /// Looks for translators of these pods, and helps them. To be called about once a second. Returns the pods that have a
     /// tap, and how they are helped.
     pub fn turn(&mut self, pods: &[Pod]) -> BTreeMap<Name, PodHelp> {
@@ -132,7 +140,7 @@ impl Helper {
     fn serve(&mut self, pod: &Pod, netns: &Path, tap: &str, help: &mut PodHelp) {
         let mut over = Vec::new();
         for (key, connection) in self.connections.iter_mut().filter(|((name, _), _)| *name == pod.name) {
-            if connection.serve(netns, tap).is_err() {
+            if connection.serve(|| (self.open)(netns, tap)).is_err() {
                 over.push(key.clone());
                 continue;
             }
@@ -148,10 +156,10 @@ impl Helper {
 
 impl Connection {
     /// Takes what it has said, and gives what it asks for. An error: it has gone, or is not to be talked to.
-    fn serve(&mut self, netns: &Path, tap: &str) -> Result<(), Errno> {
+    fn serve(&mut self, open: impl Fn() -> Result<OwnedFd, String>) -> Result<(), Errno> {
         for _ in 0..MAX_MESSAGES {
             match hear(&self.socket) {
-                Err(Errno::AGAIN) => return self.answer(netns, tap),
+                Err(Errno::AGAIN) => return self.answer(open),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
                 Ok(text) => match (text.as_str(), self.state) {
@@ -170,7 +178,7 @@ impl Connection {
         Err(Errno::PROTO)
     }
 
-    fn answer(&mut self, netns: &Path, tap: &str) -> Result<(), Errno> {
+    fn answer(&mut self, open: impl Fn() -> Result<OwnedFd, String>) -> Result<(), Errno> {
         match self.state {
             State::Quiet | State::Helped => Ok(()),
             State::Offered(turns) if turns >= PATIENCE => Err(Errno::TIMEDOUT),
@@ -178,7 +186,7 @@ impl Connection {
                 self.state = State::Offered(turns.saturating_add(1));
                 Ok(())
             }
-            State::Asks => match packets::open(netns, tap) {
+            State::Asks => match open() {
                 Ok(packets) => {
                     say(&self.socket, "packet", Some(packets))?;
                     self.state = State::Offered(0);

@@ -1,13 +1,13 @@
 //! A packet socket on a tap in a pod's network namespace, for a translator that may not open one (packet(7)).
 //!
 //! A namespace belongs to a thread: a thread of its own enters it, opens the socket and ends, so that no other ever leaves
-//! the node's.
+//! the node's. The supervisor does this: the daemon may not.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
@@ -16,39 +16,69 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::thread::LinkNameSpaceType;
 
+/// A network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+    /// For messages.
+    path: PathBuf,
+}
+
 /// Opens a packet socket for all frames of the interface `tap` in the network namespace at `netns`.
 ///
 /// # Errors
 /// A sentence: there is no such namespace or interface, or culvertd may not (CAP_SYS_ADMIN, CAP_NET_RAW).
 pub fn open(netns: &Path, tap: &str) -> Result<OwnedFd, String> {
-    let missing = |error: io::Error| {
-        format!("there is no network namespace at {}: {error}; it goes with its pod", netns.display())
-    };
-    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::CLOEXEC).bits()).unwrap_or(0);
-    let namespace = File::options().read(true).custom_flags(flags).open(netns).map_err(missing)?;
-    let there = || {
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|errno| format!("network namespace {} cannot be entered: {errno}", netns.display()))?;
-        // That it is the one that was registered is seen, not supposed.
-        let (here, wanted) = (identity(&File::open(OWN_NAMESPACE).map_err(missing)?), identity(&namespace));
-        if here.map_err(missing)? != wanted.map_err(missing)? {
-            return Err(format!("network namespace {} was not entered", netns.display()));
-        }
-        on(tap).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                format!("there is no interface {tap} in {}; it is looked for again", netns.display())
+    Namespace::open(netns)?.packets(tap)
+}
+
+impl Namespace {
+    /// Opens the namespace at `path`.
+    ///
+    /// # Errors
+    /// A sentence: there is none.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let flags = i32::try_from((OFlags::NONBLOCK | OFlags::CLOEXEC).bits()).unwrap_or(0);
+        let file = File::options().read(true).custom_flags(flags).open(path);
+        let file = file.map_err(|error| {
+            format!("there is no network namespace at {}: {error}; it goes with its pod", path.display())
+        })?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Whether it is this thread's own.
+    pub fn is_own(&self) -> bool {
+        let own = File::open(OWN_NAMESPACE).and_then(|own| identity(&own));
+        matches!((own, identity(&self.file)), (Ok(own), Ok(this)) if own == this)
+    }
+
+    /// A packet socket for all frames of an interface.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn packets(&self, tap: &str) -> Result<OwnedFd, String> {
+        let path = self.path.display();
+        let there = || {
+            rustix::thread::move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(|errno| format!("network namespace {path} cannot be entered: {errno}"))?;
+            // That it is the one that was registered is seen, not supposed.
+            if !self.is_own() {
+                return Err(format!("network namespace {path} was not entered"));
             }
-            _ => format!("no packet socket on {tap} in {}: {error}", netns.display()),
-        })
-    };
-    let thread = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("packets".to_owned()).spawn_scoped(scope, there);
-        thread.map(|thread| thread.join())
-    });
-    match thread {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err("culvertd failed over it; see its log".to_owned()),
-        Err(error) => Err(format!("a thread cannot start: {error}")),
+            on(tap).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => format!("there is no interface {tap} in {path}; it is looked for again"),
+                _ => format!("no packet socket on {tap} in {path}: {error}"),
+            })
+        };
+        let thread = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("packets".to_owned()).spawn_scoped(scope, there);
+            thread.map(|thread| thread.join())
+        });
+        match thread {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err("culvertd failed over it; see its log".to_owned()),
+            Err(error) => Err(format!("a thread cannot start: {error}")),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::arguments::{EXIT_AGAIN, EXIT_PANIC};
+use crate::arguments::{EXIT_AGAIN, EXIT_FAILED, EXIT_PANIC};
 
 /// How the daemon has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,10 @@ impl Restarts {
             // A signal that came before it could be handled.
             End::Signal(signal) if stopping && STOP.contains(&signal) => return Verdict::Pass(0),
             End::Signal(signal) if stopping => return Verdict::Pass(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
-            End::Exit(code) if stopping || ![EXIT_AGAIN, EXIT_PANIC].contains(&code) => return Verdict::Pass(code),
+            End::Exit(code) if stopping => return Verdict::Pass(code),
+            // After a crash it cannot start: the one before could, and what it lacks may come.
+            End::Exit(EXIT_FAILED) if self.last.is_some() => {}
+            End::Exit(code) if ![EXIT_AGAIN, EXIT_PANIC].contains(&code) => return Verdict::Pass(code),
             End::Exit(_) | End::Signal(_) => {}
         }
         let is_soon = self.last.is_some_and(|last| now.saturating_duration_since(last) < SOON);
@@ -113,6 +116,16 @@ mod tests {
         for code in [0, 1, 2, 64] {
             assert_eq!(restarts.decide(End::Exit(code), false, now), Verdict::Pass(code));
         }
+    }
+
+    #[test]
+    fn after_a_crash_a_daemon_that_cannot_start_is_tried_again() {
+        let mut restarts = Restarts::default();
+        let now = Instant::now();
+        assert_eq!(restarts.decide(KILL, false, now), Verdict::Again(Duration::ZERO));
+        assert_eq!(restarts.decide(End::Exit(EXIT_FAILED), false, now), Verdict::Again(FIRST_PAUSE));
+        assert_eq!(restarts.decide(End::Exit(EXIT_FAILED), false, now), Verdict::Again(2 * FIRST_PAUSE));
+        assert_eq!(restarts.decide(End::Exit(64), false, now), Verdict::Pass(64));
     }
 
     #[test]

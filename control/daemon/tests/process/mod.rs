@@ -23,9 +23,10 @@ impl Setup {
         let folder = tempfile::tempdir().unwrap();
         let core = culvertd::config::Machine::read().unwrap().cores.first().copied().unwrap();
         let config = format!(
-            "[daemon]\ncontrol_socket = \"{path}/c.sock\"\nstate_dir = \"{path}/state\"\n[datapath]\nworker_cores = [{core}]\nmemory_mb = 64\nhugepages = \
+            "[daemon]\ncontrol_socket = \"{path}/c.sock\"\nstate_dir = \"{path}/state\"\n{isolation}\n[datapath]\nworker_cores = [{core}]\nmemory_mb = 64\nhugepages = \
              \"never\"\n[[network]]\nname = \"blue\"\n",
-            path = folder.path().display()
+            path = folder.path().display(),
+            isolation = isolation(),
         );
         Self { folder, config }
     }
@@ -71,8 +72,16 @@ impl Setup {
     }
 }
 
+/// The line of the configuration that says how strictly culvertd is isolated.
+pub fn isolation() -> String {
+    let mode = std::env::var("CULVERT_ISOLATION").unwrap_or_else(|_| "full".to_owned());
+    format!("isolation = \"{mode}\"")
+}
+
 pub fn culvertd(config: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_culvertd"));
+    // ci/system-calls has it traced.
+    let traced = std::env::var_os("CULVERT_BIN").map(|folder| Path::new(&folder).join("culvertd"));
+    let mut command = Command::new(traced.unwrap_or_else(|| env!("CARGO_BIN_EXE_culvertd").into()));
     command.arg("--config").arg(config).stdin(Stdio::null());
     command
 }

@@ -30,7 +30,7 @@ pub fn offer_faults(field: &mut Field) -> Result<()> {
 
 /// Declares that culvertd ends during the case, and starts again.
 fn the_process_ends(field: &mut Field) {
-    field.exempt(Part::Neighbours, "their connections end with the process");
+    field.exempt(Part::Neighbours, "nobody counts what they lose while there is no process");
     field.exempt(Part::Victim, "there are no neighbours that answer");
     field.exempt(Part::Log, "the end of a process has many lines");
 }
@@ -151,6 +151,7 @@ fn wait_for_another(field: &mut Field, pid: u32) -> Result<()> {
 
 /// Two new guests in the place of the neighbours exchange a frame.
 fn frames_pass(field: &mut Field) -> Result<()> {
+    field.end_neighbours();
     let connect = |port: &str| FrontendGuest::connect(&field.socket(port), Shape::default());
     let [left, right] = NEIGHBOURS.map(connect);
     let (mut left, mut right) = (left?, right?);

@@ -106,6 +106,20 @@ impl Drop for Stopped {
     }
 }
 
+/// Before, the daemon gave a worker a second, and ended: an overloaded node lost all of its guests over one crash.
+pub(super) fn late_at_start(field: &mut Field) -> Result<()> {
+    field.exempt(Part::Resources, "another process runs than before the case");
+    field.exempt(Part::Process, "another process runs than before the case");
+    field.exempt(Part::Log, "gaps in the time of workers are told");
+    field.node().inject("late-worker=2000");
+    field.restart_with(|_| ())?;
+    field.kill(false)?;
+    let ports = field.daemon().ask("port list")?;
+    let failed = |port: &Value| port.get("state").and_then(Value::as_str) == Some("failed");
+    ensure!(!ports.as_array().context("no list")?.iter().any(failed), "a port was not opened: {ports}");
+    Ok(())
+}
+
 pub(super) fn frame_pool_empty(field: &mut Field) -> Result<()> {
     field.exempt(Part::Resources, "another process runs than before the case");
     field.exempt(Part::Process, "another process runs than before the case");

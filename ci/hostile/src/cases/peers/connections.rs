@@ -6,34 +6,31 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{ANSWER, greeted, may_tell, passes, quiet};
-use crate::case::Case;
+use crate::case::{Case, case};
 use crate::field::Field;
 use crate::guest::{Guest, TRANSMIT, region};
 use crate::raw_frontend::{RawFrontend, VERSION, memory_table, message, request};
 
-pub const SECOND: Case = Case {
-    row: "V16",
-    name: "second-frontends",
-    what: "A second frontend, and fifty more that say nothing, are closed; the first one goes on.",
-    full: false,
-    run: second,
-};
+pub const SECOND: Case = case(
+    "V16",
+    "second-frontends",
+    "A second frontend, and fifty more that say nothing, are closed; the first one goes on.",
+    second,
+);
 
-pub const THOUSAND: Case = Case {
-    row: "V16",
-    name: "a-thousand-connections",
-    what: "1,000 connections that are closed at once, and some that say nothing: accepted at a bounded rate, nothing adds up.",
-    full: false,
-    run: thousand,
-};
+pub const THOUSAND: Case = case(
+    "V16",
+    "a-thousand-connections",
+    "1,000 connections that are closed at once, and some that say nothing: accepted at a bounded rate, nothing adds up.",
+    thousand,
+);
 
-pub const KILLED: Case = Case {
-    row: "V18",
-    name: "frontends-killed-anywhere",
-    what: "A frontend vanishes inside of a message, of SET_MEM_TABLE and of a burst: the next one, 10 ms later, is served.",
-    full: false,
-    run: killed,
-};
+pub const KILLED: Case = case(
+    "V18",
+    "frontends-killed-anywhere",
+    "A frontend vanishes inside of a message, of SET_MEM_TABLE and of a burst: the next one, 10 ms later, is served.",
+    killed,
+);
 
 fn second(field: &mut Field) -> Result<()> {
     may_tell(field, "a second frontend");

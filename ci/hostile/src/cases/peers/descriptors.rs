@@ -7,52 +7,47 @@ use anyhow::{Result, ensure};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{ANSWER, greeted, may_tell, quiet, refused, settled};
-use crate::case::Case;
+use crate::case::{Case, case, long_case};
 use crate::field::Field;
 use crate::guest::{RECEIVE, TRANSMIT};
 use crate::raw_frontend::{
     NEED_REPLY, NO_DESCRIPTOR, RawFrontend, RawRegion, VERSION, memory_table, message, numbers, request, ring_state,
 };
 
-pub const COUNTS: Case = Case {
-    row: "V4",
-    name: "descriptors-with-every-request",
-    what: "Each request with 0, 1, 8, 9 and 253 descriptors, and descriptors in the middle of a message: all are closed.",
-    full: false,
-    run: counts,
-};
+pub const COUNTS: Case = case(
+    "V4",
+    "descriptors-with-every-request",
+    "Each request with 0, 1, 8, 9 and 253 descriptors, and descriptors in the middle of a message: all are closed.",
+    counts,
+);
 
-pub const MANY: Case = Case {
-    row: "V4",
-    name: "ten-thousand-messages-with-descriptors",
-    what: "10,000 messages with descriptors on one connection: what is open stays the same.",
-    full: false,
-    run: |field| messages(field, 10_000),
-};
+pub const MANY: Case = case(
+    "V4",
+    "ten-thousand-messages-with-descriptors",
+    "10,000 messages with descriptors on one connection: what is open stays the same.",
+    |field| messages(field, 10_000),
+);
 
-pub const VERY_MANY: Case = Case {
-    row: "V4",
-    name: "a-million-messages-with-descriptors",
-    what: "1,000,000 messages with descriptors on one connection: what is open stays the same.",
-    full: true,
-    run: |field| messages(field, 1_000_000),
-};
+pub const VERY_MANY: Case = long_case(
+    "V4",
+    "a-million-messages-with-descriptors",
+    "1,000,000 messages with descriptors on one connection: what is open stays the same.",
+    |field| messages(field, 1_000_000),
+);
 
-pub const NONE: Case = Case {
-    row: "V5",
-    name: "descriptors-that-are-missing",
-    what: "Kicks, calls and regions without their descriptor are refused; those that say that there is none work.",
-    full: false,
-    run: missing,
-};
+pub const NONE: Case = case(
+    "V5",
+    "descriptors-that-are-missing",
+    "Kicks, calls and regions without their descriptor are refused; those that say that there is none work.",
+    missing,
+);
 
-pub const KINDS: Case = Case {
-    row: "V6",
-    name: "descriptors-of-other-kinds",
-    what: "Folders, devices, pipes, sockets, files and epoll sets as kick, call, error, channel and memory: refused.",
-    full: false,
-    run: kinds,
-};
+pub const KINDS: Case = case(
+    "V6",
+    "descriptors-of-other-kinds",
+    "Folders, devices, pipes, sockets, files and epoll sets as kick, call, error, channel and memory: refused.",
+    kinds,
+);
 
 fn event() -> Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)

@@ -9,58 +9,52 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::flood::Flood;
 use super::memory_file::{self, BUFFERS, HugePages, Kind, SIZE, punch, truncate};
 use super::{greeted, may_refuse, may_tell, quiet, teach};
-use crate::case::{Case, Expect};
+use crate::case::{Case, Expect, case, long_case};
 use crate::field::Field;
 use crate::guest::{Guest, TRANSMIT};
 use crate::raw_frontend::{RawRegion, memory_table, numbers, request, ring_addresses, ring_state};
 
-pub const TRUNCATED: Case = Case {
-    row: "V8",
-    name: "memory-truncated-under-traffic",
-    what: "A guest's memory file, be it a memfd, on tmpfs, on disk or of huge pages, is truncated under traffic: quarantine.",
-    full: false,
-    run: truncated,
-};
+pub const TRUNCATED: Case = case(
+    "V8",
+    "memory-truncated-under-traffic",
+    "A guest's memory file, be it a memfd, on tmpfs, on disk or of huge pages, is truncated under traffic: quarantine.",
+    truncated,
+);
 
-pub const PUNCHED: Case = Case {
-    row: "V8",
-    name: "memory-punched-under-traffic",
-    what: "Holes in buffers are frames of zeros; a hole where the rings are is a ring that went back: quarantine.",
-    full: false,
-    run: punched,
-};
+pub const PUNCHED: Case = case(
+    "V8",
+    "memory-punched-under-traffic",
+    "Holes in buffers are frames of zeros; a hole where the rings are is a ring that went back: quarantine.",
+    punched,
+);
 
-pub const POOL_EMPTY: Case = Case {
-    row: "V8",
-    name: "no-huge-page-at-the-first-touch",
-    what: "A ring lies in huge pages of which there are none: quarantine at the first touch.",
-    full: false,
-    run: pool_empty,
-};
+pub const POOL_EMPTY: Case = case(
+    "V8",
+    "no-huge-page-at-the-first-touch",
+    "A ring lies in huge pages of which there are none: quarantine at the first touch.",
+    pool_empty,
+);
 
-pub const TWO: Case = Case {
-    row: "V8",
-    name: "two-memories-truncated-at-once",
-    what: "Two guests lose their memory at the same time: both are quarantined, each for its own.",
-    full: false,
-    run: two,
-};
+pub const TWO: Case = case(
+    "V8",
+    "two-memories-truncated-at-once",
+    "Two guests lose their memory at the same time: both are quarantined, each for its own.",
+    two,
+);
 
-pub const AGAIN: Case = Case {
-    row: "V8",
-    name: "memory-truncated-again",
-    what: "The same guest comes back three times and truncates its memory: nothing adds up.",
-    full: false,
-    run: |field| again(field, 3),
-};
+pub const AGAIN: Case = case(
+    "V8",
+    "memory-truncated-again",
+    "The same guest comes back three times and truncates its memory: nothing adds up.",
+    |field| again(field, 3),
+);
 
-pub const HUNDRED: Case = Case {
-    row: "V8",
-    name: "memory-truncated-a-hundred-times",
-    what: "The same guest comes back a hundred times and truncates its memory: nothing adds up.",
-    full: true,
-    run: |field| again(field, 100),
-};
+pub const HUNDRED: Case = long_case(
+    "V8",
+    "memory-truncated-a-hundred-times",
+    "The same guest comes back a hundred times and truncates its memory: nothing adds up.",
+    |field| again(field, 100),
+);
 
 /// The address of a case's guest.
 const VICTIM: [u8; 6] = [2, 0, 0, 0, 0, 0x77];

@@ -6,43 +6,39 @@ use culvert_driver::Buffer;
 use super::flood::Flood;
 use super::memory_file::{self, BUFFERS, Kind, SIZE, truncate};
 use super::{OWN, may_refuse, may_tell, quiet, teach};
-use crate::case::{Case, Expect};
+use crate::case::{Case, Expect, case};
 use crate::field::Field;
 use crate::guest::{Guest, TRANSMIT};
 use crate::neighbours::ECHO;
 use crate::raw_frontend::{NEED_REPLY, RawRegion, VERSION, numbers, request};
 
-pub const RING_PAGES: Case = Case {
-    row: "V8",
-    name: "ring-pages-truncated",
-    what: "The file ends before the used ring, the available ring or the table of either ring: quarantine.",
-    full: false,
-    run: ring_pages,
-};
+pub const RING_PAGES: Case = case(
+    "V8",
+    "ring-pages-truncated",
+    "The file ends before the used ring, the available ring or the table of either ring: quarantine.",
+    ring_pages,
+);
 
-pub const TRANSMIT_PAYLOAD: Case = Case {
-    row: "V8",
-    name: "fault-in-a-copy-to-another-guest",
-    what: "A frame's end is gone when it is copied into another guest's buffer: the sender is quarantined, the other gets the rest.",
-    full: false,
-    run: transmit_payload,
-};
+pub const TRANSMIT_PAYLOAD: Case = case(
+    "V8",
+    "fault-in-a-copy-to-another-guest",
+    "A frame's end is gone when it is copied into another guest's buffer: the sender is quarantined, the other gets the rest.",
+    transmit_payload,
+);
 
-pub const RECEIVE_PAYLOAD: Case = Case {
-    row: "V8",
-    name: "fault-with-a-receive-queue-locked",
-    what: "Receive buffers are gone while others' frames are put into them: their guest is quarantined, senders go on.",
-    full: false,
-    run: receive_payload,
-};
+pub const RECEIVE_PAYLOAD: Case = case(
+    "V8",
+    "fault-with-a-receive-queue-locked",
+    "Receive buffers are gone while others' frames are put into them: their guest is quarantined, senders go on.",
+    receive_payload,
+);
 
-pub const REMOVED: Case = Case {
-    row: "V9",
-    name: "region-removed-while-it-faults",
-    what: "A region is truncated and removed at the same time under traffic: the guest ends, nothing is used that is gone.",
-    full: false,
-    run: removed,
-};
+pub const REMOVED: Case = case(
+    "V9",
+    "region-removed-while-it-faults",
+    "A region is truncated and removed at the same time under traffic: the guest ends, nothing is used that is gone.",
+    removed,
+);
 
 /// The address of a case's guest, and of the one that gets its frames.
 const VICTIM: [u8; 6] = [2, 0, 0, 0, 0, 0x77];

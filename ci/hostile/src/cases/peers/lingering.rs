@@ -11,26 +11,24 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::OFlags;
 
 use super::{greeted, may_tell};
-use crate::case::Case;
+use crate::case::{Case, case};
 use crate::field::Field;
 use crate::guest::Guest;
 use crate::raw_frontend::{VERSION, numbers, request};
 
-pub const CLOSING: Case = Case {
-    row: "V6",
-    name: "descriptors-that-cannot-be-closed",
-    what: "TCP sockets that linger, with each request that takes descriptors and none: only the frontend's own port waits.",
-    full: false,
-    run: closing,
-};
+pub const CLOSING: Case = case(
+    "V6",
+    "descriptors-that-cannot-be-closed",
+    "TCP sockets that linger, with each request that takes descriptors and none: only the frontend's own port waits.",
+    closing,
+);
 
-pub const BLOCKING: Case = Case {
-    row: "V6",
-    name: "interrupts-that-block",
-    what: "An eventfd is made to block and filled while it is handed over again and again: only its own port waits.",
-    full: false,
-    run: blocking,
-};
+pub const BLOCKING: Case = case(
+    "V6",
+    "interrupts-that-block",
+    "An eventfd is made to block and filled while it is handed over again and again: only its own port waits.",
+    blocking,
+);
 
 /// A TCP socket whose last close waits for a reader: as long as the other socket that is returned is there.
 fn lingering() -> Result<(OwnedFd, TcpStream)> {

@@ -7,49 +7,44 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{greeted, may_tell, passes, refused, settled};
-use crate::case::Case;
+use crate::case::{Case, case};
 use crate::field::Field;
 use crate::raw_frontend::{NEED_REPLY, REPLY, RawFrontend, VERSION, message, message_of_size, numbers, request};
 
-pub const PIECES: Case = Case {
-    row: "V1",
-    name: "messages-in-pieces",
-    what: "Headers of 1 to 11 bytes and an end, messages byte by byte and two in one: answered or closed, nothing waits.",
-    full: false,
-    run: pieces,
-};
+pub const PIECES: Case = case(
+    "V1",
+    "messages-in-pieces",
+    "Headers of 1 to 11 bytes and an end, messages byte by byte and two in one: answered or closed, nothing waits.",
+    pieces,
+);
 
-pub const STALLED: Case = Case {
-    row: "V1",
-    name: "message-stalls-half-way",
-    what: "A message stops half-way: the connection is closed after five seconds, other ports are served meanwhile.",
-    full: false,
-    run: stalled,
-};
+pub const STALLED: Case = case(
+    "V1",
+    "message-stalls-half-way",
+    "A message stops half-way: the connection is closed after five seconds, other ports are served meanwhile.",
+    stalled,
+);
 
-pub const SIZES: Case = Case {
-    row: "V2",
-    name: "sizes-of-bodies",
-    what: "Each request with bodies of every wrong size, and sizes above 4 KiB: refused.",
-    full: false,
-    run: sizes,
-};
+pub const SIZES: Case = case(
+    "V2",
+    "sizes-of-bodies",
+    "Each request with bodies of every wrong size, and sizes above 4 KiB: refused.",
+    sizes,
+);
 
-pub const HEADERS: Case = Case {
-    row: "V3",
-    name: "unknown-requests-replies-versions",
-    what: "Unknown request numbers, messages marked as replies, other versions and unknown flags: refused or closed.",
-    full: false,
-    run: headers,
-};
+pub const HEADERS: Case = case(
+    "V3",
+    "unknown-requests-replies-versions",
+    "Unknown request numbers, messages marked as replies, other versions and unknown flags: refused or closed.",
+    headers,
+);
 
-pub const CHANNEL: Case = Case {
-    row: "V17",
-    name: "channel-for-requests-full-or-closed",
-    what: "The channel for the backend's requests is never read, is closed, is replaced a hundred times: nothing stalls.",
-    full: false,
-    run: channel,
-};
+pub const CHANNEL: Case = case(
+    "V17",
+    "channel-for-requests-full-or-closed",
+    "The channel for the backend's requests is never read, is closed, is replaced a hundred times: nothing stalls.",
+    channel,
+);
 
 fn pieces(field: &mut Field) -> Result<()> {
     may_tell(field, "connection closed");

@@ -7,34 +7,31 @@ use rustix::fs::MemfdFlags;
 
 use super::flood::Flood;
 use super::{may_refuse, may_tell, passes, refused, teach};
-use crate::case::Case;
+use crate::case::{Case, case};
 use crate::field::Field;
 use crate::guest::{region, share_memory};
 use crate::raw_frontend::{RawRegion, memory_table, numbers, request};
 
-pub const TABLES: Case = Case {
-    row: "V7",
-    name: "memory-tables-that-cannot-be",
-    what: "Regions that are none, too many, empty, overlap or overflow, or outgrow their file: refused, the old table stays.",
-    full: false,
-    run: tables,
-};
+pub const TABLES: Case = case(
+    "V7",
+    "memory-tables-that-cannot-be",
+    "Regions that are none, too many, empty, overlap or overflow, or outgrow their file: refused, the old table stays.",
+    tables,
+);
 
-pub const SAME_FILE: Case = Case {
-    row: "V9",
-    name: "the-same-file-512-times",
-    what: "One file as region 512 times, added and removed in loops: slots are bounded, nothing adds up.",
-    full: false,
-    run: same_file,
-};
+pub const SAME_FILE: Case = case(
+    "V9",
+    "the-same-file-512-times",
+    "One file as region 512 times, added and removed in loops: slots are bounded, nothing adds up.",
+    same_file,
+);
 
-pub const IN_USE: Case = Case {
-    row: "V9",
-    name: "regions-removed-in-use",
-    what: "The region of rings and buffers is removed and shared again under traffic: nothing is used that is gone.",
-    full: false,
-    run: in_use,
-};
+pub const IN_USE: Case = case(
+    "V9",
+    "regions-removed-in-use",
+    "The region of rings and buffers is removed and shared again under traffic: nothing is used that is gone.",
+    in_use,
+);
 
 fn memory(size: u64) -> Result<OwnedFd> {
     let file = rustix::fs::memfd_create("hostile", MemfdFlags::CLOEXEC)?;

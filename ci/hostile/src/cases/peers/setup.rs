@@ -7,52 +7,47 @@ use anyhow::{Context, Result, ensure};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{ANSWER, VERSION_1, greeted, may_tell, passes, refused, settled};
-use crate::case::Case;
+use crate::case::{Case, case};
 use crate::field::Field;
 use crate::guest::{Guest, RECEIVE, TRANSMIT, greet, region};
 use crate::raw_frontend::{
     NEED_REPLY, RawFrontend, VERSION, memory_table, numbers, request, ring_addresses, ring_state,
 };
 
-pub const ADDRESSES: Case = Case {
-    row: "V10",
-    name: "rings-outside-of-memory",
-    what: "Rings outside of regions, across their ends, misaligned, before there is memory: refused, or never started.",
-    full: false,
-    run: addresses,
-};
+pub const ADDRESSES: Case = case(
+    "V10",
+    "rings-outside-of-memory",
+    "Rings outside of regions, across their ends, misaligned, before there is memory: refused, or never started.",
+    addresses,
+);
 
-pub const NUMBERS: Case = Case {
-    row: "V11",
-    name: "rings-that-do-not-exist",
-    what: "Ring numbers beyond those of the port, also such that are right in 16 or 8 bits; positions above 65535: refused.",
-    full: false,
-    run: numbers_of_rings,
-};
+pub const NUMBERS: Case = case(
+    "V11",
+    "rings-that-do-not-exist",
+    "Ring numbers beyond those of the port, also such that are right in 16 or 8 bits; positions above 65535: refused.",
+    numbers_of_rings,
+);
 
-pub const ORDER: Case = Case {
-    row: "V12",
-    name: "every-request-in-every-state",
-    what: "Every request in every state of the dialogue has an answer or ends the connection.",
-    full: false,
-    run: order,
-};
+pub const ORDER: Case = case(
+    "V12",
+    "every-request-in-every-state",
+    "Every request in every state of the dialogue has an answer or ends the connection.",
+    order,
+);
 
-pub const FEATURES: Case = Case {
-    row: "V13",
-    name: "features-never-offered",
-    what: "Features that were never offered end the connection; others may change while rings run, which keep theirs.",
-    full: false,
-    run: features,
-};
+pub const FEATURES: Case = case(
+    "V13",
+    "features-never-offered",
+    "Features that were never offered end the connection; others may change while rings run, which keep theirs.",
+    features,
+);
 
-pub const INFLIGHT: Case = Case {
-    row: "V15",
-    name: "inflight-regions",
-    what: "Requests for inflight regions, which are not offered, again and again: refused.",
-    full: false,
-    run: inflight,
-};
+pub const INFLIGHT: Case = case(
+    "V15",
+    "inflight-regions",
+    "Requests for inflight regions, which are not offered, again and again: refused.",
+    inflight,
+);
 
 fn addresses(field: &mut Field) -> Result<()> {
     may_tell(field, "refused");

@@ -82,24 +82,28 @@ impl Crowd {
         };
         let victim = match process {
             Process::Supervisor => self.daemon.supervisor_pid(),
-            Process::Daemon => self.daemon.pid(),
+            Process::Daemon => self.daemon_pid()?,
         };
         let ends = self.group.ends();
-        let killer = killer(victim, delay);
+        let supervisor = self.daemon.supervisor_pid();
+        let killer = killer(victim, (process == Process::Daemon).then_some(supervisor), delay);
         while !killer.is_finished() {
             self.group.turn(true)?;
         }
         let killed = killer.join().map_err(|_| anyhow::anyhow!("the killer failed"))??;
-        if process == Process::Supervisor {
-            let deadline = Instant::now() + RECOVERY;
-            while self.daemon.console().ended()?.is_none() {
-                self.group.turn(true)?;
-                ensure!(Instant::now() < deadline, "culvertd cannot be killed");
-            }
-            self.daemon = self.node.launch()?;
-        } else {
+        if process == Process::Daemon {
+            let outlived = self.wait_for_end(victim).and_then(|()| self.group.outlive());
+            send_signal(supervisor, Signal::CONT)?;
+            outlived?;
             self.wait_for_next(victim)?;
+            return Ok(killed);
         }
+        let deadline = Instant::now() + RECOVERY;
+        while self.daemon.console().ended()?.is_none() {
+            self.group.turn(true)?;
+            ensure!(Instant::now() < deadline, "culvertd cannot be killed");
+        }
+        self.daemon = self.node.launch()?;
         // The kernel may take a while to end the daemon after its supervisor.
         let deadline = Instant::now() + RECOVERY;
         while moment == Moment::Work && self.group.ends() == ends {
@@ -107,6 +111,26 @@ impl Crowd {
             ensure!(Instant::now() < deadline, "the guests do not notice that culvertd has ended");
         }
         Ok(killed)
+    }
+
+    /// Goes on until the kernel has ended a process that nobody has taken note of yet.
+    fn wait_for_end(&mut self, process: u32) -> Result<()> {
+        let deadline = Instant::now() + RECOVERY;
+        let is_over = || {
+            let status = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+            status.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+        };
+        while !is_over() {
+            self.group.turn(true)?;
+            ensure!(Instant::now() < deadline, "the daemon cannot be killed");
+        }
+        Ok(())
+    }
+
+    /// Goes on until there is a daemon.
+    fn daemon_pid(&mut self) -> Result<u32> {
+        self.wait_for_next(0)?;
+        Ok(self.daemon.pid())
     }
 
     /// Goes on until there is another daemon than that process.
@@ -124,16 +148,24 @@ impl Crowd {
     }
 }
 
-/// Kills a process later, from a thread of its own: nothing else is asked when.
-fn killer(process: u32, delay: Duration) -> JoinHandle<Result<Instant>> {
+/// Kills a process later, from a thread of its own: nothing else is asked when. `stopped` stops before, so that nothing follows from
+/// that until it goes on.
+fn killer(process: u32, stopped: Option<u32>, delay: Duration) -> JoinHandle<Result<Instant>> {
     thread::spawn(move || {
         thread::sleep(delay);
-        let pid = i32::try_from(process).ok().and_then(Pid::from_raw).context("no process")?;
-        rustix::process::kill_process(pid, Signal::KILL).or_else(|error| {
-            // It may have been killed with its parent.
-            if error == rustix::io::Errno::SRCH { Ok(()) } else { Err(error) }
-        })?;
+        if let Some(stopped) = stopped {
+            send_signal(stopped, Signal::STOP)?;
+        }
+        send_signal(process, Signal::KILL)?;
         Ok(Instant::now())
+    })
+}
+
+fn send_signal(process: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).context("no process")?;
+    rustix::process::kill_process(pid, signal).or_else(|error| {
+        // It may have been killed with its parent.
+        if error == rustix::io::Errno::SRCH { Ok(()) } else { Err(error.into()) }
     })
 }
 

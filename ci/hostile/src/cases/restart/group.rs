@@ -128,10 +128,15 @@ impl Group {
         for at in 0..self.members.len() {
             self.member(at)?.ledger.collect()?;
         }
+        let together = self.together;
         for at in 0..self.members.len() {
             let peer = self.ledger(peer_of(at))?;
-            let (done, next) = (peer.first_unfinished(), peer.arrivals().next);
+            let (sent, done, next) = (peer.sent(), peer.first_unfinished(), peer.arrivals().next);
             let member = self.member(at)?;
+            // Its peer may have found the next culvertd before it does.
+            if !member.is_connected() && !together {
+                member.ledger.excuse(sent);
+            }
             if member.ledger.take_in()? {
                 member.kick(0)?;
             }
@@ -144,12 +149,26 @@ impl Group {
         Ok(())
     }
 
+    /// The daemon has ended, and no other one is there yet. Connections that outlive it go on; if there is one that does not, all
+    /// connect again.
+    ///
+    /// # Errors
+    /// The books are wrong.
+    pub fn outlive(&mut self) -> Result<()> {
+        if self.members.iter().any(Member::is_hung_up) { self.ended() } else { self.make_up() }
+    }
+
     /// culvertd has ended: all that it did is seen now.
     fn ended(&mut self) -> Result<()> {
         self.ends += 1;
-        for member in &mut self.members {
-            member.disconnect();
-        }
+        // Those that were connected have no excuse yet.
+        self.make_up()?;
+        self.members.iter_mut().for_each(Member::disconnect);
+        Ok(())
+    }
+
+    /// Makes up the books of an end.
+    fn make_up(&mut self) -> Result<()> {
         self.exchange(false)?;
         for at in 0..self.members.len() {
             let again = self.ledger(peer_of(at))?.first_unfinished();

@@ -34,9 +34,9 @@ pub fn a_thousand(_: &mut Field) -> Result<()> {
     })
 }
 
-/// Mostly the supervisor: a daemon that dies twice within ten seconds is started later.
+/// Mostly the supervisor: a daemon that dies twice within ten seconds is started later, and its guests have to connect again.
 fn process(dice: &mut Dice) -> Process {
-    if dice.one_in(8) { Process::Daemon } else { Process::Supervisor }
+    if dice.one_in(4) { Process::Daemon } else { Process::Supervisor }
 }
 
 /// Kills it so many times, as `next` says, and compares the books at the end.
@@ -60,6 +60,8 @@ fn kill(times: u32, seed: u64, mut next: impl FnMut(&mut Dice, &mut bool) -> (Pr
         gaps.extend(told?);
     }
     let totals = crowd.group().balance()?;
+    // The last one may just have started.
+    crowd.daemon().wait_for_next(0)?;
     crowd.daemon().check_counters()?;
     gaps.sort();
     let (median, worst) =
