@@ -44,8 +44,12 @@ pub fn run(cases: Vec<Case>, options: Options) -> Result<()> {
     });
     let outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
     summarize(&outcomes, start.elapsed());
-    let red = outcomes.iter().filter(|outcome| !outcome.wrong.is_empty()).count();
-    ensure!(red == 0, "{red} of {} cases are not green", outcomes.len());
+    let red: Vec<_> = outcomes.iter().filter(|outcome| !outcome.wrong.is_empty()).collect();
+    // Once more at the end: the end of a log is all that may be kept of it.
+    for Outcome { case, wrong } in &red {
+        println!("{:<4} {}: {}", case.row, case.name, wrong.join("; "));
+    }
+    ensure!(red.is_empty(), "{} of {} cases are not green", red.len(), outcomes.len());
     Ok(())
 }
 

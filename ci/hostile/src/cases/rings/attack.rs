@@ -1,6 +1,7 @@
 //! What the cases of this table are made of: descriptors in a row, frames, refused rings.
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use culvert_driver::{Descriptor, Shape};
@@ -113,6 +114,30 @@ pub fn provoke(guest: &mut Guest) {
     for number in 0..4 {
         // A ring that is given up does not empty.
         let _ = guest.send(&echo(number, 60));
+    }
+}
+
+/// Frames to the left neighbour at 20 a millisecond at the most: it may have no processor for 50 ms then, and has no fewer buffers than
+/// come meanwhile. (A neighbour that is sent more than it takes in loses frames behind every switch; that is no case of these.)
+pub struct Allowance {
+    start: Instant,
+    sent: u128,
+}
+
+impl Allowance {
+    /// Frames may be sent from now on.
+    pub fn start() -> Self {
+        Self { start: Instant::now(), sent: 0 }
+    }
+
+    /// Whether one more frame may be sent now.
+    pub fn permits(&mut self) -> bool {
+        let due = self.start.elapsed().as_micros() / 50;
+        // What was not sent in time is not made up for.
+        self.sent = self.sent.max(due.saturating_sub(16));
+        let permitted = self.sent < due;
+        self.sent += u128::from(permitted);
+        permitted
     }
 }
 

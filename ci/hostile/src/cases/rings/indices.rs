@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::attack::{
-    HEADER, SMALL, answer, ask_for_frames, buffer, check_served, echo, provoke, scratch, transmit, wait_for,
+    Allowance, HEADER, SMALL, answer, ask_for_frames, buffer, check_served, echo, provoke, scratch, transmit, wait_for,
 };
 use crate::case::{Case, case};
 use crate::field::Field;
@@ -116,8 +116,13 @@ fn head_many_times(field: &mut Field) -> Result<()> {
 fn head_again_early(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     let descriptor = request(&guest, 9);
-    // Always one ahead of what came back, 20,000 times: no more frames than entries.
-    for _ in 0..20_000 {
+    // Always one ahead of what came back, for 10,000 times: no more frames than entries.
+    let (mut times, mut allowance) = (0, Allowance::start());
+    while times < 10_000 {
+        if !allowance.permits() {
+            continue;
+        }
+        times += 1;
         if guest.interface.transmit.pending() < 16 {
             transmit(&mut guest, &[descriptor], &[0])?;
         }

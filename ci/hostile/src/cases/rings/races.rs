@@ -2,16 +2,17 @@
 //!
 //! Whatever is read twice with something decided in between would show here: a frame that is neither of the two that were there, or worse.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use culvert_driver::{Descriptor, Ram};
 
 use super::attack::{
-    HEADER, INDIRECT, NEXT, SMALL, WRITE, answer, buffer, echo, memory_end, offer_receive, scratch, transmit,
+    Allowance, HEADER, INDIRECT, NEXT, SMALL, WRITE, answer, buffer, echo, memory_end, offer_receive, scratch, transmit,
 };
 use crate::case::{Case, Part, case};
 use crate::field::Field;
@@ -112,16 +113,31 @@ fn words(descriptor: Descriptor) -> [u64; 2] {
     [address, u64::from(length) | u64::from(flags) << 32 | u64::from(next) << 48]
 }
 
+/// How long a race is run at the most.
+const LIMIT: Duration = Duration::from_secs(10);
+
 /// How long a race is run.
 fn duration(field: &Field) -> Duration {
     if field.is_full() { Duration::from_secs(5) } else { Duration::from_millis(300) }
 }
 
 /// Offers descriptor 0 again and again for as long as the race runs, and hands each frame that comes to `look`.
-fn run(field: &Field, guest: &mut Guest, mut look: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let deadline = Instant::now() + duration(field);
-    while Instant::now() < deadline && !guest.frontend.is_closed() {
-        while guest.interface.transmit.pending() < 16 {
+fn run(field: &mut Field, guest: &mut Guest, look: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    run_until(field, guest, look, |_| Ok(true))
+}
+
+/// As [`run`], and for as long as not all that must come of the race has been `seen`: who wins is left to the machine, and it may have
+/// given the hammer or the worker hardly any time.
+fn run_until(
+    field: &mut Field,
+    guest: &mut Guest,
+    mut look: impl FnMut(&[u8]) -> Result<()>,
+    mut seen: impl FnMut(&mut Field) -> Result<bool>,
+) -> Result<()> {
+    let (start, mut allowance) = (Instant::now(), Allowance::start());
+    while !guest.frontend.is_closed() && (start.elapsed() < duration(field) || !seen(field)?) {
+        ensure!(start.elapsed() < LIMIT, "what must come of the race did not within {LIMIT:?}");
+        while guest.interface.transmit.pending() < 16 && allowance.permits() {
             guest.interface.transmit.offer_head(0);
             guest.interface.transmit.publish();
         }
@@ -181,16 +197,16 @@ fn hammered_header(field: &mut Field, start: u16) -> Result<(Guest, Hammer)> {
 
 fn header(field: &mut Field) -> Result<()> {
     let (mut guest, hammer) = hammered_header(field, 40)?;
-    let (sent, mut seen) = (answer(5, 100), 0_u32);
-    run(field, &mut guest, |frame| {
+    let (sent, seen) = (answer(5, 100), [30, 50].map(|place| (place, Cell::new(false))));
+    let look = |frame: &[u8]| {
         // The neighbour negotiated no checksums: culvertd has completed it, at bytes 30 or 50.
         let places = changed_places(frame, &sent);
-        ensure!(frame.len() == 100 && (places == [30] || places == [50]), "a frame changed at {places:?}");
-        seen += 1;
+        let known = seen.iter().find(|(place, _)| frame.len() == 100 && places == [*place]);
+        known.with_context(|| format!("a frame changed at {places:?}"))?.1.set(true);
         Ok(())
-    })?;
+    };
+    run_until(field, &mut guest, look, |_| Ok(seen.iter().all(|(_, seen)| seen.get())))?;
     drop(hammer);
-    ensure!(seen > 0, "no frame came");
     field.expect_overflow();
     Ok(())
 }
@@ -198,11 +214,16 @@ fn header(field: &mut Field) -> Result<()> {
 fn header_bad(field: &mut Field) -> Result<()> {
     let (mut guest, hammer) = hammered_header(field, 0xfff0)?;
     let sent = answer(5, 100);
-    run(field, &mut guest, |frame| {
+    let look = |frame: &[u8]| {
         let places = changed_places(frame, &sent);
         ensure!(frame.len() == 100 && places == [30], "a frame changed at {places:?}");
         Ok(())
-    })?;
+    };
+    let dropped = |field: &mut Field| {
+        let victim = field.victim();
+        Ok(field.daemon().stats(&victim)?.get("rx_dropped").and_then(serde_json::Value::as_u64) > Some(0))
+    };
+    run_until(field, &mut guest, look, dropped)?;
     drop(hammer);
     field.expect_drops("bad-offload", 1);
     field.expect_overflow();
@@ -218,15 +239,14 @@ fn length(field: &mut Field) -> Result<()> {
     let (at, _, _) = guest.interface.transmit.guest_addresses();
     let hammer =
         Hammer::start(&guest, move |ram, stroke| ram.store(at + 8, if stroke % 2 == 0 { long } else { short }));
-    let mut seen = [0_u32; 2];
-    run(field, &mut guest, |frame| {
-        let place = if frame == answer(5, 60) { 0 } else { 1 };
-        ensure!(place == 0 || frame == answer(5, 1000), "a frame of {} bytes", frame.len());
-        seen.iter_mut().skip(place).take(1).for_each(|count| *count += 1);
+    let seen = [60, 1000].map(|length| (answer(5, length), Cell::new(false)));
+    let look = |frame: &[u8]| {
+        let known = seen.iter().find(|(answer, _)| answer == frame);
+        known.with_context(|| format!("a frame of {} bytes", frame.len()))?.1.set(true);
         Ok(())
-    })?;
+    };
+    run_until(field, &mut guest, look, |_| Ok(seen.iter().all(|(_, seen)| seen.get())))?;
     drop(hammer);
-    ensure!(seen.iter().all(|&count| count > 0), "frames of both lengths should come: {seen:?}");
     field.expect_overflow();
     Ok(())
 }
@@ -326,8 +346,11 @@ fn receive(field: &mut Field) -> Result<()> {
         ram.store(place + 8, second);
     });
     let deadline = Instant::now() + duration(field);
-    let mut number = 0_u16;
+    let (mut number, mut allowance) = (0_u16, Allowance::start());
     while Instant::now() < deadline && !guest.frontend.is_closed() {
+        if !allowance.permits() {
+            continue;
+        }
         let _ = guest.send(&echo(number.to_le_bytes()[0], 60 + usize::from(number % 1400)));
         number += 1;
         // All that came back is offered again.
@@ -363,10 +386,13 @@ fn everything(field: &mut Field) -> Result<()> {
         });
         // The used rings are nonsense as well: only culvertd looks at them.
         let deadline = Instant::now() + duration(field);
+        let mut allowance = Allowance::start();
         while Instant::now() < deadline && !guest.frontend.is_closed() {
-            guest.interface.transmit.offer_head(0);
-            guest.interface.transmit.publish();
-            guest.kick(TRANSMIT)?;
+            if allowance.permits() {
+                guest.interface.transmit.offer_head(0);
+                guest.interface.transmit.publish();
+                guest.kick(TRANSMIT)?;
+            }
         }
         drop(hammer);
     }
