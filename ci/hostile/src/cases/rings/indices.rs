@@ -119,6 +119,7 @@ fn head_again_early(field: &mut Field) -> Result<()> {
     // Always one ahead of what came back, for 10,000 times: no more frames than entries.
     let (mut times, mut allowance) = (0, Allowance::start());
     while times < 10_000 {
+        while guest.interface.receive().is_some() {}
         if !allowance.permits() {
             continue;
         }
@@ -126,8 +127,8 @@ fn head_again_early(field: &mut Field) -> Result<()> {
         if guest.interface.transmit.pending() < 16 {
             transmit(&mut guest, &[descriptor], &[0])?;
         }
-        while guest.interface.receive().is_some() {}
     }
+    field.expect_overflow();
     guest.wait_used(TRANSMIT)?;
     let offered = u64::from(guest.interface.transmit.available_index());
     let victim = field.victim();
