@@ -30,6 +30,8 @@ pub struct Field {
     exempt: Vec<(Part, &'static str)>,
     spent: bool,
     restarted: bool,
+    /// Frames that the neighbours had lost when the oracle looked at them last.
+    pub(crate) last_lost: Option<u64>,
     translators: Option<Translators>,
 }
 
@@ -61,6 +63,7 @@ impl Field {
             exempt,
             spent: false,
             restarted: false,
+            last_lost: None,
             translators: None,
         })
     }

@@ -42,6 +42,10 @@ impl Baseline {
         let drops = drops(field)?;
         let p99 = if field.is_full() { Some(load::usual_p99(field.neighbours())?) } else { None };
         let counts = field.neighbours().settle()?;
+        if let Some(lost) = field.last_lost.take() {
+            // While the last port was removed and this one added.
+            ensure!(counts.lost <= lost, "of the neighbours' frames {} were lost since the last case", counts.lost - lost);
+        }
         field.neighbours().mark()?;
         let (pid, bugs) = (field.daemon().pid(), bugs(field)?);
         let resources = steady_resources(pid)?;
@@ -85,6 +89,7 @@ impl Baseline {
 
     fn check_neighbours(&self, field: &mut Field) -> Result<()> {
         let counts = field.neighbours().settle().context("the neighbours")?;
+        field.last_lost = Some(counts.lost);
         let before = if field.has_restarted() { Counts::default() } else { self.counts };
         let lost = counts.lost - before.lost;
         let wrong = counts.wrong - before.wrong;
