@@ -292,8 +292,9 @@ unsafe impl Sync for Span {}
 impl Span {
     #[inline]
     fn pointer(&self, address: u64, length: u64) -> Option<*mut u8> {
-        let offset = address.wrapping_sub(self.first);
-        if address < self.first || address > self.last || length > self.last - address + 1 {
+        // An address before the first one is an offset behind the last one: the span ends below 2^64.
+        let (offset, last) = (address.wrapping_sub(self.first), self.last.wrapping_sub(self.first));
+        if offset > last || length > (last - offset).saturating_add(1) {
             return None;
         }
         Some(self.host.wrapping_add(usize::try_from(offset).ok()?))

@@ -17,7 +17,8 @@ use crate::layout::RingLayout;
 use crate::memory::Memory;
 use crate::net_header::{NetHeader, header_bytes};
 use crate::piece::{Piece, Room, Rooms};
-use crate::split::{DESC_INDIRECT, DESC_NEXT, RingFault, SplitRing, StartError};
+use crate::split::{DESC_INDIRECT, DESC_NEXT, Offer, RingFault, SplitRing, StartError};
+use crate::transmit::BURST;
 
 /// A guest's receive queue.
 #[derive(Debug)]
@@ -31,6 +32,11 @@ pub struct ReceiveQueue {
     /// The most chains that were on offer when [`Self::has_half`] looked.
     most: u16,
     region: usize,
+    /// What [`Self::look_ahead`] has read, in order, from the chain on that was the next one then, and how many it found.
+    offers: Box<[Offer; BURST]>,
+    looks: Box<[Look; BURST]>,
+    looked_from: u16,
+    looked: u16,
     /// Storage for frames that spread over several ranges: the ranges, and the chains that they belong to.
     rooms: Vec<Room>,
     chains: Vec<Chain>,
@@ -57,6 +63,22 @@ impl From<RingFault> for PutError {
     }
 }
 
+/// A chain that was read ahead: its only buffer, or nothing where it has several or something is wrong with it.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    room: Room,
+    head: u16,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self { room: Room::NONE, head: 0 }
+    }
+}
+
+/// Bytes of the longest virtio-net header.
+const MOST_HEADER: u32 = 12;
+
 #[derive(Clone, Copy, Debug)]
 struct Chain {
     head: u16,
@@ -81,11 +103,44 @@ impl ReceiveQueue {
             taken: 0,
             most: 0,
             region: 0,
+            offers: Box::new([Offer::default(); BURST]),
+            looks: Box::new([Look::default(); BURST]),
+            looked_from: 0,
+            looked: 0,
             rooms: Vec::with_capacity(size),
             chains: Vec::with_capacity(size),
             found: None,
             busy: false,
         })
+    }
+
+    /// Reads ahead what the guest offers for so many frames, which are put next: then the processor waits once for all that the
+    /// guest's has written, and not once for each. What is wrong shows when its turn has come.
+    #[inline]
+    pub fn look_ahead(&mut self, frames: usize) {
+        self.looked = 0;
+        if usize::from(self.ring.known(self.taken)) < frames && self.ring.refresh().is_err() {
+            return;
+        }
+        let count = usize::from(self.ring.known(self.taken)).min(frames).min(BURST);
+        let offers = self.offers.get_mut(..count).unwrap_or_default();
+        self.ring.read_offers(self.taken, offers);
+        for (offer, look) in offers.iter().zip(&mut *self.looks) {
+            let buffer = match self.ring.checked(offer.head) {
+                Ok(_) if offer.descriptor.flags & (DESC_NEXT | DESC_INDIRECT) == 0 => {
+                    chain::translate(&self.ring, offer.descriptor, Access::Write, &mut self.region)
+                }
+                _ => Ok(None),
+            };
+            let room = match buffer {
+                // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
+                Ok(Some(buffer)) => unsafe { Room::new(buffer.pointer, buffer.length) },
+                _ => Room::NONE,
+            };
+            *look = Look { room, head: offer.head };
+        }
+        self.looked_from = self.taken;
+        self.looked = u16::try_from(count).unwrap_or(0);
     }
 
     /// Copies a frame of `length` bytes, `head` and then `rest`, into the next buffers.
@@ -106,7 +161,7 @@ impl ReceiveQueue {
         put
     }
 
-    /// The common case: one buffer takes the frame.
+    /// The common case: one buffer takes the frame, and it was looked at ahead.
     #[inline]
     fn put_in_one<'a>(
         &mut self,
@@ -116,10 +171,35 @@ impl ReceiveQueue {
         rest: impl Iterator<Item = Piece<'a>>,
     ) -> Result<(), PutError> {
         self.found = None;
+        let needed = u64::from(length) + self.header_bytes as u64;
+        let place = self.taken.wrapping_sub(self.looked_from);
+        if place < self.looked
+            && let Some(look) = self.looks.get(usize::from(place))
+            && u64::from(look.room.length()) >= needed
+        {
+            let look = *look;
+            if let Some(next) = self.looks.get(usize::from(place) + 1) {
+                // The next frame is mostly as long as this one.
+                next.room.fetch(length.saturating_add(MOST_HEADER));
+            }
+            self.fill(look, header, head, rest);
+            return Ok(());
+        }
+        self.put_unseen(header, head, needed, rest)
+    }
+
+    /// The same for a buffer that is looked at only now.
+    #[inline(never)]
+    fn put_unseen<'a>(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        needed: u64,
+        rest: impl Iterator<Item = Piece<'a>>,
+    ) -> Result<(), PutError> {
         if self.ring.known(self.taken) == 0 && self.ring.refresh()? == self.taken {
             return Err(PutError::NoBuffer);
         }
-        let needed = u64::from(length) + self.header_bytes as u64;
         let chain = self.ring.head(self.taken)?;
         let first = self.ring.descriptor(chain);
         if first.flags & (DESC_NEXT | DESC_INDIRECT) != 0 || u64::from(first.length) < needed {
@@ -129,16 +209,27 @@ impl ReceiveQueue {
             return Err(PutError::SmallBuffer);
         };
         // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
-        let mut room = unsafe { Room::new(buffer.pointer, buffer.length) };
+        let room = unsafe { Room::new(buffer.pointer, buffer.length) };
+        self.fill(Look { room, head: chain }, header, head, rest);
+        Ok(())
+    }
+
+    /// Writes a frame into a buffer that has room for it.
+    #[inline(always)]
+    fn fill<'a>(&mut self, look: Look, header: &NetHeader, head: &[u8], rest: impl Iterator<Item = Piece<'a>>) {
         let bytes = header.to_bytes(1);
-        (room, _) = room.fill(Piece::from(bytes.get(..self.header_bytes).unwrap_or(&bytes)));
+        let (mut room, _) = match bytes.first_chunk::<10>() {
+            Some(start) if self.header_bytes < bytes.len() => look.room.fill(Piece::from(&start[..])),
+            _ => look.room.fill(Piece::from(&bytes[..])),
+        };
         (room, _) = room.fill(Piece::from(head));
         for piece in rest {
-            (room, _) = room.fill(piece);
+            if piece.length() > 0 {
+                (room, _) = room.fill(piece);
+            }
         }
-        self.ring.put_used(self.taken, chain, buffer.length - room.length());
-        self.taken += 1;
-        Ok(())
+        self.ring.put_used(self.taken, look.head, look.room.length().wrapping_sub(room.length()));
+        self.taken = self.taken.wrapping_add(1);
     }
 
     /// Finds room for a frame of `head_bytes` and up to `most` bytes behind them, for [`Self::reserved`]; for less, but not less than
@@ -176,14 +267,14 @@ impl ReceiveQueue {
     #[inline]
     pub fn publish(&mut self) {
         self.ring.publish(self.taken);
-        self.taken = 0;
+        (self.taken, self.looked) = (0, 0);
     }
 
     /// Puts the queue in order after a panic of whoever held it: what was put and not published is not delivered, and the
     /// guest's buffers for it stay its offer. Returns whether the panic was over this guest's buffers, and not only while the
     /// queue was held.
     pub fn abandon(&mut self) -> bool {
-        self.taken = 0;
+        (self.taken, self.looked) = (0, 0);
         self.found = None;
         std::mem::take(&mut self.busy)
     }

@@ -78,12 +78,19 @@ pub enum StartError {
 }
 
 /// One descriptor (virtio 1.3, section 2.7.5), read once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Descriptor {
     pub(crate) address: u64,
     pub(crate) length: u32,
     pub(crate) flags: u16,
     pub(crate) next: u16,
+}
+
+/// An entry of the available ring and the descriptor that it names, each read once, and nothing of it checked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Offer {
+    pub(crate) head: u16,
+    pub(crate) descriptor: Descriptor,
 }
 
 pub(crate) const DESC_NEXT: u16 = 1;
@@ -178,15 +185,38 @@ impl SplitRing {
     /// The head of the chain that is `ahead` entries from our position.
     #[inline]
     pub(crate) fn head(&self, ahead: u16) -> Result<u16, RingFault> {
-        let slot = self.position.wrapping_add(ahead) & (self.size - 1);
-        let index = self.read_u16(self.pointers.available, 4 + 2 * usize::from(slot));
+        self.checked(self.entry(ahead))
+    }
+
+    /// That index, if it is one of the table.
+    #[inline]
+    pub(crate) const fn checked(&self, index: u16) -> Result<u16, RingFault> {
         if index < self.size { Ok(index) } else { Err(RingFault::DescriptorIndex { index, size: self.size }) }
+    }
+
+    /// Reads the entries that are `ahead` entries from our position, and then their descriptors: all of them are on their way
+    /// from the guest's processor before the first one is looked at. An entry that names none gets any descriptor.
+    #[inline]
+    pub(crate) fn read_offers(&self, ahead: u16, offers: &mut [Offer]) {
+        let mut place = ahead;
+        for offer in &mut *offers {
+            offer.head = self.entry(place);
+            place = place.wrapping_add(1);
+        }
+        for offer in offers {
+            offer.descriptor = self.descriptor(offer.head);
+        }
+    }
+
+    #[inline]
+    fn entry(&self, ahead: u16) -> u16 {
+        let slot = self.position.wrapping_add(ahead) & (self.size - 1);
+        self.read_u16(self.pointers.available, 4 + 2 * usize::from(slot))
     }
 
     /// The descriptor at a checked index of the ring's own table.
     #[inline]
     pub(crate) fn descriptor(&self, index: u16) -> Descriptor {
-        debug_assert!(index < self.size);
         let index = index & (self.size - 1);
         // SAFETY: the table has `size` entries inside of one region; it is 16-byte aligned.
         unsafe { read_descriptor(self.pointers.descriptors.add(usize::from(index) * DESC_BYTES as usize)) }

@@ -15,9 +15,9 @@ use crate::chain::{self, Access, Buffer};
 use crate::features;
 use crate::layout::{MAX_QUEUE_SIZE, RingLayout};
 use crate::memory::Memory;
-use crate::net_header::{NET_HEADER_BYTES, NetHeader, header_bytes};
+use crate::net_header::{NEEDS_CSUM, NET_HEADER_BYTES, NetHeader, header_bytes};
 use crate::piece::{Piece, copy};
-use crate::split::{DESC_INDIRECT, DESC_NEXT, RingFault, SplitRing, StartError};
+use crate::split::{DESC_INDIRECT, DESC_NEXT, Offer, RingFault, SplitRing, StartError};
 
 /// Frames that are taken at once.
 pub const BURST: usize = 32;
@@ -30,6 +30,8 @@ pub const BURST_DESCRIPTORS: u16 = MAX_QUEUE_SIZE;
 pub const HEAD_BYTES: usize = 128;
 
 const SCRATCH_BYTES: usize = NET_HEADER_BYTES + HEAD_BYTES;
+const HEADER_AND_HEAD: u32 = 140;
+const _: () = assert!(HEADER_AND_HEAD as usize == SCRATCH_BYTES);
 
 /// A guest's transmit queue. One worker owns it.
 #[derive(Debug)]
@@ -44,7 +46,9 @@ pub struct TransmitQueue {
 /// Storage for one burst, reused from burst to burst so that none allocates.
 #[derive(Debug)]
 pub struct TransmitBurst {
-    slots: Box<[Slot]>,
+    slots: Box<[Slot; BURST]>,
+    /// What the guest offers, as it was read.
+    offers: Box<[Offer; BURST]>,
     /// How many of the slots are filled.
     count: usize,
     /// Descriptors of chains with more than one.
@@ -65,6 +69,8 @@ struct Slot {
     /// Bytes of the whole frame.
     length: u32,
     refused: Option<DropReason>,
+    /// `rest` is all of the chain's only buffer, of which nothing was copied yet.
+    whole: bool,
     /// The rest of the frame: this, then `pieces[more]`.
     rest: Piece<'static>,
     more: (u32, u32),
@@ -138,13 +144,19 @@ impl TransmitQueue {
         burst.clear();
         let available = self.ring.refresh()?;
         let wanted = usize::from(available).min(BURST);
-        for (ahead, slot) in (0_u16..).zip(burst.slots.iter_mut().take(wanted)) {
+        let offers = burst.offers.get_mut(..wanted).unwrap_or_default();
+        self.ring.read_offers(0, offers);
+        // Of all frames the first bytes are asked for before those of the first are copied.
+        for (offer, slot) in offers.iter().zip(&mut *burst.slots) {
             if burst.descriptors >= BURST_DESCRIPTORS {
                 break;
             }
-            let head = self.ring.head(ahead)?;
-            burst.descriptors += slot.fill(&self.ring, head, self.header_bytes, &mut self.region, &mut burst.pieces)?;
+            burst.descriptors +=
+                slot.find(&self.ring, offer, self.header_bytes, &mut self.region, &mut burst.pieces)?;
             burst.count += 1;
+        }
+        for slot in burst.slots.iter_mut().take(burst.count).filter(|slot| slot.whole) {
+            slot.copy_head(self.header_bytes);
         }
         Ok(Received { ring: &mut self.ring, header_bytes: self.header_bytes, asks: self.asks, burst })
     }
@@ -180,9 +192,10 @@ impl TransmitQueue {
 
 impl Default for TransmitBurst {
     fn default() -> Self {
-        let slots = std::iter::repeat_with(Slot::new).take(BURST).collect();
+        let slots = Box::new(std::array::from_fn(|_| Slot::new()));
+        let offers = Box::new([Offer::default(); BURST]);
         // BURST_DESCRIPTORS, and one longest chain behind them.
-        Self { slots, count: 0, descriptors: 0, pieces: Vec::with_capacity(2 * usize::from(MAX_QUEUE_SIZE)) }
+        Self { slots, offers, count: 0, descriptors: 0, pieces: Vec::with_capacity(2 * usize::from(MAX_QUEUE_SIZE)) }
     }
 }
 
@@ -247,6 +260,29 @@ impl Received<'_> {
 }
 
 impl Received<'_> {
+    /// First bytes and length of frame `index`, if it is one and nothing is left to be done to it.
+    #[inline]
+    pub fn plain(&self, index: usize) -> Option<(&[u8], u32)> {
+        let slot = self.burst.slots.get(index).filter(|_| index < self.burst.count)?;
+        let [flags, gso_type, ..] = slot.scratch;
+        if slot.refused.is_some() || flags & NEEDS_CSUM != 0 || gso_type != 0 {
+            return None;
+        }
+        let bytes = slot.scratch.get(self.header_bytes..)?;
+        Some((bytes.get(..usize::from(slot.head))?, slot.length))
+    }
+
+    /// First bytes, length, and what follows those bytes, where that lies in one piece.
+    #[inline]
+    pub fn parts(&self, index: usize) -> Option<(&[u8], u32, Piece<'_>)> {
+        let slot = self.burst.slots.get(index).filter(|_| index < self.burst.count)?;
+        if slot.refused.is_some() || !slot.whole {
+            return None;
+        }
+        let bytes = slot.scratch.get(self.header_bytes..)?;
+        Some((bytes.get(..usize::from(slot.head))?, slot.length, slot.rest))
+    }
+
     /// Length and first bytes of what the guest sent as frame `index`, also where that cannot be a frame.
     pub fn first_bytes(&self, index: usize) -> (u32, &[u8]) {
         let slot = self.burst.slots.iter().take(self.burst.count).nth(index);
@@ -274,32 +310,55 @@ impl Drop for Received<'_> {
 impl Slot {
     fn new() -> Self {
         let none = Piece::from(&[][..]);
-        Self { scratch: [0; SCRATCH_BYTES], chain: 0, head: 0, length: 0, refused: None, rest: none, more: (0, 0) }
+        Self {
+            scratch: [0; SCRATCH_BYTES],
+            chain: 0,
+            head: 0,
+            length: 0,
+            refused: None,
+            whole: false,
+            rest: none,
+            more: (0, 0),
+        }
     }
 
-    /// Reads the chain at `head` of `ring` into this slot; returns how many descriptors it has, if those are several.
+    /// Finds the buffer of a chain of one, and asks for its first bytes; a longer chain is read. Returns how many descriptors
+    /// it has, if those are several.
     #[inline]
-    fn fill(
+    fn find(
         &mut self,
         ring: &SplitRing,
-        head: u16,
+        offer: &Offer,
         header_bytes: usize,
         region: &mut usize,
         pieces: &mut Vec<Piece<'static>>,
     ) -> Result<u16, RingFault> {
-        self.chain = head;
-        self.refused = None;
+        self.chain = ring.checked(offer.head)?;
         self.more = (0, 0);
-        let first = ring.descriptor(head);
-        if first.flags & (DESC_NEXT | DESC_INDIRECT) != 0 {
+        if offer.descriptor.flags & (DESC_NEXT | DESC_INDIRECT) != 0 {
+            self.whole = false;
             return self.fill_from_chain(ring, header_bytes, region, pieces);
         }
-        let mut take = Take::new(header_bytes);
-        if let Some(buffer) = chain::translate(ring, first, Access::Read, region)? {
-            self.rest = take.add(&mut self.scratch, buffer);
-        }
-        self.finish(&take, header_bytes);
+        self.whole = true;
+        self.rest = match chain::translate(ring, offer.descriptor, Access::Read, region)? {
+            // SAFETY: the buffer lies in the ring's memory, which `Received` borrows; pieces are handed out with its lifetime
+            // only and the storage is cleared when it ends.
+            Some(buffer) => unsafe { Piece::new(buffer.pointer, buffer.length) },
+            None => Piece::from(&[][..]),
+        };
+        self.rest.fetch_start(HEADER_AND_HEAD);
         Ok(0)
+    }
+
+    /// Copies header and head out of the only buffer.
+    #[inline]
+    fn copy_head(&mut self, header_bytes: usize) {
+        let length = self.rest.length();
+        let limit = header_bytes + HEAD_BYTES;
+        let room = self.scratch.get_mut(..limit).unwrap_or_default();
+        let copied = self.rest.copy_to(0, room);
+        self.rest = self.rest.skip(u32::try_from(copied).unwrap_or(length));
+        self.finish(&Take { limit, copied, total: u64::from(length) }, header_bytes);
     }
 
     #[cold]
@@ -327,6 +386,7 @@ impl Slot {
         Ok(walked)
     }
 
+    #[inline]
     fn finish(&mut self, take: &Take, header_bytes: usize) {
         let copied = take.copied.saturating_sub(header_bytes);
         self.head = u16::try_from(copied).unwrap_or(0);
