@@ -22,13 +22,29 @@ impl EthernetHeader {
     /// [`DropReason::Runt`] when `frame` is shorter than 14 bytes.
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
-        let Some(bytes) = frame.first_chunk::<ETHERNET_HEADER_BYTES>() else { return Err(DropReason::Runt) };
-        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *bytes;
+        let start = Start::of(frame).ok_or(DropReason::Runt)?;
         Ok(Self {
-            destination: MacAddress([d0, d1, d2, d3, d4, d5]),
-            source: MacAddress([s0, s1, s2, s3, s4, s5]),
-            ether_type: u16::from_be_bytes([t0, t1]),
+            destination: MacAddress::from_u64(start.front >> 16),
+            source: MacAddress::from_u64(start.back >> 16),
+            ether_type: u16::from_be_bytes(*start.back.to_be_bytes().last_chunk().unwrap_or(&[0; 2])),
         })
+    }
+}
+
+/// The same 14 bytes as two numbers, highest byte first, to be compared at once: bytes 0 to 7, and 6 to 13.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    front: u64,
+    back: u64,
+}
+
+impl Start {
+    /// The start of a frame; `None` when it is shorter.
+    #[inline]
+    pub fn of(frame: &[u8]) -> Option<Self> {
+        let bytes = frame.first_chunk::<ETHERNET_HEADER_BYTES>()?;
+        let (front, back) = (bytes.first_chunk()?, bytes.last_chunk()?);
+        Some(Self { front: u64::from_be_bytes(*front), back: u64::from_be_bytes(*back) })
     }
 }
 
