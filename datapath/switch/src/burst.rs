@@ -63,6 +63,11 @@ pub(crate) trait Sink {
 
     /// Whether it takes a frame that is flooded.
     fn takes_flooded(&mut self) -> Result<bool, PutError>;
+
+    /// So many frames come now.
+    fn look_ahead(&mut self, frames: usize) {
+        let _ = frames;
+    }
 }
 
 impl Sink for ReceiveQueue {
@@ -79,6 +84,11 @@ impl Sink for ReceiveQueue {
 
     fn takes_flooded(&mut self) -> Result<bool, PutError> {
         self.has_half()
+    }
+
+    #[inline]
+    fn look_ahead(&mut self, frames: usize) {
+        Self::look_ahead(self, frames);
     }
 }
 
@@ -131,6 +141,18 @@ impl Burst<'_> {
             }
             Self::Local(frames) => Frame::local(*frames.get(index).ok_or(DropReason::Runt)?),
         }
+    }
+
+    /// First bytes and length of a guest's frame `index` that is one and to which nothing is left to be done.
+    #[inline]
+    pub(crate) fn plain(&self, index: usize) -> Option<(&[u8], u32)> {
+        if let Self::Guest(received) = self { received.plain(index) } else { None }
+    }
+
+    /// First bytes, length, and what follows those bytes, of a guest's frame `index` that lies in one buffer.
+    #[inline]
+    pub(crate) fn parts(&self, index: usize) -> Option<(&[u8], u32, Piece<'_>)> {
+        if let Self::Guest(received) = self { received.parts(index) } else { None }
     }
 
     /// Length and first bytes of what arrived at `index`, also where it is no frame.

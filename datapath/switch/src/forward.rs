@@ -4,11 +4,14 @@
 //! for it is set at each port that is to have it. Then each of those ports takes its frames, which is `outlet`'s part. A
 //! frame never goes back to the port that it came from.
 //!
+//! Most frames of a burst begin like the one before them, and go its way: their addresses are looked up once.
+//!
 //! What a burst costs is added up while its frames are admitted: when it is enough for one turn, the rest stays where it is.
 
 use std::time::Duration;
 
-use culvert_frame::{Direction, DropReason, EthernetHeader};
+use culvert_frame::header::Start;
+use culvert_frame::{Direction, DropReason, EthernetHeader, Offload};
 use culvert_guest::RingFault;
 use culvert_guest::transmit::BURST;
 
@@ -18,10 +21,10 @@ use crate::egress::Workspace;
 use crate::ingress::{self, Ingress, Way};
 use crate::mac_table::Learned;
 use crate::network::{Network, Topology};
-use crate::outlet::{Admitted, Frames, Outlet, refuse};
+use crate::outlet::{Admitted, Frames, Outlet, refuse, tap};
 use crate::port::{MAX_PORTS, Port, PortId};
 use crate::snoop::{self, Snooped};
-use crate::vlan::TagEdit;
+use crate::vlan::{Membership, Tag, TagEdit};
 
 /// How much of a message about multicast groups is read, in bytes: an Ethernet frame's worth.
 const MESSAGE_BYTES: usize = 1518;
@@ -54,6 +57,27 @@ pub struct Forwarder {
     snooped: Vec<(PortId, u16, Snooped)>,
     /// Of the last burst, without its segments.
     cost: u32,
+    /// The way of the last frame of this burst that went to one port, and whether others need not be looked at further.
+    beaten: Option<(Beaten, bool)>,
+}
+
+/// The way of a frame for those behind it that begin like it. It holds within one burst: the source is known as the table would
+/// note it, and the destination is behind that port.
+#[derive(Clone, Copy, Debug)]
+struct Beaten {
+    start: Start,
+    ingress: Ingress,
+    port: PortId,
+}
+
+impl Beaten {
+    /// Whether frames that begin the same, and to which nothing is left to be done, are admitted at `source` as this one was: what
+    /// decides on that is in these bytes alone.
+    fn is_all(&self, source: &Port) -> bool {
+        let Membership { tag, has_inner, .. } = self.ingress.membership;
+        let tells_all = self.ingress.offload == Offload::None && tag == Tag::None && !has_inner;
+        tells_all && source.rules.guard.addresses.is_empty() && source.taps.is_empty()
+    }
 }
 
 impl Forwarder {
@@ -67,6 +91,7 @@ impl Forwarder {
             out: Outlet::new(worker),
             snooped: Vec::with_capacity(BURST),
             cost: 0,
+            beaten: None,
         }
     }
 
@@ -78,6 +103,7 @@ impl Forwarder {
         let Some(counters) = source.counters.get(self.worker) else { return };
 
         counters.rx_frames.add(burst.len() as u64);
+        self.beaten = None;
         let (mut bytes, mut copies) = (0, 0);
         let (mut admitted, mut one, mut forwarded) = (0, 0, 0);
         // Cannot overflow: 32 frames of 32 bits' length to 1024 ports.
@@ -91,16 +117,38 @@ impl Forwarder {
             }
             cost += u64::from(COPY_COST);
             let bit = 1 << index;
-            let frame = match burst.frame(index) {
-                Ok(frame) => frame,
+            let plain = burst.plain(index);
+            if let (Some((beaten, true)), Some((head, length))) = (&self.beaten, plain)
+                && Start::of(head) == Some(beaten.start)
+            {
+                let port = beaten.port;
+                if let Some(place) = self.arrived.get_mut(index) {
+                    *place = beaten.ingress;
+                }
+                bytes += u64::from(length);
+                cost += u64::from(length);
+                (admitted, one) = (admitted | bit, one | bit);
+                copies += 1;
+                forwarded += 1;
+                self.want(port, bit);
+                continue;
+            }
+            let looked = match plain {
+                Some((head, length)) => Ok((head, length, Ok(Offload::None))),
+                None => burst.frame(index).map(|frame| (frame.head, frame.length, frame.offload())),
+            };
+            let (head, length, offload) = match looked {
+                Ok(looked) => looked,
                 Err(reason) => {
                     refuse(counters, reason, burst, index);
                     continue;
                 }
             };
-            bytes += u64::from(frame.length);
-            source.taps.iter().for_each(|tap| tap.take(Direction::Rx, &frame, TagEdit::Keep));
-            let (header, ingress) = match ingress::admit(source, &frame) {
+            bytes += u64::from(length);
+            if !source.taps.is_empty() {
+                tap(&source.taps, Direction::Rx, burst, index, TagEdit::Keep);
+            }
+            let (header, ingress) = match ingress::admit_head(source, head, offload) {
                 Ok(admitted) => admitted,
                 Err(reason) => {
                     refuse(counters, reason, burst, index);
@@ -111,11 +159,11 @@ impl Forwarder {
             if let Some(place) = self.arrived.get_mut(index) {
                 *place = ingress;
             }
-            match self.pass(topology, network, source, counters, &frame, &header, &ingress, now) {
+            match self.pass(topology, network, source, counters, burst, index, head, &header, &ingress, now) {
                 Ok(Way::Port(port)) => {
                     one |= bit;
                     copies += 1;
-                    cost += u64::from(frame.length);
+                    cost += u64::from(length);
                     self.want(port, bit);
                 }
                 Ok(way) => {
@@ -130,7 +178,7 @@ impl Forwarder {
                         continue;
                     }
                     copies += receivers;
-                    cost += (u64::from(frame.length) + u64::from(COPY_COST)) * receivers;
+                    cost += (u64::from(length) + u64::from(COPY_COST)) * receivers;
                 }
                 Err(reason) => {
                     refuse(counters, reason, burst, index);
@@ -209,21 +257,38 @@ impl Forwarder {
         network: &'t Network,
         source: &Port,
         counters: &PortCounters,
-        frame: &Frame<'_>,
+        burst: &Burst<'_>,
+        index: usize,
+        head: &[u8],
         header: &EthernetHeader,
         ingress: &Ingress,
         now: Duration,
     ) -> Result<Way<'t>, DropReason> {
         let vlan = ingress.membership.vlan;
+        let start = Start::of(head);
+        if let Some((beaten, _)) = &self.beaten
+            && Some(beaten.start) == start
+            && beaten.ingress.membership.vlan == vlan
+        {
+            return Ok(Way::Port(beaten.port));
+        }
+        // The frame's source may be the destination of those that go another way.
+        self.beaten = None;
         let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
-        if network.table.learn(vlan, header.source, source.id, source.rules.mac_limit, seconds) != Learned::Known {
+        let learned = network.table.learn(vlan, header.source, source.id, source.rules.mac_limit, seconds);
+        if learned != Learned::Known {
             counters.not_learned.add(1);
         }
-        let snooped = network.groups.as_ref().and_then(|_| snooped(frame, &mut self.out.workspace));
+        let is_group = header.destination.is_group();
+        let snooped = if is_group && network.groups.is_some() {
+            burst.frame(index).ok().and_then(|frame| snooped(&frame, &mut self.out.workspace))
+        } else {
+            None
+        };
         let route = ingress::route(topology, network, source, header, ingress, snooped.as_ref(), seconds)?;
         if let Some(limit) = route.limit
             && !source.rules.limits.is_none()
-            && !source.limiter.take(limit, ingress.offload.segments(frame.length), now)
+            && !source.limiter.take(limit, ingress.offload.segments(burst.frame(index)?.length), now)
         {
             return Err(ingress::limit_reason(limit));
         }
@@ -232,6 +297,10 @@ impl Forwarder {
             && self.snooped.len() < self.snooped.capacity()
         {
             self.snooped.push((source.id, vlan, snooped));
+        }
+        if let (Way::Port(port), Learned::Known, Some(start)) = (route.way, learned, start) {
+            let beaten = Beaten { start, ingress: *ingress, port };
+            self.beaten = Some((beaten, beaten.is_all(source)));
         }
         Ok(route.way)
     }

@@ -54,17 +54,27 @@ pub struct Route<'t> {
 /// Why it may not.
 #[inline]
 pub fn admit(port: &Port, frame: &Frame<'_>) -> Result<(EthernetHeader, Ingress), DropReason> {
+    admit_head(port, frame.head, frame.offload())
+}
+
+/// The same for a frame with these first bytes, to which that is left to be done.
+#[inline]
+pub(crate) fn admit_head(
+    port: &Port,
+    head: &[u8],
+    offload: Result<Offload, DropReason>,
+) -> Result<(EthernetHeader, Ingress), DropReason> {
     if port.is_mirror_target {
         return Err(DropReason::MirrorTarget);
     }
-    let header = EthernetHeader::parse(frame.head)?;
-    let offload = frame.offload()?;
-    let membership = port.rules.vlans.ingress(frame.head)?;
+    let header = EthernetHeader::parse(head)?;
+    let offload = offload?;
+    let membership = port.rules.vlans.ingress(head)?;
     if header.source.is_group() {
         return Err(DropReason::GroupSource);
     }
     if !port.rules.guard.is_open() {
-        port.rules.guard.check(frame.head)?;
+        port.rules.guard.check(head)?;
     }
     Ok((header, Ingress { membership, offload }))
 }
@@ -99,7 +109,7 @@ pub fn route<'t>(
         };
         return Ok(Route { way, limit: Some(Flooded::Broadcast) });
     }
-    if header.destination == header.source {
+    if header.destination.to_u64() == header.source.to_u64() {
         return Err(DropReason::SamePort);
     }
     match network.table.lookup(vlan, header.destination, now) {

@@ -182,13 +182,18 @@ impl MacTable {
 
     #[inline]
     fn find(&self, key: u64) -> Option<(&Entry, u64)> {
-        self.candidates(key).find_map(|entry| {
-            if entry.key.load(Ordering::Acquire) != key {
-                return None;
+        for index in self.places(key) {
+            let Some(bucket) = self.buckets.get(index) else { continue };
+            for entry in &bucket.0 {
+                if entry.key.load(Ordering::Acquire) == key {
+                    let value = entry.value.load(Ordering::Acquire);
+                    if value != NONE && entry.key.load(Ordering::Acquire) == key {
+                        return Some((entry, value));
+                    }
+                }
             }
-            let value = entry.value.load(Ordering::Acquire);
-            (value != NONE && entry.key.load(Ordering::Acquire) == key).then_some((entry, value))
-        })
+        }
+        None
     }
 
     #[cold]
@@ -249,13 +254,19 @@ impl MacTable {
 
     #[inline]
     fn candidates(&self, key: u64) -> impl Iterator<Item = &Entry> {
+        self.places(key).into_iter().filter_map(|index| self.buckets.get(index)).flat_map(|bucket| &bucket.0)
+    }
+
+    /// The numbers of the two buckets.
+    #[inline]
+    fn places(&self, key: u64) -> [usize; 2] {
         // A folded multiplication: each bit of it depends on all of the address and of the secrets.
         let [add, multiply] = self.secrets;
         let product = u128::from(key ^ add) * u128::from(multiply | 1);
         let [low, high] = [product & u128::from(u64::MAX), product >> 64].map(|half| u64::try_from(half).unwrap_or(0));
         let last = self.buckets.len().wrapping_sub(1);
         let bucket = |shift: u32| usize::try_from((low ^ high) >> shift).unwrap_or(0) & last;
-        [bucket(0), bucket(32)].into_iter().filter_map(|index| self.buckets.get(index)).flat_map(|bucket| &bucket.0)
+        [bucket(0), bucket(32)]
     }
 
     fn count_learned(&self, value: u64, by: i32) {

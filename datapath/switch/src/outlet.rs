@@ -8,9 +8,10 @@ mod nic;
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
-use culvert_frame::{Direction, DropReason, header};
+use culvert_frame::{Direction, DropReason, Offload, header};
+use culvert_guest::NetHeader;
 use culvert_guest::receive::PutError;
-use culvert_guest::transmit::BURST;
+use culvert_guest::transmit::{BURST, HEAD_BYTES};
 use culvert_guest::{ReceiveQueue, RingFault};
 use culvert_nic::Batch;
 
@@ -20,9 +21,15 @@ use crate::egress::{self, Treatment, Work, Workspace};
 use crate::ingress::Ingress;
 use crate::network::Topology;
 use crate::port::{Egress, MAX_PORTS, Port, PortId};
+use crate::tap::Tap;
+use crate::vlan::{TagEdit, Vlans};
 
 /// How long frames wait for a queue that another worker holds.
 pub const MAX_WAIT: Duration = Duration::from_millis(1);
+
+/// Of a frame that is longer than its head, what follows is asked for while the one before it is copied.
+#[expect(clippy::cast_possible_truncation, reason = "128")]
+const FETCHED_BYTES: u32 = HEAD_BYTES as u32;
 
 /// A set of the frames of one burst, one bit each.
 pub(crate) type Frames = u32;
@@ -224,40 +231,97 @@ impl Outlet {
         burst: &Admitted<'_, '_>,
         frames: Frames,
     ) {
-        let takes = port.egress.takes();
         // What a mirror copies is never addressed to its target.
         let flooded = if port.is_mirror_target { 0 } else { burst.flooded };
-        let (mut count, mut bytes) = (0, 0);
+        let keeps = matches!(port.rules.vlans, Vlans::Transparent) && port.taps.is_empty();
+        let (mut count, mut bytes) = (0_u64, 0_u64);
         let mut left = frames;
+        sink.look_ahead(frames.count_ones() as usize);
         while left != 0 {
             let index = left.trailing_zeros() as usize;
             left &= left - 1;
-            let Ok(frame) = burst.burst.frame(index) else { continue };
             let Some(ingress) = burst.arrived.get(index) else { continue };
-            let reason = match self.treat(port, ingress, &frame) {
-                Err(reason) => reason,
-                Ok(_) if flooded & (1 << index) != 0 && sink.takes_flooded() == Ok(false) => DropReason::NoFloodBuffer,
-                Ok(treatment) => match egress::deliver(sink, takes, &frame, treatment, &mut self.workspace) {
-                    Ok(()) => {
-                        port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame, treatment.edit));
-                        count += 1;
-                        bytes += u64::from(treatment.edit.length(frame.length));
-                        continue;
+            let is_flooded = flooded & (1 << index) != 0;
+            let put = match burst.burst.parts(index) {
+                // Most frames: they leave as they came.
+                Some((head, length, rest))
+                    if keeps && !is_flooded && ingress.offload == Offload::None && !port.exceeds_mtu(length, head) =>
+                {
+                    if length > FETCHED_BYTES
+                        && let Some((.., next)) = burst.burst.parts(left.trailing_zeros() as usize)
+                    {
+                        next.fetch();
                     }
-                    Err(PutError::NoBuffer) => DropReason::NoBuffer,
-                    Err(PutError::SmallBuffer) => DropReason::SmallBuffer,
-                    Err(PutError::Fault(fault)) => {
-                        note(&mut self.faults, port.id, fault);
-                        refuse_all(counters, DropReason::Quarantined, burst.burst, left);
-                        left = 0;
-                        DropReason::Quarantined
-                    }
-                },
+                    let put = sink.put(&NetHeader::default(), head, length, std::iter::once(rest));
+                    put.map(|()| length).map_err(NotPut::from)
+                }
+                _ => self.put_any(port, sink, burst.burst, index, ingress, is_flooded),
             };
-            counters.drop_frame(reason, frame.length, frame.head);
+            let reason = match put {
+                Ok(length) => {
+                    count = count.wrapping_add(1);
+                    bytes = bytes.wrapping_add(u64::from(length));
+                    continue;
+                }
+                Err(NotPut::Refused(reason)) => reason,
+                Err(NotPut::Fault(fault)) => {
+                    note(&mut self.faults, port.id, fault);
+                    refuse_all(counters, DropReason::Quarantined, burst.burst, left);
+                    left = 0;
+                    DropReason::Quarantined
+                }
+            };
+            refuse(counters, reason, burst.burst, index);
         }
         counters.tx_frames.add(count);
         counters.tx_bytes.add(bytes);
+    }
+
+    /// Puts one frame, whatever is to be done to it; returns its length as it left.
+    #[inline(never)]
+    fn put_any(
+        &mut self,
+        port: &Port,
+        sink: &mut impl Sink,
+        burst: &Burst<'_>,
+        index: usize,
+        ingress: &Ingress,
+        is_flooded: bool,
+    ) -> Result<u32, NotPut> {
+        let frame = burst.frame(index).map_err(NotPut::Refused)?;
+        let treatment = self.treat(port, ingress, &frame).map_err(NotPut::Refused)?;
+        if is_flooded && sink.takes_flooded() == Ok(false) {
+            return Err(NotPut::Refused(DropReason::NoFloodBuffer));
+        }
+        egress::deliver(sink, port.egress.takes(), &frame, treatment, &mut self.workspace)?;
+        port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame, treatment.edit));
+        Ok(treatment.edit.length(frame.length))
+    }
+}
+
+/// Why a frame was not put.
+enum NotPut {
+    Refused(DropReason),
+    /// The receiver broke its ring.
+    Fault(RingFault),
+}
+
+impl From<PutError> for NotPut {
+    fn from(error: PutError) -> Self {
+        match error {
+            PutError::NoBuffer => Self::Refused(DropReason::NoBuffer),
+            PutError::SmallBuffer => Self::Refused(DropReason::SmallBuffer),
+            PutError::Fault(fault) => Self::Fault(fault),
+        }
+    }
+}
+
+/// Hands a frame to all who look on at a port. Apart from where frames pass: what is not looked at there stays in registers.
+#[cold]
+#[inline(never)]
+pub(crate) fn tap(taps: &[Arc<Tap>], direction: Direction, burst: &Burst<'_>, index: usize, edit: TagEdit) {
+    if let Ok(frame) = burst.frame(index) {
+        taps.iter().for_each(|tap| tap.take(direction, &frame, edit));
     }
 }
 

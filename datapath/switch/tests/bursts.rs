@@ -1,0 +1,253 @@
+//! A burst does to its frames what becomes of them one by one.
+//!
+//! Within a burst frames that begin alike go one way without being looked at again, and buffers are looked at ahead. Here the same
+//! frames of guests go through two switches that are alike: in bursts, and each in a burst of its own, for which there is nothing
+//! to remember. What the guests receive, what is counted and what is learned must be the same.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "a test"
+)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use culvert_driver::{Interface, Ring, Shape};
+use culvert_frame::MacAddress;
+use culvert_guest::features::{self, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
+use culvert_guest::{Call, Memory, ReceiveQueue, Region, RingLayout, TransmitBurst, TransmitQueue};
+use culvert_switch::guard::Guard;
+use culvert_switch::limits::{Limiter, Limits};
+use culvert_switch::{
+    Bridge, Burst, Egress, Forwarder, MacTable, NetworkId, Port, PortCounters, PortId, PortTotals, Rules, Topology,
+    Vlans,
+};
+use proptest::prelude::*;
+
+/// What all guests negotiate: checksums may be left to be done, either way.
+const FEATURES: u64 = VERSION_1 | NET_MRG_RXBUF | INDIRECT_DESC | features::NET_CSUM | features::NET_GUEST_CSUM;
+const GUESTS: u8 = 4;
+const NOW: Duration = Duration::from_secs(1);
+
+/// What is particular to a guest and its port.
+#[derive(Clone, Debug)]
+struct Kind {
+    vlans: Vlans,
+    bound: bool,
+    listed: bool,
+    isolated: bool,
+    mac_limit: u32,
+    mtu: u16,
+    queue_size: u16,
+    receive_bytes: u32,
+    piece_bytes: u32,
+}
+
+/// A frame that guest number `from` sends.
+#[derive(Clone, Debug)]
+struct Sent {
+    header: [u8; 12],
+    frame: Vec<u8>,
+    cut: Option<u32>,
+}
+
+/// A guest, with its driver and the queue that it sends by.
+struct Guest {
+    driver: Interface,
+    transmit: TransmitQueue,
+}
+
+struct Switch {
+    guests: Vec<Guest>,
+    topology: Topology,
+    table: Arc<MacTable>,
+    forwarder: Forwarder,
+    storage: TransmitBurst,
+}
+
+impl Switch {
+    fn new(kinds: &[Kind]) -> Self {
+        let table = Arc::new(MacTable::new(300));
+        let (mut guests, mut ports) = (Vec::new(), Vec::new());
+        for (number, kind) in (0_u16..).zip(kinds) {
+            let shape = Shape {
+                queue_size: kind.queue_size,
+                receive_bytes: kind.receive_bytes,
+                receive_piece_bytes: kind.piece_bytes,
+                ..Shape::default()
+            };
+            let driver = Interface::new(shape, 2048);
+            let ram = driver.ram();
+            let region = Region {
+                guest_address: ram.guest_address(),
+                size: ram.size(),
+                user_address: ram.user_address(),
+                mmap_offset: 0,
+            };
+            let memory = Arc::new(Memory::map(vec![(region, ram.file().try_clone_to_owned().unwrap())]).unwrap());
+            let call = || Arc::new(Call::default());
+            let transmit = TransmitQueue::new(memory.clone(), &layout(&driver.transmit), FEATURES, call()).unwrap();
+            let receive = ReceiveQueue::new(memory, &layout(&driver.receive), FEATURES, call()).unwrap();
+            guests.push(Guest { driver, transmit });
+            let mac = kind.bound.then(|| station(number as u8));
+            if let Some(mac) = mac {
+                kind.vlans.bound().into_iter().for_each(|vlan| assert!(table.bind(vlan, mac, PortId(number))));
+            }
+            let addresses =
+                if kind.listed { Box::new(["10.0.0.0/24".parse().unwrap()]) as Box<[_]> } else { Box::default() };
+            let rules = Rules {
+                vlans: kind.vlans.clone(),
+                guard: Guard { mac, addresses },
+                limits: Limits::default(),
+                isolated: kind.isolated,
+                mac_limit: kind.mac_limit,
+                mtu: kind.mtu,
+            };
+            ports.push(Some(Port {
+                id: PortId(number),
+                network: NetworkId(0),
+                attachment: 0,
+                limiter: Arc::new(Limiter::new(&rules.limits)),
+                rules: Arc::new(rules),
+                egress: Egress::Guest(Box::new([Arc::new(Mutex::new(receive))]), features::taken(FEATURES)),
+                mirrors: Box::default(),
+                is_mirror_target: false,
+                taps: Box::default(),
+                counters: Arc::new([PortCounters::default()]),
+            }));
+        }
+        let topology = Topology::new(ports, vec![Some(Bridge { table: table.clone(), groups: None })]);
+        Self { guests, topology, table, forwarder: Forwarder::new(0), storage: TransmitBurst::default() }
+    }
+
+    /// Guest `from` sends all of `frames` at once.
+    fn send(&mut self, from: u8, frames: &[Sent]) {
+        let guest = &mut self.guests[usize::from(from)];
+        for Sent { header, frame, cut } in frames {
+            assert!(guest.driver.send_with(header, frame, cut.as_slice()));
+        }
+        let received = guest.transmit.receive(&mut self.storage).unwrap();
+        assert_eq!(received.len(), frames.len());
+        self.forwarder.forward(&self.topology, PortId(from.into()), &mut Burst::Guest(received), NOW);
+        assert_eq!(self.forwarder.take_faults().count(), 0);
+    }
+
+    /// Everything that can be told of it: what the guests have received, what was counted, what was learned.
+    fn outcome(&mut self) -> Outcome {
+        let received = self.guests.iter_mut().map(|guest| std::iter::from_fn(|| guest.driver.receive()).collect());
+        let totals = self.topology.ports().map(|port| PortTotals::sum(&port.counters)).collect();
+        let mut learned: Vec<_> =
+            self.table.entries(1).iter().map(|entry| (entry.vlan, entry.address, entry.port)).collect();
+        learned.sort_unstable();
+        (received.collect(), totals, learned)
+    }
+}
+
+/// Of each guest, of each port, and of the address table.
+type Outcome = (Vec<Received>, Vec<PortTotals>, Vec<(u16, MacAddress, PortId)>);
+
+/// The virtio-net header and the bytes of each frame.
+type Received = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn layout(ring: &Ring) -> RingLayout {
+    let (descriptors, available, used) = ring.user_addresses();
+    RingLayout { size: ring.size(), descriptors, available, used }
+}
+
+fn station(number: u8) -> MacAddress {
+    MacAddress([2, 0, 0, 0, 0, number])
+}
+
+fn any_kind() -> impl Strategy<Value = Kind> {
+    let trunk = |native| Vlans::Trunk { allowed: Arc::new([10, 20].into_iter().collect()), native };
+    let vlans = prop_oneof![
+        6 => Just(Vlans::Transparent),
+        2 => Just(Vlans::Access { vlan: 10, qinq: false }),
+        1 => Just(Vlans::Access { vlan: 10, qinq: true }),
+        1 => Just(trunk(Some(10))),
+        1 => Just(trunk(None)),
+    ];
+    let flags = (prop::bool::weighted(0.3), prop::bool::weighted(0.2), prop::bool::weighted(0.1));
+    let limits =
+        (prop_oneof![4 => Just(1000_u32), 1 => 0..3_u32], prop_oneof![4 => Just(1500_u16), 1 => Just(100_u16)]);
+    let rings = prop_oneof![4 => Just((256, 2048)), 1 => Just((16, 2048)), 1 => Just((128, 128))];
+    let pieces = prop_oneof![4 => Just(u32::MAX), 1 => Just(100_u32)];
+    (vlans, flags, limits, rings, pieces).prop_map(|(vlans, flags, limits, rings, piece_bytes)| Kind {
+        vlans,
+        bound: flags.0,
+        listed: flags.1,
+        isolated: flags.2,
+        mac_limit: limits.0,
+        mtu: limits.1,
+        queue_size: rings.0,
+        receive_bytes: rings.1,
+        piece_bytes,
+    })
+}
+
+/// The start of a frame: addresses of few stations, so that many are alike; groups and tags among them.
+fn any_start() -> impl Strategy<Value = Vec<u8>> {
+    let address = prop_oneof![
+        12 => (0..GUESTS + 2).prop_map(|number| station(number).0),
+        1 => Just([0xff; 6]),
+        1 => Just([0x01, 0x80, 0xc2, 0, 0, 3]),
+        1 => Just([0x33, 0x33, 0, 0, 0, 1]),
+    ];
+    let behind = prop_oneof![
+        6 => Just(vec![0x08, 0x00]),
+        1 => Just(vec![0x88, 0xb5]),
+        1 => Just(vec![0x81, 0x00, 0x00, 0x0a, 0x08, 0x00]),
+        1 => Just(vec![0x81, 0x00, 0x20, 0x00, 0x08, 0x00]),
+        1 => Just(vec![0x81, 0x00, 0x00, 0x14, 0x81, 0x00, 0x00, 0x01, 0x08, 0x00]),
+    ];
+    (address.clone(), address, behind).prop_map(|(to, from, behind)| [&to[..], &from, &behind].concat())
+}
+
+/// What follows it: an IPv4 header of a source that may be listed or not, and anything.
+fn any_sent(start: Vec<u8>) -> impl Strategy<Value = Sent> {
+    let length = prop_oneof![1 => 0..14_usize, 6 => 14..300_usize, 2 => 1400..1530_usize];
+    let asks = prop_oneof![
+        8 => Just([0_u8; 12]),
+        1 => Just([1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0]),
+        1 => Just([0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        1 => Just([2, 0, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]),
+    ];
+    let cut = prop_oneof![6 => Just(None), 1 => (1..9_u32).prop_map(Some)];
+    (length, asks, cut, any::<bool>(), any::<u8>()).prop_map(move |(length, header, cut, listed, fill)| {
+        let mut frame = start.clone();
+        let source = [10, 0, u8::from(!listed), 7];
+        frame.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, 17, 0, 0]);
+        frame.extend(source);
+        frame.extend([10, 0, 0, 9]);
+        frame.resize(length.max(1), fill);
+        Sent { header, cut: cut.filter(|&cut| (cut as usize) < frame.len()), frame }
+    })
+}
+
+/// One guest's burst: frames of few kinds, in any order.
+fn any_burst() -> impl Strategy<Value = (u8, Vec<Sent>)> {
+    // As many as the smallest ring takes, when each has two buffers.
+    let frames = prop::collection::vec(any_start(), 1..4)
+        .prop_flat_map(|starts| prop::collection::vec(prop::sample::select(starts).prop_flat_map(any_sent), 1..8));
+    (0..GUESTS, frames)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn frames_fare_in_a_burst_as_alone(
+        kinds in prop::collection::vec(any_kind(), usize::from(GUESTS)),
+        bursts in prop::collection::vec(any_burst(), 1..12),
+    ) {
+        let (mut together, mut alone) = (Switch::new(&kinds), Switch::new(&kinds));
+        for (from, frames) in bursts {
+            together.send(from, &frames);
+            frames.chunks(1).for_each(|frame| alone.send(from, frame));
+            prop_assert_eq!(together.outcome(), alone.outcome());
+        }
+    }
+}
