@@ -59,6 +59,9 @@ pub enum DaemonCommand {
     Stats {
         /// Only this port
         port: Option<String>,
+        /// Frames by worker instead, and how much of its time each one takes
+        #[arg(long, conflicts_with = "port")]
+        worker: bool,
     },
     /// Refused frames: why, how many, the last one, and what to do
     Drops {

@@ -66,6 +66,52 @@ pub async fn show(client: &mut Client, port: Option<String>, format: Format) -> 
     Ok(table(&columns, rows))
 }
 
+#[derive(Serialize)]
+struct Worker {
+    core: u32,
+    frames: u64,
+    busy_ns: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    busy_ns_per_frame: Option<f64>,
+    loops: u64,
+    busy_loops: u64,
+}
+
+/// What each worker does, and what a frame costs it. Only polls that moved frames count: one that looks in vain costs nothing that
+/// somebody else could have had.
+pub async fn show_workers(client: &mut Client, format: Format) -> Result<String> {
+    let answer = client.get_status(v1::GetStatusRequest {}).await.map_err(|status| refusal(&status))?.into_inner();
+    let workers: Vec<Worker> = answer.workers.into_iter().map(Worker::from).collect();
+    if format == Format::Json {
+        return json(&workers);
+    }
+    let columns =
+        [("WORKER", Left), ("FRAMES", Right), ("BUSY", Right), ("NS A FRAME", Right), ("FRAMES A BUSY LOOP", Right)];
+    let rows = workers.into_iter().map(|worker| {
+        let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+        vec![
+            format!("core {}", worker.core),
+            worker.frames.to_string(),
+            format!("{}.{:03} s", worker.busy_ns / 1_000_000_000, worker.busy_ns / 1_000_000 % 1000),
+            number(worker.busy_ns_per_frame),
+            number(ratio(worker.frames, worker.busy_loops)),
+        ]
+    });
+    Ok(table(&columns, rows))
+}
+
+/// One number by another one; none by nothing.
+fn ratio(number: u64, by: u64) -> Option<f64> {
+    (by > 0).then(|| number as f64 / by as f64)
+}
+
+impl From<v1::Worker> for Worker {
+    fn from(worker: v1::Worker) -> Self {
+        let v1::Worker { core, loops, busy_loops, frames, busy_ns, .. } = worker;
+        Self { core, frames, busy_ns, busy_ns_per_frame: ratio(busy_ns, frames), loops, busy_loops }
+    }
+}
+
 impl From<v1::PortStats> for Stats {
     fn from(stats: v1::PortStats) -> Self {
         Self {

@@ -167,7 +167,7 @@ impl From<v1::GetStatusResponse> for Status {
 
 impl From<v1::Worker> for Worker {
     fn from(worker: v1::Worker) -> Self {
-        let v1::Worker { core, loops, busy_loops, sleeps, frames, poll_gaps, longest_gap_us } = worker;
+        let v1::Worker { core, loops, busy_loops, sleeps, frames, poll_gaps, longest_gap_us, busy_ns: _ } = worker;
         Self { core, frames, loops, busy_loops, sleeps, poll_gaps, longest_gap_us }
     }
 }

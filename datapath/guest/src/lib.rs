@@ -11,12 +11,13 @@
 //! - [`net_header`]: the virtio-net header; [`piece`]: bytes of a frame, wherever they lie; [`call`]: the guest's interrupt;
 //! - [`descriptor`]: guest memory to a file descriptor; [`packet_socket`]: frames by way of the kernel; [`unblock`]: freeing a worker that a frontend holds up.
 //!
-//! `unsafe` stands in `memory`, `unblock`, `bus_fault`, `piece`, `split`, `chain`, `transmit`, `receive`, `descriptor` and
+//! `unsafe` stands in `memory`, `cycle_clock`, `unblock`, `bus_fault`, `piece`, `split`, `chain`, `transmit`, `receive`, `descriptor` and
 //! `packet_socket`, and nowhere else.
 
 pub mod bus_fault;
 pub mod call;
 pub mod chain;
+pub mod cycle_clock;
 pub mod descriptor;
 pub mod device;
 pub mod features;

@@ -19,7 +19,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use culvert_frame::DropReason;
-use culvert_guest::{RingFault, TransmitBurst};
+use culvert_guest::{RingFault, TransmitBurst, cycle_clock};
 use culvert_nic::WorkerThread;
 use culvert_switch::burst::LocalFrame;
 use culvert_switch::{Burst, Forwarder, Topology};
@@ -82,6 +82,7 @@ impl Worker {
         start: Instant,
     ) -> Self {
         let now = Instant::now();
+        cycle_clock::start();
         Self {
             index,
             shared,
@@ -239,16 +240,20 @@ impl Worker {
         self.first = if self.first < self.inputs.len() { self.first } else { 0 };
         let (later, sooner) = self.inputs.split_at_mut(self.first);
         self.first += 1;
+        let (mut ticks, mut busy_ticks) = (cycle_clock::ticks(), 0);
         for input in sooner.iter_mut().chain(later) {
             if input.state() != State::Polled || !self.shares.may_take(input.port) {
                 continue;
             }
             self.shared.at.drop_at(input.port);
             let turn = AssertUnwindSafe(|| turn(&mut self.forwarder, &plan.topology, input, &mut self.storage, now));
-            match catch_unwind(turn) {
+            let outcome = catch_unwind(turn);
+            let before = std::mem::replace(&mut ticks, cycle_clock::ticks());
+            match outcome {
                 Ok(Ok((0, _))) => {}
                 Ok(Ok((count, cost))) => {
                     frames += count;
+                    busy_ticks += ticks.saturating_sub(before);
                     input.touch(self.now);
                     if input.is_guest() {
                         self.shares.charge(input.port, cost);
@@ -268,6 +273,9 @@ impl Worker {
             }
         }
         self.shared.at.pick_up();
+        if busy_ticks > 0 {
+            add(&self.shared.counters.busy_ticks, busy_ticks);
+        }
         #[cfg(feature = "inject")]
         crate::inject::after_turn();
         if !self.shared.announcements.is_empty() {

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
-use culvert_guest::RingFault;
 use culvert_guest::split::StartError;
+use culvert_guest::{RingFault, cycle_clock};
 use culvert_nic::Eal;
 use culvert_switch::PortId;
 use mio::{Token, Waker};
@@ -116,6 +116,8 @@ pub(crate) struct WorkerCounters {
     pub(crate) busy_rounds: AtomicU64,
     pub(crate) frames: AtomicU64,
     pub(crate) sleeps: AtomicU64,
+    /// Ticks of the processor's clock in turns that had frames.
+    pub(crate) busy_ticks: AtomicU64,
     gaps: AtomicU64,
     long_gaps: AtomicU64,
     last_long_gap_us: AtomicU64,
@@ -135,6 +137,8 @@ pub struct WorkerTotals {
     pub frames: u64,
     /// How often it slept.
     pub sleeps: u64,
+    /// How long its turns took that had frames: what it did not spend on looking for some.
+    pub busy: Duration,
     /// How often it polled nothing for longer than [`GAP`], though it did not sleep: its core was taken by other work.
     pub gaps: u64,
     /// How often for longer than [`LONG_GAP`].
@@ -164,6 +168,7 @@ impl WorkerCounters {
             busy_rounds: get(&self.busy_rounds),
             frames: get(&self.frames),
             sleeps: get(&self.sleeps),
+            busy: Duration::from_nanos(cycle_clock::nanoseconds(get(&self.busy_ticks))),
             gaps: get(&self.gaps),
             long_gaps: get(&self.long_gaps),
             last_long_gap: Duration::from_micros(get(&self.last_long_gap_us)),

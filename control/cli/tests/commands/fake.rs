@@ -85,6 +85,7 @@ impl Culvert for Answers {
             frames: 12_345_678,
             poll_gaps: 2,
             longest_gap_us: 5_021_340,
+            busy_ns: 1_000_000_000,
         };
         Ok(Response::new(v1::GetStatusResponse {
             version: "0.1.0".to_owned(),

@@ -415,6 +415,18 @@ async fn stats() {
 }
 
 #[tokio::test]
+async fn stats_of_workers() {
+    assert_eq!(
+        printed(&["stats", "--worker"]).await,
+        "\
+WORKER    FRAMES     BUSY  NS A FRAME  FRAMES A BUSY LOOP
+core 1  12345678  1.000 s        81.0           1234567.8
+"
+    );
+    assert_eq!(printed_json(&["stats", "--worker"]).await[0]["busy_ns"], 1_000_000_000);
+}
+
+#[tokio::test]
 async fn drops_tell_the_remedy() {
     assert_eq!(
         printed(&["drops"]).await,

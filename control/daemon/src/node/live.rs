@@ -489,6 +489,7 @@ impl Node for LiveNode {
             frames: worker.frames,
             poll_gaps: worker.gaps,
             longest_gap_us: u64::try_from(worker.longest_gap.as_micros()).unwrap_or(u64::MAX),
+            busy_ns: u64::try_from(worker.busy.as_nanos()).unwrap_or(u64::MAX),
         });
         let (ports, wanted, eal) = (self.ports(), self.wanted(), self.dpdk().map(|dpdk| &dpdk.eal));
         let warnings = self.warnings();
