@@ -1,43 +1,82 @@
-//! culvert-bench: Culvert and a peer under the same load, on the same cores, in turn, in one run.
+//! culvert-bench: Culvert and its peers under the same load, on the same cores, in turn, in one run.
 //!
-//! It prints medians and the ratio pair by pair, and the time that a word takes from core to core beside each pair: on
-//! shared hosts that changes, and with it every figure.
+//! [`scenario`] has the table of what can be measured; [`run`] measures A B A B, prints medians, spread and ratios, and writes
+//! a result file ([`result`]) and a report ([`html`]). Beside each round stands the time that a word takes from core to core:
+//! on shared hosts that changes, and with it every figure.
 
+mod broadcast;
+mod clock;
 mod core_to_core;
+mod html;
+mod idle;
+mod idle_ports;
+mod latency;
 mod load;
-mod report;
+mod loss_free;
+mod memory;
+mod options;
+mod paced;
+mod pair;
+mod peer;
+mod result;
+mod run;
+mod scenario;
 mod tcp;
 mod translator;
 mod two_nodes;
+mod vm_to_nic;
 mod vm_to_vm;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+
+use options::Options;
+use peer::rust_vmm;
 
 #[derive(Parser)]
 #[command(about, version)]
 struct Arguments {
     #[command(subcommand)]
-    scenario: Scenario,
+    command: Command,
 }
 
 #[derive(Subcommand)]
-enum Scenario {
-    /// Frames between two guests, both directions summed, against testpmd with net_vhost in io mode.
-    VmToVm(vm_to_vm::Options),
-    /// TCP between two Linux guests, against testpmd, or against Culvert without offloads.
-    Tcp(tcp::Options),
-    /// TCP between guests on two nodes, against testpmd.
-    TwoNodes(two_nodes::Options),
-    /// TCP between a guest on the translator and the world around its pod, against passt.
-    Translator(translator::Options),
+enum Command {
+    /// What can be measured, and with whom.
+    List,
+    /// Measures scenarios; writes result.json and report.html into a folder of the run's own.
+    Run {
+        /// Their names, see `list`.
+        #[arg(required = true)]
+        scenarios: Vec<String>,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Makes the report of a run anew from its result.json.
+    Report {
+        /// The run's folder.
+        folder: std::path::PathBuf,
+    },
+    /// The rust-vmm backend, which runs start themselves.
+    #[command(hide = true)]
+    RustVmm(rust_vmm::Options),
 }
 
 fn main() -> Result<()> {
-    match Arguments::parse().scenario {
-        Scenario::VmToVm(options) => vm_to_vm::run(&options),
-        Scenario::Tcp(options) => tcp::run(&options),
-        Scenario::TwoNodes(options) => two_nodes::run(&options),
-        Scenario::Translator(options) => translator::run(&options),
+    match Arguments::parse().command {
+        Command::List => {
+            for scenario in scenario::SCENARIOS {
+                let peers: Vec<String> = scenario.peers.iter().map(|peer| peer.name()).collect();
+                println!("{:<11} {}\n{:<11} peers: {}", scenario.name, scenario.what, "", peers.join(", "));
+            }
+            Ok(())
+        }
+        Command::Run { scenarios, options } => {
+            options.check()?;
+            let find = |name: &String| scenario::find(name).with_context(|| format!("no scenario {name}: see list"));
+            run::run(&scenarios.iter().map(find).collect::<Result<Vec<_>>>()?, &options)
+        }
+        Command::Report { folder } => run::report_again(&folder),
+        Command::RustVmm(options) => rust_vmm::run(&options),
     }
 }

@@ -2,12 +2,12 @@
 //! namespace of its own, so that nothing but the wire joins them.
 //!
 //! The wire carries no segmentation requests: where a guest sends them, Culvert segments in software. That all bytes
-//! arrive right is checked in the same run, by a stream of which the receiver compares each byte.
+//! arrive right is checked in the same run, by a stream of which the receiver compares each byte. A node's switch and guest
+//! share a core, whichever switch it is.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
 use culvert_system::daemon::Node;
 use culvert_system::place::{Namespace, Place};
 use culvert_system::qemu::Role;
@@ -15,52 +15,28 @@ use culvert_system::testpmd::Testpmd;
 use culvert_system::veth::Veth;
 use tempfile::TempDir;
 
-use crate::core_to_core;
-use crate::report::Report;
+use crate::options::Options;
+use crate::peer::Peer;
+use crate::scenario::{Case, Figure};
 use crate::tcp::{Kind, boot};
 
-/// iperf3 between two guests on two nodes, from the first to the second, against testpmd from net_vhost to
-/// net_af_packet in Culvert's place on both nodes. A node's switch and guest share a core, whichever switch it is.
-/// Run it in ci/isolated, as root.
-#[derive(Args)]
-pub struct Options {
-    /// What the guests are.
-    #[arg(long, value_enum, default_value_t = Kind::Qemu)]
-    guest: Kind,
-    /// Pairs of measurements.
-    #[arg(long, default_value_t = 5)]
-    pairs: usize,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 5)]
-    seconds: u32,
-    /// Bytes whose arrival is checked in each run.
-    #[arg(long, default_value_t = 20_000_000)]
-    checked: u64,
-    /// Cores of the two nodes.
-    #[arg(long, value_delimiter = ',', default_value = "0,1")]
-    cores: Vec<usize>,
-}
-
-pub fn run(options: &Options) -> Result<()> {
-    let &[one, other] = &options.cores[..] else { anyhow::bail!("--cores needs two cores") };
-    println!("TCP between two nodes, Gbit/s; sender's node on core {one}, receiver's on core {other}");
-    println!("peer: testpmd, io mode, net_vhost to net_af_packet\n");
-    let mut report = Report::new("Gbit/s", "testpmd");
-    for _ in 0..options.pairs {
-        let distance = core_to_core::nanoseconds([one, other]);
-        report.pair(distance, with_culvert(options)?, with_testpmd(options)?);
-    }
-    report.end();
-    println!("in each run {} bytes more were compared one by one: all right", options.checked);
-    Ok(())
+pub fn cases(options: &Options) -> Result<Vec<Case>> {
+    let options = options.clone();
+    Ok(vec![Case::new("one connection", move |peer| {
+        let rate = match peer {
+            Peer::Culvert => with_culvert(&options),
+            _ => with_testpmd(&options),
+        };
+        Ok(vec![Figure::gain("rate", "Gbit/s", rate?)])
+    })])
 }
 
 fn with_culvert(options: &Options) -> Result<f64> {
     let wire = Wire::new()?;
     let (mut daemons, mut sockets) = (Vec::new(), Vec::new());
-    for (namespace, core) in wire.ends.iter().zip(&options.cores) {
+    for (namespace, core) in wire.ends.iter().zip(options.guest_cores()) {
         let mut node = Node::new()?;
-        node.set_worker_core(*core);
+        node.set_worker_core(core);
         node.set_namespace(namespace);
         sockets.push(node.add_guest("vm", Role::Listen, ""));
         node.add_nic("uplink", UPLINK, "");
@@ -78,10 +54,10 @@ fn with_culvert(options: &Options) -> Result<f64> {
 fn with_testpmd(options: &Options) -> Result<f64> {
     let (wire, folder) = (Wire::new()?, TempDir::new()?);
     let (mut switches, mut sockets) = (Vec::new(), Vec::new());
-    for (namespace, core) in wire.ends.iter().zip(&options.cores) {
+    for (namespace, core) in wire.ends.iter().zip(options.guest_cores()) {
         let socket = folder.path().join(core.to_string());
         let devices = [format!("net_vhost0,iface={}", socket.display()), UPLINK.to_owned()];
-        let place = Place { core: Some(*core), namespace: Some(namespace.name().to_owned()), ..Place::default() };
+        let place = Place { core: Some(core), namespace: Some(namespace.name().to_owned()), ..Place::default() };
         let mut switch = Testpmd::start_in(&place, &format!("switch{core}"), &devices, &["--forward-mode=io"])?;
         switch.command("start")?;
         switches.push(switch);
@@ -105,21 +81,25 @@ impl Wire {
 
 /// Boots a guest on each socket, and returns what iperf3 carries, in Gbit/s.
 fn measure(options: &Options, sockets: &[PathBuf]) -> Result<f64> {
+    let cores = options.guest_cores();
     let start = |index: usize| {
         let socket: &Path = sockets.get(index).context("two sockets")?;
-        boot(options.guest, options.cores[index], ["vm-a", "vm-b"][index], socket, [1, 2][index])
+        boot(Kind::Qemu, cores[index], ["vm-a", "vm-b"][index], socket, [1, 2][index])
     };
     let (mut a, mut b) = (start(0)?, start(1)?);
     a.wait_ready()?;
     b.wait_ready()?;
     let address = b.address().to_owned();
     a.ping(&address, 2)?;
-    a.send_tcp(&mut b, &address, options.checked)?;
+    a.send_tcp(&mut b, &address, CHECKED)?;
     b.serve_iperf()?;
-    let rate = a.iperf(&address, &format!("-t {}", options.seconds))?;
+    let rate = a.iperf(&address, &format!("-t {}", options.whole_seconds()))?;
     ensure!(rate > 0.0, "iperf3 carried nothing");
     Ok(rate / 1e3)
 }
+
+/// Bytes whose arrival is checked in each run.
+const CHECKED: u64 = 20_000_000;
 
 const INTERFACE: &str = "wire";
 

@@ -1,107 +1,67 @@
 //! Two guests that send to each other as fast as they can. One core drives both guests' rings, the other one switches.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use clap::Args;
-use culvert_system::daemon::Node;
-use culvert_system::qemu::Role;
-use culvert_system::testpmd::Testpmd;
+use anyhow::{Context, Result};
 
-use crate::core_to_core;
-use crate::load::LoadGuest;
-use crate::report::Report;
+use crate::load::{Frames, Lengths, LoadGuest};
+use crate::options::Options;
+use crate::pair::{Pair, under_load};
+use crate::peer::{Peer, Setup, Switch};
+use crate::scenario::{Case, Figure};
 
-#[derive(Args)]
-pub struct Options {
-    /// Frame lengths in bytes.
-    #[arg(long, value_delimiter = ',', default_value = "64,1500")]
-    sizes: Vec<u32>,
-    /// Pairs of measurements for each length.
-    #[arg(long, default_value_t = 5)]
-    pairs: usize,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
+/// What is sent, and by whom.
+#[derive(Clone, Copy)]
+struct Traffic {
+    frames: Frames,
+    both: bool,
 }
 
-const LOAD_CORE: usize = 0;
-const SWITCH_CORE: usize = 1;
-
-pub fn run(options: &Options) -> Result<()> {
-    println!(
-        "VM to VM, both directions summed, millions of frames a second; load on core {LOAD_CORE}, switch on core {SWITCH_CORE}"
-    );
-    println!("peer: testpmd net_vhost, io mode\n");
+pub fn cases(options: &Options) -> Result<Vec<Case>> {
+    let plain = |length| Traffic { frames: Frames::plain(1, 2, length), both: true };
+    let with = |change: &dyn Fn(&mut Traffic)| {
+        let mut traffic = plain(64);
+        change(&mut traffic);
+        traffic
+    };
+    let mut wanted = Vec::new();
     for &size in &options.sizes {
-        println!("{size} bytes:");
-        let mut report = Report::new("million frames/s", "testpmd");
-        for _ in 0..options.pairs {
-            let distance = core_to_core::nanoseconds([LOAD_CORE, SWITCH_CORE]);
-            report.pair(distance, with_culvert(size, options.seconds)?, with_testpmd(size, options.seconds)?);
-        }
-        report.end();
+        wanted.push((format!("{size} B"), plain(size)));
     }
-    Ok(())
+    wanted.push(("mix".to_owned(), with(&|traffic| traffic.frames.lengths = Lengths::Imix)));
+    for &size in &options.sizes {
+        let mut traffic = plain(size);
+        traffic.frames.touched = true;
+        wanted.push((format!("{size} B, touched"), traffic));
+    }
+    for &size in &options.sizes {
+        wanted.push((format!("{size} B, one way"), Traffic { both: false, ..plain(size) }));
+    }
+    // Of both guests together.
+    for (many, number) in [("100", 100), ("10,000", 10_000)] {
+        wanted.push((format!("64 B, {many} flows"), with(&|traffic| traffic.frames.flows = number / 2)));
+        wanted.push((format!("64 B, {many} addresses"), with(&|traffic| traffic.frames.addresses = number / 2)));
+    }
+    let case = |(name, traffic): (String, Traffic)| {
+        let (options, time) = (options.clone(), options.time());
+        Case::new(name, move |peer| measure(&options, peer, traffic, time))
+    };
+    Ok(wanted.into_iter().map(case).collect())
 }
 
-fn with_culvert(size: u32, seconds: f64) -> Result<f64> {
-    let mut node = Node::new()?;
-    node.set_worker_core(SWITCH_CORE);
-    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ""));
-    let daemon = node.start()?;
-    measure(&sockets, size, seconds).with_context(|| {
-        let shown = ["port list", "stats", "drops", "status"]
-            .map(|what| daemon.ctl(what).unwrap_or_else(|error| format!("{error:#}")));
-        format!("culvertd shows:\n{}", shown.join("\n"))
+fn measure(options: &Options, peer: Peer, traffic: Traffic, time: Duration) -> Result<Vec<Figure>> {
+    let mut setup = Setup::pair(options.switch_core(), traffic.frames.lengths.longest());
+    setup.addresses = traffic.frames.addresses;
+    under_load(peer, &setup, options.load_core(), |switch| {
+        let mut pair = connect(switch, options.ring, traffic.frames)?;
+        pair.warm_up(2 * u64::from(traffic.frames.identities()))?;
+        pair.measure(switch, time, [true, traffic.both])
     })
 }
 
-fn with_testpmd(size: u32, seconds: f64) -> Result<f64> {
-    let folder = std::env::temp_dir().join(format!("culvert-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let sockets = ["a", "b"].map(|name| folder.join(name));
-    let [a, b] = &sockets;
-    let testpmd = Testpmd::switch([a, b])?;
-    let rate = measure(&sockets, size, seconds);
-    drop(testpmd);
-    std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    rate
-}
-
-/// Millions of frames a second that both guests together received. The load runs in a thread of its own, so that the
-/// switches, which are started from the present one, do not inherit its core.
-fn measure(sockets: &[PathBuf; 2], size: u32, seconds: f64) -> Result<f64> {
-    let load = std::thread::scope(|scope| scope.spawn(|| load(sockets, size, seconds)).join());
-    load.unwrap_or_else(|_| anyhow::bail!("the load panicked"))
-}
-
-fn load(sockets: &[PathBuf; 2], size: u32, seconds: f64) -> Result<f64> {
-    core_to_core::bind(LOAD_CORE);
-    let [a, b] = [[2, 0, 0, 0, 0, 0xa], [2, 0, 0, 0, 0, 0xb]];
-    let [socket_a, socket_b] = sockets;
-    let connect = |socket: &Path, from, to| LoadGuest::connect(socket, from, to, size);
-    let mut guests = [connect(socket_a, a, b)?, connect(socket_b, b, a)?];
-    drive(&mut guests, Duration::from_millis(300))?;
-    let (before, start) = (received(&guests), Instant::now());
-    drive(&mut guests, Duration::from_secs_f64(seconds))?;
-    let rate = (received(&guests) - before) as f64 / start.elapsed().as_secs_f64() / 1e6;
-    guests.iter().try_for_each(LoadGuest::check)?;
-    ensure!(rate > 0.0, "no frame arrived");
-    Ok(rate)
-}
-
-fn received(guests: &[LoadGuest; 2]) -> u64 {
-    guests.iter().map(LoadGuest::received).sum()
-}
-
-fn drive(guests: &mut [LoadGuest; 2], time: Duration) -> Result<()> {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        for _ in 0..64 {
-            guests.iter_mut().try_for_each(LoadGuest::turn)?;
-        }
-    }
-    Ok(())
+/// Connects two guests that send such frames to each other.
+pub fn connect(switch: &Switch, ring: u16, frames: Frames) -> Result<Pair> {
+    let [a, b] = switch.sockets.get(..2).context("two sockets")? else { anyhow::bail!("two sockets") };
+    let back = Frames { from: frames.to, to: frames.from, ..frames };
+    Ok(Pair { guests: [LoadGuest::connect(a, ring, frames)?, LoadGuest::connect(b, ring, back)?] })
 }

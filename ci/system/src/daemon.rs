@@ -308,11 +308,7 @@ impl Daemon {
     /// # Errors
     /// It has ended.
     pub fn cpu_time(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        // proc(5): utime and stime are fields 14 and 15, in 1/100 s; the name, field 2, ends with the last bracket.
-        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-        let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        Ok(Duration::from_millis(10 * ticks))
+        cpu_time(self.pid())
     }
 
     /// Asks it to stop, as a service manager does, and waits until it has. It must succeed.
@@ -325,6 +321,18 @@ impl Daemon {
         ensure!(status.success(), "culvertd ended with {status}; {}", self.console.last_words());
         Ok(())
     }
+}
+
+/// Processor time that a process has used so far, of all its threads.
+///
+/// # Errors
+/// It has ended.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // proc(5): utime and stime are fields 14 and 15, in 1/100 s; the name, field 2, ends with the last bracket.
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(10 * ticks))
 }
 
 /// Whether a process, by its folder in /proc, has not ended.

@@ -37,9 +37,16 @@ impl FrontendGuest {
     /// # Errors
     /// Nobody listens, or the backend refuses something.
     pub fn connect_with(socket: &Path, shape: Shape, features: u64, largest_frame: u32) -> Result<Self> {
-        let interface = Interface::new(shape, largest_frame);
+        Self::join(socket, Interface::new(shape, largest_frame), shape.mergeable, features)
+    }
+
+    /// As [`FrontendGuest::connect_with`], with an interface whose rings are prepared already.
+    ///
+    /// # Errors
+    /// Nobody listens, or the backend refuses something.
+    pub fn join(socket: &Path, interface: Interface, mergeable: bool, features: u64) -> Result<Self> {
         let mut frontend = Frontend::connect(socket, 2).with_context(|| socket.display().to_string())?;
-        let wanted = VERSION_1 | PROTOCOL_FEATURES | if shape.mergeable { MRG_RXBUF } else { 0 } | features;
+        let wanted = VERSION_1 | PROTOCOL_FEATURES | if mergeable { MRG_RXBUF } else { 0 } | features;
         frontend.set_owner()?;
         let offered = frontend.get_features()?;
         ensure!(offered & wanted == wanted, "the backend offers {offered:#x} only, not {wanted:#x}");

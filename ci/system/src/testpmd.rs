@@ -69,12 +69,23 @@ impl Testpmd {
     /// # Errors
     /// It does not start.
     pub fn switch_in(place: &Place, sockets: [&Path; 2], tso: bool) -> Result<Self> {
-        let device =
-            |(i, socket): (usize, &&Path)| format!("net_vhost{i},iface={},tso={}", socket.display(), u8::from(tso));
-        let devices: Vec<String> = sockets.iter().enumerate().map(device).collect();
-        let mut switch = Self::start_in(place, "switch", &devices, &["--forward-mode=io"])?;
+        let devices: Vec<String> = (0..).zip(sockets).map(|(i, socket)| vhost_device(i, socket, tso)).collect();
+        Self::forward_in(place, &devices, &["--forward-mode=io"])
+    }
+
+    /// A switch between devices in pairs, which forwards from now on as `options` say.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn forward_in(place: &Place, devices: &[String], options: &[&str]) -> Result<Self> {
+        let mut switch = Self::start_in(place, "switch", devices, options)?;
         switch.command("start")?;
         Ok(switch)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.console.pid()
     }
 
     /// A guest that connects to `socket` and joins its network device, port 0, to a capture, port 1. `capture` is an argument of
@@ -142,6 +153,11 @@ impl Testpmd {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// The `--vdev` of DPDK's vhost library for a guest's socket, which it creates; `tso`: segmentation requests pass.
+pub fn vhost_device(number: usize, socket: &Path, tso: bool) -> String {
+    format!("net_vhost{number},iface={},tso={}", socket.display(), u8::from(tso))
 }
 
 const PROMPT: &str = "testpmd> ";
