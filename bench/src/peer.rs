@@ -159,7 +159,8 @@ impl Busy {
 fn start_culvert(setup: &Setup, keys: &str) -> Result<(Vec<PathBuf>, Running)> {
     let mut node = Node::new()?;
     node.set_worker_core(setup.core);
-    let datapath = format!("idle_sleep = \"{}\"\nmemory_mb = ", setup.idle_sleep);
+    // Without hugepages, as all peers here.
+    let datapath = format!("idle_sleep = \"{}\"\nhugepages = \"never\"\nmemory_mb = ", setup.idle_sleep);
     *node.config() = node.config().replace("memory_mb = ", &datapath);
     let limit = setup.addresses.max(64);
     let keys = format!("mtu = {}\nmac_limit = {limit}\n{keys}", setup.mtu);
