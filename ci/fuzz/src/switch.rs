@@ -26,6 +26,7 @@ use culvert_switch::guard::Guard;
 use culvert_switch::limits::{Limiter, Limits};
 use culvert_switch::network::NetworkId;
 use culvert_switch::port::MirrorTo;
+use culvert_switch::rates::{Allowance, Meter, Rate, Rates};
 use culvert_switch::{
     Bridge, Burst, Egress, Forwarder, MacTable, Port, PortCounters, PortId, PortTotals, Rules, Topology, Vlans,
 };
@@ -51,7 +52,7 @@ struct PortSpec {
     small_buffers: bool,
     vlans: u8,
     isolated: bool,
-    /// Each lets nothing pass, or a frame a second, or everything.
+    /// Each lets nothing pass, or a frame a second, or everything; then it may be a rate, towards us and away from us.
     limits: [u8; 2],
     has_addresses: bool,
     /// Which offloads it negotiated, one bit each.
@@ -146,6 +147,7 @@ struct Node {
     tables: [Arc<MacTable>; 2],
     groups: Option<[Groups; 2]>,
     limiters: Vec<Arc<Limiter>>,
+    meters: Vec<Arc<Meter>>,
     counters: Vec<Arc<[PortCounters]>>,
     forwarder: Forwarder,
     burst: TransmitBurst,
@@ -190,6 +192,7 @@ impl Node {
             tables: [(); 2].map(|()| Arc::new(MacTable::of_size(AGE_SECONDS, 64, PORTS))),
             groups: snooping.then(Default::default),
             limiters: specs.iter().map(|spec| Arc::new(Limiter::new(&spec.limits()))).collect(),
+            meters: specs.iter().map(|spec| Arc::new(Meter::new(&spec.rates()))).collect(),
             counters: (0..PORTS).map(|_| [PortCounters::default()].into()).collect(),
             forwarder: Forwarder::new(0),
             burst: TransmitBurst::default(),
@@ -210,6 +213,7 @@ impl Node {
                 attachment: 0,
                 rules: Arc::new(spec.rules(number)),
                 limiter: self.limiters[number].clone(),
+                meter: self.meters[number].clone(),
                 egress: match guest.way {
                     Way::Down => Egress::Down,
                     Way::Quarantined => Egress::Quarantined,
@@ -406,6 +410,17 @@ impl PortSpec {
         Limits { broadcast: limit(self.limits[0]), unknown: limit(self.limits[1]) }
     }
 
+    fn rates(&self) -> Rates {
+        let slow = |burst| Some(Allowance { per_second: 2, burst });
+        let rate = |limit: u8| match limit {
+            2 => Rate { bytes: None, frames: slow(3) },
+            3 => Rate { bytes: slow(200), frames: None },
+            4 => Rate { bytes: slow(5000), frames: slow(40) },
+            _ => Rate::default(),
+        };
+        Rates { rx: rate(self.limits[0]), tx: rate(self.limits[1]) }
+    }
+
     fn mirror(&self) -> Option<MirrorTo> {
         // In few inputs: a target takes no other part.
         let (target, rx, tx) = self.mirror.filter(|(target, ..)| usize::from(*target) < PORTS)?;
@@ -431,6 +446,7 @@ impl PortSpec {
                 addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
             },
             limits: self.limits(),
+            rates: self.rates(),
             isolated: self.isolated,
             mac_limit: if self.mac_limit < 3 { u32::from(self.mac_limit) } else { 1000 },
             mtu: self.mtu.max(68),

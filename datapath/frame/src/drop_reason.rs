@@ -56,6 +56,8 @@ pub enum DropReason {
     BroadcastLimit,
     /// The port sends more frames to unknown destinations than it may.
     UnknownLimit,
+    /// The port sends more than its rate.
+    RxRate,
     /// The destination is a link-local group address, which bridges keep to the link.
     LinkLocal,
     /// The destination is on the port that the frame came from.
@@ -70,6 +72,8 @@ pub enum DropReason {
     Failed,
     /// No guest is attached to the port, or its driver has not started it.
     PortDown,
+    /// More leaves to the port than its rate.
+    TxRate,
     /// The frame exceeds the port's MTU.
     ExceedsMtu,
     /// The guest has no free receive buffers.
@@ -97,7 +101,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::Runt,
         Self::Oversized,
         Self::ShortHeader,
@@ -111,6 +115,7 @@ impl DropReason {
         Self::SpoofedAddress,
         Self::BroadcastLimit,
         Self::UnknownLimit,
+        Self::RxRate,
         Self::LinkLocal,
         Self::SamePort,
         Self::Isolated,
@@ -118,6 +123,7 @@ impl DropReason {
         Self::NoOtherPort,
         Self::Failed,
         Self::PortDown,
+        Self::TxRate,
         Self::ExceedsMtu,
         Self::NoBuffer,
         Self::NoFloodBuffer,
@@ -205,6 +211,10 @@ impl DropReason {
                 "unknown-limit",
                 "The port sends more frames to unknown addresses than its `unknown_limit`: look for a scan behind it, or raise the limit.",
             ),
+            Self::RxRate => (
+                "rx-rate",
+                "More arrives at the port than its `rx_rate` or `rx_frame_rate`: look for who sends that much, or raise the rate or its burst.",
+            ),
             Self::LinkLocal => (
                 "link-local",
                 "The destination is reserved for the link itself (spanning tree, LLDP, LACP, pause): bridges never pass it on; nothing to do.",
@@ -228,6 +238,10 @@ impl DropReason {
             Self::PortDown => (
                 "port-down",
                 "No guest is attached, or its interface is not up: start the guest, or set its interface up (see `culvertctl port show`).",
+            ),
+            Self::TxRate => (
+                "tx-rate",
+                "More is sent to the port than its `tx_rate` or `tx_frame_rate`: look for who sends that much, or raise the rate or its burst.",
             ),
             Self::ExceedsMtu => (
                 "exceeds-mtu",

@@ -20,6 +20,7 @@ use crate::counters::PortCounters;
 use crate::egress::Workspace;
 use crate::ingress::{self, Ingress, Way};
 use crate::mac_table::Learned;
+use crate::metering::Arrivals;
 use crate::network::{Network, Topology};
 use crate::outlet::{Admitted, Frames, Outlet, refuse, tap};
 use crate::port::{MAX_PORTS, Port, PortId};
@@ -55,6 +56,7 @@ pub struct Forwarder {
     arrived: [Ingress; BURST],
     out: Outlet,
     snooped: Vec<(PortId, u16, Snooped)>,
+    arrivals: Arrivals,
     /// Of the last burst, without its segments.
     cost: u32,
     /// The way of the last frame of this burst that went to one port, and whether others need not be looked at further.
@@ -90,6 +92,7 @@ impl Forwarder {
             arrived: [Ingress::default(); BURST],
             out: Outlet::new(worker),
             snooped: Vec::with_capacity(BURST),
+            arrivals: Arrivals::new(),
             cost: 0,
             beaten: None,
         }
@@ -102,13 +105,15 @@ impl Forwarder {
         let Some(network) = topology.network(source.network) else { return };
         let Some(counters) = source.counters.get(self.worker) else { return };
 
-        counters.rx_frames.add(burst.len() as u64);
+        let metered = !source.rules.rates.rx.is_none();
+        let length = if metered { self.arrivals.admit(source, counters, burst, now) } else { burst.len() };
+        counters.rx_frames.add(length as u64);
         self.beaten = None;
         let (mut bytes, mut copies) = (0, 0);
         let (mut admitted, mut one, mut forwarded) = (0, 0, 0);
         // Cannot overflow: 32 frames of 32 bits' length to 1024 ports.
         let mut cost = u64::from(u32::from(burst.descriptors()) * DESCRIPTOR_COST);
-        for index in 0..burst.len().min(BURST) {
+        for index in 0..length.min(BURST) {
             if cost > u64::from(TURN_COST)
                 && let Some(left) = burst.leave(index)
             {
@@ -188,13 +193,16 @@ impl Forwarder {
             forwarded += 1;
         }
         self.cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        if metered {
+            self.arrivals.charge(source, burst, length, now);
+        }
         let mirrored = self.mirror(topology, source, admitted, &mut copies);
         counters.rx_bytes.add(bytes);
         // All of them are accounted for before the first is delivered: see `recover`.
         counters.copies.add(copies);
         counters.forwarded.add(forwarded);
         self.out.workspace.begin_burst();
-        let mut burst = Admitted { burst, arrived: &self.arrived, flooded: !one };
+        let mut burst = Admitted { burst, arrived: &self.arrived, flooded: !one, now };
         for place in 0..self.touched.len() {
             let Some(&id) = self.touched.get(place) else { break };
             let frames = self.wanted.get_mut(id.index()).map_or(0, std::mem::take);
@@ -236,6 +244,13 @@ impl Forwarder {
     #[inline]
     pub const fn cost(&self) -> u32 {
         self.cost.saturating_add(self.out.workspace.cut().saturating_mul(SEGMENT_COST))
+    }
+
+    /// Until when the guest whose burst was forwarded last may send nothing more, by its rate; what it has sent stays in its
+    /// ring.
+    #[inline]
+    pub const fn take_held(&mut self) -> Option<Duration> {
+        self.arrivals.take_until()
     }
 
     /// The rings that were found broken since the last call, with their ports.

@@ -6,7 +6,7 @@
 //! diff`: whoever blesses, vouches. An independent model ([`model`]), or where it knows too little the case itself, says
 //! who must get which frame, so a mistake of the switch cannot be blessed; and [`tshark`] judges the checksums.
 //!
-//! [`bridging`], [`vlans`], [`rules`] and [`offloads`] hold the cases; [`traced`] proves that
+//! [`bridging`], [`vlans`], [`rules`], [`rates`] and [`offloads`] hold the cases; [`traced`] proves that
 //! [`trace`](crate::trace) tells what the switch does.
 
 mod bridging;
@@ -15,6 +15,7 @@ mod failures;
 mod model;
 mod offloads;
 mod packet;
+mod rates;
 mod rules;
 mod traced;
 mod tshark;
@@ -33,6 +34,7 @@ use crate::guard::Guard;
 use crate::limits::{Limiter, Limits};
 use crate::network::NetworkId;
 use crate::port::MirrorTo;
+use crate::rates::{Meter, Rates};
 use crate::{
     Burst, Egress, Forwarder, MacTable, Port, PortCounters, PortId, PortTotals, Rules, Topology, Vlans, network,
 };
@@ -52,6 +54,7 @@ struct PortSpec {
     addresses: &'static [&'static str],
     broadcast_limit: Option<u32>,
     unknown_limit: Option<u32>,
+    rates: Rates,
     isolated: bool,
     mac_limit: u32,
     /// What its guest may ask for, and what it takes undone.
@@ -85,6 +88,7 @@ const PORT: PortSpec = PortSpec {
     addresses: &[],
     broadcast_limit: None,
     unknown_limit: None,
+    rates: rates::NONE,
     isolated: false,
     mac_limit: 1000,
     asks: Offloads::ALL,
@@ -110,6 +114,7 @@ impl PortSpec {
             vlans,
             guard: Guard { mac: self.mac, addresses: self.addresses.iter().map(|it| it.parse().unwrap()).collect() },
             limits: Limits { broadcast: self.broadcast_limit, unknown: self.unknown_limit },
+            rates: self.rates,
             isolated: self.isolated,
             mac_limit: self.mac_limit,
             mtu: self.mtu,
@@ -130,6 +135,7 @@ struct Bridge {
     /// Of each network, where there is snooping.
     groups: Option<Vec<Groups>>,
     limiters: Vec<Arc<Limiter>>,
+    meters: Vec<Arc<Meter>>,
     counters: Vec<Arc<[PortCounters]>>,
     forwarder: Forwarder,
 }
@@ -143,6 +149,7 @@ impl Bridge {
             tables: (0..networks).map(|_| Arc::new(MacTable::new(age_seconds))).collect(),
             groups: snooping.then(|| (0..networks).map(|_| Groups::default()).collect()),
             limiters: specs.iter().map(|spec| Arc::new(Limiter::new(&spec.rules().limits))).collect(),
+            meters: specs.iter().map(|spec| Arc::new(Meter::new(&spec.rates))).collect(),
             counters: specs.iter().map(|_| [PortCounters::default()].into()).collect(),
             forwarder: Forwarder::new(0),
         };
@@ -158,6 +165,7 @@ impl Bridge {
             attachment: 0,
             rules: Arc::new(spec.rules()),
             limiter: self.limiters[usize::from(number)].clone(),
+            meter: self.meters[usize::from(number)].clone(),
             egress: match spec.way {
                 Way::Out => Egress::Test(Mutex::default(), spec.takes),
                 Way::Down => Egress::Down,

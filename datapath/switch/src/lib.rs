@@ -1,12 +1,12 @@
 //! Frames between ports: who may receive a frame, and how it gets there.
 //!
 //! - [`port`]: what a port is to the switch: a closed enum of ways out, and the rules that hold for it;
-//! - [`vlan`], [`guard`], [`limits`]: what the rules say about VLANs, sources, and floods;
+//! - [`vlan`], [`guard`], [`limits`], [`rates`]: what the rules say about VLANs, sources, floods, and how much may pass;
 //! - [`network`]: a learning bridge: its ports, its [`mac_table`], and who listens to which multicast group ([`groups`],
 //!   learned by [`snoop`]);
 //! - [`burst`]: frames that have arrived, wherever they lie;
 //! - [`forward`]: the way of a burst: [`ingress`] decides where each frame goes, [`egress`] how it leaves, and `outlet`
-//!   hands it to guests and NICs;
+//!   hands it to guests and NICs; `metering` ends a burst where a port's rate does;
 //! - [`trace`]: the same decisions, told instead of carried out;
 //! - [`counters`]: what happened to each frame, by port; [`tap`]: copies of frames for whoever captures.
 //!
@@ -14,6 +14,7 @@
 //! or of configuration: `worker/` calls [`forward::Forwarder`] with an immutable [`network::Topology`].
 #![forbid(unsafe_code)]
 
+mod bucket;
 pub mod burst;
 pub mod counters;
 pub mod egress;
@@ -26,9 +27,11 @@ pub mod ingress;
 mod ip;
 pub mod limits;
 pub mod mac_table;
+mod metering;
 pub mod network;
 mod outlet;
 pub mod port;
+pub mod rates;
 pub mod snoop;
 mod sync;
 pub mod tap;

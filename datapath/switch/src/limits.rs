@@ -1,14 +1,13 @@
 //! How many flooded frames a second a port may send: group-addressed ones, and those to addresses that nobody knows.
 //!
-//! Each kind has a token bucket (RFC 2697 without its colours) that holds a hundredth of a second's worth: all of it at once
-//! must leave room in the receive rings of others, which mostly have 256 buffers. It is a single atomic word:
-//! the number of frames passed since the start, raised where that is needed so that no more than a full bucket is left
-//! unspent. What may have passed by now is computed from the time, so nothing is refilled and no remainder gets lost.
+//! Each kind has a token [bucket](crate::bucket) that holds a hundredth of a second's worth: all of it at once
+//! must leave room in the receive rings of others, which mostly have 256 buffers.
 //!
 //! Time is an argument. Workers share a [`Limiter`] through an `Arc`; `forward` asks it before it floods.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::bucket::Bucket;
 
 /// The limits of a port, in frames per second; `None` is no limit, 0 lets nothing pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,19 +45,18 @@ impl Limits {
 impl Limiter {
     /// Full buckets for these limits.
     pub fn new(limits: &Limits) -> Self {
-        Self { broadcast: limits.broadcast.map(Bucket::new), unknown: limits.unknown.map(Bucket::new) }
+        Self { broadcast: limits.broadcast.map(bucket), unknown: limits.unknown.map(bucket) }
     }
 
     /// Whether one more frame may pass; if so, it is counted as the `frames` that it makes on the wire. One that makes more
-    /// than are left passes, and what follows waits for it. `now` is the time since any fixed moment. Workers' clocks may
-    /// differ: the one that is behind is refused where the other has spent already what it does not see yet.
+    /// than are left passes, and what follows waits for it. `now` is the time since any fixed moment.
     #[inline]
     pub fn take(&self, kind: Flooded, frames: u32, now: Duration) -> bool {
         let bucket = match kind {
             Flooded::Broadcast => &self.broadcast,
             Flooded::Unknown => &self.unknown,
         };
-        bucket.as_ref().is_none_or(|bucket| bucket.take(frames, now))
+        bucket.as_ref().is_none_or(|bucket| bucket.take(frames.into(), now))
     }
 }
 
@@ -69,7 +67,7 @@ impl Limiter {
             Flooded::Broadcast => &self.broadcast,
             Flooded::Unknown => &self.unknown,
         };
-        bucket.as_ref().is_none_or(|bucket| bucket.spent(bucket.passed.load(Ordering::Relaxed), now).is_some())
+        bucket.as_ref().is_none_or(|bucket| bucket.room(now) > 0)
     }
 }
 
@@ -77,50 +75,10 @@ impl Limiter {
 /// solicitations, reports of groups) does not meet the limit.
 const LEAST_DEPTH: u64 = 32;
 
-#[derive(Debug)]
-struct Bucket {
-    per_second: u32,
-    passed: AtomicU64,
+fn bucket(per_second: u32) -> Bucket {
+    let depth = if per_second == 0 { 0 } else { u64::from(per_second / 100).max(LEAST_DEPTH) };
+    Bucket::new(per_second.into(), depth)
 }
-
-impl Bucket {
-    const fn new(per_second: u32) -> Self {
-        Self { per_second, passed: AtomicU64::new(0) }
-    }
-
-    #[inline]
-    fn take(&self, frames: u32, now: Duration) -> bool {
-        let mut passed = self.passed.load(Ordering::Relaxed);
-        loop {
-            let Some(spent) = self.spent(passed, now) else { return false };
-            let after = spent.saturating_add(frames.into());
-            match self.passed.compare_exchange_weak(passed, after, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return true,
-                // Another worker has taken one: that many workers are the bound of these rounds.
-                Err(current) => passed = current,
-            }
-        }
-    }
-
-    /// What `passed` counts as now; `None` when nothing more may pass.
-    #[inline]
-    fn spent(&self, passed: u64, now: Duration) -> Option<u64> {
-        let depth = if self.per_second == 0 { 0 } else { u64::from(self.per_second / 100).max(LEAST_DEPTH) };
-        let earned = self.earned(now);
-        let spent = passed.max(earned);
-        (spent < earned.saturating_add(depth)).then_some(spent)
-    }
-
-    /// Frames that a steady sender may have sent since the start. Up to 136 years of the highest limit fit.
-    #[inline]
-    fn earned(&self, now: Duration) -> u64 {
-        let rate = u64::from(self.per_second);
-        let fraction = u64::from(now.subsec_nanos()) * rate / NANOS_PER_SECOND;
-        now.as_secs().saturating_mul(rate).saturating_add(fraction)
-    }
-}
-
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,7 @@ use crate::burst::{Burst, Frame, Sink};
 use crate::counters::PortCounters;
 use crate::egress::{self, Treatment, Work, Workspace};
 use crate::ingress::Ingress;
+use crate::metering;
 use crate::network::Topology;
 use crate::port::{Egress, MAX_PORTS, Port, PortId};
 use crate::tap::Tap;
@@ -55,11 +56,13 @@ pub(crate) struct Admitted<'a, 'b> {
     pub(crate) arrived: &'a [Ingress; BURST],
     /// Those that go to whoever may want them, and not to one known port.
     pub(crate) flooded: Frames,
+    /// The time since any fixed moment.
+    pub(crate) now: Duration,
 }
 
 impl Admitted<'_, '_> {
     #[inline]
-    fn get(&self, index: usize) -> Option<(Frame<'_>, &Ingress)> {
+    pub(crate) fn get(&self, index: usize) -> Option<(Frame<'_>, &Ingress)> {
         Some((self.burst.frame(index).ok()?, self.arrived.get(index)?))
     }
 }
@@ -90,6 +93,8 @@ impl Outlet {
         let Some(port) = topology.port(id) else { return };
         let Some(counters) = port.counters.get(self.worker) else { return };
         counters.offered.add(u64::from(frames.count_ones()));
+        let frames =
+            if port.rules.rates.tx.is_none() { frames } else { metering::leaving(port, counters, burst, frames) };
         match &port.egress {
             Egress::Down => refuse_all(counters, DropReason::PortDown, burst.burst, frames),
             Egress::Quarantined => refuse_all(counters, DropReason::Quarantined, burst.burst, frames),

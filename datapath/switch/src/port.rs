@@ -11,6 +11,7 @@ use crate::guard::Guard;
 use crate::limits::{Limiter, Limits};
 use crate::mac_table::TABLE_ENTRIES;
 use crate::network::NetworkId;
+use crate::rates::{Meter, Rates};
 use crate::tap::Tap;
 use crate::vlan::Vlans;
 
@@ -38,6 +39,8 @@ pub struct Rules {
     pub guard: Guard,
     /// How many flooded frames it may send.
     pub limits: Limits,
+    /// How much it may send and receive.
+    pub rates: Rates,
     /// Whether it exchanges no frames with other isolated ports.
     pub isolated: bool,
     /// Addresses that may be learned behind it.
@@ -47,12 +50,13 @@ pub struct Rules {
 }
 
 impl Default for Rules {
-    /// No VLANs, no guard, no limits but the size of the address table; an MTU of 1500.
+    /// No VLANs, no guard, no rates, no limits but the size of the address table; an MTU of 1500.
     fn default() -> Self {
         Self {
             vlans: Vlans::default(),
             guard: Guard::default(),
             limits: Limits::default(),
+            rates: Rates::default(),
             isolated: false,
             mac_limit: u32::try_from(TABLE_ENTRIES).unwrap_or(u32::MAX),
             mtu: 1500,
@@ -80,6 +84,8 @@ pub struct Port {
     pub rules: Arc<Rules>,
     /// What it has spent of its limits.
     pub limiter: Arc<Limiter>,
+    /// What it has spent of its rates.
+    pub meter: Arc<Meter>,
     /// The way out.
     pub egress: Egress,
     /// Ports that get copies of its frames.
@@ -143,6 +149,16 @@ fn nic_takes(does: NicOffloads) -> Offloads {
 }
 
 impl Port {
+    /// Whether what arrives beyond its rate is dropped. A guest's frames stay in its ring instead.
+    pub(crate) fn drops_beyond_rate(&self) -> bool {
+        match &self.egress {
+            Egress::Down | Egress::Quarantined | Egress::Guest(..) => false,
+            Egress::Nic(..) => true,
+            #[cfg(test)]
+            Egress::Test(..) => true,
+        }
+    }
+
     /// Whether a frame is too long for the port: more than the MTU behind its Ethernet header and VLAN tags.
     #[inline]
     pub fn exceeds_mtu(&self, length: u32, head: &[u8]) -> bool {

@@ -1,7 +1,7 @@
 //! What the switch would do with a frame, step by step and with reasons, without doing it (`culvertctl trace`).
 //!
 //! The decisions are those of [`ingress`] and [`egress`], which forwarding takes as well; only what forwarding changes is
-//! left out: addresses are not learned, limits not used up, groups not joined.
+//! left out: addresses are not learned, limits and rates not used up, groups not joined.
 
 use std::time::Duration;
 
@@ -84,6 +84,7 @@ impl Tracer<'_> {
         let frame = Frame::local(frame)?;
         let name = (self.name)(self.port.id);
         self.step(format!("arrives at {name}, {} bytes", frame.length), "");
+        self.tell_rate(now)?;
         let (header, ingress) = ingress::admit(self.port, &frame)?;
         self.tell_admission(&header, &ingress);
         let mut ways = Vec::new();
@@ -94,10 +95,25 @@ impl Tracer<'_> {
             ports.sort_unstable();
             ports.dedup();
             for id in ports {
-                self.leave(*id, is_copy, &frame, &ingress);
+                self.leave(*id, is_copy, &frame, &ingress, now);
             }
         }
         result
+    }
+
+    /// Whether a frame may come in by the port's rate now. A guest's frame would wait in its ring.
+    fn tell_rate(&mut self, now: Duration) -> Result<(), DropReason> {
+        let port = self.port;
+        if port.rules.rates.rx.is_none() {
+            return Ok(());
+        }
+        let why = "`rx_rate` or `rx_frame_rate`";
+        match (port.meter.rx.room(now).is_empty(), port.drops_beyond_rate()) {
+            (false, _) => self.step("is within the port's rate", why),
+            (true, true) => return Err(DropReason::RxRate),
+            (true, false) => self.step("waits in the guest's ring until the port's rate lets it pass", why),
+        }
+        Ok(())
     }
 
     fn tell_admission(&mut self, header: &EthernetHeader, ingress: &Ingress) {
@@ -171,18 +187,25 @@ impl Tracer<'_> {
     }
 
     /// What becomes of the frame at one port.
-    fn leave(&mut self, id: PortId, is_copy: bool, frame: &Frame<'_>, ingress: &Ingress) {
+    fn leave(&mut self, id: PortId, is_copy: bool, frame: &Frame<'_>, ingress: &Ingress, now: Duration) {
         let Some(to) = self.topology.port(id) else { return };
         let treatment = match to.egress {
             Egress::Down => Err(DropReason::PortDown),
             Egress::Quarantined => Err(DropReason::Quarantined),
-            _ => egress::treat(to, ingress, frame.length, frame.head),
+            _ => egress::treat(to, ingress, frame.length, frame.head).and_then(|treatment| {
+                let is_late = !to.rules.rates.tx.is_none() && to.meter.tx.room(now).is_empty();
+                if is_late { Err(DropReason::TxRate) } else { Ok(treatment) }
+            }),
         };
         self.trace.fates.push(Fate { port: id, is_copy, treatment });
         let name = (self.name)(id);
         match treatment {
             Ok(treatment) => {
-                let why = if is_copy { "a mirror" } else { "" };
+                let why = match (is_copy, to.rules.rates.tx.is_none()) {
+                    (true, _) => "a mirror",
+                    (false, false) => "within `tx_rate` and `tx_frame_rate` of that port",
+                    (false, true) => "",
+                };
                 self.step(format!("leaves at {name}{}", describe_treatment(treatment, frame.length)), why);
             }
             Err(reason) => self.step(format!("is dropped at {name}: {reason}"), reason.remedy()),

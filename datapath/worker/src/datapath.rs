@@ -23,6 +23,7 @@ use culvert_switch::groups::Groups;
 use culvert_switch::limits::Limiter;
 use culvert_switch::mac_table::MacEntry;
 use culvert_switch::port::MAX_PORTS;
+use culvert_switch::rates::Meter;
 use culvert_switch::trace::{self, Trace};
 use culvert_switch::{MacTable, NetworkId, PortCounters, PortId, PortTotals, Rules, Tap};
 use mio::unix::SourceFd;
@@ -297,6 +298,9 @@ impl Datapath {
         let (after, network) = (port.rules.clone(), port.network);
         if before.limits != after.limits {
             port.limiter = Arc::new(Limiter::new(&after.limits));
+        }
+        if before.rates != after.rates {
+            port.meter = Arc::new(Meter::new(&after.rates));
         }
         let moves = before.vlans != after.vlans || before.mac() != after.mac();
         let table = state.table(network).filter(|_| moves);
@@ -647,6 +651,7 @@ impl Datapath {
         let port = PortState {
             network,
             limiter: Arc::new(Limiter::new(&rules.limits)),
+            meter: Arc::new(Meter::new(&rules.rates)),
             rules: Arc::new(rules),
             counters,
             taps: Vec::new(),

@@ -13,6 +13,7 @@ use culvert_nic::{NicOffloads, Pool, RxQueue, TxQueue};
 use culvert_switch::groups::{GroupMap, Groups};
 use culvert_switch::limits::Limiter;
 use culvert_switch::port::MirrorTo;
+use culvert_switch::rates::Meter;
 use culvert_switch::{Bridge, Egress, MacTable, NetworkId, Port, PortCounters, PortId, Rules, Tap, Topology};
 
 use crate::handover::Slot;
@@ -61,6 +62,7 @@ pub(crate) struct PortState {
     pub(crate) network: NetworkId,
     pub(crate) rules: Arc<Rules>,
     pub(crate) limiter: Arc<Limiter>,
+    pub(crate) meter: Arc<Meter>,
     pub(crate) counters: Arc<[PortCounters]>,
     pub(crate) taps: Vec<Arc<Tap>>,
     pub(crate) quarantined: bool,
@@ -209,10 +211,10 @@ impl PortState {
 
     fn for_switch(&self, id: PortId, mirrors: Box<[MirrorTo]>, is_mirror_target: bool) -> Port {
         let Self { network, attachment, .. } = *self;
-        let (rules, limiter) = (self.rules.clone(), self.limiter.clone());
+        let (rules, limiter, meter) = (self.rules.clone(), self.limiter.clone(), self.meter.clone());
         let (taps, counters) = (self.taps.as_slice().into(), self.counters.clone());
         let egress = self.egress();
-        Port { id, network, attachment, rules, limiter, egress, mirrors, is_mirror_target, taps, counters }
+        Port { id, network, attachment, rules, limiter, meter, egress, mirrors, is_mirror_target, taps, counters }
     }
 
     pub(crate) fn egress(&self) -> Egress {

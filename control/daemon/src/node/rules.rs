@@ -27,6 +27,7 @@ pub fn rules(port: &Port) -> Rules {
         vlans: vlans(&port.vlans),
         guard,
         limits: Limits { broadcast: port.broadcast_limit, unknown: port.unknown_limit },
+        rates: culvert_switch::rates::Rates::default(),
         isolated: port.isolated,
         mac_limit: port.mac_limit,
         mtu: port.mtu,

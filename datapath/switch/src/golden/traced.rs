@@ -14,9 +14,10 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::model::{any_packet, any_port, any_stream, headers};
 use super::packet::{Layout, Packet};
-use super::{Bridge, PORT, PortSpec, VlanSpec, Way, local, short};
+use super::{Bridge, PORT, PortSpec, VlanSpec, Way, local, rates, short};
 use crate::PortId;
 use crate::egress::{Treatment, Work};
+use crate::rates::Rates;
 use crate::snoop::build::{igmp_query, igmp_report};
 use crate::trace::{Fate, Trace, trace};
 use crate::vlan::{TAG_BYTES, TagEdit};
@@ -264,7 +265,7 @@ fn any_network() -> impl Strategy<Value = (Vec<PortSpec>, bool, Vec<Arrival>)> {
                 }
                 if is_open {
                     (port.mac, port.addresses, port.way, port.mtu) = (None, &[], Way::Out, 9000);
-                    (port.broadcast_limit, port.unknown_limit) = (None, None);
+                    (port.broadcast_limit, port.unknown_limit, port.rates) = (None, None, rates::NONE);
                 }
             }
             (ports, snooping, arrivals)
@@ -285,9 +286,20 @@ fn any_guarded_port(ports: u16) -> impl Strategy<Value = PortSpec> {
     const ADDRESSES: &[&[&str]] = &[&["10.0.0.1/32", "fd00::1/128"], &["10.0.0.2/32"]];
     let addresses = prop_oneof![6 => Just(&[][..]), 1 => select(ADDRESSES)];
     let limit = || prop_oneof![6 => Just(None), 1 => Just(Some(0)), 1 => Just(Some(1))];
-    (any_port(2, ports), addresses, limit(), limit()).prop_map(|(port, addresses, broadcast_limit, unknown_limit)| {
-        PortSpec { addresses, broadcast_limit, unknown_limit, ..port }
-    })
+    let rates = prop_oneof![
+        6 => Just(rates::NONE),
+        1 => Just(Rates { rx: rates::TRICKLE, ..rates::NONE }),
+        1 => Just(Rates { tx: rates::TRICKLE, ..rates::NONE }),
+    ];
+    (any_port(2, ports), addresses, limit(), limit(), rates).prop_map(
+        |(port, addresses, broadcast_limit, unknown_limit, rates)| PortSpec {
+            addresses,
+            broadcast_limit,
+            unknown_limit,
+            rates,
+            ..port
+        },
+    )
 }
 
 fn any_arrival() -> impl Strategy<Value = Packet> {
