@@ -29,6 +29,8 @@ pub struct PortCounters {
     pub copies: Counter,
     /// Sources that were not learned: the port's limit or the table's size was reached.
     pub not_learned: Counter,
+    /// How often its guest had to wait for its rate: what it sent stayed in its ring.
+    pub held: Counter,
     /// Frames that were to leave here.
     pub offered: Counter,
     /// Frames that left.
@@ -70,6 +72,7 @@ impl Default for PortCounters {
             forwarded: Counter::default(),
             copies: Counter::default(),
             not_learned: Counter::default(),
+            held: Counter::default(),
             offered: Counter::default(),
             tx_frames: Counter::default(),
             tx_bytes: Counter::default(),
@@ -203,6 +206,8 @@ pub struct PortTotals {
     pub copies: u64,
     /// Sources that were not learned.
     pub not_learned: u64,
+    /// How often its guest had to wait for its rate.
+    pub held: u64,
     /// Frames that were to leave here.
     pub offered: u64,
     /// Frames that left.
@@ -248,6 +253,7 @@ impl PortTotals {
             copies,
             forwarded,
             not_learned: total(|set| &set.not_learned),
+            held: total(|set| &set.held),
             offered: total(|set| &set.offered),
             rx_bytes: total(|set| &set.rx_bytes),
             rx_frames: total(|set| &set.rx_frames),

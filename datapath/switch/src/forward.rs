@@ -194,7 +194,7 @@ impl Forwarder {
         }
         self.cost = u32::try_from(cost).unwrap_or(u32::MAX);
         if metered {
-            self.arrivals.charge(source, burst, length, now);
+            self.arrivals.charge(source, counters, burst, length, now);
         }
         let mirrored = self.mirror(topology, source, admitted, &mut copies);
         counters.rx_bytes.add(bytes);
@@ -216,6 +216,7 @@ impl Forwarder {
     /// [`DropReason::Failed`] or [`DropReason::Abandoned`], and a receive queue that was held is free again. Returns the
     /// guest over whose receive buffers it was, if it was; else it was over the frames.
     pub fn recover(&mut self, topology: &Topology) -> Option<PortId> {
+        self.arrivals.take_until();
         let worker = self.worker;
         let mine = || topology.ports().filter_map(|port| port.counters.get(worker));
         let arrived: u64 = mine().map(PortCounters::fail_arrived).sum();

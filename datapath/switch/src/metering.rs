@@ -60,11 +60,19 @@ impl Arrivals {
     /// Counts what has come in: `admitted` frames, or as many as are left of the burst.
     #[cold]
     #[inline(never)]
-    pub(crate) fn charge(&mut self, port: &Port, burst: &Burst<'_>, admitted: usize, now: Duration) {
+    pub(crate) fn charge(
+        &mut self,
+        port: &Port,
+        counters: &PortCounters,
+        burst: &Burst<'_>,
+        admitted: usize,
+        now: Duration,
+    ) {
         let came = self.wires.iter().take(admitted.min(burst.len()));
         port.meter.rx.spend(came.fold(Wire::default(), |sum, wire| sum.and(*wire)), now);
         if let Burst::Guest(_) = burst {
             self.until = port.meter.rx.hold(&port.rules.rates.rx, now).map(|wait| now.saturating_add(wait));
+            counters.held.add(u64::from(self.until.is_some()));
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Input {
     state: State,
     /// When it last had a frame.
     last_frame: Option<Instant>,
+    /// Until when it is [`State::Held`].
+    held_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub enum State {
     Polled,
     /// The guest or the NIC tells us by its descriptor.
     Armed,
+    /// Nobody before some time: by its port's rate nothing more may come in. What the guest sends stays in its ring.
+    Held,
     /// Nobody: the guest broke it.
     Broken,
 }
@@ -70,13 +74,13 @@ impl Input {
     /// A guest's transmit queue. `enabled`: its frames go on. `kick`: it has a descriptor that wakes us.
     pub fn guest(port: PortId, token: usize, slot: Slot<TransmitQueue>, enabled: bool, kick: bool) -> Self {
         let source = Source::Guest { slot, queue: None, enabled, kick };
-        Self { port, token, source, state: State::Polled, last_frame: None }
+        Self { port, token, source, state: State::Polled, last_frame: None, held_until: None }
     }
 
     /// A NIC's receive queue. `wakes`: its descriptor is watched.
     pub fn nic(port: PortId, token: usize, slot: Slot<RxQueue>, wakes: bool) -> Self {
         let source = Source::Nic { slot, queue: None, batch: Box::default(), pending: false, wakes };
-        Self { port, token, source, state: State::Polled, last_frame: None }
+        Self { port, token, source, state: State::Polled, last_frame: None, held_until: None }
     }
 
     /// Takes the queue out of its slot. `false` when it is not there.
@@ -120,6 +124,32 @@ impl Input {
     #[inline]
     pub fn touch(&mut self, now: Instant) {
         self.last_frame = Some(now);
+    }
+
+    /// Not polled before `until`.
+    pub fn hold(&mut self, until: Instant) {
+        (self.state, self.held_until) = (State::Held, Some(until));
+    }
+
+    /// Until when it is not polled, if that is for its port's rate.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.held_until.filter(|_| self.state == State::Held)
+    }
+
+    /// Whether it is to be polled: one that is held, again once its time has come.
+    #[inline]
+    pub fn is_polled(&mut self, now: Instant) -> bool {
+        self.state == State::Polled || (self.state == State::Held && self.resume(now))
+    }
+
+    #[cold]
+    fn resume(&mut self, now: Instant) -> bool {
+        let is_over = self.held_until.is_none_or(|until| until <= now);
+        if is_over {
+            // It had frames all the while.
+            (self.state, self.last_frame) = (State::Polled, Some(now));
+        }
+        is_over
     }
 
     /// Takes a burst of frames.

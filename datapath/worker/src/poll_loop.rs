@@ -1,7 +1,8 @@
 //! One worker: polls its inputs, forwards what arrives, sleeps when nothing does.
 //!
 //! Theory of operation. In each round every polled input gives one burst, unless its guest has taken more than its
-//! [share](crate::shares) already. An input that had no frame for `idle_sleep` is
+//! [share](crate::shares) already, or its port's [rate](culvert_switch::rates) holds it back: then it is not looked at before some of its
+//! frames may come in, which wait in its ring meanwhile. An input that had no frame for `idle_sleep` is
 //! *armed*: its guest is asked to kick, and it is not polled until it does; kicks are looked for every 50 us while other
 //! inputs are busy. When nothing arrived for `idle_sleep` at all, the worker arms everything and sleeps in epoll. Inputs
 //! that cannot wake us (PMDs without interrupts, guests without a kick) are then polled at a low rate.
@@ -242,11 +243,13 @@ impl Worker {
         self.first += 1;
         let (mut ticks, mut busy_ticks) = (cycle_clock::ticks(), 0);
         for input in sooner.iter_mut().chain(later) {
-            if input.state() != State::Polled || !self.shares.may_take(input.port) {
+            if !input.is_polled(self.now) || !self.shares.may_take(input.port) {
                 continue;
             }
             self.shared.at.drop_at(input.port);
-            let turn = AssertUnwindSafe(|| turn(&mut self.forwarder, &plan.topology, input, &mut self.storage, now));
+            let turn = AssertUnwindSafe(|| {
+                turn(&mut self.forwarder, &plan.topology, input, &mut self.storage, self.start, now)
+            });
             let outcome = catch_unwind(turn);
             let before = std::mem::replace(&mut ticks, cycle_clock::ticks());
             match outcome {
@@ -305,6 +308,13 @@ impl Worker {
             if self.inputs.iter().any(|input| input.state() == State::Armed) {
                 self.wait(Duration::ZERO);
             }
+            // Where rates hold back what there is, and nobody else is polled, there is nothing to look at meanwhile.
+            if !busy
+                && self.inputs.iter().any(|input| input.state() == State::Held)
+                && self.inputs.iter().all(|input| input.state() != State::Polled)
+            {
+                return self.sleep();
+            }
         }
         if !busy && self.now - self.last_frame >= idle_sleep {
             self.sleep();
@@ -341,6 +351,9 @@ impl Worker {
         let [fast, slower] = SLOW_POLL;
         let rate = if self.now - self.last_frame < Duration::from_secs(1) { fast } else { slower };
         let timeout = if slow { rate } else { LONGEST_SLEEP };
+        // What a rate holds back goes on in time.
+        let held = self.inputs.iter().filter_map(Input::held_until).min();
+        let timeout = held.map_or(timeout, |until| timeout.min(until.saturating_duration_since(self.now)));
         self.shared.handover.set_asleep(true);
         self.wait(timeout);
         self.shared.handover.set_asleep(false);
@@ -372,6 +385,22 @@ impl Worker {
 /// One burst from one input, forwarded; returns how many frames it had, and what it has cost.
 #[inline]
 fn turn(
+    forwarder: &mut Forwarder,
+    topology: &Topology,
+    input: &mut Input,
+    storage: &mut TransmitBurst,
+    start: Instant,
+    now: Duration,
+) -> Result<(usize, u32), RingFault> {
+    let taken = take_burst(forwarder, topology, input, storage, now);
+    if let Some(until) = forwarder.take_held() {
+        input.hold(start + until);
+    }
+    taken
+}
+
+#[inline]
+fn take_burst(
     forwarder: &mut Forwarder,
     topology: &Topology,
     input: &mut Input,
