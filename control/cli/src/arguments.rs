@@ -209,6 +209,30 @@ pub struct PortKeys {
     /// Frames a second to unknown addresses that it may send
     #[arg(long, value_name = "N")]
     pub unknown_limit: Option<u32>,
+    /// Bits a second that may arrive (what a guest sends), such as 100mbit or 1.5gbit
+    #[arg(long, value_name = "RATE")]
+    pub rx_rate: Option<String>,
+    /// Bytes that --rx-rate lets pass at once
+    #[arg(long, value_name = "BYTES")]
+    pub rx_burst: Option<u64>,
+    /// Frames a second that may arrive
+    #[arg(long, value_name = "N")]
+    pub rx_frame_rate: Option<u32>,
+    /// Frames that --rx-frame-rate lets pass at once
+    #[arg(long, value_name = "N")]
+    pub rx_frame_burst: Option<u32>,
+    /// Bits a second that may leave (what a guest gets), such as 100mbit or 1.5gbit
+    #[arg(long, value_name = "RATE")]
+    pub tx_rate: Option<String>,
+    /// Bytes that --tx-rate lets pass at once
+    #[arg(long, value_name = "BYTES")]
+    pub tx_burst: Option<u64>,
+    /// Frames a second that may leave
+    #[arg(long, value_name = "N")]
+    pub tx_frame_rate: Option<u32>,
+    /// Frames that --tx-frame-rate lets pass at once
+    #[arg(long, value_name = "N")]
+    pub tx_frame_burst: Option<u32>,
     /// Exchange frames only with ports that are not isolated
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub isolated: Option<bool>,

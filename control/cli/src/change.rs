@@ -59,6 +59,8 @@ pub fn network(keys: NetworkKeys) -> v1::NetworkSpec {
 pub fn port(keys: PortKeys) -> v1::PortSpec {
     let PortKeys { network, socket, role, device, mac, queues, mtu, mac_limit, vlan, qinq, trunk, native, .. } = keys;
     let PortKeys { addresses, broadcast_limit, unknown_limit, isolated, offloads, promiscuous, follow_link, .. } = keys;
+    let PortKeys { rx_rate, rx_burst, rx_frame_rate, rx_frame_burst, .. } = keys;
+    let PortKeys { tx_rate, tx_burst, tx_frame_rate, tx_frame_burst, .. } = keys;
     let PortKeys { socket_root, owner, label, description, .. } = keys;
     v1::PortSpec {
         network,
@@ -84,5 +86,13 @@ pub fn port(keys: PortKeys) -> v1::PortSpec {
         owner,
         label,
         description,
+        rx_rate,
+        rx_burst,
+        rx_frame_rate,
+        rx_frame_burst,
+        tx_rate,
+        tx_burst,
+        tx_frame_rate,
+        tx_frame_burst,
     }
 }

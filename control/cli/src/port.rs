@@ -35,12 +35,35 @@ struct Port {
     broadcast_limit: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unknown_limit: Option<u32>,
+    #[serde(flatten)]
+    rates: Rates,
     isolated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<String>,
     origin: &'static str,
     #[serde(flatten)]
     end: End,
+}
+
+/// What may arrive and leave, as the configuration says it.
+#[derive(Serialize)]
+struct Rates {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rx_rate: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rx_burst: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rx_frame_rate: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rx_frame_burst: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tx_rate: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tx_burst: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tx_frame_rate: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tx_frame_burst: Option<u32>,
 }
 
 /// What is at the other end.
@@ -173,6 +196,7 @@ impl Port {
         }
         let limits = [("broadcast limit", self.broadcast_limit), ("unknown limit", self.unknown_limit)];
         lines.extend(limits.into_iter().filter_map(|(key, limit)| Some((key, format!("{} frames/s", limit?)))));
+        lines.extend(self.rates.lines());
         if self.isolated {
             lines.push(("isolated", yes_or_no(true)));
         }
@@ -219,6 +243,25 @@ impl Port {
             End::Unknown {} => {}
         }
         pairs(lines)
+    }
+}
+
+impl Rates {
+    fn lines(self) -> impl Iterator<Item = (&'static str, String)> {
+        let frames = |frames: Option<u32>| frames.map(|frames| format!("{frames} frames/s"));
+        let rate = |rate: Option<String>, burst: Option<u64>| {
+            Some(rate? + &burst.map(|bytes| format!(", {bytes} bytes at once")).unwrap_or_default())
+        };
+        let frame_rate = |rate: Option<u32>, burst: Option<u32>| {
+            Some(frames(rate)? + &burst.map(|burst| format!(", {burst} at once")).unwrap_or_default())
+        };
+        let lines = [
+            ("rx rate", rate(self.rx_rate, self.rx_burst)),
+            ("rx frame rate", frame_rate(self.rx_frame_rate, self.rx_frame_burst)),
+            ("tx rate", rate(self.tx_rate, self.tx_burst)),
+            ("tx frame rate", frame_rate(self.tx_frame_rate, self.tx_frame_burst)),
+        ];
+        lines.into_iter().filter_map(|(key, value)| Some((key, value?)))
     }
 }
 
@@ -290,6 +333,16 @@ impl From<v1::Port> for Port {
             native: port.native,
             broadcast_limit: port.broadcast_limit,
             unknown_limit: port.unknown_limit,
+            rates: Rates {
+                rx_rate: port.rx_rate,
+                rx_burst: port.rx_burst,
+                rx_frame_rate: port.rx_frame_rate,
+                rx_frame_burst: port.rx_frame_burst,
+                tx_rate: port.tx_rate,
+                tx_burst: port.tx_burst,
+                tx_frame_rate: port.tx_frame_rate,
+                tx_frame_burst: port.tx_frame_burst,
+            },
             isolated: port.isolated,
             description: present(port.description),
             origin,

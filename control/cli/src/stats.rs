@@ -19,6 +19,7 @@ struct Stats {
     rx_dropped: u64,
     rx_in_flight: u64,
     rx_not_learned: u64,
+    rx_held: u64,
     tx_offered: u64,
     tx_frames: u64,
     tx_bytes: u64,
@@ -37,7 +38,7 @@ pub async fn show(client: &mut Client, port: Option<String>, format: Format) -> 
     if format == Format::Json {
         return json(&stats);
     }
-    let columns = [
+    let mut columns = vec![
         ("PORT", Left),
         ("RX FRAMES", Right),
         ("RX BYTES", Right),
@@ -48,6 +49,11 @@ pub async fn show(client: &mut Client, port: Option<String>, format: Format) -> 
         ("IN FLIGHT", Right),
         ("NIC LOST", Right),
     ];
+    // Only where a port has a rate that was reached.
+    let held = stats.iter().any(|stats| stats.rx_held > 0);
+    if held {
+        columns.push(("HELD", Right));
+    }
     let rows = stats.into_iter().map(|stats| {
         let lost =
             [stats.nic_missed, stats.nic_rx_errors, stats.nic_tx_errors].into_iter().fold(0, u64::saturating_add);
@@ -61,6 +67,7 @@ pub async fn show(client: &mut Client, port: Option<String>, format: Format) -> 
             stats.rx_in_flight.saturating_add(stats.tx_in_flight),
             lost,
         ];
+        let numbers = numbers.into_iter().chain(held.then_some(stats.rx_held));
         std::iter::once(stats.port).chain(numbers.map(|number| number.to_string())).collect()
     });
     Ok(table(&columns, rows))
@@ -123,6 +130,7 @@ impl From<v1::PortStats> for Stats {
             rx_dropped: stats.rx_dropped,
             rx_in_flight: stats.rx_in_flight,
             rx_not_learned: stats.rx_not_learned,
+            rx_held: stats.rx_held,
             tx_offered: stats.tx_offered,
             tx_frames: stats.tx_frames,
             tx_bytes: stats.tx_bytes,

@@ -23,6 +23,7 @@ pub mod network;
 pub mod objects;
 pub mod pod;
 pub mod port;
+pub mod rate;
 mod section;
 mod source;
 mod value;
@@ -48,6 +49,7 @@ pub use network::Network;
 pub use objects::{Kind, Object, Objects, Origin};
 pub use pod::Pod;
 pub use port::{Attachment, GUEST_MAC_LIMIT, MAX_QUEUES, MTU_RANGE, NIC_MAC_LIMIT, Port};
+pub use rate::{Rate, Rates, rate_text};
 pub use value::{address_text, toml_text};
 pub use vlan::{VlanRanges, Vlans};
 

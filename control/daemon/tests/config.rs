@@ -7,7 +7,8 @@ use std::time::Duration;
 use culvert_nic::Hugepages;
 use culvert_vhost::{Owner, Place, Role};
 use culvertd::config::{
-    Attachment, Config, Devices, Kind, MAX_FILE_BYTES, Machine, Mirror, Network, Objects, Pod, Port, VlanRanges, Vlans,
+    Attachment, Config, Devices, Kind, MAX_FILE_BYTES, Machine, Mirror, Network, Objects, Pod, Port, Rate, Rates,
+    VlanRanges, Vlans,
 };
 use culvertd::config::{conflicts, read_object, read_objects, write_objects};
 use culvertd::name::Name;
@@ -44,7 +45,8 @@ fn name(text: &str) -> Name {
 
 const NO_SUCH: &str = "remove it, or write name, network, socket, device, role, mac, addresses, offloads, follow_link, \
                        socket_root, owner, label, promiscuous, queues, mtu, mac_limit, vlan, trunk, native, qinq, \
-                       broadcast_limit, unknown_limit, isolated or description";
+                       broadcast_limit, unknown_limit, rx_rate, rx_burst, rx_frame_rate, rx_frame_burst, tx_rate, tx_burst, \
+                       tx_frame_rate, tx_frame_burst, isolated or description";
 
 #[test]
 fn an_empty_file_is_all_defaults() {
@@ -118,6 +120,14 @@ fn every_key_is_read() {
         qinq = true
         broadcast_limit = 100
         unknown_limit = 1_000
+        rx_rate = "1.5gbit"
+        rx_burst = 100_000
+        rx_frame_rate = 9
+        rx_frame_burst = 8
+        tx_rate = "9600bit"
+        tx_burst = 7
+        tx_frame_rate = 1_000_000
+        tx_frame_burst = 1
         isolated = true
         offloads = false
         follow_link = "uplink0"
@@ -198,6 +208,10 @@ fn every_key_is_read() {
         vlans: Vlans::Access { vlan: 10, qinq: true },
         broadcast_limit: Some(100),
         unknown_limit: Some(1_000),
+        rates: Rates {
+            rx: Rate { bits: Some(1_500_000_000), burst: Some(100_000), frames: Some(9), frame_burst: Some(8) },
+            tx: Rate { bits: Some(9_600), burst: Some(7), frames: Some(1_000_000), frame_burst: Some(1) },
+        },
         isolated: true,
         description: Some("Anna's \"VM\"".to_owned()),
         ..guest("vm-a")
@@ -715,6 +729,28 @@ fn guard_values() {
 }
 
 #[test]
+fn rate_values() {
+    let wrong = "write a number and bit, kbit, mbit or gbit (a second), like \"100mbit\" or \"1.5gbit\"";
+    mistakes(
+        &port("socket = \"/s\"\nrx_rate = \"fast\"\nrx_frame_rate = 0\ntx_rate = \"1kbit\"\ntx_burst = 0"),
+        &[
+            &format!("f.toml:7: port.rx_rate = \"fast\": is no rate; {wrong}"),
+            "f.toml:8: port.rx_frame_rate = 0: is out of range; write a number from 1 to 1000000000",
+            "f.toml:9: port.tx_rate = \"1kbit\": is out of range; write a rate from 8kbit to 400gbit",
+            "f.toml:10: port.tx_burst = 0: is out of range; write a number from 1 to 1073741824",
+        ],
+    );
+    mistakes(
+        &port("device = \"net_null0\"\nrx_rate = 100\nrx_frame_burst = 9\ntx_burst = 9"),
+        &[
+            "f.toml:7: port.rx_rate = 100: must be a text in quotes, not a whole number; write it like \"100mbit\" or \"1.5gbit\"",
+            "f.toml:8: port.rx_frame_burst = 9: works only with rx_frame_rate; remove it, or add rx_frame_rate",
+            "f.toml:9: port.tx_burst = 9: works only with tx_rate; remove it, or add tx_rate",
+        ],
+    );
+}
+
+#[test]
 fn keys_of_the_other_kind_of_port() {
     mistakes(
         &port(
@@ -1003,6 +1039,10 @@ fn line() -> impl Strategy<Value = String> {
         "qinq",
         "addresses",
         "broadcast_limit",
+        "rx_rate",
+        "tx_burst",
+        "tx_frame_rate",
+        "tx_frame_burst",
         "isolated",
         "offloads",
         "promiscuous",

@@ -157,6 +157,7 @@ impl Culvert for Answers {
             rx_dropped: 9,
             rx_in_flight: 1,
             rx_not_learned: 0,
+            rx_held: 5,
             tx_offered: u64::MAX,
             tx_frames: u64::MAX - 15,
             tx_bytes: 7,
@@ -327,6 +328,7 @@ impl Culvert for Answers {
 fn access(port: v1::Port) -> v1::Port {
     let origin = v1::Origin::Client.into();
     let description = "database of Anna".to_owned();
+    let port = v1::Port { rx_rate: Some("100mbit".to_owned()), rx_burst: Some(9), tx_frame_rate: Some(7), ..port };
     v1::Port { vlan: Some(10), qinq: true, broadcast_limit: Some(1000), isolated: true, origin, description, ..port }
 }
 

@@ -191,6 +191,8 @@ queues           2
 mac limit        64
 vlan             10, with the guest's tags inside
 broadcast limit  1000 frames/s
+rx rate          100mbit, 9 bytes at once
+tx frame rate    7 frames/s
 isolated         yes
 description      database of Anna
 origin           client
@@ -281,7 +283,8 @@ async fn flags_are_the_keys_of_the_configuration() {
     let add = "port add vm-c --network blue --socket /s --role connect --device d --mac m --queues 2 --mtu 9000 \
                --mac-limit 3 --vlan 10 --qinq --trunk 10,30-39 --native 4 --addresses 10.0.0.1,fd00::/64 \
                --broadcast-limit 5 --unknown-limit 6 --isolated=false --offloads=false --promiscuous --follow-link up \
-               --socket-root /r --owner 107:107 --label l --description d";
+               --socket-root /r --owner 107:107 --label l --description d --rx-rate 1mbit --rx-burst 7 \
+               --rx-frame-rate 8 --rx-frame-burst 9 --tx-rate 2.5gbit --tx-burst 10 --tx-frame-rate 11 --tx-frame-burst 12";
     let words: Vec<&str> = add.split_whitespace().collect();
     assert_eq!(
         printed(&words).await,
@@ -290,7 +293,9 @@ async fn flags_are_the_keys_of_the_configuration() {
          mac_limit: Some(3), vlan: Some(10), qinq: Some(true), trunk: [\"10\", \"30-39\"], native: Some(4), addresses: \
          [\"10.0.0.1\", \"fd00::/64\"], broadcast_limit: Some(5), unknown_limit: Some(6), isolated: Some(false), \
          offloads: Some(false), promiscuous: Some(true), follow_link: Some(\"up\"), socket_root: \
-         Some(\"/r\"), owner: Some(\"107:107\"), label: Some(\"l\"), description: Some(\"d\") }) }\n"
+         Some(\"/r\"), owner: Some(\"107:107\"), label: Some(\"l\"), description: Some(\"d\"), rx_rate: \
+         Some(\"1mbit\"), rx_burst: Some(7), rx_frame_rate: Some(8), rx_frame_burst: Some(9), tx_rate: \
+         Some(\"2.5gbit\"), tx_burst: Some(10), tx_frame_rate: Some(11), tx_frame_burst: Some(12) }) }\n"
     );
     let set = printed(&["port", "set", "vm-c", "--isolated", "--unset", "vlan,qinq"]).await;
     assert!(set.starts_with("port vm-c changed\nSetPortRequest { name: \"vm-c\", "), "{set}");
@@ -407,11 +412,11 @@ async fn stats() {
     let text = printed(&["stats", "vm-a"]).await;
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0].join(" ").split(' ').take(3).collect::<Vec<_>>(), ["PORT", "RX", "FRAMES"]);
-    let numbers = ["1000", "64000", "9", "18446744073709551600", "7", "12", "4", "7"];
+    let numbers = ["1000", "64000", "9", "18446744073709551600", "7", "12", "4", "7", "5"];
     assert_eq!(rows[1], [&["vm-a"], &numbers[..]].concat());
     let stats = printed_json(&["stats"]).await;
     assert_eq!(stats[0]["tx_offered"], u64::MAX);
-    assert_eq!(stats[0]["rx_in_flight"], 1);
+    assert_eq!((&stats[0]["rx_in_flight"], &stats[0]["rx_held"]), (&json!(1), &json!(5)));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use culvert_frame::MacAddress;
 use culvert_vhost::{Place, Role};
 use ipnet::IpNet;
 
+use super::rate::Rates;
 use super::section::{Found, Report, Section};
 use super::value::{self, Wrong};
 use super::vlan::Vlans;
@@ -32,6 +33,8 @@ pub struct Port {
     pub broadcast_limit: Option<u32>,
     /// Frames a second to addresses that its network does not know; otherwise as `broadcast_limit`.
     pub unknown_limit: Option<u32>,
+    /// How much it may send and receive.
+    pub rates: Rates,
     /// Whether it exchanges frames only with ports that are not isolated.
     pub isolated: bool,
     /// What somebody wrote about it, for people.
@@ -97,6 +100,7 @@ impl Port {
             vlans: Vlans::Transparent,
             broadcast_limit: None,
             unknown_limit: None,
+            rates: Rates::default(),
             isolated: false,
             description: None,
         }
@@ -105,9 +109,9 @@ impl Port {
     /// Whether `other` can take this port's place while it runs: the guest stays connected and the device open.
     pub fn stays_open_as(&self, other: &Self) -> bool {
         // What may change is put in, the rest must be equal already.
-        let Self { mac_limit, vlans, broadcast_limit, unknown_limit, isolated, description, .. } = other.clone();
+        let Self { mac_limit, vlans, broadcast_limit, unknown_limit, rates, isolated, description, .. } = other.clone();
         let mut changed =
-            Self { mac_limit, vlans, broadcast_limit, unknown_limit, isolated, description, ..self.clone() };
+            Self { mac_limit, vlans, broadcast_limit, unknown_limit, rates, isolated, description, ..self.clone() };
         match (&mut changed.attachment, &other.attachment) {
             (
                 Attachment::Guest { addresses, follow_link, .. },
@@ -133,6 +137,7 @@ impl Port {
         let frames = 1..=MAX_FRAME_LIMIT;
         let broadcast_limit = section.optional(report, "broadcast_limit", |value| value::number(value, frames.clone()));
         let unknown_limit = section.optional(report, "unknown_limit", |value| value::number(value, frames.clone()));
+        let rates = Rates::read(report, section);
         let isolated = section.optional(report, "isolated", value::boolean);
         let description = section.optional(report, "description", value::description);
 
@@ -143,6 +148,7 @@ impl Port {
         port.vlans = vlans;
         port.broadcast_limit = broadcast_limit.map(|found| found.value);
         port.unknown_limit = unknown_limit.map(|found| found.value);
+        port.rates = rates;
         value::set(&mut port.isolated, isolated);
         port.description = description.map(|found| found.value);
         Some(port)
@@ -162,6 +168,7 @@ impl Port {
             ("unknown_limit", self.unknown_limit),
         ];
         keys.extend(numbers.into_iter().filter_map(|(key, number)| Some((key, number?.to_string()))));
+        keys.extend(self.rates.keys());
         keys.extend(self.vlans.keys());
         if self.isolated {
             keys.push(("isolated", "true".to_owned()));

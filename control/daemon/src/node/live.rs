@@ -603,6 +603,7 @@ impl Node for LiveNode {
                 rx_dropped: totals.dropped(culvert_frame::Direction::Rx),
                 rx_in_flight: totals.rx_in_flight(),
                 rx_not_learned: totals.not_learned,
+                rx_held: totals.held,
                 tx_offered: totals.offered,
                 tx_frames: totals.tx_frames,
                 tx_bytes: totals.tx_bytes,

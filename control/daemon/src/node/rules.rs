@@ -5,10 +5,11 @@ use std::sync::Arc;
 use culvert_switch::guard::Guard;
 use culvert_switch::limits::Limits;
 use culvert_switch::port::Rules;
+use culvert_switch::rates::{Allowance, Rate, Rates};
 use culvert_switch::vlan::VlanSet;
 use culvert_worker::NetworkSettings;
 
-use crate::config::{Attachment, Network, Port, Vlans};
+use crate::config::{self, Attachment, Network, Port, Vlans};
 
 /// What may change while a network runs.
 pub fn settings(network: &Network) -> NetworkSettings {
@@ -27,10 +28,18 @@ pub fn rules(port: &Port) -> Rules {
         vlans: vlans(&port.vlans),
         guard,
         limits: Limits { broadcast: port.broadcast_limit, unknown: port.unknown_limit },
-        rates: culvert_switch::rates::Rates::default(),
+        rates: Rates { rx: rate(&port.rates.rx), tx: rate(&port.rates.tx) },
         isolated: port.isolated,
         mac_limit: port.mac_limit,
         mtu: port.mtu,
+    }
+}
+
+fn rate(rate: &config::Rate) -> Rate {
+    let config::Rate { bits, burst, frames, frame_burst } = rate;
+    Rate {
+        bytes: bits.map(|bits| Allowance::of_bytes(bits / 8, *burst)),
+        frames: frames.map(|frames| Allowance::of_frames(frames.into(), frame_burst.map(u64::from))),
     }
 }
 

@@ -5,7 +5,7 @@ use culvert_vhost::{Role, Server, SocketState};
 use culvert_worker::Datapath;
 
 use super::ports::{Opened, Port, key};
-use crate::config::{Attachment, Object, Origin, Pod, Port as Config, Vlans};
+use crate::config::{Attachment, Object, Origin, Pod, Port as Config, Rates, Vlans, rate_text};
 use crate::pods::help::PodHelp;
 use culvert_switch::PortId;
 
@@ -56,6 +56,7 @@ pub fn port(object: &Object<Config>, running: Option<&Port>, datapath: &Datapath
             (state, v1::port::Attachment::Nic(nic))
         }
     };
+    let Rates { rx, tx } = &config.rates;
     let mut view = v1::Port {
         name: config.name.to_string(),
         network: config.network.to_string(),
@@ -68,6 +69,14 @@ pub fn port(object: &Object<Config>, running: Option<&Port>, datapath: &Datapath
         origin: origin(object.origin).into(),
         broadcast_limit: config.broadcast_limit,
         unknown_limit: config.unknown_limit,
+        rx_rate: rx.bits.map(rate_text),
+        rx_burst: rx.burst,
+        rx_frame_rate: rx.frames,
+        rx_frame_burst: rx.frame_burst,
+        tx_rate: tx.bits.map(rate_text),
+        tx_burst: tx.burst,
+        tx_frame_rate: tx.frames,
+        tx_frame_burst: tx.frame_burst,
         isolated: config.isolated,
         description: config.description.clone().unwrap_or_default(),
         ..v1::Port::default()

@@ -35,13 +35,17 @@ fn guest() -> impl Strategy<Value = String> {
             "mac_limit = 5",
             "broadcast_limit = 7",
             "unknown_limit = 8",
+            "rx_rate = \"1.25gbit\"\nrx_burst = 9000",
+            "rx_frame_rate = 10",
+            "tx_rate = \"8001bit\"",
+            "tx_frame_rate = 12\ntx_frame_burst = 13",
             "isolated = true",
             "socket_root = \"/\"",
             "owner = \"107:107\"",
             "label = \"a:b:c\"",
             "description = \"it's \\\"mine\\\"\"",
         ],
-        0..14,
+        0..18,
     );
     let vlans =
         prop::sample::select(vec!["", "vlan = 10", "vlan = 4094\nqinq = true", "trunk = [1, \"3-9\"]\nnative = 5"]);

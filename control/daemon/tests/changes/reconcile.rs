@@ -147,6 +147,8 @@ fn a_port_that_can_change_while_it_runs_is_not_opened_anew() {
         "mac_limit = 1",
         "broadcast_limit = 1",
         "unknown_limit = 1",
+        "rx_rate = \"1mbit\"",
+        "tx_frame_rate = 1\ntx_frame_burst = 1",
     ] {
         let after = read(&text(&format!("socket = \"/s\"\n{keys}")));
         let port = after.ports[0].wanted.clone();
