@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::config::rates::Rates;
 use crate::config::settings::{Places, Settings};
 use crate::config::{Config, Input};
 use crate::environment::{AttachmentId, Pod, Variables};
@@ -56,8 +57,10 @@ impl Attachment {
         let netns = variables.netns()?.ok_or_else(missing)?;
         let pod = variables.pod()?;
         let settings = Settings::of(config, &pod)?;
-        if config.rate.is_some() {
-            eprintln!("culvert-cni: this culvertd does not limit rates yet: `rate` has no effect");
+        if settings.port().is_none() && !Rates::of(config)?.is_none() {
+            eprintln!(
+                "culvert-cni: only ports on culvertd's networks have rates: `rate` and `bandwidth` have no effect"
+            );
         }
         let previous = match config.prev_result.clone().filter(|previous| !previous.is_null()) {
             Some(previous) => CniResult::parse("prevResult", previous)?,

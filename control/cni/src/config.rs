@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::environment::AttachmentId;
 use crate::error::{Code, Error};
 
+pub mod rates;
 pub mod settings;
 pub mod userspace;
 
@@ -44,8 +45,8 @@ pub struct Config {
     pub owner: Option<String>,
     /// SELinux label of sockets and folders.
     pub label: Option<String>,
-    /// Not obeyed yet.
-    pub rate: Option<Value>,
+    /// How much the guest may send and get.
+    pub rate: Option<rates::Rates>,
     /// Who gives addresses.
     pub ipam: Option<Ipam>,
     /// Kubelet's folder.

@@ -212,7 +212,7 @@ impl Plan {
 
     fn port(&self, attachment: &Attachment, port: &Port, names: &Names) -> v1::PortSpec {
         let slots = if self.settings.mtu > SHORT_MTU { LONG_SLOTS } else { "" };
-        v1::PortSpec {
+        let spec = v1::PortSpec {
             network: Some(port.network.clone()),
             device: Some(format!("net_af_packet_{outer},iface={outer}{slots}", outer = names.outer)),
             mtu: Some(self.settings.mtu),
@@ -220,7 +220,8 @@ impl Plan {
             vlan: port.vlan,
             description: Some(attachment.description()),
             ..v1::PortSpec::default()
-        }
+        };
+        port.rates.clone().within(spec)
     }
 
     /// See [`crate::attachment::Plan::check`].

@@ -172,7 +172,7 @@ impl Plan {
 
     fn spec(&self, attachment: &Attachment) -> v1::PortSpec {
         let Vhostuser { port, role, queues, owner, label, .. } = &self.settings;
-        v1::PortSpec {
+        let spec = v1::PortSpec {
             network: Some(port.network.clone()),
             socket: Some(self.socket().display().to_string()),
             role: Some(role.as_str().to_owned()),
@@ -185,7 +185,8 @@ impl Plan {
             label: label.clone(),
             description: Some(attachment.description()),
             ..v1::PortSpec::default()
-        }
+        };
+        port.rates.clone().within(spec)
     }
 
     /// The port is there and open; in the role `listen` its socket, too.

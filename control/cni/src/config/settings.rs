@@ -9,6 +9,7 @@ use crate::error::{Code, Error};
 use crate::name::Mac;
 
 use super::Config;
+use super::rates::Rates;
 use super::userspace::{Meaning, Side};
 
 /// Where culvertd listens and where we keep what is to be remembered.
@@ -79,6 +80,8 @@ pub struct Port {
     pub mtu: u32,
     /// The address that somebody chose for the guest: no other source may be used then.
     pub mac: Option<Mac>,
+    /// How much the guest may send and get.
+    pub rates: Rates,
 }
 
 /// Mode `translator`.
@@ -178,6 +181,15 @@ impl Places {
 }
 
 impl Settings {
+    /// The port of culvertd's that there is to be.
+    pub fn port(&self) -> Option<&Port> {
+        match self {
+            Self::Vhostuser(settings) => Some(&settings.port),
+            Self::Tap(settings) => settings.port.as_ref(),
+            Self::Translator(_) => None,
+        }
+    }
+
     /// Checks a configuration for the attachment of `pod`.
     ///
     /// # Errors
@@ -214,6 +226,7 @@ fn vhostuser_of_userspace(config: &Config, pod: &Pod) -> Result<Settings, Error>
         vlan: vlan("host.bridge.vlanId", meaning.vlan)?,
         mtu: mtu(config)?,
         mac: mac(config, pod)?,
+        rates: Rates::of(config)?,
     };
     let mut vhostuser = vhostuser(config, pod, port)?;
     vhostuser.role = meaning.role;
@@ -287,6 +300,7 @@ fn port(config: &Config, pod: &Pod) -> Result<Option<Port>, Error> {
         vlan: vlan("vlan", config.vlan)?,
         mtu: mtu(config)?,
         mac: mac(config, pod)?,
+        rates: Rates::of(config)?,
     }))
 }
 
