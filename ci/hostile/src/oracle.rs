@@ -44,7 +44,11 @@ impl Baseline {
         let counts = field.neighbours().settle()?;
         if let Some(lost) = field.last_lost.take() {
             // While the last port was removed and this one added.
-            ensure!(counts.lost <= lost, "of the neighbours' frames {} were lost since the last case", counts.lost - lost);
+            ensure!(
+                counts.lost <= lost,
+                "of the neighbours' frames {} were lost since the last case",
+                counts.lost - lost
+            );
         }
         field.neighbours().mark()?;
         let (pid, bugs) = (field.daemon().pid(), bugs(field)?);
