@@ -83,7 +83,10 @@ fn of_pod(pod: &Pod, folder: &Path, end: Instant) -> Vec<Translator> {
 
 fn of_node(folder: &Path) -> Vec<Translator> {
     let found = translator::find(folder).unwrap_or_else(|error| {
-        tracing::warn!("translators cannot be looked for in {}: {error}; correct its mode", folder.display());
+        tracing::warn!(
+            "translators cannot be looked for in {}: {error}; see its mode, and `ulimit -n`",
+            folder.display()
+        );
         Vec::new()
     });
     let end = Instant::now() + ALL_TOGETHER;

@@ -21,6 +21,7 @@ use culvert_guest::features::{self, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
 use culvert_guest::{Call, Memory, ReceiveQueue, Region, RingLayout, TransmitBurst, TransmitQueue};
 use culvert_switch::guard::Guard;
 use culvert_switch::limits::{Limiter, Limits};
+use culvert_switch::rates::Meter;
 use culvert_switch::{
     Bridge, Burst, Egress, Forwarder, MacTable, NetworkId, Port, PortCounters, PortId, PortTotals, Rules, Topology,
     Vlans,
@@ -111,6 +112,7 @@ impl Switch {
                 network: NetworkId(0),
                 attachment: 0,
                 limiter: Arc::new(Limiter::new(&rules.limits)),
+                meter: Arc::new(Meter::new(&rules.rates)),
                 rules: Arc::new(rules),
                 egress: Egress::Guest(Box::new([Arc::new(Mutex::new(receive))]), features::taken(FEATURES)),
                 mirrors: Box::default(),

@@ -21,6 +21,7 @@ use culvert_guest::features::{self, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
 use culvert_guest::{Call, Memory, ReceiveQueue, Region, RingLayout, TransmitBurst, TransmitQueue};
 use culvert_switch::{
     Bridge, Egress, Forwarder, MacTable, NetworkId, Port, PortCounters, PortId, Rules, Topology, limits::Limiter,
+    rates::Meter,
 };
 use culvert_worker::handover::Slot;
 use culvert_worker::input::{Arrival, Input};
@@ -151,6 +152,7 @@ impl Guest {
             network: NetworkId(0),
             attachment: 0,
             limiter: Arc::new(Limiter::new(&rules.limits)),
+            meter: Arc::new(Meter::new(&rules.rates)),
             rules: Arc::new(rules),
             egress: Egress::Guest(Box::new([Arc::new(Mutex::new(queue))]), features::taken(FEATURES)),
             mirrors: Box::default(),
