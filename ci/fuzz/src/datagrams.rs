@@ -234,8 +234,8 @@ impl World {
             whole = joined;
             &whole.packet()
         };
-        let result = self.packet(ip, segment);
         let failed = self.shared.counters.refused(Refusal::SocketError);
+        let result = self.packet(ip, segment);
         self.udp.flush(&mut self.shared.context(self.now, &mut self.sockets, &mut self.link));
         let is_sent = self.shared.counters.refused(Refusal::SocketError) == failed;
         let Some(new) = self.sockets.sent.get(sent..) else { return };
