@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use culvert_frame::checksum::Sum;
 use culvert_frame::layers::{IpVersion, TCP};
+use culvert_frame::offload::MAX_SEGMENTS;
 use culvert_frame::{Layers, SegmentKind, Segmentation};
 use culvert_guest::NetHeader;
 
@@ -117,12 +118,16 @@ impl Group {
     /// Whether a segment of the same flow is the next one, and differs in nothing else.
     fn follows(&self, next: &Segment, buffer: &[u8]) -> bool {
         let first = &self.first;
+        let size = first.payload.len();
         let same = |range: Range<usize>| equal(buffer, first.start, next.start, range);
         let (network, transport) = (first.network, first.transport);
         let header_bytes = first.payload.start - first.start;
         next.is_plain
             && next.sequence == self.next
             && self.length + next.payload.len() <= LONGEST_PACKET
+            // The first one's size is that of all, the last one's apart: what is longer begins anew.
+            && next.payload.len() <= size
+            && (self.length + next.payload.len()).div_ceil(size.max(1)) <= MAX_SEGMENTS as usize
             && (next.network, next.transport, next.payload.start - next.start) == (network, transport, header_bytes)
             && same(0..network)
             && match first.version {
@@ -381,6 +386,23 @@ mod tests {
         let joined = join(&frames);
         assert_eq!(joined.len(), 3);
         assert_eq!(joined[0].0.len(), 66 + 60_000);
+    }
+
+    /// It would be more segments than anybody may ask for, if the short one's size were that of all.
+    #[test]
+    fn long_segments_behind_a_short_one_are_joined_to_each_other() {
+        let short = frame(false, 1, 0, 11).bytes();
+        let long = (0..40).map(|at| frame(false, 1, 11 + at * 1400, 1400).bytes());
+        let joined = join(&[short.clone()].into_iter().chain(long).collect::<Vec<_>>());
+        assert_eq!(joined.len(), 2);
+        assert_eq!(joined[0], (short, Offload::None));
+        assert_eq!(joined[1].0.len(), 66 + 40 * 1400);
+    }
+
+    #[test]
+    fn no_more_segments_are_joined_than_may_be_asked_for() {
+        let joined = join(&(0..1500).map(|at| frame(false, 1, at, 1).bytes()).collect::<Vec<_>>());
+        assert_eq!(joined.len(), 2);
     }
 
     /// Each of these differs from the frame before it in something; what follows starts anew.
