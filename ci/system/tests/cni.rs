@@ -31,7 +31,8 @@ fn all_verbs_in_all_versions() -> Result<()> {
         let newest = version == "1.1.0";
         let ipam = if newest { json!({"type": "newest"}) } else { field.host_local() };
         let keys = json!({
-            "vlan": 120, "ipam": ipam, "runtimeConfig": {"mac": "02:11:22:AA:bb:01"},
+            "vlan": 120, "ipam": ipam, "rate": {"rx": "1.5gbit", "rx_frames": 9000, "tx": "1gbit"},
+            "runtimeConfig": {"mac": "02:11:22:AA:bb:01", "bandwidth": {"ingressRate": 20_000_000, "ingressBurst": 800_000}},
             "args": {"cni": {"logicNetworkName": "dpdk-a"}},
         });
         let config = field.config(version, &keys);
@@ -52,6 +53,9 @@ fn all_verbs_in_all_versions() -> Result<()> {
 
         let port = daemon.port(&format!("0f1e2d3c4b5a-{INTERFACE}"))?;
         ensure!(port["network"] == "blue" && port["vlan"] == 120 && port["mac"] == "02:11:22:aa:bb:01", "{port}");
+        let rates = ["rx_rate", "rx_burst", "rx_frame_rate", "tx_rate", "tx_burst"].map(|key| port[key].clone());
+        let told = [json!("1500mbit"), Value::Null, json!(9000), json!("20mbit"), json!(100_000)];
+        ensure!(rates == told, "{port}");
         let metadata = fs::symlink_metadata(&socket)?;
         ensure!(metadata.file_type().is_socket() && (metadata.uid(), metadata.gid()) == (107, 107), "{metadata:?}");
 
@@ -103,6 +107,8 @@ fn what_cannot_be_is_refused_with_its_code() -> Result<()> {
         (json!({"cniVersion": "0.2.0"}), 1),
         (json!({"cniVersion": "2.0.0"}), 1),
         (json!({"vlan": "120"}), 6),
+        (json!({"rate": {"rx": 100}}), 6),
+        (json!({"rate": {"up": "1mbit"}}), 6),
         (json!({"prevResult": {"interfaces": 5}}), 6),
         (json!({"network": "green"}), 7),
         (json!({"network": null}), 7),
@@ -112,6 +118,8 @@ fn what_cannot_be_is_refused_with_its_code() -> Result<()> {
         (json!({"name": "../lab"}), 7),
         (json!({"vlan": 4095}), 7),
         (json!({"role": "server"}), 7),
+        (json!({"rate": {"rx": "fast"}}), 7),
+        (json!({"runtimeConfig": {"bandwidth": 5}}), 7),
         (json!({"queues": 0}), 7),
         (json!({"mtu": 10}), 7),
         (json!({"owner": "qemu"}), 7),

@@ -8,12 +8,11 @@ use anyhow::{Result, ensure};
 use culvert_driver::Shape;
 use culvert_system::daemon::Node;
 use culvert_system::frontend::FrontendGuest;
-use culvert_system::qemu::Role;
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
 /// Bytes a second of 10 Mbit/s, and those that pass at once.
-const RATE: f64 = 1_250_000.0;
+const RATE: u32 = 1_250_000;
 const BURST: usize = 73_728;
 
 const FRAME: usize = 1514;
@@ -21,13 +20,14 @@ const FRAMES: usize = 1000;
 
 #[test]
 fn ten_megabits_a_second_are_that() -> Result<()> {
-    let mut node = Node::new()?;
-    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ""));
+    let node = Node::new()?;
     let mut daemon = node.start()?;
-    let mut guests =
-        [(); 2].into_iter().zip(&sockets).map(|((), socket)| FrontendGuest::connect(socket, Shape::default()));
-    let (Some(sender), Some(receiver)) = (guests.next(), guests.next()) else { anyhow::bail!("two guests") };
-    let (mut sender, mut receiver) = (sender?, receiver?);
+    let connect = |name: &str| {
+        let socket = node.path(&format!("{name}.sock"));
+        daemon.ctl(&format!("port add {name} --network blue --socket {}", socket.display()))?;
+        FrontendGuest::connect(&socket, Shape::default())
+    };
+    let (mut sender, mut receiver) = (connect("vm-a")?, connect("vm-b")?);
     // Where the receiver is, before anything is limited.
     ensure!(receiver.send(&frame(1, 0, 60, 0))?, "a ring is full");
     sender.receive()?;
@@ -60,7 +60,8 @@ fn ten_megabits_a_second_are_that() -> Result<()> {
     }
     daemon.wait_for_counter("vm-a", "rx_forwarded", 2 * FRAMES as u64)?;
     came += std::iter::from_fn(|| receiver.interface.receive()).count();
-    let most = BURST + (begin.elapsed().as_secs_f64() * RATE).ceil() as usize + FRAME;
+    let worth = usize::try_from(begin.elapsed().as_micros() * u128::from(RATE) / 1_000_000)?;
+    let most = BURST + worth + FRAME;
     ensure!((BURST..=most).contains(&(came * FRAME)), "{came} frames came, of {most} bytes at most");
     let drops = daemon.ctl("drops")?;
     ensure!(drops.contains("tx-rate"), "{drops}");
@@ -71,7 +72,7 @@ fn ten_megabits_a_second_are_that() -> Result<()> {
 /// The least time that so many frames take.
 fn time_of(frames: usize) -> Duration {
     // The last one passes when a byte of room is left.
-    Duration::from_secs_f64(((frames - 1) * FRAME - BURST) as f64 / RATE)
+    Duration::from_secs(((frames - 1) * FRAME - BURST) as u64) / RATE
 }
 
 /// A frame from one guest to another, told by its number.

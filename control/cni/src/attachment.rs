@@ -43,7 +43,7 @@ pub enum Plan {
     /// Mode `translator`.
     Translator(translator::Plan),
     /// Mode `tap`.
-    Tap(tap::Plan),
+    Tap(Box<tap::Plan>),
 }
 
 impl Attachment {
@@ -105,7 +105,7 @@ impl Attachment {
         Ok(match &self.settings {
             Settings::Vhostuser(settings) => Plan::Vhostuser(Box::new(vhostuser::Plan::of(self, settings)?)),
             Settings::Translator(settings) => Plan::Translator(translator::Plan::of(self, settings)?),
-            Settings::Tap(settings) => Plan::Tap(tap::Plan::of(self, settings)?),
+            Settings::Tap(settings) => Plan::Tap(Box::new(tap::Plan::of(self, settings)?)),
         })
     }
 }

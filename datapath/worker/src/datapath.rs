@@ -296,12 +296,6 @@ impl Datapath {
         let Some(port) = state.port_mut(id) else { return Ok(()) };
         let before = std::mem::replace(&mut port.rules, Arc::new(rules));
         let (after, network) = (port.rules.clone(), port.network);
-        if before.limits != after.limits {
-            port.limiter = Arc::new(Limiter::new(&after.limits));
-        }
-        if before.rates != after.rates {
-            port.meter = Arc::new(Meter::new(&after.rates));
-        }
         let moves = before.vlans != after.vlans || before.mac() != after.mac();
         let table = state.table(network).filter(|_| moves);
         if let Some(table) = &table
@@ -313,6 +307,14 @@ impl Datapath {
             table.forget(id);
             bind(table, &before, id);
             return Err(DatapathError::TableFull);
+        }
+        if let Some(port) = state.port_mut(id) {
+            if before.limits != after.limits {
+                port.limiter = Arc::new(Limiter::new(&after.limits));
+            }
+            if before.rates != after.rates {
+                port.meter = Arc::new(Meter::new(&after.rates));
+            }
         }
         self.publish(&mut state)?;
         if let Some(table) = table {

@@ -3,12 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_driver::Shape;
 use culvert_frame::{Direction, DropReason, MacAddress};
-use culvert_switch::Rules;
+use culvert_switch::guard::Guard;
 use culvert_switch::rates::{Allowance, Rate, Rates};
+use culvert_switch::{Rules, Vlans};
 use culvert_worker::Datapath;
 
 mod setup;
@@ -115,4 +117,60 @@ fn what_is_too_much_for_a_port_is_dropped_and_other_ports_get_it() {
     }
     assert!(slow.driver.receive().is_none());
     assert_eq!(datapath.totals(slow.port).unwrap().tx_in_flight(), 0);
+}
+
+#[test]
+fn a_worker_whose_only_frames_are_held_back_sleeps() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(200)));
+    let mut greedy = Guest::new(&datapath, network, 1, Shape::default());
+    let receiver = Guest::new(&datapath, network, 2, Shape::default());
+    datapath.set_port(greedy.port, rules(NEARLY_NOTHING, Rate::default())).unwrap();
+    start_all(&datapath, &[&greedy, &receiver]);
+    for number in 0..64 {
+        let frame = greedy.frame(MacAddress::BROADCAST, number);
+        greedy.send(&frame);
+    }
+    wait(|| datapath.totals(receiver.port).unwrap().offered == 10);
+    let before = datapath.workers()[0].sleeps;
+    wait(|| datapath.workers()[0].sleeps > before);
+    // Each sleep lasts as long as the rate holds, or a quarter of a second; in between it looks around for 200 us at most. A worker
+    // that looked at the ring all the while would have made hundreds of thousands of rounds.
+    let (rounds, sleeps) = (datapath.workers()[0].rounds, datapath.workers()[0].sleeps);
+    wait(|| datapath.workers()[0].sleeps >= sleeps + 3);
+    let rounds = datapath.workers()[0].rounds - rounds;
+    assert!(rounds < 30_000, "{rounds} rounds");
+    assert_eq!(greedy.driver.transmit.used_index(), 10);
+}
+
+/// The rules were put back, and what was spent of them was not.
+#[test]
+fn a_change_that_fails_leaves_the_rate_as_it_was() {
+    let (datapath, network) = datapath(1, Some(Duration::ZERO));
+    let mut sender = Guest::new(&datapath, network, 1, Shape::default());
+    let mut receiver = Guest::new(&datapath, network, 2, Shape::default());
+    datapath.set_port(sender.port, rules(NEARLY_NOTHING, Rate::default())).unwrap();
+    start_all(&datapath, &[&sender, &receiver]);
+    // Each of these has its address in as many VLANs as count: they fill the table.
+    let everywhere = |number: u32| {
+        let [.., high, low] = number.to_be_bytes();
+        Rules {
+            vlans: Vlans::Trunk { allowed: Arc::new((1..=64).collect()), native: None },
+            guard: Guard { mac: Some(MacAddress([2, 0, 0, 1, high, low])), ..Guard::default() },
+            ..Rules::default()
+        }
+    };
+    let refused = (0..500).filter(|&number| datapath.add_guest_port(network, everywhere(number)).is_err()).count();
+    assert!(refused > 300, "{refused}");
+    let refuses = |number| {
+        datapath.set_port(sender.port, rules(NEARLY_NOTHING, Rate::default())).unwrap();
+        datapath.set_port(sender.port, everywhere(number)).is_err()
+    };
+    assert!((500..600).any(refuses));
+    for number in 0..20 {
+        let frame = sender.frame(MacAddress::BROADCAST, number);
+        sender.send(&frame);
+    }
+    (0..10).for_each(|_| drop(receiver.receive()));
+    wait(|| datapath.totals(sender.port).unwrap().held > 0);
+    assert_eq!(datapath.totals(sender.port).unwrap().forwarded, 10);
 }
