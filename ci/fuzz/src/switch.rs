@@ -214,6 +214,7 @@ impl Node {
                 rules: Arc::new(spec.rules(number)),
                 limiter: self.limiters[number].clone(),
                 meter: self.meters[number].clone(),
+                is_guest: true,
                 egress: match guest.way {
                     Way::Down => Egress::Down,
                     Way::Quarantined => Egress::Quarantined,

@@ -166,6 +166,8 @@ impl Bridge {
             rules: Arc::new(spec.rules()),
             limiter: self.limiters[usize::from(number)].clone(),
             meter: self.meters[usize::from(number)].clone(),
+            // Its frames are the test's own.
+            is_guest: false,
             egress: match spec.way {
                 Way::Out => Egress::Test(Mutex::default(), spec.takes),
                 Way::Down => Egress::Down,

@@ -86,6 +86,8 @@ pub struct Port {
     pub limiter: Arc<Limiter>,
     /// What it has spent of its rates.
     pub meter: Arc<Meter>,
+    /// Whether a guest is behind it: what it sends too much waits in its ring, and is not dropped.
+    pub is_guest: bool,
     /// The way out.
     pub egress: Egress,
     /// Ports that get copies of its frames.
@@ -149,16 +151,6 @@ fn nic_takes(does: NicOffloads) -> Offloads {
 }
 
 impl Port {
-    /// Whether what arrives beyond its rate is dropped. A guest's frames stay in its ring instead.
-    pub(crate) fn drops_beyond_rate(&self) -> bool {
-        match &self.egress {
-            Egress::Down | Egress::Quarantined | Egress::Guest(..) => false,
-            Egress::Nic(..) => true,
-            #[cfg(test)]
-            Egress::Test(..) => true,
-        }
-    }
-
     /// Whether a frame is too long for the port: more than the MTU behind its Ethernet header and VLAN tags.
     #[inline]
     pub fn exceeds_mtu(&self, length: u32, head: &[u8]) -> bool {

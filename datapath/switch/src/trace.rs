@@ -108,10 +108,10 @@ impl Tracer<'_> {
             return Ok(());
         }
         let why = "`rx_rate` or `rx_frame_rate`";
-        match (port.meter.rx.room(now).is_empty(), port.drops_beyond_rate()) {
+        match (port.meter.rx.room(now).is_empty(), port.is_guest) {
             (false, _) => self.step("is within the port's rate", why),
-            (true, true) => return Err(DropReason::RxRate),
-            (true, false) => self.step("waits in the guest's ring until the port's rate lets it pass", why),
+            (true, false) => return Err(DropReason::RxRate),
+            (true, true) => self.step("waits in the guest's ring until the port's rate lets it pass", why),
         }
         Ok(())
     }

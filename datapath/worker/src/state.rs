@@ -214,7 +214,21 @@ impl PortState {
         let (rules, limiter, meter) = (self.rules.clone(), self.limiter.clone(), self.meter.clone());
         let (taps, counters) = (self.taps.as_slice().into(), self.counters.clone());
         let egress = self.egress();
-        Port { id, network, attachment, rules, limiter, meter, egress, mirrors, is_mirror_target, taps, counters }
+        let is_guest = matches!(self.device, Device::Guest(_));
+        Port {
+            id,
+            network,
+            attachment,
+            rules,
+            limiter,
+            meter,
+            is_guest,
+            egress,
+            mirrors,
+            is_mirror_target,
+            taps,
+            counters,
+        }
     }
 
     pub(crate) fn egress(&self) -> Egress {

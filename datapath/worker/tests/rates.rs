@@ -63,6 +63,8 @@ fn what_a_guest_sends_too_much_stays_in_its_ring_and_neighbours_go_on() {
         let totals = datapath.totals(greedy.port).unwrap();
         assert_eq!((totals.rx_frames, totals.dropped(Direction::Rx)), (10, 0));
         assert!(totals.held > 0, "{totals:?}");
+        let told = datapath.trace(greedy.port, &greedy.frame(receiver.mac, 1), &|_| String::new()).unwrap();
+        assert!(told.refused.is_none() && told.steps[1].what.starts_with("waits in the guest's ring"), "{told:?}");
         // Without the rate all of it goes on, in order.
         datapath.set_port(greedy.port, Rules::default()).unwrap();
         for number in 10..64 {
