@@ -21,7 +21,7 @@ use culvert_guest::features::{self, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
 use culvert_guest::{Call, Memory, ReceiveQueue, Region, RingLayout, TransmitBurst, TransmitQueue};
 use culvert_switch::guard::Guard;
 use culvert_switch::limits::{Limiter, Limits};
-use culvert_switch::rates::Meter;
+use culvert_switch::rates::{Meter, Rates};
 use culvert_switch::{
     Bridge, Burst, Egress, Forwarder, MacTable, NetworkId, Port, PortCounters, PortId, PortTotals, Rules, Topology,
     Vlans,
@@ -103,6 +103,7 @@ impl Switch {
                 vlans: kind.vlans.clone(),
                 guard: Guard { mac, addresses },
                 limits: Limits::default(),
+                rates: Rates::default(),
                 isolated: kind.isolated,
                 mac_limit: kind.mac_limit,
                 mtu: kind.mtu,
@@ -113,6 +114,7 @@ impl Switch {
                 attachment: 0,
                 limiter: Arc::new(Limiter::new(&rules.limits)),
                 meter: Arc::new(Meter::new(&rules.rates)),
+                is_guest: true,
                 rules: Arc::new(rules),
                 egress: Egress::Guest(Box::new([Arc::new(Mutex::new(receive))]), features::taken(FEATURES)),
                 mirrors: Box::default(),

@@ -153,6 +153,7 @@ impl Guest {
             attachment: 0,
             limiter: Arc::new(Limiter::new(&rules.limits)),
             meter: Arc::new(Meter::new(&rules.rates)),
+            is_guest: true,
             rules: Arc::new(rules),
             egress: Egress::Guest(Box::new([Arc::new(Mutex::new(queue))]), features::taken(FEATURES)),
             mirrors: Box::default(),
