@@ -22,6 +22,8 @@ pub struct Shape {
     pub receive_piece_bytes: u32,
     /// Header and frame in buffers of their own, as legacy drivers do.
     pub split_header: bool,
+    /// RING_PACKED was negotiated.
+    pub packed: bool,
 }
 
 impl Default for Shape {
@@ -34,6 +36,7 @@ impl Default for Shape {
             receive_bytes: 2048,
             receive_piece_bytes: u32::MAX,
             split_header: false,
+            packed: false,
         }
     }
 }
@@ -71,8 +74,9 @@ impl Interface {
         let transmit_bytes = (largest_frame + shape.header_bytes).next_multiple_of(64);
         let receive_bytes = shape.receive_bytes.next_multiple_of(64);
         let ram = Rc::new(ram);
-        let receive = Ring::new(ram.clone(), shape.queue_size, shape.event_idx);
-        let transmit = Ring::new(ram.clone(), shape.queue_size, shape.event_idx);
+        let ring = if shape.packed { Ring::packed } else { Ring::new };
+        let receive = ring(ram.clone(), shape.queue_size, shape.event_idx);
+        let transmit = ring(ram.clone(), shape.queue_size, shape.event_idx);
         let receive_buffers = ram.allocate(entries * u64::from(receive_bytes), 4096);
         let transmit_buffers = ram.allocate(entries * u64::from(transmit_bytes), 4096);
         let wants_kick = false;

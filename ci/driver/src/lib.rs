@@ -1,5 +1,5 @@
 //! A guest's side of virtio-net, played by a test, a fuzzer or a benchmark: memory that can be shared with a backend
-//! ([`Ram`]), split rings in it ([`Ring`]), and a network interface of one queue pair on top ([`Interface`]). For comparison it can also
+//! ([`Ram`]), rings in it ([`Ring`], [`PackedRing`]), and a network interface of one queue pair on top ([`Interface`]). For comparison it can also
 //! play the device, by an implementation that is not Culvert's ([`Reference`]).
 //!
 //! [`Stream`] makes frames for it that leave checksums and segmentation to the device, and checks what becomes of them.
@@ -8,12 +8,14 @@
 //! nothing of Culvert, so it can stand before any vhost-user backend.
 
 mod interface;
+mod packed;
 mod ram;
 mod reference;
 mod ring;
 mod stream;
 
 pub use interface::{Interface, Shape};
+pub use packed::{PackedDescriptor, PackedRing, Place};
 pub use ram::Ram;
 pub use reference::{Next, Put, Reference};
 pub use ring::{Buffer, Descriptor, Ring};

@@ -1,8 +1,9 @@
-//! The driver's side of a split ring (virtio 1.3, section 2.7).
+//! The driver's side of a split ring (virtio 1.3, section 2.7), or by the same calls of a packed one ([`PackedRing`]).
 
 use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
 
+use crate::packed::PackedRing;
 use crate::ram::Ram;
 
 /// One descriptor as it lies in memory.
@@ -29,7 +30,8 @@ pub struct Buffer {
     pub writable: bool,
 }
 
-/// A split ring, from the driver's side.
+/// A ring, from the driver's side. What is said of indices and heads is of split rings; of a packed one, indices count buffers and heads
+/// are their names.
 pub struct Ring {
     ram: Rc<Ram>,
     size: u16,
@@ -42,6 +44,8 @@ pub struct Ring {
     chains: Vec<Vec<u16>>,
     next_available: u16,
     next_used: u16,
+    /// All of it, if it is packed.
+    as_packed: Option<PackedRing>,
 }
 
 impl Ring {
@@ -62,13 +66,46 @@ impl Ring {
             chains: vec![Vec::new(); usize::from(size)],
             next_available: 0,
             next_used: 0,
+            as_packed: None,
         };
         ring.reset();
         ring
     }
 
+    /// A new, empty packed ring.
+    pub fn packed(ram: Rc<Ram>, size: u16, event_idx: bool) -> Self {
+        let ring = PackedRing::new(ram.clone(), size, event_idx);
+        let (descriptors, available, used) = ring.guest_addresses();
+        let (free, chains) = (Vec::new(), Vec::new());
+        let as_packed = Some(ring);
+        Self {
+            ram,
+            size,
+            descriptors,
+            available,
+            used,
+            event_idx,
+            free,
+            chains,
+            next_available: 0,
+            next_used: 0,
+            as_packed,
+        }
+    }
+
+    /// The packed ring that it is.
+    ///
+    /// # Panics
+    /// When it is split.
+    pub fn as_packed(&mut self) -> &mut PackedRing {
+        self.as_packed.as_mut().expect("a packed ring")
+    }
+
     /// Empties the ring, as a driver does that starts anew.
     pub fn reset(&mut self) {
+        if let Some(packed) = &mut self.as_packed {
+            return packed.reset();
+        }
         self.ram.write(self.available, &vec![0; 6 + 2 * usize::from(self.size)]);
         self.ram.write(self.used, &vec![0; 6 + 8 * usize::from(self.size)]);
         self.free = (0..self.size).rev().collect();
@@ -92,11 +129,18 @@ impl Ring {
 
     /// How many more descriptors are free.
     pub fn free(&self) -> usize {
+        if let Some(packed) = &self.as_packed {
+            return packed.free();
+        }
         self.free.len()
     }
 
     /// How many entries were offered, published or not, that the device has not given back.
     pub fn pending(&self) -> u16 {
+        if let Some(packed) = &self.as_packed {
+            let (offered, _, used) = packed.counts();
+            return offered.wrapping_sub(used);
+        }
         self.next_available.wrapping_sub(self.used_index())
     }
 
@@ -105,12 +149,18 @@ impl Ring {
     /// # Panics
     /// When no descriptor is free.
     pub fn next_head(&self) -> u16 {
+        if let Some(packed) = &self.as_packed {
+            return packed.next_id();
+        }
         *self.free.last().expect("a free descriptor")
     }
 
     /// Links buffers into a chain and puts it into the available ring; `None` when descriptors are used up. The device
     /// sees it after [`Self::publish`].
     pub fn offer(&mut self, buffers: &[Buffer]) -> Option<u16> {
+        if let Some(packed) = &mut self.as_packed {
+            return packed.offer(buffers);
+        }
         if self.free.len() < buffers.len() {
             return None;
         }
@@ -130,6 +180,9 @@ impl Ring {
 
     /// As [`Self::offer`], with the chain in an indirect table at `table`, which must have 16 bytes a buffer.
     pub fn offer_indirect(&mut self, table: u64, buffers: &[Buffer]) -> Option<u16> {
+        if let Some(packed) = &mut self.as_packed {
+            return packed.offer_indirect(table, buffers);
+        }
         let head = self.free.pop()?;
         for (place, buffer) in buffers.iter().enumerate() {
             let last = place + 1 == buffers.len();
@@ -147,6 +200,9 @@ impl Ring {
 
     /// As [`Self::offer`], with the buffers from `direct` on in an indirect table at `table`.
     pub fn offer_partly_indirect(&mut self, table: u64, buffers: &[Buffer], direct: usize) -> Option<u16> {
+        if let Some(packed) = &mut self.as_packed {
+            return packed.offer_partly_indirect(table, buffers, direct);
+        }
         let (direct, indirect) = buffers.split_at(direct.min(buffers.len()));
         if self.free.len() <= direct.len() {
             return None;
@@ -179,6 +235,9 @@ impl Ring {
 
     /// Shows everything offered to the device; returns whether it wants a kick.
     pub fn publish(&mut self) -> bool {
+        if let Some(packed) = &mut self.as_packed {
+            return packed.publish();
+        }
         let old = self.available_index();
         fence(Ordering::Release);
         self.set_available_index(self.next_available);
@@ -193,6 +252,9 @@ impl Ring {
 
     /// The next used chain: its head and the bytes written. Its descriptors are free again.
     pub fn take_used(&mut self) -> Option<(u16, u32)> {
+        if let Some(packed) = &mut self.as_packed {
+            return packed.take_used();
+        }
         if self.used_index() == self.next_used {
             return None;
         }
@@ -208,6 +270,9 @@ impl Ring {
 
     /// Asks the device for an interrupt at its next used buffer, or for none.
     pub fn want_interrupt(&self, wanted: bool) {
+        if let Some(packed) = &self.as_packed {
+            return packed.want_interrupt(wanted);
+        }
         if self.event_idx {
             let event = if wanted { self.next_used } else { self.next_used.wrapping_sub(1) };
             self.write_u16(self.available + 4 + 2 * u64::from(self.size), event);
@@ -223,6 +288,9 @@ impl Ring {
 
     /// The index that the device reads.
     pub fn available_index(&self) -> u16 {
+        if let Some(packed) = &self.as_packed {
+            return packed.counts().1;
+        }
         self.read_u16(self.available + 2)
     }
 
@@ -233,6 +301,9 @@ impl Ring {
 
     /// The index that the device writes.
     pub fn used_index(&self) -> u16 {
+        if let Some(packed) = &self.as_packed {
+            return packed.counts().2;
+        }
         self.read_u16(self.used + 2)
     }
 

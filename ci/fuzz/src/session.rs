@@ -307,13 +307,12 @@ impl Workers {
 
 impl Running {
     fn new(ring: u16, setup: RingSetup) -> Self {
-        setup.layout.check(&setup.memory).expect("a ring is started only where one can be");
+        setup.layout.check(&setup.memory, setup.features).expect("a ring is started only where one can be");
         assert_eq!(setup.features & !CONFIG.offered(), 0, "features that were not offered");
-        let (memory, call) = (Arc::clone(&setup.memory), Arc::clone(&setup.call));
         let queue = if ring.is_multiple_of(2) {
-            ReceiveQueue::new(memory, &setup.layout, setup.features, call).map(Queue::Receive)
+            ReceiveQueue::start(&setup).map(Queue::Receive)
         } else {
-            TransmitQueue::new(memory, &setup.layout, setup.features, call).map(Queue::Transmit)
+            TransmitQueue::start(&setup).map(Queue::Transmit)
         };
         Self { queue: queue.unwrap_or(Queue::Broken), enabled: setup.enabled, setup }
     }

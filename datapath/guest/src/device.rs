@@ -15,6 +15,8 @@ use crate::call::{Call, Replaced};
 use crate::features;
 use crate::layout::{RingError, RingLayout};
 use crate::memory::Memory;
+use crate::packed::{FIRST_POSITION, PackedStart};
+use crate::record::{Record, Records};
 
 /// Most queue pairs of one device: a vhost-user kick names its ring in 8 bits.
 pub const MAX_QUEUE_PAIRS: u16 = 128;
@@ -44,6 +46,7 @@ impl DeviceConfig {
             | features::INDIRECT_DESC
             | features::EVENT_IDX
             | features::IN_ORDER
+            | features::RING_PACKED
             | features::ANY_LAYOUT
             | features::NET_MTU
             | features::PROTOCOL_FEATURES;
@@ -82,7 +85,7 @@ pub enum RingChange {
         /// Number of the ring.
         ring: u16,
     },
-    /// Take the ring up, at the position that its used index tells. Whoever asks for it signals once when it is done: an
+    /// Take the ring up, at the position that its used index or its record tells. Whoever asks for it signals once when it is done: an
     /// interrupt may be owed from before.
     Start {
         /// Number of the ring.
@@ -114,6 +117,8 @@ pub struct RingSetup {
     pub call: Arc<Call>,
     /// Whether frames may pass.
     pub enabled: bool,
+    /// Where to go on, if the ring is packed; a split ring tells that itself.
+    pub packed: Option<PackedStart>,
 }
 
 /// A ring that a worker let go of.
@@ -121,7 +126,7 @@ pub struct RingSetup {
 pub struct StoppedRing {
     /// Number of the ring.
     pub ring: u16,
-    /// Index of the next available entry that was not taken (GET_VRING_BASE).
+    /// Index of the next available entry that was not taken (GET_VRING_BASE); of a packed ring with the wrap counter in bit 15.
     pub position: u16,
 }
 
@@ -160,8 +165,8 @@ pub enum DeviceError {
         /// As the frontend sent it.
         size: u32,
     },
-    /// A split ring's position has 16 bits.
-    #[error("ring {ring}: position {position} does not fit into 16 bits")]
+    /// A split ring's position has 16 bits; that of a packed one is inside of the ring.
+    #[error("ring {ring}: there is no position {position:#x}")]
     Position {
         /// Number of the ring.
         ring: u16,
@@ -219,8 +224,8 @@ pub struct RingSettings<'a> {
     pub size: u16,
     /// Where it is.
     pub addresses: Option<RingAddresses>,
-    /// Index of the next available entry, as of when the ring stood last.
-    pub position: u16,
+    /// What SET_VRING_BASE would tell of where the ring stood last; none: nothing was said.
+    pub position: Option<u32>,
     /// How the guest tells that it made buffers available.
     pub kick: &'a Kick,
     /// How to interrupt the guest.
@@ -249,13 +254,21 @@ pub struct Device {
     acknowledged: u64,
     memory: Option<Arc<Memory>>,
     rings: Box<[Ring]>,
+    /// Where its packed rings stand.
+    records: Option<Arc<Records>>,
 }
 
 impl Device {
     /// A device that no frontend has configured.
     pub fn new(config: DeviceConfig) -> Self {
         let rings = (0..config.rings()).map(|_| Ring::default()).collect();
-        Self { config, acknowledged: 0, memory: None, rings }
+        Self { config, acknowledged: 0, memory: None, rings, records: None }
+    }
+
+    /// The same with these records of packed rings, which may be an earlier process's.
+    #[must_use]
+    pub fn with_records(self, records: Option<Arc<Records>>) -> Self {
+        Self { records, ..self }
     }
 
     /// What the port offers.
@@ -287,7 +300,7 @@ impl Device {
         self.rings.iter().map(|ring| RingSettings {
             size: ring.size,
             addresses: ring.addresses,
-            position: ring.position,
+            position: ring.position.map(|position| base(position, self.acknowledged)),
             kick: &ring.kick,
             call: &ring.call,
             enabled: ring.enabled,
@@ -362,28 +375,35 @@ impl Device {
     /// # Errors
     /// No such ring, or a place where no ring can be. Checked when size and memory are known, else at the kick.
     pub fn set_addresses(&mut self, ring: u32, addresses: RingAddresses) -> Result<Vec<RingChange>, DeviceError> {
-        let memory = self.memory.clone();
+        let (memory, features) = (self.memory.clone(), self.acknowledged);
         let (number, ring) = self.ring(ring)?;
         if ring.addresses == Some(addresses) {
             return Ok(Vec::new());
         }
         if let (Some(memory), size @ 1..) = (memory, ring.size) {
-            layout(size, addresses).check(&memory).map_err(|error| DeviceError::Ring { ring: number, error })?;
+            layout(size, addresses)
+                .check(&memory, features)
+                .map_err(|error| DeviceError::Ring { ring: number, error })?;
         }
         ring.addresses = Some(addresses);
         self.restart(number)
     }
 
-    /// SET_VRING_BASE. Kept only to answer GET_VRING_BASE: a ring resumes from its used index.
+    /// SET_VRING_BASE. Of a split ring kept only to answer GET_VRING_BASE: it resumes from its used index. Of a packed one the lower half
+    /// tells where the driver's next buffer is, the upper half where the next used one is: the same place, as nothing is under way in a
+    /// ring that stands, so that DPDK's virtio-user leaves it out.
     ///
     /// # Errors
-    /// No such ring, a position that a split ring cannot have, or the ring runs.
+    /// No such ring, a position that the ring cannot have, or the ring runs.
     pub fn set_position(&mut self, ring: u32, position: u32) -> Result<(), DeviceError> {
+        let is_packed = self.acknowledged & features::RING_PACKED != 0;
         let (number, ring) = self.ring(ring)?;
         if ring.running.is_some() {
             return Err(DeviceError::Running(number));
         }
-        ring.position = u16::try_from(position).map_err(|_| DeviceError::Position { ring: number, position })?;
+        let lower = if is_packed { position & 0xffff } else { position };
+        let lower = u16::try_from(lower).map_err(|_| DeviceError::Position { ring: number, position })?;
+        ring.position = Some(lower);
         Ok(())
     }
 
@@ -401,8 +421,17 @@ impl Device {
     ///
     /// # Errors
     /// No such ring.
-    pub fn position(&mut self, ring: u32) -> Result<u16, DeviceError> {
-        Ok(self.ring(ring)?.1.position)
+    pub fn position(&mut self, ring: u32) -> Result<u32, DeviceError> {
+        let features = self.acknowledged;
+        let (number, ring) = self.ring(ring)?;
+        let position = ring.position.unwrap_or_else(|| first(features));
+        // From here on the frontend knows it, and may tell us another.
+        if ring.running.is_none()
+            && let Some(record) = self.records.as_ref().and_then(|records| records.ring(number))
+        {
+            record.clear();
+        }
+        Ok(base(position, features))
     }
 
     /// SET_VRING_KICK. The last thing that a ring needs to run.
@@ -484,9 +513,16 @@ impl Device {
 
     /// Takes note of the workers' acknowledgement.
     pub fn stopped(&mut self, stopped: &[StoppedRing]) {
+        let is_packed = self.acknowledged & features::RING_PACKED != 0;
         for stop in stopped {
+            // A packed ring may have stood somewhere without having run.
+            let record = self.records.as_ref().filter(|_| is_packed).and_then(|records| records.ring(stop.ring));
             if let Some(ring) = self.rings.get_mut(usize::from(stop.ring)) {
-                ring.position = stop.position;
+                if is_packed {
+                    ring.position = record.and_then(|record| record.position()).or(ring.position);
+                } else {
+                    ring.position = Some(stop.position);
+                }
                 ring.held = ring.running.is_some();
             }
         }
@@ -531,14 +567,26 @@ impl Device {
             Kick::Descriptor(descriptor) => Some(Arc::clone(descriptor)),
         };
         let layout = layout(size, addresses);
-        layout.check(&memory).map_err(|error| DeviceError::Ring { ring: number, error })?;
+        layout.check(&memory, features).map_err(|error| DeviceError::Ring { ring: number, error })?;
         let call = Arc::clone(&ring.call);
         let enabled = self.is_enabled(ring);
+        // A ring that is only moved goes on where it stands, which is not known before it was stopped.
+        let told = kept_features.is_none().then(|| ring.position.unwrap_or(FIRST_POSITION));
+        let packed = (features & features::RING_PACKED != 0).then(|| self.record(number));
+        let packed = packed.flatten().map(|record| PackedStart { record, told });
         if let Some(ring) = self.rings.get_mut(usize::from(number)) {
             ring.running = Some(Running { features });
             ring.held = true;
         }
-        Ok(Some(RingChange::Start { ring: number, setup: RingSetup { memory, layout, features, kick, call, enabled } }))
+        Ok(Some(RingChange::Start {
+            ring: number,
+            setup: RingSetup { memory, layout, features, kick, call, enabled, packed },
+        }))
+    }
+
+    fn record(&mut self, number: u16) -> Option<Record> {
+        let rings = self.config.rings();
+        self.records.get_or_insert_with(|| Records::own(rings)).ring(number)
     }
 }
 
@@ -547,7 +595,8 @@ struct Ring {
     /// 0 until SET_VRING_NUM.
     size: u16,
     addresses: Option<RingAddresses>,
-    position: u16,
+    /// Of a packed ring with the wrap counter in bit 15.
+    position: Option<u16>,
     kick: Kick,
     call: Arc<Call>,
     /// What SET_VRING_ENABLE said. Before, rings are disabled if PROTOCOL_FEATURES was acknowledged, else enabled.
@@ -560,6 +609,17 @@ struct Ring {
 #[derive(Clone, Copy, Debug)]
 struct Running {
     features: u64,
+}
+
+/// Where a new ring begins.
+fn first(features: u64) -> u16 {
+    if features & features::RING_PACKED == 0 { 0 } else { FIRST_POSITION }
+}
+
+/// A position as in SET_VRING_BASE and GET_VRING_BASE: of a packed ring twice, for what is available and for what is used.
+fn base(position: u16, features: u64) -> u32 {
+    let upper = if features & features::RING_PACKED == 0 { 0 } else { position };
+    u32::from(upper) << 16 | u32::from(position)
 }
 
 fn layout(size: u16, addresses: RingAddresses) -> RingLayout {

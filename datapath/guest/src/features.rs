@@ -59,6 +59,9 @@ pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// Virtio 1.0 or later, not legacy (6.1).
 pub const VERSION_1: u64 = 1 << 32;
 
+/// Rings are packed (2.8), and not split (2.7).
+pub const RING_PACKED: u64 = 1 << 34;
+
 /// What a driver with these features may ask us to do to its frames.
 pub fn asked(features: u64) -> Offloads {
     pick(

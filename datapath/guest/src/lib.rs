@@ -8,11 +8,12 @@
 //! - [`features`]: the virtio feature bits that we know; [`device`]: the state of one device, as its frontend configures it;
 //! - [`layout`]: where a ring lies; [`split`]: raw access to a split ring; [`chain`]: checked walks over its descriptors;
 //! - [`transmit`]: taking frames from a guest's transmit queue; [`receive`]: putting frames into its receive queue;
+//! - [`packed`]: the same for packed rings; [`record`]: where those stand; [`queue`]: queues of either kind;
 //! - [`net_header`]: the virtio-net header; [`piece`]: bytes of a frame, wherever they lie; [`call`]: the guest's interrupt;
 //! - [`descriptor`]: guest memory to a file descriptor; [`packet_socket`]: frames by way of the kernel; [`unblock`]: freeing a worker that a frontend holds up.
 //!
-//! `unsafe` stands in `memory`, `cycle_clock`, `unblock`, `bus_fault`, `piece`, `split`, `chain`, `transmit`, `receive`, `descriptor` and
-//! `packet_socket`, and nowhere else.
+//! `unsafe` stands in `memory`, `cycle_clock`, `unblock`, `bus_fault`, `piece`, `split`, `chain`, `transmit`, `receive`, `packed` and its
+//! parts, `record`, `descriptor` and `packet_socket`, and nowhere else.
 
 pub mod bus_fault;
 pub mod call;
@@ -24,9 +25,12 @@ pub mod features;
 pub mod layout;
 pub mod memory;
 pub mod net_header;
+pub mod packed;
 pub mod packet_socket;
 pub mod piece;
+pub mod queue;
 pub mod receive;
+pub mod record;
 pub mod split;
 pub mod thread_clock;
 pub mod transmit;
@@ -37,6 +41,6 @@ pub use layout::{MAX_QUEUE_SIZE, RingError, RingLayout};
 pub use memory::{Memory, MemoryError, Region};
 pub use net_header::NetHeader;
 pub use piece::{Piece, Rooms};
-pub use receive::{ReceiveQueue, Reserved};
+pub use queue::{ReceiveQueue, Reserved, TransmitQueue};
 pub use split::RingFault;
-pub use transmit::{Packet, Received, TransmitBurst, TransmitQueue};
+pub use transmit::{Packet, Received, TransmitBurst};

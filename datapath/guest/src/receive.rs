@@ -1,7 +1,7 @@
 //! Putting frames into a guest's receive queue, which is our tx (virtio 1.3, section 5.1.6.4).
 //!
-//! [`ReceiveQueue::put`] copies a frame into the guest's buffers; [`ReceiveQueue::find_room`] and [`Reserved`] leave the
-//! copy to the kernel. Nothing is visible to the guest until [`ReceiveQueue::publish`], so that a burst costs one index and
+//! [`SplitReceiveQueue::put`] copies a frame into the guest's buffers; [`SplitReceiveQueue::find_room`] and [`SplitReserved`] leave the
+//! copy to the kernel. Nothing is visible to the guest until [`SplitReceiveQueue::publish`], so that a burst costs one index and
 //! at most one interrupt. Whoever calls holds the queue's lock: several workers deliver to one guest.
 
 #![expect(unsafe_code, reason = "writable ranges in checked guest buffers")]
@@ -20,9 +20,9 @@ use crate::piece::{Piece, Room, Rooms};
 use crate::split::{DESC_INDIRECT, DESC_NEXT, Offer, RingFault, SplitRing, StartError};
 use crate::transmit::BURST;
 
-/// A guest's receive queue.
+/// A guest's receive queue whose ring is split.
 #[derive(Debug)]
-pub struct ReceiveQueue {
+pub struct SplitReceiveQueue {
     ring: SplitRing,
     header_bytes: usize,
     mergeable: bool,
@@ -85,7 +85,7 @@ struct Chain {
     length: u32,
 }
 
-impl ReceiveQueue {
+impl SplitReceiveQueue {
     /// Takes up a ring; see [`SplitRing::new`].
     ///
     /// # Errors
@@ -246,9 +246,9 @@ impl ReceiveQueue {
     }
 
     /// The room that the last call of this queue's has found by [`Self::find_room`]; none if that was another call.
-    pub fn reserved(&mut self) -> Option<Reserved<'_>> {
+    pub fn reserved(&mut self) -> Option<SplitReserved<'_>> {
         let (before, payload_bytes) = self.found.take()?;
-        Some(Reserved { queue: self, before, payload_bytes })
+        Some(SplitReserved { queue: self, before, payload_bytes })
     }
 
     /// Whether more than half of the chains are left that the guest has had on offer at a time. Frames that were not
@@ -389,13 +389,13 @@ impl ReceiveQueue {
 /// ([`descriptor::receive`](crate::descriptor::receive)) before its head is written. Dropped without [`Self::commit`], they
 /// stay the guest's offer.
 #[derive(Debug)]
-pub struct Reserved<'q> {
-    queue: &'q mut ReceiveQueue,
+pub struct SplitReserved<'q> {
+    queue: &'q mut SplitReceiveQueue,
     before: u32,
     payload_bytes: u32,
 }
 
-impl Reserved<'_> {
+impl SplitReserved<'_> {
     /// Where the payload goes.
     pub fn rooms(&mut self) -> Rooms<'_> {
         Rooms::in_guest(&self.queue.rooms, self.before, self.payload_bytes)
@@ -422,20 +422,20 @@ impl Reserved<'_> {
 }
 
 /// Pieces poured into a list of rooms, one after the other.
-struct Pour<'r> {
+pub(crate) struct Pour<'r> {
     rooms: std::slice::Iter<'r, Room>,
     current: Option<Room>,
-    written: u64,
+    pub(crate) written: u64,
 }
 
 impl<'r> Pour<'r> {
-    fn new(rooms: &'r [Room]) -> Self {
+    pub(crate) fn new(rooms: &'r [Room]) -> Self {
         let mut rooms = rooms.iter();
         Self { current: rooms.next().copied(), rooms, written: 0 }
     }
 
     /// Pours as much of `piece` as there is room for.
-    fn add(&mut self, mut piece: Piece<'_>) {
+    pub(crate) fn add(&mut self, mut piece: Piece<'_>) {
         while piece.length() > 0 {
             let Some(room) = self.current else { return };
             let (left, copied) = room.fill(piece);

@@ -36,6 +36,9 @@ pub enum RingFault {
         /// Entries of the table.
         size: u16,
     },
+    /// A chain of a packed ring goes on at a descriptor that its driver has not made available.
+    #[error("descriptor {0} belongs to a chain, and is not available")]
+    Unavailable(u16),
     /// A chain is longer than the ring: a loop, or a driver that breaks virtio 1.3, 2.7.5.3.1.
     #[error("descriptor chain is longer than the ring of {0}")]
     ChainTooLong(u16),
@@ -75,6 +78,14 @@ pub enum StartError {
     /// Its indices make no sense.
     #[error(transparent)]
     Fault(#[from] RingFault),
+    /// A packed ring cannot stand where its frontend says.
+    #[error("position {position:#x} is outside of the ring of {size}")]
+    Position {
+        /// An index, and the wrap counter in bit 15.
+        position: u16,
+        /// Entries of the ring.
+        size: u16,
+    },
 }
 
 /// One descriptor (virtio 1.3, section 2.7.5), read once.

@@ -1,6 +1,6 @@
 //! Taking frames from a guest's transmit queue, which is our rx.
 //!
-//! [`TransmitQueue::receive`] takes a burst of chains and copies of each the virtio-net header and the first bytes of the
+//! [`SplitTransmitQueue::receive`] takes a burst of chains and copies of each the virtio-net header and the first bytes of the
 //! frame, once. The rest stays where it is: a [`Packet`] borrows it, and the chains go back to the guest when the
 //! [`Received`] is dropped, after everything that borrowed from it.
 
@@ -16,6 +16,7 @@ use crate::features;
 use crate::layout::{MAX_QUEUE_SIZE, RingLayout};
 use crate::memory::Memory;
 use crate::net_header::{NEEDS_CSUM, NET_HEADER_BYTES, NetHeader, header_bytes};
+use crate::packed::PackedRing;
 use crate::piece::{Piece, copy};
 use crate::split::{DESC_INDIRECT, DESC_NEXT, Offer, RingFault, SplitRing, StartError};
 
@@ -33,9 +34,9 @@ const SCRATCH_BYTES: usize = NET_HEADER_BYTES + HEAD_BYTES;
 const HEADER_AND_HEAD: u32 = 140;
 const _: () = assert!(HEADER_AND_HEAD as usize == SCRATCH_BYTES);
 
-/// A guest's transmit queue. One worker owns it.
+/// A guest's transmit queue whose ring is split. One worker owns it.
 #[derive(Debug)]
-pub struct TransmitQueue {
+pub struct SplitTransmitQueue {
     ring: SplitRing,
     header_bytes: usize,
     asks: Offloads,
@@ -69,7 +70,7 @@ struct Slot {
     /// Bytes of the whole frame.
     length: u32,
     refused: Option<DropReason>,
-    /// `rest` is all of the chain's only buffer, of which nothing was copied yet.
+    /// The frame lies in one buffer: `rest` is all of it until the head is copied, and then what follows that.
     whole: bool,
     /// The rest of the frame: this, then `pieces[more]`.
     rest: Piece<'static>,
@@ -118,13 +119,20 @@ impl<'a> Packet<'a> {
 /// A burst of frames, borrowed from the guest until dropped.
 #[derive(Debug)]
 pub struct Received<'q> {
-    ring: &'q mut SplitRing,
+    ring: GiveBack<'q>,
     header_bytes: usize,
     asks: Offloads,
     burst: &'q mut TransmitBurst,
 }
 
-impl TransmitQueue {
+/// Where the chains of a burst go back to.
+#[derive(Debug)]
+pub(crate) enum GiveBack<'q> {
+    Split(&'q mut SplitRing),
+    Packed(&'q mut PackedRing),
+}
+
+impl SplitTransmitQueue {
     /// Takes up a ring; see [`SplitRing::new`].
     ///
     /// # Errors
@@ -158,7 +166,7 @@ impl TransmitQueue {
         for slot in burst.slots.iter_mut().take(burst.count).filter(|slot| slot.whole) {
             slot.copy_head(self.header_bytes);
         }
-        Ok(Received { ring: &mut self.ring, header_bytes: self.header_bytes, asks: self.asks, burst })
+        Ok(Received { ring: GiveBack::Split(&mut self.ring), header_bytes: self.header_bytes, asks: self.asks, burst })
     }
 
     /// Whether [`Self::receive`] would find a frame.
@@ -200,9 +208,84 @@ impl Default for TransmitBurst {
 }
 
 impl TransmitBurst {
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         (self.count, self.descriptors) = (0, 0);
         self.pieces.clear();
+    }
+}
+
+/// What a packed ring fills a burst by; it keeps its chains itself.
+impl TransmitBurst {
+    pub(crate) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Descriptors of chains with more than one.
+    pub(crate) const fn descriptors(&self) -> u16 {
+        self.descriptors
+    }
+
+    /// Adds a frame that lies in one buffer, where there is a place for it.
+    #[inline]
+    pub(crate) fn add_single(&mut self, header_bytes: usize, buffer: Option<Buffer>) {
+        let Some(slot) = self.slots.get_mut(self.count) else { return };
+        slot.more = (0, 0);
+        slot.whole = true;
+        let mut take = Take::new(header_bytes);
+        slot.rest = match buffer {
+            Some(buffer) => take.add(&mut slot.scratch, buffer),
+            None => Piece::from(&[][..]),
+        };
+        slot.finish(&take, header_bytes);
+        self.count += 1;
+    }
+
+    /// Adds a frame that lies in the buffers that `walk` yields; it also tells how many descriptors there are.
+    ///
+    /// # Errors
+    /// Those of `walk`.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn add_chain<T>(
+        &mut self,
+        header_bytes: usize,
+        walk: impl FnOnce(&mut dyn FnMut(Buffer)) -> Result<(T, u16), RingFault>,
+    ) -> Result<T, RingFault> {
+        let start = self.pieces.len();
+        let mut take = Take::new(header_bytes);
+        // There is a place: a burst is at its end before.
+        let at = self.count.min(BURST - 1);
+        let Self { slots, pieces, .. } = self;
+        let mut none = [0; SCRATCH_BYTES];
+        let scratch = slots.get_mut(at).map_or(&mut none, |slot| &mut slot.scratch);
+        let (walked, descriptors) = walk(&mut |buffer| {
+            let piece = take.add(scratch, buffer);
+            if piece.length() > 0 {
+                pieces.push(piece);
+            }
+        })?;
+        let end = pieces.len();
+        if let Some(slot) = slots.get_mut(at) {
+            slot.whole = false;
+            slot.rest = Piece::from(&[][..]);
+            // The vector's capacity is 2 * MAX_QUEUE_SIZE.
+            slot.more = (u32::try_from(start).unwrap_or(0), u32::try_from(end).unwrap_or(0));
+            slot.finish(&take, header_bytes);
+        }
+        self.count = at + 1;
+        self.descriptors += descriptors;
+        Ok(walked)
+    }
+}
+
+impl<'q> Received<'q> {
+    pub(crate) const fn new(
+        ring: GiveBack<'q>,
+        header_bytes: usize,
+        asks: Offloads,
+        burst: &'q mut TransmitBurst,
+    ) -> Self {
+        Self { ring, header_bytes, asks, burst }
     }
 }
 
@@ -298,11 +381,16 @@ impl Drop for Received<'_> {
     #[inline]
     fn drop(&mut self) {
         let mut count = 0;
-        for slot in self.burst.slots.iter().take(self.burst.count) {
-            self.ring.put_used(count, slot.chain, 0);
-            count += 1;
+        match &mut self.ring {
+            GiveBack::Split(ring) => {
+                for slot in self.burst.slots.iter().take(self.burst.count) {
+                    ring.put_used(count, slot.chain, 0);
+                    count += 1;
+                }
+                ring.publish(count);
+            }
+            GiveBack::Packed(ring) => ring.give_back(self.burst.count),
         }
-        self.ring.publish(count);
         self.burst.clear();
     }
 }

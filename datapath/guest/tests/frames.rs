@@ -29,7 +29,7 @@ fn shapes() -> Vec<Shape> {
     let mut shapes = Vec::new();
     for (header_bytes, mergeable) in [(12, true), (12, false), (10, false)] {
         for event_idx in [false, true] {
-            for split_header in [false, true] {
+            for (split_header, packed) in [(false, false), (false, true), (true, false), (true, true)] {
                 let receive_bytes = if mergeable { 1526 } else { 70_000 };
                 shapes.push(Shape {
                     queue_size: 128,
@@ -38,6 +38,7 @@ fn shapes() -> Vec<Shape> {
                     event_idx,
                     receive_bytes,
                     split_header,
+                    packed,
                     ..Shape::default()
                 });
             }
@@ -74,88 +75,100 @@ fn frames_of_all_lengths_pass_in_every_shape() {
 /// What lies in the storage behind a burst are pieces of an earlier one, whose memory may be unmapped.
 #[test]
 fn there_is_no_frame_behind_the_end_of_a_burst() {
-    let mut burst = TransmitBurst::default();
-    let mut pair = pair(Shape { queue_size: 32, ..Shape::default() });
-    assert!(pair.driver.send(&frame(1000)) && pair.driver.send(&frame(1000)));
-    assert!(pair.transmit.receive(&mut burst).unwrap().packet(1).is_ok());
-    assert!(pair.driver.send(&frame(1000)));
-    assert!(pair.transmit.receive(&mut burst).unwrap().packet(1).is_err());
+    for packed in [false, true] {
+        let mut burst = TransmitBurst::default();
+        let mut pair = pair(Shape { queue_size: 32, packed, ..Shape::default() });
+        assert!(pair.driver.send(&frame(1000)) && pair.driver.send(&frame(1000)));
+        assert!(pair.transmit.receive(&mut burst).unwrap().packet(1).is_ok());
+        assert!(pair.driver.send(&frame(1000)));
+        assert!(pair.transmit.receive(&mut burst).unwrap().packet(1).is_err());
+    }
 }
 
 #[test]
 fn bursts_wrap_around_the_ring_and_the_index() {
-    let mut burst = TransmitBurst::default();
-    let mut pair = pair(Shape { queue_size: 32, ..Shape::default() });
-    for round in 0..5000_usize {
-        let count = 1 + round % 32;
-        for i in 0..count {
-            assert!(pair.driver.send(&frame(64 + i)));
+    for packed in [false, true] {
+        let mut burst = TransmitBurst::default();
+        let mut pair = pair(Shape { queue_size: 32, packed, ..Shape::default() });
+        for round in 0..5000_usize {
+            let count = 1 + round % 32;
+            for i in 0..count {
+                assert!(pair.driver.send(&frame(64 + i)));
+            }
+            let received = pair.transmit.receive(&mut burst).unwrap();
+            assert_eq!(received.len(), count);
+            for i in 0..count {
+                let packet = received.packet(i).unwrap();
+                pair.receive.put(&NetHeader::default(), packet.head, packet.length, packet.rest()).unwrap();
+            }
+            drop(received);
+            pair.receive.publish();
+            for i in 0..count {
+                assert_eq!(pair.driver.receive().unwrap().1, frame(64 + i));
+            }
         }
-        let received = pair.transmit.receive(&mut burst).unwrap();
-        assert_eq!(received.len(), count);
-        for i in 0..count {
-            let packet = received.packet(i).unwrap();
-            pair.receive.put(&NetHeader::default(), packet.head, packet.length, packet.rest()).unwrap();
-        }
-        drop(received);
-        pair.receive.publish();
-        for i in 0..count {
-            assert_eq!(pair.driver.receive().unwrap().1, frame(64 + i));
-        }
+        assert!(pair.transmit.receive(&mut burst).unwrap().is_empty());
     }
-    assert!(pair.transmit.receive(&mut burst).unwrap().is_empty());
 }
 
 #[test]
 fn chains_stay_with_us_until_the_burst_is_dropped() {
-    let mut burst = TransmitBurst::default();
-    let mut pair = pair(Shape::default());
-    pair.driver.send(&frame(64));
-    let received = pair.transmit.receive(&mut burst).unwrap();
-    assert_eq!(pair.driver.transmit.used_index(), 0);
-    drop(received);
-    assert_eq!(pair.driver.transmit.used_index(), 1);
-    assert_eq!(pair.transmit.position(), 1);
+    for packed in [false, true] {
+        let mut burst = TransmitBurst::default();
+        let mut pair = pair(Shape { packed, ..Shape::default() });
+        pair.driver.send(&frame(64));
+        let received = pair.transmit.receive(&mut burst).unwrap();
+        assert_eq!(pair.driver.transmit.used_index(), 0);
+        drop(received);
+        assert_eq!(pair.driver.transmit.used_index(), 1);
+        assert_eq!(pair.transmit.position() & 0x7fff, 1);
+    }
 }
 
 #[test]
 fn nothing_is_seen_before_publication() {
-    let mut pair = pair(Shape::default());
-    pair.receive.put(&NetHeader::default(), &frame(60), 60, std::iter::empty()).unwrap();
-    assert!(pair.driver.receive().is_none());
-    pair.receive.publish();
-    assert!(pair.driver.receive().is_some());
+    for packed in [false, true] {
+        let mut pair = pair(Shape { packed, ..Shape::default() });
+        pair.receive.put(&NetHeader::default(), &frame(60), 60, std::iter::empty()).unwrap();
+        assert!(pair.driver.receive().is_none());
+        pair.receive.publish();
+        assert!(pair.driver.receive().is_some());
+    }
 }
 
 #[test]
 fn a_full_receive_ring_takes_no_part_of_a_frame() {
-    let mut pair = pair(Shape { queue_size: 4, receive_bytes: 256, ..Shape::default() });
-    let big = frame(5 * 256);
-    let put = |pair: &mut harness::Pair, bytes: &[u8]| {
-        pair.receive.put(&NetHeader::default(), bytes, bytes.len() as u32, std::iter::empty())
-    };
-    assert_eq!(put(&mut pair, &big), Err(PutError::NoBuffer));
-    for _ in 0..4 {
-        put(&mut pair, &frame(100)).unwrap();
+    for packed in [false, true] {
+        let mut pair = pair(Shape { queue_size: 4, receive_bytes: 256, packed, ..Shape::default() });
+        let big = frame(5 * 256);
+        let put = |pair: &mut harness::Pair, bytes: &[u8]| {
+            pair.receive.put(&NetHeader::default(), bytes, bytes.len() as u32, std::iter::empty())
+        };
+        assert_eq!(put(&mut pair, &big), Err(PutError::NoBuffer));
+        for _ in 0..4 {
+            put(&mut pair, &frame(100)).unwrap();
+        }
+        assert_eq!(put(&mut pair, &frame(100)), Err(PutError::NoBuffer));
+        pair.receive.publish();
+        for _ in 0..4 {
+            assert_eq!(pair.driver.receive().unwrap().1, frame(100));
+        }
+        assert!(pair.driver.receive().is_none());
     }
-    assert_eq!(put(&mut pair, &frame(100)), Err(PutError::NoBuffer));
-    pair.receive.publish();
-    for _ in 0..4 {
-        assert_eq!(pair.driver.receive().unwrap().1, frame(100));
-    }
-    assert!(pair.driver.receive().is_none());
 }
 
 #[test]
 fn a_frame_larger_than_an_unmergeable_buffer_is_refused_and_smaller_ones_pass() {
-    let mut pair = pair(Shape { mergeable: false, receive_bytes: 1526, ..Shape::default() });
-    let put = |pair: &mut harness::Pair, length: usize| {
-        pair.receive.put(&NetHeader::default(), &frame(length), length as u32, std::iter::empty())
-    };
-    assert_eq!(put(&mut pair, 1515), Err(PutError::SmallBuffer));
-    assert_eq!(put(&mut pair, 1514), Ok(()));
-    pair.receive.publish();
-    assert_eq!(pair.driver.receive().unwrap().1, frame(1514));
+    for packed in [false, true] {
+        let mut pair = pair(Shape { mergeable: false, receive_bytes: 1526, packed, ..Shape::default() });
+        let put = |pair: &mut harness::Pair, length: usize| {
+            pair.receive.put(&NetHeader::default(), &frame(length), length as u32, std::iter::empty())
+        };
+        assert_eq!(put(&mut pair, 1515), Err(PutError::SmallBuffer));
+        assert_eq!(put(&mut pair, 1514), Ok(()));
+        pair.receive.publish();
+        assert_eq!(pair.driver.receive().unwrap().1, frame(1514));
+    }
 }
 
 #[test]
@@ -178,19 +191,21 @@ fn a_queue_resumes_where_the_used_index_stands() {
 
 #[test]
 fn an_armed_queue_is_kicked_once_and_a_polled_one_never() {
-    for event_idx in [false, true] {
-        let mut burst = TransmitBurst::default();
-        let mut pair = pair(Shape { event_idx, ..Shape::default() });
-        assert!(pair.transmit.arm().unwrap());
-        pair.driver.send(&frame(60));
-        // `send` published: ask what it saw by arming again with the frame there.
-        assert!(!pair.transmit.arm().unwrap());
-        drop(pair.transmit.receive(&mut burst).unwrap());
-        assert!(pair.transmit.arm().unwrap());
-        assert!(offer_asks_for_kick(&mut pair));
-        drop(pair.transmit.receive(&mut burst).unwrap());
-        pair.transmit.disarm();
-        assert!(!offer_asks_for_kick(&mut pair));
+    for packed in [false, true] {
+        for event_idx in [false, true] {
+            let mut burst = TransmitBurst::default();
+            let mut pair = pair(Shape { event_idx, packed, ..Shape::default() });
+            assert!(pair.transmit.arm().unwrap());
+            pair.driver.send(&frame(60));
+            // `send` published: ask what it saw by arming again with the frame there.
+            assert!(!pair.transmit.arm().unwrap());
+            drop(pair.transmit.receive(&mut burst).unwrap());
+            assert!(pair.transmit.arm().unwrap());
+            assert!(offer_asks_for_kick(&mut pair));
+            drop(pair.transmit.receive(&mut burst).unwrap());
+            pair.transmit.disarm();
+            assert!(!offer_asks_for_kick(&mut pair));
+        }
     }
 }
 
@@ -203,56 +218,59 @@ fn offer_asks_for_kick(pair: &mut harness::Pair) -> bool {
 
 #[test]
 fn indirect_chains_pass() {
-    let mut burst = TransmitBurst::default();
-    let mut pair = pair(Shape::default());
-    let ram = pair.driver.ram();
-    let (table, data) = (ram.allocate(16 * 3, 16), ram.allocate(2000, 64));
-    ram.write(data, &[0; 12]);
-    ram.write(data + 12, &frame(1500));
-    let buffers = [(data, 12), (data + 12, 700), (data + 712, 800)].map(|(address, length)| culvert_driver::Buffer {
-        address,
-        length,
-        writable: false,
-    });
-    pair.driver.transmit.offer_indirect(table, &buffers).unwrap();
-    pair.driver.transmit.publish();
-    let received = pair.transmit.receive(&mut burst).unwrap();
-    assert_eq!(whole(&received.packet(0).unwrap()), frame(1500));
+    for packed in [false, true] {
+        let mut burst = TransmitBurst::default();
+        let mut pair = pair(Shape { packed, ..Shape::default() });
+        let ram = pair.driver.ram();
+        let (table, data) = (ram.allocate(16 * 3, 16), ram.allocate(2000, 64));
+        ram.write(data, &[0; 12]);
+        ram.write(data + 12, &frame(1500));
+        let buffers = [(data, 12), (data + 12, 700), (data + 712, 800)]
+            .map(|(address, length)| culvert_driver::Buffer { address, length, writable: false });
+        pair.driver.transmit.offer_indirect(table, &buffers).unwrap();
+        pair.driver.transmit.publish();
+        let received = pair.transmit.receive(&mut burst).unwrap();
+        assert_eq!(whole(&received.packet(0).unwrap()), frame(1500));
+    }
 }
 
 #[test]
 fn the_guest_is_interrupted_only_when_it_asks() {
-    use std::os::fd::AsFd;
-    for event_idx in [false, true] {
-        let mut pair = pair(Shape { event_idx, ..Shape::default() });
-        let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-        let call = std::sync::Arc::new(culvert_guest::Call::new(Some(event.as_fd().try_clone_to_owned().unwrap())));
-        let layout = harness::layout(&pair.driver.receive);
-        let features = harness::features(&Shape { event_idx, ..Shape::default() });
-        pair.receive = culvert_guest::ReceiveQueue::new(pair.memory.clone(), &layout, features, call).unwrap();
-        let interrupted = |pair: &mut harness::Pair| {
-            pair.receive.put(&NetHeader::default(), &frame(60), 60, std::iter::empty()).unwrap();
-            pair.receive.publish();
-            rustix::io::read(&event, &mut [0; 8]).is_ok()
-        };
-        pair.driver.receive.want_interrupt(true);
-        assert!(interrupted(&mut pair));
-        while pair.driver.receive().is_some() {}
-        pair.driver.receive.want_interrupt(false);
-        assert!(!interrupted(&mut pair));
+    for packed in [false, true] {
+        use std::os::fd::AsFd;
+        for event_idx in [false, true] {
+            let mut pair = pair(Shape { event_idx, packed, ..Shape::default() });
+            let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+            let call = std::sync::Arc::new(culvert_guest::Call::new(Some(event.as_fd().try_clone_to_owned().unwrap())));
+            let layout = harness::layout(&pair.driver.receive);
+            let features = harness::features(&Shape { event_idx, packed, ..Shape::default() });
+            pair.receive = culvert_guest::ReceiveQueue::new(pair.memory.clone(), &layout, features, call).unwrap();
+            let interrupted = |pair: &mut harness::Pair| {
+                pair.receive.put(&NetHeader::default(), &frame(60), 60, std::iter::empty()).unwrap();
+                pair.receive.publish();
+                rustix::io::read(&event, &mut [0; 8]).is_ok()
+            };
+            pair.driver.receive.want_interrupt(true);
+            assert!(interrupted(&mut pair));
+            while pair.driver.receive().is_some() {}
+            pair.driver.receive.want_interrupt(false);
+            assert!(!interrupted(&mut pair));
+        }
     }
 }
 
 #[test]
 fn an_oversized_frame_is_refused_and_the_next_passes() {
-    let mut burst = TransmitBurst::default();
-    let mut pair = pair(Shape::default());
-    let at = pair.driver.ram().guest_address();
-    let huge = [culvert_driver::Buffer { address: at, length: 65_600, writable: false }; 3];
-    pair.driver.transmit.offer(&huge).unwrap();
-    pair.driver.transmit.publish();
-    pair.driver.send(&frame(60));
-    let received = pair.transmit.receive(&mut burst).unwrap();
-    assert_eq!(received.packet(0).unwrap_err(), DropReason::Oversized);
-    assert_eq!(whole(&received.packet(1).unwrap()), frame(60));
+    for packed in [false, true] {
+        let mut burst = TransmitBurst::default();
+        let mut pair = pair(Shape { packed, ..Shape::default() });
+        let at = pair.driver.ram().guest_address();
+        let huge = [culvert_driver::Buffer { address: at, length: 65_600, writable: false }; 3];
+        pair.driver.transmit.offer(&huge).unwrap();
+        pair.driver.transmit.publish();
+        pair.driver.send(&frame(60));
+        let received = pair.transmit.receive(&mut burst).unwrap();
+        assert_eq!(received.packet(0).unwrap_err(), DropReason::Oversized);
+        assert_eq!(whole(&received.packet(1).unwrap()), frame(60));
+    }
 }

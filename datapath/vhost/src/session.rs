@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use culvert_guest::Memory;
 use culvert_guest::call::Call;
 use culvert_guest::device::{Device, DeviceConfig, DeviceError, RingChange, RingStatus};
+use culvert_guest::record::Records;
 use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
 
 use crate::message::{self, Header, Request, Shape};
@@ -98,8 +99,13 @@ pub struct Session {
 impl Session {
     /// A session with a frontend that has just connected.
     pub fn new(config: DeviceConfig) -> Self {
+        Self::with_records(config, None)
+    }
+
+    /// The same with records of packed rings that outlive the process.
+    pub fn with_records(config: DeviceConfig, records: Option<Arc<Records>>) -> Self {
         Self {
-            device: Device::new(config),
+            device: Device::new(config).with_records(records),
             protocol: Protocol::empty(),
             input: Input::default(),
             state: State::Open,

@@ -104,8 +104,8 @@ impl Transcript {
         if ring.size != 0 {
             self.add(FrontendReq::SET_VRING_NUM, &halves(&[number, ring.size.into()]), []);
         }
-        if ring.position != 0 {
-            self.add(FrontendReq::SET_VRING_BASE, &halves(&[number, ring.position.into()]), []);
+        if let Some(position) = ring.position {
+            self.add(FrontendReq::SET_VRING_BASE, &halves(&[number, position]), []);
         }
         if let Some(call) = ring.call.descriptor()? {
             self.add(FrontendReq::SET_VRING_CALL, &words(&[numbered]), [call]);

@@ -692,16 +692,15 @@ impl Datapath {
         number: u16,
         setup: &RingSetup,
     ) -> Result<Ring, culvert_guest::split::StartError> {
-        let RingSetup { memory, layout, features, kick, call, enabled } = setup;
-        let (memory, enabled) = (memory.clone(), *enabled);
+        let (memory, enabled) = (setup.memory.clone(), setup.enabled);
         if number.is_multiple_of(2) {
-            let queue = ReceiveQueue::new(memory.clone(), layout, *features, call.clone())?;
+            let queue = ReceiveQueue::start(setup)?;
             return Ok(Ring { memory, enabled, queue: Queue::Receive(Arc::new(Mutex::new(queue))) });
         }
-        let queue = TransmitQueue::new(memory.clone(), layout, *features, call.clone())?;
+        let queue = TransmitQueue::start(setup)?;
         let (worker, token) = (self.least_loaded(state), state.token());
         // A descriptor that epoll does not take cannot wake us: the ring is polled.
-        let kick = kick.clone().filter(|kick| self.watch(worker, input::raw(kick.as_fd()), token));
+        let kick = setup.kick.clone().filter(|kick| self.watch(worker, input::raw(kick.as_fd()), token));
         Ok(Ring { memory, enabled, queue: Queue::Transmit { slot: Slot::new(queue), kick, worker, token } })
     }
 

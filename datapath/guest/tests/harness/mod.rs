@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use culvert_driver::{Interface, Ram, Ring, Shape};
-use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
+use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, RING_PACKED, VERSION_1};
 use culvert_guest::{Call, Memory, ReceiveQueue, Region, RingLayout, TransmitQueue};
 
 pub const MODERN: u64 = VERSION_1 | NET_MRG_RXBUF | INDIRECT_DESC;
@@ -30,7 +30,8 @@ pub fn layout(ring: &Ring) -> RingLayout {
 pub fn features(shape: &Shape) -> u64 {
     let modern = if shape.header_bytes == 12 && !shape.mergeable { VERSION_1 } else { 0 };
     let merge = if shape.mergeable { NET_MRG_RXBUF | VERSION_1 } else { 0 };
-    INDIRECT_DESC | modern | merge | if shape.event_idx { EVENT_IDX } else { 0 }
+    let packed = if shape.packed { RING_PACKED } else { 0 };
+    INDIRECT_DESC | modern | merge | packed | if shape.event_idx { EVENT_IDX } else { 0 }
 }
 
 pub struct Pair {

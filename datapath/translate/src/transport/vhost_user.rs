@@ -192,16 +192,16 @@ impl Rings for AllRings<'_> {
 impl AllRings<'_> {
     fn start(&mut self, number: u16, setup: &RingSetup) {
         let index = usize::from(number / 2);
-        let RingSetup { memory, layout, features, kick, call, enabled } = setup;
-        let (memory, call, enabled) = (Arc::clone(memory), Arc::clone(call), *enabled);
+        let RingSetup { memory, kick, enabled, .. } = setup;
+        let (memory, enabled) = (Arc::clone(memory), *enabled);
         let started = if number % 2 == 1 {
-            TransmitQueue::new(Arc::clone(&memory), layout, *features, call).map(|queue| {
+            TransmitQueue::start(setup).map(|queue| {
                 let kick = self.watched(number, kick.clone());
                 let ring = TransmitRing { queue, memory, kick, enabled, state: State::Awake };
                 put_at(&mut self.transmit.rings, index, ring);
             })
         } else {
-            ReceiveQueue::new(Arc::clone(&memory), layout, *features, call).map(|queue| {
+            ReceiveQueue::start(setup).map(|queue| {
                 let kick = self.watched(number, kick.clone());
                 let ring =
                     ReceiveRing { queue, memory, kick, enabled, state: State::Awake, backlog: Backlog::default() };

@@ -213,7 +213,7 @@ impl FakeWorkers {
                     stopped.push(StoppedRing { ring, position: if ran { POSITION + ring } else { 0 } });
                 }
                 RingChange::Start { ring, setup } => {
-                    setup.layout.check(&setup.memory).unwrap();
+                    setup.layout.check(&setup.memory, setup.features).unwrap();
                     record.lines.push(format!("start {ring} enabled={}", setup.enabled));
                     assert!(record.running.insert(ring), "ring {ring} was started twice");
                     record.setups.insert(ring, setup);

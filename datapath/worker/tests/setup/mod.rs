@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use culvert_driver::{Interface, Ring, Shape};
 use culvert_frame::MacAddress;
 use culvert_guest::device::{RingChange, RingSetup};
-use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
+use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, RING_PACKED, VERSION_1};
 use culvert_guest::{Call, Memory, Region, RingLayout};
 use culvert_switch::{NetworkId, PortId, Rules};
 use culvert_worker::datapath::DatapathConfig;
@@ -71,10 +71,13 @@ impl Guest {
         RingSetup {
             memory: self.memory.clone(),
             layout: RingLayout { size: ring.size(), descriptors, available, used },
-            features: FEATURES | if self.shape.event_idx { EVENT_IDX } else { 0 },
+            features: FEATURES
+                | if self.shape.event_idx { EVENT_IDX } else { 0 }
+                | if self.shape.packed { RING_PACKED } else { 0 },
             kick: Some(self.kick.clone()),
             call: Arc::new(Call::default()),
             enabled: true,
+            packed: None,
         }
     }
 

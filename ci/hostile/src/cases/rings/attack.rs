@@ -198,6 +198,7 @@ pub const SMALL: Shape = Shape {
     receive_bytes: 2048,
     receive_piece_bytes: u32::MAX,
     split_header: false,
+    packed: false,
 };
 
 /// The largest value that a counter can have.

@@ -1,0 +1,454 @@
+//! Raw access to one packed ring in guest memory (virtio 1.3, section 2.8): descriptors, event areas, publication.
+//!
+//! There is one table, which the driver fills and we empty in its order. Each descriptor has two bits, AVAIL and USED, that tell by
+//! the lap (the *wrap counter*) whose it is. Buffers are completed in the order in which they were offered, so one [`Place`] stands for
+//! both "next available" and "next used", and each used descriptor is written over the first of its own buffer's.
+//!
+//! A burst becomes visible at once: its used descriptors are written from the second on, and the first one last, for the driver looks at
+//! no other before that. Before, the ring's [`Record`] gets the list of what is written, so that another process can finish what was
+//! begun: it then goes on behind it.
+//!
+//! In parts of their own: `chain`, walks over descriptors; `transmit` and `receive`, the queues.
+
+#![expect(unsafe_code, reason = "volatile access to ring fields in guest memory")]
+
+pub(crate) mod chain;
+pub(crate) mod receive;
+pub(crate) mod transmit;
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use crate::call::Call;
+use crate::features;
+use crate::layout::{RingLayout, RingPointers};
+use crate::memory::Memory;
+use crate::record::{Record, State};
+use crate::split::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, RingFault, StartError};
+
+/// Where a new ring begins: index 0, wrap counter 1.
+pub const FIRST_POSITION: u16 = WRAP;
+
+/// How a packed ring is taken up.
+#[derive(Clone, Debug)]
+pub struct PackedStart {
+    /// Where it is noted how far the ring is.
+    pub record: Record,
+    /// The position that the frontend told, an index and in bit 15 the wrap counter: the record says it better where it is of this very
+    /// ring. `None`: as the record says, wherever the ring lay.
+    pub told: Option<u16>,
+}
+
+/// A place in the ring: an index, and the lap in which it is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) index: u16,
+    pub(crate) wrap: bool,
+}
+
+/// One descriptor (virtio 1.3, section 2.8.8), read once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    pub(crate) address: u64,
+    pub(crate) length: u32,
+    pub(crate) id: u16,
+    pub(crate) flags: u16,
+}
+
+/// A running packed ring. One thread at a time owns it.
+#[derive(Debug)]
+pub(crate) struct PackedRing {
+    memory: Arc<Memory>,
+    pointers: RingPointers,
+    size: u16,
+    event_idx: bool,
+    indirect: bool,
+    /// All before this was published.
+    position: Place,
+    /// The next descriptor that was not taken.
+    next: Place,
+    /// How many buffers were taken and not published, which are in the record's list, and how many descriptors they have.
+    taken: u16,
+    held: u16,
+    record: Record,
+    call: Arc<Call>,
+    /// The frontend held us up by its call.
+    blocked: bool,
+}
+
+// SAFETY: the pointers lead into `memory`, which is owned, and are only used for volatile access.
+unsafe impl Send for PackedRing {}
+
+impl Place {
+    const fn of(position: u16) -> Self {
+        Self { index: position & !WRAP, wrap: position & WRAP != 0 }
+    }
+
+    const fn position(self) -> u16 {
+        self.index | if self.wrap { WRAP } else { 0 }
+    }
+
+    /// The place `count` descriptors on, at most as many as the ring has.
+    #[inline]
+    pub(crate) const fn ahead(self, count: u16, size: u16) -> Self {
+        let index = self.index + count;
+        if index < size { Self { index, wrap: self.wrap } } else { Self { index: index - size, wrap: !self.wrap } }
+    }
+
+    /// Whether flags say that the driver made this place available, in this lap.
+    #[inline]
+    pub(crate) const fn is_available(self, flags: u16) -> bool {
+        (flags & AVAIL != 0) == self.wrap && (flags & USED != 0) != self.wrap
+    }
+
+    /// Whether flags say that this place was used in this lap, whatever the driver has done with it since.
+    const fn was_used(self, flags: u16) -> bool {
+        (flags & USED != 0) == self.wrap
+    }
+}
+
+impl PackedRing {
+    pub(crate) fn new(
+        memory: Arc<Memory>,
+        layout: &RingLayout,
+        features: u64,
+        call: Arc<Call>,
+        start: PackedStart,
+    ) -> Result<Self, StartError> {
+        let pointers = layout.resolve_packed(&memory)?;
+        let PackedStart { record, told } = start;
+        let first = Place::of(FIRST_POSITION);
+        let mut ring = Self {
+            memory,
+            pointers,
+            size: layout.size,
+            event_idx: features & features::EVENT_IDX != 0,
+            indirect: features & features::INDIRECT_DESC != 0,
+            position: first,
+            next: first,
+            taken: 0,
+            held: 0,
+            record,
+            call,
+            blocked: false,
+        };
+        ring.position = ring.find_position(layout, told)?;
+        ring.next = ring.position;
+        ring.record.begin(layout, ring.position.position());
+        Ok(ring)
+    }
+
+    /// Where the ring stands: all before was completed. An index, and the wrap counter in bit 15.
+    pub(crate) const fn position(&self) -> u16 {
+        self.position.position()
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub(crate) const fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(crate) const fn indirect_allowed(&self) -> bool {
+        self.indirect
+    }
+
+    /// The next descriptor that was not taken.
+    pub(crate) const fn next(&self) -> Place {
+        self.next
+    }
+
+    /// How many descriptors were taken and not published.
+    pub(crate) const fn held(&self) -> u16 {
+        self.held
+    }
+
+    /// The first descriptor of the buffer at `at`, if there is one; `held` descriptors lie between our position and it.
+    #[inline]
+    pub(crate) fn look(&self, at: Place, held: u16) -> Result<Option<Descriptor>, RingFault> {
+        if self.blocked {
+            return Err(RingFault::CallBlocks);
+        }
+        // A driver that offers again what we hold is not believed.
+        if held >= self.size || !at.is_available(self.flags(at.index)) {
+            return Ok(None);
+        }
+        // The rest of the buffer must be read after the flags that offer it.
+        fence(Ordering::Acquire);
+        Ok(Some(self.descriptor(at.index)))
+    }
+
+    /// Whether a buffer begins at `at`.
+    #[inline]
+    pub(crate) fn is_available(&self, at: Place) -> bool {
+        at.is_available(self.flags(at.index))
+    }
+
+    /// The descriptor at an index of the ring.
+    #[inline]
+    pub(crate) fn descriptor(&self, index: u16) -> Descriptor {
+        // SAFETY: `place` is 16 bytes inside of the table, 16-byte aligned.
+        unsafe { read_descriptor(self.place(index)) }
+    }
+
+    /// How many descriptors are available behind those that were taken. They lie in a row, unless the driver breaks virtio to its own
+    /// loss.
+    pub(crate) fn offered(&self) -> u16 {
+        let (mut some, mut too_many) = (0, self.size - self.held + 1);
+        while too_many - some > 1 {
+            let middle = some.midpoint(too_many);
+            if self.is_available(self.next.ahead(middle - 1, self.size)) {
+                some = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        some
+    }
+
+    /// Whether there are more than `count` descriptors on offer behind those that were taken.
+    pub(crate) fn offers_more_than(&self, count: u16) -> bool {
+        count < self.size - self.held && self.is_available(self.next.ahead(count, self.size))
+    }
+
+    /// Takes the next buffer, of `entries` descriptors in the ring: it goes back as `id`, with `length` bytes written into it.
+    #[inline]
+    pub(crate) fn take(&mut self, id: u16, entries: u16, length: u32) {
+        // A buffer has one descriptor at least, so that there are never more buffers than entries of the list.
+        debug_assert!(entries > 0 && self.held + entries <= self.size);
+        self.record.set_entry(self.taken, u64::from(length) | u64::from(id) << 32 | u64::from(entries) << 48);
+        self.taken += 1;
+        self.held += entries;
+        self.next = self.next.ahead(entries, self.size);
+    }
+
+    /// Leaves what was taken from buffer `count` on to the driver's offer.
+    pub(crate) fn leave(&mut self, count: u16) {
+        let count = self.taken.min(count);
+        let (mut next, mut held) = (self.position, 0);
+        for index in 0..count {
+            let Entry { entries, .. } = self.entry(index);
+            held += entries;
+            next = next.ahead(entries, self.size);
+        }
+        (self.taken, self.held, self.next) = (count, held, next);
+    }
+
+    /// Gives the first `count` buffers that were taken back; the others stay the driver's offer.
+    #[inline]
+    pub(crate) fn give_back(&mut self, count: usize) {
+        if count < usize::from(self.taken) {
+            self.leave(u16::try_from(count).unwrap_or(u16::MAX));
+        }
+        self.publish();
+    }
+
+    /// Gives everything that was taken back, and interrupts the guest if it asks for that.
+    #[inline]
+    pub(crate) fn publish(&mut self) {
+        if self.taken == 0 {
+            return;
+        }
+        let old = self.position;
+        self.record.publishing(old.position(), self.taken);
+        self.write_used();
+        self.position = self.next;
+        (self.taken, self.held) = (0, 0);
+        self.record.publishing(self.position.position(), 0);
+        // The descriptors must be seen before we look whether the guest sleeps (virtio 1.3, 2.8.14).
+        fence(Ordering::SeqCst);
+        if self.wants_interrupt(old) {
+            self.blocked = self.call.signal().is_err();
+        }
+    }
+
+    /// Asks the guest to kick at each buffer. Buffers that came before it saw this do not kick: look again after.
+    pub(crate) fn enable_kick(&self) {
+        self.write_event(EVENT_ENABLE);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Asks the guest not to kick.
+    pub(crate) fn disable_kick(&self) {
+        self.write_event(EVENT_DISABLE);
+    }
+
+    /// Writes a used descriptor for each buffer that was taken, the first one last.
+    fn write_used(&self) {
+        let mut place = self.position;
+        let mut first = None;
+        for index in 0..self.taken {
+            let entry = self.entry(index);
+            match first {
+                None => first = Some(entry),
+                Some(_) => self.write_used_at(place, entry),
+            }
+            place = place.ahead(entry.entries, self.size);
+        }
+        // All of it, and what was written into the buffers, must be seen before the first.
+        fence(Ordering::Release);
+        if let Some(entry) = first {
+            self.write_used_at(self.position, entry);
+        }
+    }
+
+    #[inline]
+    fn write_used_at(&self, place: Place, entry: Entry) {
+        let owner = if place.wrap { AVAIL | USED } else { 0 };
+        let written = if entry.length > 0 { DESC_WRITE } else { 0 };
+        let word = u64::from(entry.length) | u64::from(entry.id) << 32 | u64::from(owner | written) << 48;
+        // SAFETY: `place` is 16 bytes inside of the table, 16-byte aligned. One store: who sees the flags sees the rest.
+        unsafe { self.place(place.index).cast::<u64>().add(1).write_volatile(word.to_le()) }
+    }
+
+    /// Entry `index` of the list of what is to be published, as this process or an earlier one wrote it.
+    #[inline]
+    fn entry(&self, index: u16) -> Entry {
+        let [a, b, c, d, e, f, g, h] = self.record.entry(index).to_le_bytes();
+        let entries = u16::from_le_bytes([g, h]);
+        Entry {
+            length: u32::from_le_bytes([a, b, c, d]),
+            id: u16::from_le_bytes([e, f]),
+            entries: entries.min(self.size),
+        }
+    }
+
+    /// Whether the driver wants to hear of what was published since `old` (virtio 1.3, 2.8.10).
+    #[inline]
+    fn wants_interrupt(&self, old: Place) -> bool {
+        // SAFETY: the driver's event area has four bytes, 4-byte aligned.
+        let word = u32::from_le(unsafe { self.pointers.available.cast::<u32>().read_volatile() });
+        let [low, high, flags, _] = word.to_le_bytes();
+        match u16::from(flags) & EVENT_FLAGS {
+            EVENT_DISABLE => false,
+            EVENT_AT if self.event_idx => {
+                // Both as if they were in the lap of the position.
+                let lap = |place: Place| {
+                    let back = if place.wrap == self.position.wrap { 0 } else { self.size };
+                    place.index.wrapping_sub(back)
+                };
+                let event = lap(Place::of(u16::from_le_bytes([low, high])));
+                self.position.index.wrapping_sub(event).wrapping_sub(1) < self.position.index.wrapping_sub(lap(old))
+            }
+            _ => true,
+        }
+    }
+
+    /// Finds where to go on, and finishes what an earlier process began to publish.
+    fn find_position(&mut self, layout: &RingLayout, told: Option<u16>) -> Result<Place, StartError> {
+        if self.is_new() {
+            return Ok(Place::of(FIRST_POSITION));
+        }
+        let check = |position: u16| {
+            let place = Place::of(position);
+            if place.index < self.size { Ok(place) } else { Err(StartError::Position { position, size: self.size }) }
+        };
+        let here = told.map(|_| layout);
+        let Some(State { position, publishing }) =
+            self.record.state(here).filter(|state| check(state.position).is_ok())
+        else {
+            return check(told.unwrap_or(FIRST_POSITION));
+        };
+        self.position = Place::of(position);
+        if publishing == 0 {
+            return Ok(self.position);
+        }
+        let (mut end, mut held) = (self.position, 0_u16);
+        for index in 0..publishing.min(self.size) {
+            let Entry { entries, .. } = self.entry(index);
+            held = held.saturating_add(entries);
+            if entries == 0 || held > self.size {
+                // Not what we write.
+                return Ok(self.position);
+            }
+            end = end.ahead(entries, self.size);
+        }
+        // The first one, which is written last, tells whether all were: the driver may have used the places again since.
+        if !self.position.was_used(self.flags(self.position.index)) {
+            self.taken = publishing.min(self.size);
+            self.write_used();
+            self.taken = 0;
+        }
+        Ok(end)
+    }
+
+    /// Whether the ring is as a driver makes it: nothing was ever used, and what is available lies at its start. That is so as well when
+    /// two laps, or any even number, have just been completed; then it stands at its start, too.
+    fn is_new(&self) -> bool {
+        let mut is_offered = true;
+        (0..self.size).all(|index| {
+            let flags = self.flags(index);
+            let was_offered = std::mem::replace(&mut is_offered, flags & AVAIL != 0);
+            flags & USED == 0 && (was_offered || !is_offered)
+        })
+    }
+
+    /// The 16 bytes of a descriptor.
+    #[inline]
+    fn place(&self, index: u16) -> *mut u8 {
+        let index = if index < self.size { index } else { 0 };
+        self.pointers.descriptors.wrapping_add(usize::from(index) * DESC_BYTES as usize)
+    }
+
+    #[inline]
+    fn flags(&self, index: u16) -> u16 {
+        // SAFETY: `place` is 16 bytes inside of the table, 16-byte aligned.
+        u16::from_le(unsafe { self.place(index).add(14).cast::<u16>().read_volatile() })
+    }
+
+    fn write_event(&self, flags: u16) {
+        // SAFETY: our event area has four bytes, 4-byte aligned.
+        unsafe { self.pointers.used.cast::<u32>().write_volatile((u32::from(flags) << 16).to_le()) }
+    }
+}
+
+/// A buffer that goes back to its driver.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// Bytes that were written into it.
+    length: u32,
+    /// The driver's name for it.
+    id: u16,
+    /// Its descriptors in the ring.
+    entries: u16,
+}
+
+/// Reads one descriptor: two loads, each field once.
+///
+/// # Safety
+/// Sixteen readable bytes, 8-byte aligned.
+#[inline]
+pub(crate) unsafe fn read_descriptor(at: *const u8) -> Descriptor {
+    let at = at.cast::<u64>();
+    // SAFETY: as promised by the caller.
+    let (address, rest) = unsafe { (at.read_volatile(), at.add(1).read_volatile()) };
+    let [l0, l1, l2, l3, i0, i1, f0, f1] = rest.to_le_bytes();
+    Descriptor {
+        address: u64::from_le(address),
+        length: u32::from_le_bytes([l0, l1, l2, l3]),
+        id: u16::from_le_bytes([i0, i1]),
+        flags: u16::from_le_bytes([f0, f1]),
+    }
+}
+
+impl Descriptor {
+    /// Whether it is a buffer alone.
+    #[inline]
+    pub(crate) const fn is_single(&self) -> bool {
+        self.flags & (DESC_NEXT | DESC_INDIRECT) == 0
+    }
+}
+
+/// The bit of a position that is the wrap counter.
+const WRAP: u16 = 1 << 15;
+
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+
+/// An event area's flags (virtio 1.3, section 2.8.10).
+const EVENT_FLAGS: u16 = 3;
+const EVENT_ENABLE: u16 = 0;
+const EVENT_DISABLE: u16 = 1;
+const EVENT_AT: u16 = 2;
