@@ -25,6 +25,8 @@ pub struct VirtioUser {
     pub mergeable: bool,
     /// Whether it asks for buffers to be used in order (`VIRTIO_F_IN_ORDER`).
     pub in_order: bool,
+    /// Whether it asks for packed rings.
+    pub packed: bool,
 }
 
 impl Testpmd {
@@ -94,15 +96,17 @@ impl Testpmd {
     /// # Errors
     /// It does not start, or nobody listens.
     pub fn player(name: &str, socket: &Path, device: VirtioUser, capture: &str) -> Result<Self> {
-        let VirtioUser { queues, mergeable, in_order } = device;
-        let (socket, mergeable, in_order) = (socket.display(), u8::from(mergeable), u8::from(in_order));
+        let VirtioUser { queues, mergeable, in_order, packed } = device;
+        let (socket, packed) = (socket.display(), u8::from(packed));
+        let (mergeable, in_order) = (u8::from(mergeable), u8::from(in_order));
         // Several queues need a control queue; virtio-user serves that one itself.
         let control = u8::from(queues > 1);
         // net_pcap has as many queues as it is given files.
         let capture = vec![capture; usize::from(queues)].join(",");
         let devices = [
             format!(
-                "net_virtio_user0,path={socket},queues={queues},cq={control},mrg_rxbuf={mergeable},in_order={in_order}"
+                "net_virtio_user0,path={socket},queues={queues},cq={control},mrg_rxbuf={mergeable},in_order={in_order},\
+                 packed_vq={packed}"
             ),
             format!("net_pcap0,{capture}"),
         ];

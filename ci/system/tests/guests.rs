@@ -1,4 +1,4 @@
-//! Two Linux guests talk through culvertd: both socket roles, both virtio versions, several queues.
+//! Two Linux guests talk through culvertd: both socket roles, both virtio versions, several queues, both kinds of rings.
 
 #![allow(clippy::indexing_slicing, clippy::unreachable, reason = "tests")]
 
@@ -21,13 +21,29 @@ fn two_queue_pairs_against_one() -> Result<()> {
     talk([(Role::Listen, Virtio::Modern, 2), (Role::Listen, Virtio::Modern, 1)])
 }
 
-/// Lets two such guests ping each other and run iperf3 both ways, and checks the counters.
+#[test]
+fn packed_rings_against_split_ones() -> Result<()> {
+    talk_with([(Role::Listen, Virtio::Modern, 2), (Role::Connect, Virtio::Modern, 1)], ["packed=on", ""])
+}
+
+#[test]
+fn packed_rings_on_both_sides() -> Result<()> {
+    talk_with([(Role::Listen, Virtio::Modern, 1), (Role::Connect, Virtio::Modern, 2)], ["packed=on"; 2])
+}
+
 fn talk(kinds: [(Role, Virtio, u16); 2]) -> Result<()> {
+    talk_with(kinds, [""; 2])
+}
+
+/// Lets two such guests ping each other and run iperf3 both ways, and checks the counters.
+fn talk_with(kinds: [(Role, Virtio, u16); 2], properties: [&str; 2]) -> Result<()> {
     let mut node = Node::new()?;
     let mut options = Vec::new();
-    for ((name, number), (role, virtio, queues)) in [("vm-a", 1), ("vm-b", 2)].into_iter().zip(kinds) {
+    let names = [("vm-a", 1), ("vm-b", 2)];
+    for (((name, number), (role, virtio, queues)), properties) in names.into_iter().zip(kinds).zip(properties) {
         let socket = node.add_guest(name, role, &format!("queues = {queues}"));
-        options.push(GuestOptions { role, virtio, queues, ..GuestOptions::new(name, &socket, number) });
+        let properties = properties.to_owned();
+        options.push(GuestOptions { role, virtio, queues, properties, ..GuestOptions::new(name, &socket, number) });
     }
     let mut daemon = node.start()?;
     let mut guests = options.iter().map(GuestOptions::boot).collect::<Result<Vec<_>>>()?;
@@ -37,10 +53,14 @@ fn talk(kinds: [(Role, Virtio, u16); 2]) -> Result<()> {
     for port in ["vm-a", "vm-b"] {
         daemon.wait_for_state(port, "up")?;
     }
-    for (name, (_, virtio, queues)) in [("vm-a", kinds[0]), ("vm-b", kinds[1])] {
+    for ((name, (_, virtio, queues)), properties) in
+        [("vm-a", kinds[0]), ("vm-b", kinds[1])].into_iter().zip(properties)
+    {
         let port = daemon.port(name)?;
         let modern = port["features"].as_array().is_some_and(|names| names.iter().any(|name| name == "version_1"));
         ensure!(modern == (virtio == Virtio::Modern), "{virtio:?}, but {port}");
+        let packed = port["features"].as_array().is_some_and(|names| names.iter().any(|name| name == "ring_packed"));
+        ensure!(packed == properties.contains("packed=on"), "{properties:?}, but {port}");
         ensure!(port["rings"].as_u64() >= Some(2 * u64::from(queues)), "{queues} queue pairs, but {port}");
     }
 

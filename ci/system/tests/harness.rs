@@ -71,7 +71,7 @@ fn virtio_user_guests_exchange_captures_through_testpmd() -> Result<()> {
     let _switch = Testpmd::switch([&a, &b])?;
     let frames = (0..100_u8).map(|n| echo_request(End::new(1), End::new(2), &[n; 300])).collect::<Result<Vec<_>>>()?;
     pcap::write(&input, frames.iter().map(Vec::as_slice))?;
-    let device = VirtioUser { queues: 1, mergeable: true, in_order: true };
+    let device = VirtioUser { queues: 1, mergeable: true, in_order: true, packed: false };
     let mut receiver = Testpmd::player("receiver", &b, device, &format!("tx_pcap={}", output.display()))?;
     receiver.command("start")?;
     let mut sender = Testpmd::player("sender", &a, device, &format!("rx_pcap={}", input.display()))?;

@@ -1,5 +1,5 @@
-//! DPDK's own guest, virtio-user in testpmd: mergeable buffers on and off, one and two queue pairs, buffers used in order or not. Frames
-//! come out as they went in.
+//! DPDK's own guest, virtio-user in testpmd: mergeable buffers on and off, one and two queue pairs, buffers used in order or not, split
+//! and packed rings. Frames come out as they went in.
 #![allow(clippy::indexing_slicing, reason = "tests")]
 
 use anyhow::{Result, ensure};
@@ -10,32 +10,52 @@ use culvert_system::testpmd::{Testpmd, VirtioUser};
 
 #[test]
 fn mergeable_one_queue_pair() -> Result<()> {
-    exchange(VirtioUser { queues: 1, mergeable: true, in_order: false })
+    exchange(VirtioUser { queues: 1, mergeable: true, in_order: false, packed: false })
 }
 
 #[test]
 fn mergeable_two_queue_pairs() -> Result<()> {
-    exchange(VirtioUser { queues: 2, mergeable: true, in_order: false })
+    exchange(VirtioUser { queues: 2, mergeable: true, in_order: false, packed: false })
 }
 
 #[test]
 fn plain_one_queue_pair() -> Result<()> {
-    exchange(VirtioUser { queues: 1, mergeable: false, in_order: false })
+    exchange(VirtioUser { queues: 1, mergeable: false, in_order: false, packed: false })
 }
 
 #[test]
 fn plain_two_queue_pairs() -> Result<()> {
-    exchange(VirtioUser { queues: 2, mergeable: false, in_order: false })
+    exchange(VirtioUser { queues: 2, mergeable: false, in_order: false, packed: false })
 }
 
 #[test]
 fn mergeable_in_order() -> Result<()> {
-    exchange(VirtioUser { queues: 1, mergeable: true, in_order: true })
+    exchange(VirtioUser { queues: 1, mergeable: true, in_order: true, packed: false })
 }
 
 #[test]
 fn plain_in_order() -> Result<()> {
-    exchange(VirtioUser { queues: 2, mergeable: false, in_order: true })
+    exchange(VirtioUser { queues: 2, mergeable: false, in_order: true, packed: false })
+}
+
+#[test]
+fn packed_mergeable_one_queue_pair() -> Result<()> {
+    exchange(VirtioUser { queues: 1, mergeable: true, in_order: false, packed: true })
+}
+
+#[test]
+fn packed_plain_two_queue_pairs() -> Result<()> {
+    exchange(VirtioUser { queues: 2, mergeable: false, in_order: false, packed: true })
+}
+
+#[test]
+fn packed_mergeable_in_order() -> Result<()> {
+    exchange(VirtioUser { queues: 2, mergeable: true, in_order: true, packed: true })
+}
+
+#[test]
+fn packed_plain_in_order() -> Result<()> {
+    exchange(VirtioUser { queues: 1, mergeable: false, in_order: true, packed: true })
 }
 
 /// One guest plays a capture into culvertd on each of its queues; the other records what it gets.
@@ -58,8 +78,8 @@ fn exchange(device: VirtioUser) -> Result<()> {
     daemon.wait_for_state("vm-a", "up")?;
     for name in ["vm-a", "vm-b"] {
         let port = daemon.port(name)?;
-        let in_order = port["features"].as_array().is_some_and(|names| names.iter().any(|name| name == "in_order"));
-        ensure!(in_order == device.in_order, "{device:?}, but {port}");
+        let has = |feature| port["features"].as_array().is_some_and(|names| names.iter().any(|name| name == feature));
+        ensure!((has("in_order"), has("ring_packed")) == (device.in_order, device.packed), "{device:?}, but {port}");
     }
     sender.command("start")?;
     let sent = u64::from(FRAMES) * u64::from(device.queues);

@@ -25,6 +25,7 @@ mod offers;
 mod pods;
 pub mod ports;
 mod refused;
+mod ring_records;
 mod rules;
 mod trace;
 mod upkeep;

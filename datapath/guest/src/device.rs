@@ -271,6 +271,11 @@ impl Device {
         Self { records, ..self }
     }
 
+    /// Why records cannot outlive the process, where they should.
+    pub fn unkept(&self) -> Option<&std::io::Error> {
+        self.records.as_ref().and_then(|records| records.failure())
+    }
+
     /// What the port offers.
     pub fn config(&self) -> &DeviceConfig {
         &self.config
@@ -586,7 +591,7 @@ impl Device {
 
     fn record(&mut self, number: u16) -> Option<Record> {
         let rings = self.config.rings();
-        self.records.get_or_insert_with(|| Records::own(rings)).ring(number)
+        self.records.get_or_insert_with(|| Records::new(None, rings)).ring(number)
     }
 }
 

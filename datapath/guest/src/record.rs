@@ -7,46 +7,45 @@
 //!
 //! What was left by an earlier process is checked like anything else: it can name a wrong place in the ring, and nothing more.
 
-#![expect(unsafe_code, reason = "mapping the file")]
+#![expect(unsafe_code, reason = "memory that may be a file's, shared by its rings")]
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FallocateFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::layout::{MAX_QUEUE_SIZE, RingLayout};
 
-/// The records of one port's rings.
+/// The records of one port's rings. There is no file before a ring needs one: most are split.
 #[derive(Debug)]
 pub struct Records {
-    storage: Storage,
+    path: Option<PathBuf>,
     rings: u16,
+    words: OnceLock<Arc<Words>>,
+    failure: OnceLock<io::Error>,
 }
 
+/// Words of our own or of a file.
 #[derive(Debug)]
-enum Storage {
-    Own(Box<[AtomicU64]>),
-    File(Mapping),
-}
-
-/// A file of words, mapped.
-#[derive(Debug)]
-struct Mapping {
+struct Words {
     start: NonNull<AtomicU64>,
-    words: usize,
+    count: usize,
+    is_file: bool,
 }
 
 /// The record of one ring.
 #[derive(Clone, Debug)]
 pub struct Record {
-    records: Arc<Records>,
-    /// Its first word.
-    first: usize,
+    words: Arc<Words>,
+    /// The first of its [`RECORD_WORDS`].
+    first: NonNull<AtomicU64>,
 }
 
 /// What a record says of its ring.
@@ -59,19 +58,54 @@ pub(crate) struct State {
 }
 
 impl Records {
-    /// Records for so many rings, in memory of our own: they end with the process.
-    pub fn own(rings: u16) -> Arc<Self> {
-        let words = (0..words(rings)).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { storage: Storage::Own(words), rings })
+    /// Records for so many rings: in the file at `path`, which is made where it is missing and keeps what it has; without a path, or where
+    /// there can be no file, in memory of our own.
+    pub fn new(path: Option<PathBuf>, rings: u16) -> Arc<Self> {
+        Arc::new(Self { path, rings, words: OnceLock::new(), failure: OnceLock::new() })
     }
 
-    /// Records for so many rings in a file, which gets the length that they need. What it has already stays.
-    ///
-    /// # Errors
-    /// The kernel's, also when there is no memory for them.
-    pub fn in_file(file: &File, rings: u16) -> io::Result<Arc<Self>> {
-        let words = words(rings);
-        let bytes = words * size_of::<AtomicU64>();
+    /// The record of a ring; `None` where there are fewer. The first time, this opens the file.
+    pub fn ring(&self, number: u16) -> Option<Record> {
+        if number >= self.rings {
+            return None;
+        }
+        let words = self.words.get_or_init(|| Arc::new(self.open()));
+        // SAFETY: there are RECORD_WORDS for each of the rings.
+        let first = unsafe { words.start.add(usize::from(number) * RECORD_WORDS) };
+        Some(Record { words: Arc::clone(words), first })
+    }
+
+    /// Why there is no file, if there should be one.
+    pub fn failure(&self) -> Option<&io::Error> {
+        self.failure.get()
+    }
+
+    fn open(&self) -> Words {
+        let count = usize::from(self.rings) * RECORD_WORDS;
+        let file = self.path.as_ref().map(|path| {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            Words::of_file(&file, count)
+        });
+        match file {
+            Some(Ok(words)) => words,
+            Some(Err(error)) => {
+                let _ = self.failure.set(error);
+                Words::own(count)
+            }
+            None => Words::own(count),
+        }
+    }
+}
+
+impl Words {
+    fn own(count: usize) -> Self {
+        let words: Box<[AtomicU64]> = std::iter::repeat_with(|| AtomicU64::new(0)).take(count).collect();
+        Self { start: NonNull::from(Box::leak(words)).cast(), count, is_file: false }
+    }
+
+    fn of_file(file: &File, count: usize) -> io::Result<Self> {
+        let bytes = count * size_of::<AtomicU64>();
         let length = u64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         // Set aside now: a page that is missing later would end the process.
         rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length)?;
@@ -80,40 +114,38 @@ impl Records {
         let start =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, file.as_fd(), 0) }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Arc::new(Self { storage: Storage::File(Mapping { start, words }), rings }))
+        Ok(Self { start, count, is_file: true })
     }
+}
 
-    /// The record of a ring; `None` where there are fewer.
-    pub fn ring(self: &Arc<Self>, number: u16) -> Option<Record> {
-        let first = usize::from(number) * RECORD_WORDS;
-        (number < self.rings).then(|| Record { records: Arc::clone(self), first })
-    }
+// SAFETY: the memory belongs to this value, and is used as atomics only.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
 
-    fn words(&self) -> &[AtomicU64] {
-        match &self.storage {
-            Storage::Own(words) => words,
-            // SAFETY: mapped with that length as long as this lives, aligned to a page; atomics may be shared.
-            Storage::File(mapping) => unsafe { std::slice::from_raw_parts(mapping.start.as_ptr(), mapping.words) },
+impl Drop for Words {
+    fn drop(&mut self) {
+        let Self { start, count, is_file } = *self;
+        if is_file {
+            // SAFETY: mapped in `of_file` with that length, unmapped once.
+            let _ = unsafe { rustix::mm::munmap(start.as_ptr().cast(), count * size_of::<AtomicU64>()) };
+        } else {
+            // SAFETY: leaked in `own` as a box of so many, freed once.
+            drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start.as_ptr(), count)) });
         }
     }
 }
 
-// SAFETY: the mapping belongs to this value, and is used as atomics only.
-unsafe impl Send for Mapping {}
+// SAFETY: it holds the words that it points into, which are used as atomics only.
+unsafe impl Send for Record {}
 // SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `in_file` with that length, unmapped once.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.words * size_of::<AtomicU64>()) };
-    }
-}
+unsafe impl Sync for Record {}
 
 impl Record {
     /// A record that ends with the process.
     pub fn own() -> Self {
-        Self { records: Records::own(1), first: 0 }
+        let words = Arc::new(Words::own(RECORD_WORDS));
+        Self { first: words.start, words }
     }
 
     /// Forgets the ring: its frontend knows where it stands.
@@ -167,26 +199,25 @@ impl Record {
 
     #[inline]
     fn get(&self, at: usize) -> u64 {
-        let at = at.min(RECORD_WORDS - 1);
-        self.records.words().get(self.first + at).map_or(0, |word| word.load(Ordering::Relaxed))
+        self.word(at).load(Ordering::Relaxed)
     }
 
     #[inline]
     fn set(&self, at: usize, value: u64) {
-        let at = at.min(RECORD_WORDS - 1);
-        if let Some(word) = self.records.words().get(self.first + at) {
-            word.store(value, Ordering::Relaxed);
-        }
+        self.word(at).store(value, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn word(&self, at: usize) -> &AtomicU64 {
+        debug_assert!(at < RECORD_WORDS && self.words.count >= RECORD_WORDS);
+        // SAFETY: inside of the record's words, which are held.
+        unsafe { self.first.add(at.min(RECORD_WORDS - 1)).as_ref() }
     }
 }
 
 /// Which ring it is of: another guest's lies elsewhere in its frontend's memory, save by chance.
 fn identity(layout: &RingLayout) -> [u64; 4] {
     [layout.descriptors, layout.available, layout.used, u64::from(layout.size)]
-}
-
-fn words(rings: u16) -> usize {
-    usize::from(rings) * RECORD_WORDS
 }
 
 /// From the highest to the lowest.
@@ -207,27 +238,41 @@ const MAGIC: u16 = 0x7063;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::MemfdFlags;
 
     const LAYOUT: RingLayout = RingLayout { size: 256, descriptors: 0x1000, available: 0x2000, used: 0x3000 };
 
     #[test]
     fn a_record_outlives_its_mapping() {
-        let file = File::from(rustix::fs::memfd_create("records", MemfdFlags::CLOEXEC).unwrap());
-        let record = Records::in_file(&file, 4).unwrap().ring(3).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records");
+        let open = |rings| Records::new(Some(path.clone()), rings);
+        let records = open(4);
+        assert!(!path.exists(), "no ring is packed");
+        let record = records.ring(3).unwrap();
         assert_eq!(record.state(None), None);
         record.begin(&LAYOUT, 7 | 0x8000);
         record.set_entry(1023, 77);
         record.publishing(8, 2);
-        drop(record);
-        let records = Records::in_file(&file, 4).unwrap();
+        drop((record, records));
+        let records = open(4);
         let record = records.ring(3).unwrap();
         assert_eq!(record.state(Some(&LAYOUT)), Some(State { position: 8, publishing: 2 }));
         assert_eq!(record.entry(1023), 77);
         assert_eq!(record.state(Some(&RingLayout { size: 128, ..LAYOUT })), None);
         assert_eq!(records.ring(2).unwrap().state(None), None);
         assert!(records.ring(4).is_none());
+        // More queues later.
+        assert_eq!(open(8).ring(3).unwrap().position(), Some(8));
         record.clear();
         assert_eq!(record.state(None), None);
+        assert!(records.failure().is_none());
+    }
+
+    #[test]
+    fn without_a_file_rings_run_all_the_same() {
+        let records = Records::new(Some("/proc/none/records".into()), 2);
+        records.ring(1).unwrap().begin(&LAYOUT, 5);
+        assert_eq!(records.ring(1).unwrap().position(), Some(5));
+        assert!(records.failure().is_some());
     }
 }

@@ -14,6 +14,7 @@ mod keeping;
 mod open;
 mod telling;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,8 @@ pub struct PortSocket {
     pub role: Role,
     /// What is offered to the guest.
     pub device: DeviceConfig,
+    /// The file in which it is noted where packed rings stand, for the next process; none: nowhere.
+    pub records: Option<PathBuf>,
 }
 
 /// A port's socket at work.
@@ -292,6 +295,8 @@ impl Port {
 
     fn follow(&mut self, in_loop: &Loop, outcome: Outcome) {
         let Link::Open(open) = &mut self.link else { return };
+        let unkept = (!open.told_unkept).then(|| open.session.unkept().map(ToString::to_string)).flatten();
+        open.told_unkept |= unkept.is_some();
         open.output.extend(outcome.reply.into_iter().flatten());
         match outcome.next {
             Next::Read => {}
@@ -322,6 +327,11 @@ impl Port {
         }
         if let Some(refused) = outcome.refused {
             self.warn(in_loop, &refused.to_string());
+        }
+        if let Some(reason) = unkept {
+            let sentence =
+                format!("packed rings will stand still after a crash, for where they are cannot be noted: {reason}");
+            self.warn(in_loop, &sentence);
         }
         self.report_session(in_loop);
     }

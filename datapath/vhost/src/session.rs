@@ -115,6 +115,11 @@ impl Session {
         }
     }
 
+    /// Why it cannot be noted for the next process where packed rings stand.
+    pub fn unkept(&self) -> Option<&io::Error> {
+        self.device.unkept()
+    }
+
     /// How many bytes the session can take now; 0 while it is parked or over.
     pub fn wanted(&self) -> usize {
         match self.state {

@@ -20,7 +20,16 @@ fn a_full_descriptor_table_is_waited_out() {
     let path = |port: u32| folder.path().join(format!("{port}.sock"));
     for port in 0..2 {
         let (role, name) = (Role::Listen, format!("vm-{port}"));
-        server.add(PortSocket { port: PortKey(port), name, place: path(port).into(), role, device: CONFIG }).unwrap();
+        server
+            .add(PortSocket {
+                port: PortKey(port),
+                name,
+                place: path(port).into(),
+                role,
+                device: CONFIG,
+                records: None,
+            })
+            .unwrap();
     }
     let served = UnixStream::connect(path(0)).unwrap();
     let ask = |stream: &UnixStream| {

@@ -23,7 +23,7 @@ fn nothing_adds_up() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vhost.sock");
     let (port, name, role) = (PortKey(1), "vm".to_owned(), Role::Listen);
-    server.add(PortSocket { port, name, place: path.clone().into(), role, device: CONFIG }).unwrap();
+    server.add(PortSocket { port, name, place: path.clone().into(), role, device: CONFIG, records: None }).unwrap();
     let baseline = open_descriptors();
     let settled = |what: &str| {
         wait_until("the end of the last session", || server.state(port) == Some(SocketState::Waiting));

@@ -136,7 +136,7 @@ impl Setup {
     /// In the connect role with nobody who listens: there is no other connection than the kept one.
     fn port(&self) -> PortSocket {
         let place = self.folder.path().join("vhost.sock").into();
-        PortSocket { port: PORT, name: "vm".to_owned(), place, role: Role::Connect, device: CONFIG }
+        PortSocket { port: PORT, name: "vm".to_owned(), place, role: Role::Connect, device: CONFIG, records: None }
     }
 
     /// A process whose port has a frontend with ring 0 running and ring 3 configured.

@@ -413,7 +413,14 @@ impl Served {
         let pod = Pod::new();
         let server = Server::start(Arc::new(FakeWorkers::default()) as Arc<dyn Backend>, None).unwrap();
         let place = pod.place(below);
-        let socket = PortSocket { port: PORT, name: "vm-a".to_owned(), place: place.clone(), role, device: CONFIG };
+        let socket = PortSocket {
+            port: PORT,
+            name: "vm-a".to_owned(),
+            place: place.clone(),
+            role,
+            device: CONFIG,
+            records: None,
+        };
         server.add(socket).unwrap();
         Self { pod, server, place }
     }

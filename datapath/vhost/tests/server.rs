@@ -616,7 +616,9 @@ impl Gated {
         let folder = tempfile::tempdir().unwrap();
         for key in [1, 2] {
             let (port, name, path) = (PortKey(key), format!("vm-{key}"), folder.path().join(key.to_string()));
-            server.add(PortSocket { port, name, place: path.into(), role: Role::Listen, device: CONFIG }).unwrap();
+            server
+                .add(PortSocket { port, name, place: path.into(), role: Role::Listen, device: CONFIG, records: None })
+                .unwrap();
         }
         Self { folder, workers, server, has_entered, leave }
     }

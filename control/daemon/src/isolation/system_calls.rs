@@ -101,6 +101,8 @@ pub const VHOST: &[Call] = &[
     any(libc::SYS_epoll_ctl),
     any(libc::SYS_epoll_wait),
     any(libc::SYS_eventfd2),
+    // Where packed rings stand.
+    any(libc::SYS_fallocate),
     any(libc::SYS_fchmod),
     any(libc::SYS_fchmodat),
     any(libc::SYS_fchownat),

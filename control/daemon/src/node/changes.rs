@@ -242,6 +242,10 @@ impl LiveNode {
             self.copy_mirrors_of(name);
             return Err(error);
         }
+        // One that is to be opened anew goes on where it was.
+        if !self.wanted().ports.iter().any(|port| port.wanted.name == *name) {
+            self.ring_records.forget(name.as_str());
+        }
         Ok(())
     }
 
@@ -305,6 +309,7 @@ impl LiveNode {
             server: &self.server,
             bars: &self.bars,
             connections: &self.connections,
+            ring_records: &self.ring_records,
             isolation: self.isolation(),
         }
     }

@@ -27,6 +27,7 @@ use super::capture::{self, MAX_CAPTURES};
 use super::connections::Connections;
 use super::pods::Helped;
 use super::ports::{Opened, Port, key};
+use super::ring_records::RingRecords;
 use super::{CaptureError, ChangeError, Node, faults, trace, upkeep, view};
 use crate::broker::Broker;
 use crate::bugs;
@@ -55,6 +56,8 @@ pub struct LiveNode {
     pub(super) bars: Bars,
     /// Guests' connections, which outlive the process.
     pub(super) connections: Arc<Connections>,
+    /// Where their packed rings stand.
+    pub(super) ring_records: RingRecords,
     /// Learned addresses, which outlive it as well.
     pub(super) addresses: addresses::Kept,
     captures: Arc<Semaphore>,
@@ -168,6 +171,8 @@ impl LiveNode {
         let start_server = || Server::start(rings, Some(Arc::clone(&connections) as _));
         let server = isolation.confined(Kind::Vhost, start_server)?.context("the vhost-user server cannot start")?;
 
+        let ports = wanted.ports.iter().map(|port| port.wanted.name.as_str()).collect();
+        let ring_records = RingRecords::open(&fixed.daemon.control_socket, &ports);
         let (upkeep_ends, end) = std::sync::mpsc::channel();
         let (pods_end, pods_ended) = std::sync::mpsc::channel();
         let node = Arc::new(Self {
@@ -179,6 +184,7 @@ impl LiveNode {
             journal: Mutex::new(keeper),
             bars: Bars::read(&fixed.daemon.state_dir),
             connections,
+            ring_records,
             addresses: addresses::Kept::default(),
             captures: Arc::new(Semaphore::new(MAX_CAPTURES)),
             config_file: config_file.to_owned(),

@@ -13,6 +13,7 @@ use culvert_worker::{Datapath, NicQueues};
 use super::bars::Bars;
 use super::connections::Connections;
 use super::live::Dpdk;
+use super::ring_records::RingRecords;
 use super::rules::rules;
 use crate::config::{Attachment, Port as Config};
 use crate::isolation::Isolation;
@@ -32,6 +33,8 @@ pub(super) struct Opener<'a> {
     pub isolation: &'a Isolation,
     /// What the last daemon's guests have left.
     pub connections: &'a Connections,
+    /// Where packed rings stand.
+    pub ring_records: &'a RingRecords,
 }
 
 /// A port and what became of it.
@@ -118,8 +121,9 @@ impl Opener<'_> {
         };
         let id = self.datapath.add_guest_port(network, rules(config))?;
         let device = DeviceConfig { queue_pairs: config.queues, mtu: config.mtu, mac: *mac, offloads: *offloads };
-        let socket =
-            PortSocket { port: key(id), name: config.name.to_string(), place: socket.clone(), role: *role, device };
+        let (port, name, place, role) = (key(id), config.name.to_string(), socket.clone(), *role);
+        let records = self.ring_records.of(&name);
+        let socket = PortSocket { port, name, place, role, device, records };
         let bar = self.bars.of(&config.name);
         // What ended the last daemon is not taken up again.
         let kept = if bar.is_none() { self.connections.take(&config.name) } else { Vec::new() };

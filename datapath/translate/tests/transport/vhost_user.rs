@@ -18,7 +18,7 @@ use crate::frontend::{self, Guest, MQ, MRG_RXBUF};
 
 fn socket(path: &Path, role: Role, queue_pairs: u16) -> PortSocket {
     let device = DeviceConfig { queue_pairs, mtu: 65_520, mac: None, offloads: true };
-    PortSocket { port: PortKey(0), name: "guest".to_owned(), place: path.into(), role, device }
+    PortSocket { port: PortKey(0), name: "guest".to_owned(), place: path.into(), role, device, records: None }
 }
 
 fn listening(path: &Path, queue_pairs: u16) -> Echo {

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use culvert_guest::record::Records;
 use mio::Interest;
 use mio::net::UnixStream;
 
@@ -199,12 +200,14 @@ impl Port {
             self.next_try = in_loop.now.checked_add(pause);
             return false;
         }
-        let session = Session::new(self.config.device);
+        let device = self.config.device;
+        let records = self.config.records.clone();
+        let session = Session::with_records(device, records.map(|path| Records::new(Some(path), device.rings())));
         let (output, parked, slowed, condemned) = (Vec::new(), false, None, None);
         let how = if replay.is_some() { "is connected still" } else { "connected" };
         in_loop.taking_up.fetch_add(usize::from(replay.is_some()), Ordering::Relaxed);
         self.keeping.begin(kept);
-        let open = Open { stream, peer, session, output, parked, slowed, condemned, replay };
+        let open = Open { stream, peer, session, output, parked, slowed, condemned, replay, told_unkept: false };
         self.link = Link::Open(Box::new(open));
         self.info(in_loop, &format!("frontend {how}: {peer}"));
         self.report_session(in_loop);

@@ -30,6 +30,8 @@ pub struct Open {
     pub condemned: Option<CloseReason>,
     /// What an earlier process has kept is read first.
     pub replay: Option<Replay>,
+    /// People know that packed rings will not outlive the process.
+    pub told_unkept: bool,
 }
 
 impl Open {

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use culvert_frame::MacAddress;
 use culvert_guest::device::{DeviceConfig, RingChange, StoppedRing, Unresponsive};
+use culvert_guest::features::RING_PACKED;
 use culvert_vhost::{Backend, PortKey, SocketState};
 use rustix::event::EventfdFlags;
 use rustix::fs::MemfdFlags;
@@ -113,7 +114,7 @@ pub fn addresses_body(ring: u32) -> Vec<u8> {
 pub fn good(request: u32, flags: u32) -> Message {
     use request::*;
     match request {
-        SET_FEATURES => message(request, flags, &words(&[CONFIG.offered()])),
+        SET_FEATURES => message(request, flags, &words(&[CONFIG.offered() & !RING_PACKED])),
         SET_PROTOCOL_FEATURES => message(request, flags, &words(&[ALL_PROTOCOL])),
         SET_MEM_TABLE => message(request, flags, &table_body()).with([memfd(SIZE)]),
         SET_VRING_NUM => message(request, flags, &halves(&[0, 256])),

@@ -259,7 +259,7 @@ fn order(field: &mut Field) -> Result<()> {
 fn features(field: &mut Field) -> Result<()> {
     field.expect(crate::case::Expect::Log { port: field.victim(), sentence: "were never offered", lines: 1..=5 });
     may_tell(field, "refused");
-    for bit in [5, 17, 34, 40, 63] {
+    for bit in [5, 17, 33, 40, 63] {
         let frontend = greeted(field)?;
         refused(&frontend, "a feature", request::SET_FEATURES, &numbers(&[1 << bit]), &[])?;
         frontend.wait_closed(ANSWER).with_context(|| format!("bit {bit}"))?;

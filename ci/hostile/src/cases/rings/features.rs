@@ -9,7 +9,7 @@ use culvert_driver::Shape;
 use super::attack::{SMALL, check_served, must_refuse};
 use crate::case::{Case, Expect, case};
 use crate::field::Field;
-use crate::guest::{EVENT_IDX, Guest, PACKED, RECEIVE, TRANSMIT, greet};
+use crate::guest::{EVENT_IDX, Guest, RECEIVE, TRANSMIT, greet};
 use crate::raw_frontend::{NEED_REPLY, RawFrontend, VERSION, numbers, request, ring_state};
 
 /// The cases of this file.
@@ -26,7 +26,6 @@ pub const CASES: &[Case] = &[
         "Rings above the queue pairs, where a control queue would be: refused.",
         control_ring,
     ),
-    case("Q20", "packed-ring-is-not-offered", "The bit of packed rings: refused.", packed),
     case(
         "Q20",
         "bits-that-were-never-offered",
@@ -75,12 +74,6 @@ fn control_ring(field: &mut Field) -> Result<()> {
     }
     expect_refusals(field, "does not exist");
     check_served(&mut guest, 1)
-}
-
-fn packed(field: &mut Field) -> Result<()> {
-    refuses(field, PACKED)?;
-    field.expect_line("were never offered");
-    Ok(())
 }
 
 fn every_bit(field: &mut Field) -> Result<()> {

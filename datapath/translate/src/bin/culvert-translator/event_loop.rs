@@ -229,7 +229,8 @@ fn open_transport(transport: setup::Transport, mtu: u16, registry: &Registry, qu
                 Role::Connect => Some(connect(&path, quit)?),
             };
             let place = path.into();
-            let socket = PortSocket { port: PortKey(0), name: "guest".to_owned(), place, role, device };
+            let name = "guest".to_owned();
+            let socket = PortSocket { port: PortKey(0), name, place, role, device, records: None };
             Transport::VhostUser(Box::new(VhostUser::new(socket, connected, registry, TRANSPORT)?))
         }
         setup::Transport::Stream { path } => {
