@@ -16,22 +16,38 @@ use culvert_system::uml;
 
 #[test]
 fn qemu_guests_in_the_connect_role() -> Result<()> {
-    qemu(Role::Connect)
+    qemu(Role::Connect, "")
 }
 
 #[test]
 fn qemu_guests_in_the_listen_role() -> Result<()> {
-    qemu(Role::Listen)
+    qemu(Role::Listen, "")
+}
+
+/// A packed ring does not tell how far its device is: that is noted for the next daemon.
+#[test]
+fn qemu_guests_with_packed_rings_in_the_connect_role() -> Result<()> {
+    qemu(Role::Connect, "packed=on")
+}
+
+#[test]
+fn qemu_guests_with_packed_rings_in_the_listen_role() -> Result<()> {
+    qemu(Role::Listen, "packed=on")
+}
+
+#[test]
+fn a_crash_of_the_daemon_is_nothing_to_qemu_guests_with_packed_rings() -> Result<()> {
+    qemu_with_crashes(Role::Listen, "packed=on")
 }
 
 #[test]
 fn a_crash_of_the_daemon_is_nothing_to_qemu_guests_in_the_connect_role() -> Result<()> {
-    qemu_with_crashes(Role::Connect)
+    qemu_with_crashes(Role::Connect, "")
 }
 
 #[test]
 fn a_crash_of_the_daemon_is_nothing_to_qemu_guests_in_the_listen_role() -> Result<()> {
-    qemu_with_crashes(Role::Listen)
+    qemu_with_crashes(Role::Listen, "")
 }
 
 /// The same with DPDK's switch, to compare with.
@@ -70,10 +86,11 @@ fn qemu_guests_on_testpmd() -> Result<()> {
 }
 
 /// Two guests that ping each other.
-fn qemu(role: Role) -> Result<()> {
+fn qemu(role: Role, properties: &str) -> Result<()> {
     let mut node = Node::new()?;
     let options = [("vm-a", 1), ("vm-b", 2)].map(|(name, number)| GuestOptions {
         role,
+        properties: properties.to_owned(),
         ..GuestOptions::new(name, &node.add_guest(name, role, ""), number)
     });
     let mut daemon = node.start()?;
@@ -88,7 +105,7 @@ fn qemu(role: Role) -> Result<()> {
         let gap = ping_over(&mut a, b.address(), || kill(&node, &mut daemon, round));
         gaps.push(gap.with_context(|| daemon.console().last_words())?);
     }
-    print_gaps(&format!("QEMU, role {}", role.key()), &mut gaps);
+    print_gaps(&format!("QEMU, role {} {properties}", role.key()), &mut gaps);
     let address = b.address().to_owned();
     ensure!(a.ping(&address, 3)? == 3 && b.ping(a.address(), 3)? == 3, "a ring is stuck");
     ensure!([boot_id(&mut a)?, boot_id(&mut b)?] == boots, "a guest has rebooted");
@@ -98,15 +115,16 @@ fn qemu(role: Role) -> Result<()> {
 
 /// The daemon alone is killed: the guests' connections outlive it, no guest sees its link go down, and they need no help to find each
 /// other again.
-fn qemu_with_crashes(role: Role) -> Result<()> {
+fn qemu_with_crashes(role: Role, properties: &str) -> Result<()> {
     let mut node = Node::new()?;
     let options = [("vm-a", 1), ("vm-b", 2)].map(|(name, number)| GuestOptions {
         role,
+        properties: properties.to_owned(),
         ..GuestOptions::new(name, &node.add_guest(name, role, ""), number)
     });
     let daemon = node.start()?;
     let [a, b] = options;
-    crashes(&format!("QEMU, role {}", role.key()), daemon, [a.boot()?, b.boot()?])
+    crashes(&format!("QEMU, role {} {properties}", role.key()), daemon, [a.boot()?, b.boot()?])
 }
 
 /// Its frontend cannot connect again: a crash is all that it can survive.

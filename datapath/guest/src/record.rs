@@ -158,6 +158,11 @@ impl Record {
         self.state(None).map(|state| state.position)
     }
 
+    /// Makes it look as if the process had ended while it published so many buffers from `position` on: for tests.
+    pub fn interrupt(&self, position: u16, count: u16) {
+        self.publishing(position, count);
+    }
+
     /// What it says; of any ring, or of that at `layout` only.
     pub(crate) fn state(&self, layout: Option<&RingLayout>) -> Option<State> {
         let word = self.get(STATE);
