@@ -68,6 +68,7 @@ pub mod messages;
 pub mod neighbours;
 pub mod net_header;
 pub mod offload;
+pub mod packed;
 pub mod receive;
 pub mod regions;
 #[cfg(feature = "control")]
@@ -116,6 +117,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("neighbours", neighbours::run),
     ("net_header", net_header::run),
     ("offload", offload::run),
+    ("packed", packed::run),
     ("receive", receive::run),
     ("regions", regions::run),
     #[cfg(feature = "control")]

@@ -142,6 +142,11 @@ fn offload() {
 }
 
 #[test]
+fn packed() {
+    replay("packed");
+}
+
+#[test]
 fn receive() {
     replay("receive");
 }

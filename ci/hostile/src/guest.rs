@@ -53,7 +53,8 @@ impl Guest {
         let frontend = RawFrontend::connect(socket)?;
         let mergeable = if shape.mergeable { MRG_RXBUF } else { 0 };
         let event_idx = if shape.event_idx { EVENT_IDX } else { 0 };
-        greet(&frontend, features | VERSION_1 | mergeable | event_idx)?;
+        let packed = if shape.packed { PACKED } else { 0 };
+        greet(&frontend, features | VERSION_1 | mergeable | event_idx | packed)?;
         share_memory(&frontend, &interface)?;
         Self::on(interface, frontend)
     }

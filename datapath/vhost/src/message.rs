@@ -415,7 +415,7 @@ pub fn reply_u64(request: u32, value: u64) -> Vec<u8> {
 
 /// The reply to GET_VRING_BASE.
 pub fn reply_position(request: u32, ring: u32, position: u32) -> Vec<u8> {
-    reply(request, &[&ring.to_ne_bytes(), &u32::from(position).to_ne_bytes()])
+    reply(request, &[&ring.to_ne_bytes(), &position.to_ne_bytes()])
 }
 
 /// The reply to GET_CONFIG; an error is told by no bytes.

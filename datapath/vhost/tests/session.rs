@@ -10,6 +10,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use culvert_guest::device::DeviceConfig;
+use culvert_guest::features::RING_PACKED;
 use culvert_vhost::session::{CloseReason, Done, MESSAGE_TIMEOUT, Next, Outcome, Session, Unchanged, Work};
 use culvert_vhost::transcript::Replay;
 use support::request::*;
@@ -424,7 +425,7 @@ fn reset_stops_all_and_keeps_memory_and_protocol() {
 fn status_tells_what_was_agreed() {
     let dialogue = Dialogue::after(dialogue_to_running());
     let status = dialogue.session.status();
-    assert_eq!(status.features, CONFIG.offered());
+    assert_eq!(status.features, CONFIG.offered() & !RING_PACKED);
     assert_eq!((status.memory_regions, status.memory_bytes), (1, SIZE));
     assert_eq!(status.rings.len(), 4);
     let [first, rest @ ..] = status.rings.as_slice() else { panic!() };
@@ -769,6 +770,22 @@ fn numbers_out_of_range_are_refused_and_not_cut_off() {
     }
 }
 
+/// Index and wrap counter, once for what is available and once for what is used; a frontend may leave the upper half out.
+#[test]
+fn a_packed_ring_tells_its_position_twice() {
+    for (told, answer) in [(0x8005_8005_u32, 0x8005_8005_u32), (0x0000_8005, 0x8005_8005), (7, 0x0007_0007)] {
+        let mut dialogue = Dialogue::after(dialogue_to_negotiated());
+        dialogue.send(message(SET_FEATURES, 0, &words(&[CONFIG.offered()])));
+        dialogue.send(message(SET_VRING_BASE, 0, &halves(&[0, told])));
+        let reply = dialogue.send(message(GET_VRING_BASE, 0, &halves(&[0, 0])));
+        assert_eq!(reply, Answer::Number(u64::from(answer) << 32));
+    }
+    let mut dialogue = Dialogue::after(dialogue_to_negotiated());
+    dialogue.send(message(SET_FEATURES, 0, &words(&[CONFIG.offered()])));
+    let reply = dialogue.send(message(GET_VRING_BASE, 0, &halves(&[0, 0])));
+    assert_eq!(reply, Answer::Number(0x8000_8000 << 32), "a new ring");
+}
+
 /// User-mode Linux 7.2 takes the number of queue pairs, which it asks for with MQ, for one of rings.
 #[test]
 fn one_queue_pair_is_no_multi_queue() {
@@ -803,7 +820,7 @@ fn running_rings_keep_their_features_until_they_are_stopped() {
     assert_eq!(dialogue.send(message(SET_FEATURES, NEED_REPLY, &words(&[PROTOCOL_FEATURES]))), ack(true));
     assert_eq!(dialogue.workers.take_lines(), [""; 0]);
     dialogue.send(good(SET_MEM_TABLE, 0)); // restarts the ring, but for another reason
-    assert_eq!(features(&dialogue), CONFIG.offered());
+    assert_eq!(features(&dialogue), CONFIG.offered() & !RING_PACKED);
     dialogue.send(good(GET_VRING_BASE, 0));
     dialogue.send(good(SET_VRING_KICK, 0));
     assert_eq!(features(&dialogue), PROTOCOL_FEATURES);

@@ -9,6 +9,7 @@ mod interrupts;
 mod layout;
 mod lengths;
 mod offloads;
+mod packed;
 mod races;
 mod resets;
 
@@ -26,4 +27,5 @@ pub const FILES: &[&[Case]] = &[
     interrupts::CASES,
     resets::CASES,
     features::CASES,
+    packed::CASES,
 ];
