@@ -230,6 +230,7 @@ fn every_target_is_replayed() {
             "neighbours",
             "net_header",
             "offload",
+            "packed",
             "receive",
             "regions",
             "replies",
