@@ -507,8 +507,8 @@ fn segment_of(sent: &Sent, frame: &[u8], missing: usize) -> Option<usize> {
     let start = sent.frame.len() - missing;
     let (head, tail) = frame.split_at(headers);
     let sent_head = &sent.frame[..usize::from(header_bytes)];
-    // Addresses and ports are the same; lengths, numbers and sums are `culvert-frame`'s matter.
-    let is_alike = strip(head).len() == strip(sent_head).len() && head.get(..12) == sent_head.get(..12);
+    // Addresses and ports are the same, and a tag was perhaps pushed or popped; lengths, numbers and sums are `culvert-frame`'s matter.
+    let is_alike = matches!(head.len().abs_diff(sent_head.len()), 0 | 4) && head.get(..12) == sent_head.get(..12);
     (is_alike && tail == &sent.frame[start..start + payload]).then_some(payload)
 }
 
