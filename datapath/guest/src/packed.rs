@@ -24,7 +24,7 @@ use crate::features;
 use crate::layout::{RingLayout, RingPointers};
 use crate::memory::Memory;
 use crate::record::{Record, State};
-use crate::split::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, RingFault, StartError};
+use crate::split::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, RingFault, StartError, read_fields};
 
 /// Where a new ring begins: index 0, wrap counter 1.
 pub const FIRST_POSITION: u16 = WRAP;
@@ -421,16 +421,9 @@ struct Entry {
 /// Sixteen readable bytes, 8-byte aligned.
 #[inline]
 pub(crate) unsafe fn read_descriptor(at: *const u8) -> Descriptor {
-    let at = at.cast::<u64>();
     // SAFETY: as promised by the caller.
-    let (address, rest) = unsafe { (at.read_volatile(), at.add(1).read_volatile()) };
-    let [l0, l1, l2, l3, i0, i1, f0, f1] = rest.to_le_bytes();
-    Descriptor {
-        address: u64::from_le(address),
-        length: u32::from_le_bytes([l0, l1, l2, l3]),
-        id: u16::from_le_bytes([i0, i1]),
-        flags: u16::from_le_bytes([f0, f1]),
-    }
+    let (address, length, [id, flags]) = unsafe { read_fields(at) };
+    Descriptor { address, length, id, flags }
 }
 
 impl Descriptor {

@@ -13,6 +13,7 @@ use culvert_frame::Offloads;
 use crate::call::Call;
 use crate::chain::{self, Access};
 use crate::features;
+use crate::gather::{Added, Gathered};
 use crate::layout::RingLayout;
 use crate::memory::Memory;
 use crate::net_header::{NetHeader, header_bytes};
@@ -24,8 +25,6 @@ use crate::transmit::BURST;
 #[derive(Debug)]
 pub struct SplitReceiveQueue {
     ring: SplitRing,
-    header_bytes: usize,
-    mergeable: bool,
     takes: Offloads,
     /// Chains that were filled since the last publication.
     taken: u16,
@@ -37,9 +36,8 @@ pub struct SplitReceiveQueue {
     looks: Box<[Look; BURST]>,
     looked_from: u16,
     looked: u16,
-    /// Storage for frames that spread over several ranges: the ranges, and the chains that they belong to.
-    rooms: Vec<Room>,
-    chains: Vec<Chain>,
+    /// The chains of a frame that spreads over several ranges.
+    gathered: Gathered<u16>,
     /// What they were found for: bytes before the payload, and of the payload.
     found: Option<(u32, u32)>,
     /// A frame is being put: whoever finds this set while nobody is at it knows that we failed over this guest's buffers.
@@ -79,12 +77,6 @@ impl Default for Look {
 /// Bytes of the longest virtio-net header.
 const MOST_HEADER: u32 = 12;
 
-#[derive(Clone, Copy, Debug)]
-struct Chain {
-    head: u16,
-    length: u32,
-}
-
 impl SplitReceiveQueue {
     /// Takes up a ring; see [`SplitRing::new`].
     ///
@@ -94,11 +86,8 @@ impl SplitReceiveQueue {
         let ring = SplitRing::new(memory, layout, features, call)?;
         // We look for buffers when there is a frame; the guest never needs to tell.
         ring.disable_kick();
-        let size = usize::from(layout.size);
         Ok(Self {
             ring,
-            header_bytes: header_bytes(features),
-            mergeable: features & features::NET_MRG_RXBUF != 0,
             takes: features::taken(features),
             taken: 0,
             most: 0,
@@ -107,8 +96,7 @@ impl SplitReceiveQueue {
             looks: Box::new([Look::default(); BURST]),
             looked_from: 0,
             looked: 0,
-            rooms: Vec::with_capacity(size),
-            chains: Vec::with_capacity(size),
+            gathered: Gathered::new(header_bytes(features), features & features::NET_MRG_RXBUF != 0, layout.size),
             found: None,
             busy: false,
         })
@@ -171,7 +159,7 @@ impl SplitReceiveQueue {
         rest: impl Iterator<Item = Piece<'a>>,
     ) -> Result<(), PutError> {
         self.found = None;
-        let needed = u64::from(length) + self.header_bytes as u64;
+        let needed = u64::from(length) + self.gathered.header_bytes() as u64;
         let place = self.taken.wrapping_sub(self.looked_from);
         if place < self.looked
             && let Some(look) = self.looks.get(usize::from(place))
@@ -219,7 +207,7 @@ impl SplitReceiveQueue {
     fn fill<'a>(&mut self, look: Look, header: &NetHeader, head: &[u8], rest: impl Iterator<Item = Piece<'a>>) {
         let bytes = header.to_bytes(1);
         let (mut room, _) = match bytes.first_chunk::<10>() {
-            Some(start) if self.header_bytes < bytes.len() => look.room.fill(Piece::from(&start[..])),
+            Some(start) if self.gathered.header_bytes() < bytes.len() => look.room.fill(Piece::from(&start[..])),
             _ => look.room.fill(Piece::from(&bytes[..])),
         };
         (room, _) = room.fill(Piece::from(head));
@@ -238,7 +226,7 @@ impl SplitReceiveQueue {
     /// # Errors
     /// [`PutError`].
     pub fn find_room(&mut self, head_bytes: u32, least: u32, most: u32) -> Result<(), PutError> {
-        let before = u32::try_from(self.header_bytes).unwrap_or(0).saturating_add(head_bytes);
+        let before = u32::try_from(self.gathered.header_bytes()).unwrap_or(0).saturating_add(head_bytes);
         let found = self.gather(u64::from(before) + u64::from(least), u64::from(before) + u64::from(most))?;
         let room = u32::try_from(found - u64::from(before)).unwrap_or(u32::MAX);
         self.found = Some((before, room.min(most)));
@@ -317,23 +305,15 @@ impl SplitReceiveQueue {
         rest: impl Iterator<Item = Piece<'a>>,
     ) -> Result<(), PutError> {
         self.gather(needed, needed)?;
-        let count = u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
-        let bytes = header.to_bytes(count);
-        let mut pour = Pour::new(&self.rooms);
-        pour.add(Piece::from(bytes.get(..self.header_bytes).unwrap_or(&bytes)));
-        pour.add(Piece::from(head));
-        rest.for_each(|piece| pour.add(piece));
-        let written = pour.written;
-        self.complete(count, written);
+        let written = self.gathered.pour(header, head, rest);
+        self.complete(self.gathered.len(), written);
         Ok(())
     }
 
     /// Gives the first `count` of the gathered chains back with `written` bytes in them.
-    fn complete(&mut self, count: u16, mut written: u64) {
-        for chain in self.chains.iter().take(usize::from(count)) {
-            let length = u64::from(chain.length).min(written);
-            written -= length;
-            self.ring.put_used(self.taken, chain.head, u32::try_from(length).unwrap_or(0));
+    fn complete(&mut self, count: u16, written: u64) {
+        for (head, length) in self.gathered.shares(count, written) {
+            self.ring.put_used(self.taken, head, length);
             self.taken += 1;
         }
     }
@@ -341,47 +321,32 @@ impl SplitReceiveQueue {
     /// Finds chains for `most` bytes, or as many of them as there are, and lists them and their ranges; returns how many
     /// bytes they have. Nothing is taken when they do not suffice for `least`.
     fn gather(&mut self, least: u64, most: u64) -> Result<u64, PutError> {
-        self.rooms.clear();
-        self.chains.clear();
+        self.gathered.clear();
         self.found = None;
-        let (mut found, mut walked) = (0, 0);
-        while found < most {
-            let ahead = self.taken + u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
+        while self.gathered.bytes() < most {
+            let ahead = self.taken + self.gathered.len();
             if self.ring.known(ahead) == 0 && self.ring.refresh()? == ahead {
-                if found >= least && found > 0 {
+                if self.gathered.bytes() >= least && self.gathered.bytes() > 0 {
                     break;
                 }
                 return Err(PutError::NoBuffer);
             }
             let head = self.ring.head(ahead)?;
-            let mut length = 0_u64;
-            let rooms = &mut self.rooms;
-            let mut full = false;
-            walked += u32::from(chain::walk(&self.ring, head, Access::Write, &mut self.region, |buffer| {
-                length += u64::from(buffer.length);
-                if rooms.len() == rooms.capacity() {
-                    full = true;
-                } else {
+            let Self { ring, region, gathered, .. } = self;
+            let added = gathered.add(most, |found| {
+                let walked = chain::walk(ring, head, Access::Write, region, |buffer| {
                     // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
-                    rooms.push(unsafe { Room::new(buffer.pointer, buffer.length) });
-                }
-            })?);
-            // Empty buffers take time as well: a guest could have us walk all of its chains for each frame.
-            full |= walked > u32::from(self.ring.size());
-            if self.chains.is_empty() && length < self.header_bytes as u64 {
-                // The header must be in one chain (5.1.6.4). Give this one back empty, or the queue stands still.
+                    found.push(unsafe { Room::new(buffer.pointer, buffer.length) });
+                })?;
+                Ok((head, walked))
+            })?;
+            if let Added::Headless = added {
                 self.ring.put_used(self.taken, head, 0);
                 self.taken += 1;
                 return Err(PutError::SmallBuffer);
             }
-            let whole = self.chains.is_empty() && length >= most;
-            if full || (!self.mergeable && !whole) {
-                return Err(PutError::SmallBuffer);
-            }
-            found += length;
-            self.chains.push(Chain { head, length: u32::try_from(length).unwrap_or(u32::MAX) });
         }
-        Ok(found)
+        Ok(self.gathered.bytes())
     }
 }
 
@@ -398,50 +363,14 @@ pub struct SplitReserved<'q> {
 impl SplitReserved<'_> {
     /// Where the payload goes.
     pub fn rooms(&mut self) -> Rooms<'_> {
-        Rooms::in_guest(&self.queue.rooms, self.before, self.payload_bytes)
+        self.queue.gathered.rooms(self.before, self.payload_bytes)
     }
 
     /// Puts the frame: `head`, as long as room was found for, and the first `payload_bytes` that were received.
     pub fn commit(self, header: &NetHeader, head: &[u8], payload_bytes: u32) {
         let Self { queue, before, payload_bytes: most } = self;
         let written = u64::from(before) + u64::from(payload_bytes.min(most));
-        let (mut count, mut covered) = (0, 0);
-        for chain in &queue.chains {
-            if covered < written {
-                covered += u64::from(chain.length);
-                count += 1;
-            }
-        }
-        let bytes = header.to_bytes(count);
-        let bytes = bytes.get(..queue.header_bytes).unwrap_or(&bytes);
-        let mut pour = Pour::new(&queue.rooms);
-        pour.add(Piece::from(bytes));
-        pour.add(Piece::from(head.get(..(before as usize).saturating_sub(bytes.len())).unwrap_or(head)));
+        let count = queue.gathered.pour_head(header, head, before, written);
         queue.complete(count, written);
-    }
-}
-
-/// Pieces poured into a list of rooms, one after the other.
-pub(crate) struct Pour<'r> {
-    rooms: std::slice::Iter<'r, Room>,
-    current: Option<Room>,
-    pub(crate) written: u64,
-}
-
-impl<'r> Pour<'r> {
-    pub(crate) fn new(rooms: &'r [Room]) -> Self {
-        let mut rooms = rooms.iter();
-        Self { current: rooms.next().copied(), rooms, written: 0 }
-    }
-
-    /// Pours as much of `piece` as there is room for.
-    pub(crate) fn add(&mut self, mut piece: Piece<'_>) {
-        while piece.length() > 0 {
-            let Some(room) = self.current else { return };
-            let (left, copied) = room.fill(piece);
-            piece = piece.skip(copied);
-            self.written += u64::from(copied);
-            self.current = if left.length() == 0 { self.rooms.next().copied() } else { Some(left) };
-        }
     }
 }

@@ -310,14 +310,21 @@ impl SplitRing {
 /// Sixteen readable bytes, 8-byte aligned.
 #[inline]
 pub(crate) unsafe fn read_descriptor(at: *const u8) -> Descriptor {
+    // SAFETY: as promised by the caller.
+    let (address, length, [flags, next]) = unsafe { read_fields(at) };
+    Descriptor { address, length, flags, next }
+}
+
+/// What a descriptor of either kind of ring has: address, length, and two further numbers.
+///
+/// # Safety
+/// As for [`read_descriptor`].
+#[inline]
+pub(crate) unsafe fn read_fields(at: *const u8) -> (u64, u32, [u16; 2]) {
     let at = at.cast::<u64>();
     // SAFETY: as promised by the caller.
     let (address, rest) = unsafe { (at.read_volatile(), at.add(1).read_volatile()) };
-    let [l0, l1, l2, l3, f0, f1, n0, n1] = rest.to_le_bytes();
-    Descriptor {
-        address: u64::from_le(address),
-        length: u32::from_le_bytes([l0, l1, l2, l3]),
-        flags: u16::from_le_bytes([f0, f1]),
-        next: u16::from_le_bytes([n0, n1]),
-    }
+    let [l0, l1, l2, l3, a0, a1, b0, b1] = rest.to_le_bytes();
+    let numbers = [u16::from_le_bytes([a0, a1]), u16::from_le_bytes([b0, b1])];
+    (u64::from_le(address), u32::from_le_bytes([l0, l1, l2, l3]), numbers)
 }

@@ -11,39 +11,37 @@ use super::{PackedRing, PackedStart, Place};
 use crate::call::Call;
 use crate::chain::Access;
 use crate::features;
+use crate::gather::{Added, Gathered};
 use crate::layout::RingLayout;
 use crate::memory::Memory;
 use crate::net_header::{NetHeader, header_bytes};
 use crate::piece::{Piece, Room, Rooms};
-use crate::receive::{Pour, PutError};
+use crate::receive::PutError;
 use crate::split::{RingFault, StartError};
 
 /// A guest's receive queue.
 #[derive(Debug)]
 pub struct PackedReceiveQueue {
     ring: PackedRing,
-    header_bytes: usize,
-    mergeable: bool,
     takes: Offloads,
     /// The most descriptors that were on offer when [`Self::has_half`] looked.
     most: u16,
     region: usize,
     /// Where the guest offered no more when a frame did not find its buffers.
     missing: Place,
-    /// Storage for frames that spread over several ranges: the ranges, and the chains that they belong to.
-    rooms: Vec<Room>,
-    chains: Vec<Chain>,
+    /// The chains of a frame that spreads over several ranges.
+    gathered: Gathered<Chain>,
     /// What they were found for: bytes before the payload, and of the payload.
     found: Option<(u32, u32)>,
     /// A frame is being put: whoever finds this set while nobody is at it knows that we failed over this guest's buffers.
     busy: bool,
 }
 
+/// A buffer of a packed ring.
 #[derive(Clone, Copy, Debug)]
 struct Chain {
     id: u16,
     entries: u16,
-    length: u32,
 }
 
 impl PackedReceiveQueue {
@@ -57,17 +55,13 @@ impl PackedReceiveQueue {
         let ring = PackedRing::new(memory, layout, features, call, start)?;
         // We look for buffers when there is a frame; the guest never needs to tell.
         ring.disable_kick();
-        let size = usize::from(layout.size);
         Ok(Self {
             missing: ring.next(),
             ring,
-            header_bytes: header_bytes(features),
-            mergeable: features & features::NET_MRG_RXBUF != 0,
             takes: features::taken(features),
             most: 0,
             region: 0,
-            rooms: Vec::with_capacity(size),
-            chains: Vec::with_capacity(size),
+            gathered: Gathered::new(header_bytes(features), features & features::NET_MRG_RXBUF != 0, layout.size),
             found: None,
             busy: false,
         })
@@ -97,7 +91,7 @@ impl PackedReceiveQueue {
         rest: impl Iterator<Item = Piece<'a>>,
     ) -> Result<(), PutError> {
         self.found = None;
-        let needed = u64::from(length) + self.header_bytes as u64;
+        let needed = u64::from(length) + self.gathered.header_bytes() as u64;
         let at = self.ring.next();
         let Some(first) = self.ring.look(at, self.ring.held())? else {
             self.missing = at;
@@ -112,7 +106,7 @@ impl PackedReceiveQueue {
         // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
         let mut room = unsafe { Room::new(buffer.pointer, buffer.length) };
         let bytes = header.to_bytes(1);
-        (room, _) = room.fill(Piece::from(bytes.get(..self.header_bytes).unwrap_or(&bytes)));
+        (room, _) = room.fill(Piece::from(bytes.get(..self.gathered.header_bytes()).unwrap_or(&bytes)));
         (room, _) = room.fill(Piece::from(head));
         for piece in rest {
             (room, _) = room.fill(piece);
@@ -122,7 +116,7 @@ impl PackedReceiveQueue {
     }
 
     pub(crate) fn find_room(&mut self, head_bytes: u32, least: u32, most: u32) -> Result<(), PutError> {
-        let before = u32::try_from(self.header_bytes).unwrap_or(0).saturating_add(head_bytes);
+        let before = u32::try_from(self.gathered.header_bytes()).unwrap_or(0).saturating_add(head_bytes);
         let found = self.gather(u64::from(before) + u64::from(least), u64::from(before) + u64::from(most))?;
         let room = u32::try_from(found - u64::from(before)).unwrap_or(u32::MAX);
         self.found = Some((before, room.min(most)));
@@ -184,73 +178,51 @@ impl PackedReceiveQueue {
         rest: impl Iterator<Item = Piece<'a>>,
     ) -> Result<(), PutError> {
         self.gather(needed, needed)?;
-        let count = u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
-        let bytes = header.to_bytes(count);
-        let mut pour = Pour::new(&self.rooms);
-        pour.add(Piece::from(bytes.get(..self.header_bytes).unwrap_or(&bytes)));
-        pour.add(Piece::from(head));
-        rest.for_each(|piece| pour.add(piece));
-        let written = pour.written;
-        self.complete(count, written);
+        let written = self.gathered.pour(header, head, rest);
+        self.complete(self.gathered.len(), written);
         Ok(())
     }
 
     /// Gives the first `count` of the gathered chains back with `written` bytes in them.
-    fn complete(&mut self, count: u16, mut written: u64) {
-        for chain in self.chains.iter().take(usize::from(count)) {
-            let length = u64::from(chain.length).min(written);
-            written -= length;
-            self.ring.take(chain.id, chain.entries, u32::try_from(length).unwrap_or(0));
+    fn complete(&mut self, count: u16, written: u64) {
+        for (Chain { id, entries }, length) in self.gathered.shares(count, written) {
+            self.ring.take(id, entries, length);
         }
     }
 
     /// Finds chains for `most` bytes, or as many of them as there are, and lists them and their ranges; returns how many
     /// bytes they have. Nothing is taken when they do not suffice for `least`.
     fn gather(&mut self, least: u64, most: u64) -> Result<u64, PutError> {
-        self.rooms.clear();
-        self.chains.clear();
+        self.gathered.clear();
         self.found = None;
-        let (mut found, mut walked) = (0, 0);
         let (mut at, mut held) = (self.ring.next(), self.ring.held());
-        while found < most {
+        while self.gathered.bytes() < most {
             let Some(first) = self.ring.look(at, held)? else {
-                if found >= least && found > 0 {
+                if self.gathered.bytes() >= least && self.gathered.bytes() > 0 {
                     break;
                 }
                 self.missing = at;
                 return Err(PutError::NoBuffer);
             };
-            let mut length = 0_u64;
-            let rooms = &mut self.rooms;
-            let mut full = false;
-            let Walked { id, entries, buffers } =
-                chain::walk(&self.ring, at, held, first, Access::Write, &mut self.region, |buffer| {
-                    length += u64::from(buffer.length);
-                    if rooms.len() == rooms.capacity() {
-                        full = true;
-                    } else {
+            let mut chain = Chain { id: 0, entries: 0 };
+            let Self { ring, region, gathered, .. } = self;
+            let added = gathered.add(most, |found| {
+                let Walked { id, entries, buffers } =
+                    chain::walk(ring, at, held, first, Access::Write, region, |buffer| {
                         // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
-                        rooms.push(unsafe { Room::new(buffer.pointer, buffer.length) });
-                    }
-                })?;
-            // Empty buffers take time as well: a guest could have us walk all of its chains for each frame.
-            walked += u32::from(buffers);
-            full |= walked > u32::from(self.ring.size());
-            if self.chains.is_empty() && length < self.header_bytes as u64 {
-                // The header must be in one chain (5.1.6.4). Give this one back empty, or the queue stands still.
-                self.ring.take(id, entries, 0);
+                        found.push(unsafe { Room::new(buffer.pointer, buffer.length) });
+                    })?;
+                chain = Chain { id, entries };
+                Ok((chain, buffers))
+            })?;
+            if let Added::Headless = added {
+                self.ring.take(chain.id, chain.entries, 0);
                 return Err(PutError::SmallBuffer);
             }
-            let whole = self.chains.is_empty() && length >= most;
-            if full || (!self.mergeable && !whole) {
-                return Err(PutError::SmallBuffer);
-            }
-            found += length;
-            self.chains.push(Chain { id, entries, length: u32::try_from(length).unwrap_or(u32::MAX) });
-            held += entries;
-            at = at.ahead(entries, self.ring.size());
+            held += chain.entries;
+            at = at.ahead(chain.entries, self.ring.size());
         }
-        Ok(found)
+        Ok(self.gathered.bytes())
     }
 }
 
@@ -264,24 +236,13 @@ pub struct PackedReserved<'q> {
 
 impl PackedReserved<'_> {
     pub(crate) fn rooms(&mut self) -> Rooms<'_> {
-        Rooms::in_guest(&self.queue.rooms, self.before, self.payload_bytes)
+        self.queue.gathered.rooms(self.before, self.payload_bytes)
     }
 
     pub(crate) fn commit(self, header: &NetHeader, head: &[u8], payload_bytes: u32) {
         let Self { queue, before, payload_bytes: most } = self;
         let written = u64::from(before) + u64::from(payload_bytes.min(most));
-        let (mut count, mut covered) = (0, 0);
-        for chain in &queue.chains {
-            if covered < written {
-                covered += u64::from(chain.length);
-                count += 1;
-            }
-        }
-        let bytes = header.to_bytes(count);
-        let bytes = bytes.get(..queue.header_bytes).unwrap_or(&bytes);
-        let mut pour = Pour::new(&queue.rooms);
-        pour.add(Piece::from(bytes));
-        pour.add(Piece::from(head.get(..(before as usize).saturating_sub(bytes.len())).unwrap_or(head)));
+        let count = queue.gathered.pour_head(header, head, before, written);
         queue.complete(count, written);
     }
 }
