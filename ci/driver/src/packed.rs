@@ -232,14 +232,14 @@ impl PackedRing {
         }
     }
 
-    /// The next used buffer: its name and the bytes written. Its descriptors are free again.
+    /// The next used buffer: its name and the bytes written. Its descriptors are free again. One that was not offered is none.
     pub fn take_used(&mut self) -> Option<(u16, u32)> {
         if !self.is_used(self.next_used) {
             return None;
         }
         fence(Ordering::Acquire);
         let PackedDescriptor { id, length, .. } = self.descriptor(self.next_used.index);
-        let entries = std::mem::take(self.entries.get_mut(usize::from(id))?);
+        let entries = std::mem::take(self.entries.get_mut(usize::from(id)).filter(|entries| **entries > 0)?);
         self.in_flight.pop_front();
         self.next_used = self.next_used.ahead(entries, self.size);
         self.free += entries;

@@ -1,7 +1,5 @@
 //! Requests to a translator's control socket, line by line: specifications of ports, added to and removed from one table.
 
-use std::collections::HashSet;
-
 use culvert_translate::forward::{ForwardTable, Ground, Protocol, Rule};
 use culvert_translate::request::{Controlled, MAX_REPLY_BYTES, answer};
 
@@ -16,27 +14,34 @@ pub fn run(data: &[u8]) {
         assert!(reply.len() <= MAX_REPLY_BYTES && reply.ends_with('\n'), "{reply:?}");
         let refused = reply.starts_with("error: ");
         assert!(refused || reply.starts_with("ok\n"), "{reply:?}");
-        assert!(!refused || fake.0 == before, "a refused request changed something");
-        check(&fake.0, &before);
+        if fake.0 != before {
+            assert!(!refused, "a refused request changed something");
+            check(&fake.0, &before);
+        }
     }
 }
 
 /// No port has two meanings, and the changes lead from one table to the other. Long tables are left out: they take long.
 fn check(table: &ForwardTable, before: &ForwardTable) {
-    let few = |table: &ForwardTable| table.rules().iter().map(|rule| rule.ports().len()).sum::<usize>() <= 2000;
+    let few = |table: &ForwardTable| table.rules().iter().map(|rule| rule.ports().len()).sum::<usize>() <= 200;
     if !few(table) || !few(before) {
         return;
     }
-    let mut ports = HashSet::new();
-    for listen in table.listens() {
-        assert!(listen.port != 0 && listen.target_port != 0, "{listen}");
-        assert!(ports.insert((listen.protocol, listen.address, listen.interface.clone(), listen.port)), "{listen}");
-    }
+    let mut now: Vec<_> = table.listens().collect();
+    now.sort_unstable();
+    assert!(now.iter().all(|listen| listen.port != 0 && listen.target_port != 0), "{now:?}");
+    let mut ports: Vec<_> = now.iter().map(|at| (at.protocol, at.address, &at.interface, at.port)).collect();
+    ports.sort_unstable();
+    assert!(ports.windows(2).all(|pair| pair[0] != pair[1]), "{now:?}");
     let changes = before.changes_to(table);
-    let mut listens: HashSet<_> = before.listens().collect();
-    assert!(changes.close.iter().all(|listen| listens.remove(listen)));
-    assert!(changes.open.iter().all(|listen| listens.insert(listen.clone())));
-    assert_eq!(listens, table.listens().collect());
+    let mut listens: Vec<_> = before.listens().collect();
+    listens.sort_unstable();
+    for closed in &changes.close {
+        listens.remove(listens.binary_search(closed).expect("what is closed was open"));
+    }
+    listens.extend(changes.open);
+    listens.sort_unstable();
+    assert_eq!(listens, now);
 }
 
 struct Fake(ForwardTable);

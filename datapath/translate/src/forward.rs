@@ -28,7 +28,7 @@ pub enum Protocol {
 }
 
 /// One socket that listens (TCP) or receives (UDP) for the guest.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Listen {
     /// What is forwarded.
     pub protocol: Protocol,
