@@ -10,7 +10,7 @@
 //! - [`transmit`]: taking frames from a guest's transmit queue; [`receive`]: putting frames into its receive queue, `gather`: those over several buffers;
 //! - [`packed`]: the same for packed rings; [`record`]: where those stand; [`queue`]: queues of either kind;
 //! - [`net_header`]: the virtio-net header; [`piece`]: bytes of a frame, wherever they lie; [`call`]: the guest's interrupt;
-//! - [`descriptor`]: guest memory to a file descriptor; [`packet_socket`]: frames by way of the kernel; [`unblock`]: freeing a worker that a frontend holds up.
+//! - [`descriptor`]: guest memory to a file descriptor; [`packet_socket`]: frames by way of the kernel; [`unblock`]: freeing a worker that a frontend holds up; `wide`: what the processor has.
 //!
 //! `unsafe` stands in `memory`, `cycle_clock`, `unblock`, `bus_fault`, `piece`, `split`, `chain`, `transmit`, `receive`, `packed` and its
 //! parts, `record`, `descriptor` and `packet_socket`, and nowhere else.
@@ -36,6 +36,8 @@ pub mod split;
 pub mod thread_clock;
 pub mod transmit;
 pub mod unblock;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 pub use call::Call;
 pub use layout::{MAX_QUEUE_SIZE, RingError, RingLayout};

@@ -176,6 +176,18 @@ impl Memory {
         Some(pointer)
     }
 
+    /// The region of that number, or one without bytes.
+    #[inline]
+    pub(crate) fn window(&self, number: usize) -> Window {
+        let none = Window { first: 0, bytes: 0, host: std::ptr::null_mut() };
+        self.by_guest.get(number).map_or(none, |span| Window {
+            first: span.first,
+            // A region ends below 2^64.
+            bytes: span.last.wrapping_sub(span.first).wrapping_add(1),
+            host: span.host,
+        })
+    }
+
     /// Where `length` bytes at a user address are, if all of them lie in one region.
     pub(crate) fn user_pointer(&self, address: u64, length: u64) -> Option<*mut u8> {
         find(&self.by_user, address, length).map(|(_, pointer)| pointer)
@@ -295,6 +307,27 @@ impl Span {
         // An address before the first one is an offset behind the last one: the span ends below 2^64.
         let (offset, last) = (address.wrapping_sub(self.first), self.last.wrapping_sub(self.first));
         if offset > last || length > (last - offset).saturating_add(1) {
+            return None;
+        }
+        Some(self.host.wrapping_add(usize::try_from(offset).ok()?))
+    }
+}
+
+/// One region, to look for many addresses of which most lie in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    first: u64,
+    bytes: u64,
+    host: *mut u8,
+}
+
+impl Window {
+    /// Where `length` bytes at a guest address are, if all of them lie in this region.
+    #[inline(always)]
+    pub(crate) fn pointer(&self, address: u64, length: u32) -> Option<*mut u8> {
+        // An address before the first one is an offset far behind the end.
+        let offset = address.wrapping_sub(self.first);
+        if offset.checked_add(u64::from(length))? > self.bytes {
             return None;
         }
         Some(self.host.wrapping_add(usize::try_from(offset).ok()?))

@@ -54,6 +54,17 @@ impl<'a> Piece<'a> {
         length
     }
 
+    /// Copies the first bytes, if there are as many as `out` holds; returns whether there are.
+    #[inline(always)]
+    pub(crate) fn copy_array<const N: usize>(self, out: &mut [u8; N]) -> bool {
+        let enough = self.length as usize >= N;
+        if enough {
+            // SAFETY: the piece and `out` have N bytes at least.
+            unsafe { std::ptr::copy_nonoverlapping(self.address, out.as_mut_ptr(), N) };
+        }
+        enough
+    }
+
     /// As the kernel takes it. Only to be read, and only while the piece's owner is borrowed.
     #[inline]
     pub(crate) const fn range(self) -> libc::iovec {
@@ -82,13 +93,14 @@ impl Piece<'_> {
         }
     }
 
-    /// The same for the first `length` bytes, up to three lines.
+    /// The same for its start: two cache lines, and the line that has the last of its first `length` bytes where those are more.
     #[inline(always)]
     pub(crate) fn fetch_start(self, length: u32) {
-        let Some(last) = self.length.min(length).checked_sub(1) else { return };
         fetch_to_read(self.address);
-        fetch_to_read(self.address.wrapping_add(last.min(64) as usize));
-        fetch_to_read(self.address.wrapping_add(last as usize));
+        fetch_to_read(self.address.wrapping_add(LINE_BYTES));
+        if self.length as usize > 2 * LINE_BYTES {
+            fetch_to_read(self.address.wrapping_add(length.wrapping_sub(1) as usize));
+        }
     }
 
     /// The first `length` bytes, or all where there are fewer.
@@ -153,11 +165,54 @@ impl Room {
         (Self { address: self.address.wrapping_add(length as usize), length: self.length - length }, length)
     }
 
+    /// Copies a whole frame in, behind its header: its first bytes, and the rest. Returns how many bytes it has; `None` when there is no room
+    /// for all of them, or they are more than `longest`.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "at most `longest`")]
+    pub(crate) fn fill_whole<const N: usize>(
+        self,
+        header: &[u8; N],
+        head: &[u8],
+        rest: Piece<'_>,
+        longest: u32,
+    ) -> Option<u32> {
+        let before_rest = N.wrapping_add(head.len());
+        // A length of 32 bits and that of a slice: the sums do not overflow.
+        let length = head.len().wrapping_add(rest.length as usize);
+        if length > longest as usize || length.wrapping_add(N) > self.length as usize {
+            return None;
+        }
+        // SAFETY: the three follow each other, and all of them are within the room. They cannot overlap with it: the sources are another
+        // port's memory or ours.
+        unsafe {
+            self.address.cast::<[u8; N]>().write_unaligned(*header);
+            copy(head.as_ptr(), self.address.add(N), head.len());
+            if rest.length > 0 {
+                copy(rest.address, self.address.add(before_rest), rest.length as usize);
+            }
+        }
+        Some(length as u32)
+    }
+
     /// Has the cache lines of the first `length` bytes brought here for writing, of the first [`FETCH_BYTES`] at most.
     #[inline(always)]
     pub(crate) fn fetch(self, length: u32) {
+        self.fetch_start();
+        self.fetch_behind(length);
+    }
+
+    /// The first two of them.
+    #[inline(always)]
+    pub(crate) fn fetch_start(self) {
+        fetch_to_write(self.address);
+        fetch_to_write(self.address.wrapping_add(LINE_BYTES));
+    }
+
+    /// Those behind the first two.
+    #[inline(always)]
+    pub(crate) fn fetch_behind(self, length: u32) {
         let length = length.min(self.length).min(FETCH_BYTES) as usize;
-        let mut at = 0;
+        let mut at = 2 * LINE_BYTES;
         while at < length {
             fetch_to_write(self.address.wrapping_add(at));
             at += LINE_BYTES;
@@ -226,8 +281,8 @@ const LINE_BYTES: usize = 64;
 /// Copies bytes of which another party may change some meanwhile: which value is seen is open, of some bytes it is that of the
 /// second of two looks. What counts is what then stands in `target`.
 ///
-/// Up to 128 bytes, which is what a frame's head has, are copied here by two moves of one size that meet or overlap: a call costs
-/// more than that. Longer ones are left to the C library, which chooses its way once, by what the processor has.
+/// Up to 256 bytes are copied here by two moves of one size that meet or overlap, and up to 2048 block by block: a call costs more than
+/// that. Longer ones are left to the C library, which chooses its way once, by what the processor has.
 ///
 /// # Safety
 /// `source` must be readable and `target` writable for `length` bytes; they must not overlap.
@@ -236,7 +291,9 @@ pub(crate) unsafe fn copy(source: *const u8, target: *mut u8, length: usize) {
     // SAFETY: as promised by the caller; each arm takes a size that is half of `length` at least, and `length` at most.
     unsafe {
         match length {
-            129.. => std::ptr::copy_nonoverlapping(source, target, length),
+            2049.. => std::ptr::copy_nonoverlapping(source, target, length),
+            257.. => copy_blocks(source, target, length),
+            129.. => copy_ends::<128>(source, target, length),
             65.. => copy_ends::<64>(source, target, length),
             33.. => copy_ends::<32>(source, target, length),
             17.. => copy_ends::<16>(source, target, length),
@@ -249,6 +306,24 @@ pub(crate) unsafe fn copy(source: *const u8, target: *mut u8, length: usize) {
     }
 }
 
+/// Copies blocks of 128 bytes, and the last one where it ends: it overlaps the one before.
+///
+/// # Safety
+/// As with [`copy`], and `length` is 128 at least.
+#[inline(always)]
+unsafe fn copy_blocks(source: *const u8, target: *mut u8, length: usize) {
+    // SAFETY: as promised by the caller: each block begins before the last 128 bytes, or is those.
+    unsafe {
+        let last = length.unchecked_sub(128);
+        let mut at = 0;
+        while at < last {
+            std::ptr::copy_nonoverlapping(source.add(at), target.add(at), 128);
+            at = at.unchecked_add(128);
+        }
+        std::ptr::copy_nonoverlapping(source.add(last), target.add(last), 128);
+    }
+}
+
 /// Copies the first and the last `N` bytes.
 ///
 /// # Safety
@@ -258,10 +333,8 @@ unsafe fn copy_ends<const N: usize>(source: *const u8, target: *mut u8, length: 
     // SAFETY: as promised by the caller: both ranges lie within the `length` bytes.
     unsafe {
         let last = length.unchecked_sub(N);
-        let (front, back) =
-            (source.cast::<[u8; N]>().read_unaligned(), source.add(last).cast::<[u8; N]>().read_unaligned());
-        target.cast::<[u8; N]>().write_unaligned(front);
-        target.add(last).cast::<[u8; N]>().write_unaligned(back);
+        std::ptr::copy_nonoverlapping(source, target, N);
+        std::ptr::copy_nonoverlapping(source.add(last), target.add(last), N);
     }
 }
 

@@ -166,6 +166,17 @@ impl ReceiveQueue {
         }
     }
 
+    /// Puts as many of `frames`, a bit for each frame of `burst`, lowest first, as the straight way takes: those that lie whole in one
+    /// buffer, to which nothing is left to be done, and which are no longer than `longest` bytes, until one is not, or needs more than the next
+    /// buffer. Returns the bits of those that were put, and how many bytes they have. Into packed rings none is put so.
+    #[inline]
+    pub fn put_straight(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+        match &mut self.0 {
+            Receive::Split(queue) => queue.put_straight(burst, frames, longest),
+            Receive::Packed(_) => (0, 0),
+        }
+    }
+
     /// Copies a frame of `length` bytes, `head` and then `rest`, into the next buffers.
     ///
     /// # Errors

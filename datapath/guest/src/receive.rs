@@ -16,10 +16,12 @@ use crate::features;
 use crate::gather::{Added, Gathered};
 use crate::layout::RingLayout;
 use crate::memory::Memory;
-use crate::net_header::{NetHeader, header_bytes};
+use crate::net_header::{NET_HEADER_BYTES, NetHeader, header_bytes};
 use crate::piece::{Piece, Room, Rooms};
 use crate::split::{DESC_INDIRECT, DESC_NEXT, Offer, RingFault, SplitRing, StartError};
-use crate::transmit::BURST;
+use crate::transmit::{BURST, HEAD_BYTES, Received};
+#[cfg(target_arch = "x86_64")]
+use crate::wide;
 
 /// A guest's receive queue whose ring is split.
 #[derive(Debug)]
@@ -31,8 +33,7 @@ pub struct SplitReceiveQueue {
     /// The most chains that were on offer when [`Self::has_half`] looked.
     most: u16,
     region: usize,
-    /// What [`Self::look_ahead`] has read, in order, from the chain on that was the next one then, and how many it found.
-    offers: Box<[Offer; BURST]>,
+    /// What [`Self::look_ahead`] has found, in order, from the chain on that was the next one then, and how many.
     looks: Box<[Look; BURST]>,
     looked_from: u16,
     looked: u16,
@@ -74,8 +75,26 @@ impl Default for Look {
     }
 }
 
+/// The only buffer of a chain that is not where the last one was; none where the chain has several, or something is wrong with it.
+#[cold]
+#[inline(never)]
+fn other_room(ring: &SplitRing, offer: &Offer, region: &mut usize) -> Room {
+    if ring.checked(offer.head).is_err() || offer.descriptor.flags & (DESC_NEXT | DESC_INDIRECT) != 0 {
+        return Room::NONE;
+    }
+    match chain::translate(ring, offer.descriptor, Access::Write, region) {
+        // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
+        Ok(Some(buffer)) => unsafe { Room::new(buffer.pointer, buffer.length) },
+        _ => Room::NONE,
+    }
+}
+
 /// Bytes of the longest virtio-net header.
 const MOST_HEADER: u32 = 12;
+
+/// Bytes before the rest of a frame, where it has some.
+const BEFORE_REST: u32 = MOST_HEADER + 128;
+const _: () = assert!(BEFORE_REST as usize == NET_HEADER_BYTES + HEAD_BYTES);
 
 impl SplitReceiveQueue {
     /// Takes up a ring; see [`SplitRing::new`].
@@ -92,7 +111,6 @@ impl SplitReceiveQueue {
             taken: 0,
             most: 0,
             region: 0,
-            offers: Box::new([Offer::default(); BURST]),
             looks: Box::new([Look::default(); BURST]),
             looked_from: 0,
             looked: 0,
@@ -106,29 +124,118 @@ impl SplitReceiveQueue {
     /// guest's has written, and not once for each. What is wrong shows when its turn has come.
     #[inline]
     pub fn look_ahead(&mut self, frames: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if wide::has_avx2() {
+            // SAFETY: the processor has what the function is compiled for.
+            return unsafe { self.look_ahead_wide(frames) };
+        }
+        self.look_ahead_any(frames);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2")]
+    fn look_ahead_wide(&mut self, frames: usize) {
+        self.look_ahead_any(frames);
+    }
+
+    #[inline(always)]
+    fn look_ahead_any(&mut self, frames: usize) {
         self.looked = 0;
         if usize::from(self.ring.known(self.taken)) < frames && self.ring.refresh().is_err() {
             return;
         }
         let count = usize::from(self.ring.known(self.taken)).min(frames).min(BURST);
-        let offers = self.offers.get_mut(..count).unwrap_or_default();
-        self.ring.read_offers(self.taken, offers);
-        for (offer, look) in offers.iter().zip(&mut *self.looks) {
-            let buffer = match self.ring.checked(offer.head) {
-                Ok(_) if offer.descriptor.flags & (DESC_NEXT | DESC_INDIRECT) == 0 => {
-                    chain::translate(&self.ring, offer.descriptor, Access::Write, &mut self.region)
-                }
-                _ => Ok(None),
-            };
-            let room = match buffer {
+        let mut offers = self.ring.offers(self.taken);
+        let mut window = self.ring.memory.window(self.region);
+        for look in self.looks.get_mut(..count).unwrap_or_default() {
+            let offer = offers.read();
+            look.head = offer.head;
+            look.room = match offers.only_buffer(&offer, Access::Write, &window) {
                 // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
-                Ok(Some(buffer)) => unsafe { Room::new(buffer.pointer, buffer.length) },
-                _ => Room::NONE,
+                Some(pointer) => unsafe { Room::new(pointer, offer.descriptor.length) },
+                None => {
+                    let room = other_room(&self.ring, &offer, &mut self.region);
+                    window = self.ring.memory.window(self.region);
+                    room
+                }
             };
-            *look = Look { room, head: offer.head };
         }
         self.looked_from = self.taken;
         self.looked = u16::try_from(count).unwrap_or(0);
+    }
+
+    /// Puts as many of `frames`, a bit for each frame of `burst`, lowest first, as the straight way takes: frames that lie whole in one buffer,
+    /// to which nothing is left to be done, no longer than `longest` bytes, each into a buffer that [`Self::look_ahead`] has found and
+    /// that has room for all of it. Returns the bits of those that were put, and how many bytes they have. The first
+    /// one that is not so ends it: [`Self::put`] deals with that.
+    #[inline]
+    pub fn put_straight(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+        self.found = None;
+        self.busy = true;
+        #[cfg(target_arch = "x86_64")]
+        let put = if wide::has_avx2() {
+            // SAFETY: the processor has what the function is compiled for.
+            unsafe { self.copy_straight_wide(burst, frames, longest) }
+        } else {
+            self.copy_straight(burst, frames, longest)
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let put = self.copy_straight(burst, frames, longest);
+        self.busy = false;
+        put
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2")]
+    fn copy_straight_wide(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+        self.copy_straight(burst, frames, longest)
+    }
+
+    #[inline(always)]
+    fn copy_straight(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+        match self.gathered.header_bytes() {
+            NET_HEADER_BYTES => self.copy_behind(&NetHeader::default().to_bytes(1), burst, frames, longest),
+            _ => self.copy_behind(&[0; 10], burst, frames, longest),
+        }
+    }
+
+    /// The straight way with this header before each frame.
+    #[inline(always)]
+    fn copy_behind<const N: usize>(
+        &mut self,
+        header: &[u8; N],
+        burst: &Received<'_>,
+        frames: u32,
+        longest: u32,
+    ) -> (u32, u64) {
+        let first = usize::from(self.taken.wrapping_sub(self.looked_from));
+        let mut looks = self.looks.get(first..usize::from(self.looked)).unwrap_or_default();
+        let header_bytes = u32::try_from(N).unwrap_or(0);
+        let (mut left, mut bytes, mut taken) = (frames, 0_u64, self.taken);
+        while let [look, more @ ..] = looks
+            && let Some((head, rest)) = burst.plain_parts(left.trailing_zeros() as usize)
+        {
+            let others = left & left.wrapping_sub(1);
+            // The next frame is mostly as long as this one.
+            if let [next, ..] = more {
+                next.room.fetch_start();
+                if rest.length() > 0 {
+                    next.room.fetch_behind(rest.length().saturating_add(BEFORE_REST));
+                }
+            }
+            if rest.length() > 0
+                && let Some((.., next)) = burst.plain_parts(others.trailing_zeros() as usize)
+            {
+                next.fetch();
+            }
+            let Some(length) = look.room.fill_whole(header, head, rest, longest) else { break };
+            self.ring.put_used(taken, look.head, length.wrapping_add(header_bytes));
+            taken = taken.wrapping_add(1);
+            (left, looks) = (others, more);
+            bytes = bytes.wrapping_add(u64::from(length));
+        }
+        self.taken = taken;
+        (frames & !left, bytes)
     }
 
     /// Copies a frame of `length` bytes, `head` and then `rest`, into the next buffers.

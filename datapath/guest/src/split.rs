@@ -7,13 +7,15 @@
 
 #![expect(unsafe_code, reason = "volatile access to ring fields in guest memory")]
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::call::Call;
+use crate::chain::Access;
 use crate::features;
 use crate::layout::{RingError, RingLayout, RingPointers};
-use crate::memory::Memory;
+use crate::memory::{Memory, Window};
 
 /// What a guest did to its ring that makes the rest of it meaningless: the port is quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +104,45 @@ pub(crate) struct Descriptor {
 pub(crate) struct Offer {
     pub(crate) head: u16,
     pub(crate) descriptor: Descriptor,
+}
+
+/// Reads entry by entry, for loops that do little else: what comes from the guest's processor is waited for once and not once an entry,
+/// as long as the loop's other work is short.
+#[derive(Debug)]
+pub(crate) struct Offers<'r> {
+    entries: *const u8,
+    descriptors: *const u8,
+    next: usize,
+    /// The last index of the ring.
+    last: usize,
+    ring: PhantomData<&'r SplitRing>,
+}
+
+impl Offers<'_> {
+    /// The next entry and its descriptor; one that names none gets any.
+    #[inline(always)]
+    pub(crate) fn read(&mut self) -> Offer {
+        let slot = self.next & self.last;
+        self.next = self.next.wrapping_add(1);
+        // SAFETY: `last` is the last of the ring's entries, which lie in one region that is borrowed; entries are 2-byte aligned.
+        let head = u16::from_le(unsafe { self.entries.add(2 * slot).cast::<u16>().read_volatile() });
+        let index = usize::from(head) & self.last;
+        // SAFETY: the table has as many descriptors as the ring has entries; it is 16-byte aligned.
+        let descriptor = unsafe { read_descriptor(self.descriptors.add(index * DESC_BYTES as usize)) };
+        Offer { head, descriptor }
+    }
+
+    /// Where the only buffer of a chain of one is: `None` where the chain has several, or it does not lie in `window`, or something is wrong
+    /// with it.
+    #[inline(always)]
+    pub(crate) fn only_buffer(&self, offer: &Offer, access: Access, window: &Window) -> Option<*mut u8> {
+        let Descriptor { address, length, flags, .. } = offer.descriptor;
+        let wanted = if access == Access::Write { DESC_WRITE } else { 0 };
+        if flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE) != wanted || usize::from(offer.head) > self.last {
+            return None;
+        }
+        window.pointer(address, length)
+    }
 }
 
 pub(crate) const DESC_NEXT: u16 = 1;
@@ -205,45 +246,42 @@ impl SplitRing {
         if index < self.size { Ok(index) } else { Err(RingFault::DescriptorIndex { index, size: self.size }) }
     }
 
-    /// Reads the entries that are `ahead` entries from our position, and then their descriptors: all of them are on their way
-    /// from the guest's processor before the first one is looked at. An entry that names none gets any descriptor.
-    #[inline]
-    pub(crate) fn read_offers(&self, ahead: u16, offers: &mut [Offer]) {
-        let mut place = ahead;
-        for offer in &mut *offers {
-            offer.head = self.entry(place);
-            place = place.wrapping_add(1);
-        }
-        for offer in offers {
-            offer.descriptor = self.descriptor(offer.head);
+    /// What the guest offers from the entry on that is `ahead` entries from our position, without end.
+    #[inline(always)]
+    pub(crate) fn offers(&self, ahead: u16) -> Offers<'_> {
+        Offers {
+            entries: self.pointers.available.wrapping_add(4),
+            descriptors: self.pointers.descriptors,
+            next: usize::from(self.position.wrapping_add(ahead)),
+            last: usize::from(self.size.wrapping_sub(1)),
+            ring: PhantomData,
         }
     }
 
     #[inline]
     fn entry(&self, ahead: u16) -> u16 {
-        let slot = self.position.wrapping_add(ahead) & (self.size - 1);
+        let slot = self.position.wrapping_add(ahead) & self.size.wrapping_sub(1);
         self.read_u16(self.pointers.available, 4 + 2 * usize::from(slot))
     }
 
     /// The descriptor at a checked index of the ring's own table.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn descriptor(&self, index: u16) -> Descriptor {
-        let index = index & (self.size - 1);
+        let index = index & self.size.wrapping_sub(1);
         // SAFETY: the table has `size` entries inside of one region; it is 16-byte aligned.
         unsafe { read_descriptor(self.pointers.descriptors.add(usize::from(index) * DESC_BYTES as usize)) }
     }
 
     /// Writes the used entry that is `ahead` entries from our position: chain `head`, `length` bytes written into it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put_used(&self, ahead: u16, head: u16, length: u32) {
-        let slot = self.position.wrapping_add(ahead) & (self.size - 1);
-        let entry = u64::from(head) | u64::from(length) << 32;
+        let slot = self.position.wrapping_add(ahead) & self.size.wrapping_sub(1);
         // SAFETY: slot < size, the used ring has that many entries; it is 4-byte aligned, so the entry may be unaligned
         // for a u64 and is written as two u32.
         unsafe {
             let at = self.pointers.used.add(4 + 8 * usize::from(slot)).cast::<u32>();
             at.write_volatile(u32::from(head));
-            at.add(1).write_volatile((entry >> 32) as u32);
+            at.add(1).write_volatile(length);
         }
     }
 
@@ -290,7 +328,7 @@ impl SplitRing {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_u16(&self, area: *mut u8, offset: usize) -> u16 {
         // SAFETY: callers pass offsets inside of the area, which `resolve` checked; areas are at least 2-byte aligned
         // and all offsets are even.
@@ -308,7 +346,7 @@ impl SplitRing {
 ///
 /// # Safety
 /// Sixteen readable bytes, 8-byte aligned.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn read_descriptor(at: *const u8) -> Descriptor {
     // SAFETY: as promised by the caller.
     let (address, length, [flags, next]) = unsafe { read_fields(at) };
@@ -319,7 +357,7 @@ pub(crate) unsafe fn read_descriptor(at: *const u8) -> Descriptor {
 ///
 /// # Safety
 /// As for [`read_descriptor`].
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn read_fields(at: *const u8) -> (u64, u32, [u16; 2]) {
     let at = at.cast::<u64>();
     // SAFETY: as promised by the caller.

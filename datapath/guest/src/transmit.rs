@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use culvert_frame::{DropReason, MAX_FRAME_BYTES, Offloads};
+use culvert_frame::{DropReason, ETHERNET_HEADER_BYTES, MAX_FRAME_BYTES, Offloads};
 
 use crate::call::Call;
 use crate::chain::{self, Access, Buffer};
@@ -19,6 +19,8 @@ use crate::net_header::{NEEDS_CSUM, NET_HEADER_BYTES, NetHeader, header_bytes};
 use crate::packed::PackedRing;
 use crate::piece::{Piece, copy};
 use crate::split::{DESC_INDIRECT, DESC_NEXT, Offer, RingFault, SplitRing, StartError};
+#[cfg(target_arch = "x86_64")]
+use crate::wide;
 
 /// Frames that are taken at once.
 pub const BURST: usize = 32;
@@ -32,6 +34,10 @@ pub const HEAD_BYTES: usize = 128;
 
 const SCRATCH_BYTES: usize = NET_HEADER_BYTES + HEAD_BYTES;
 const HEADER_AND_HEAD: u32 = 140;
+/// Bytes of a frame's head: of the shortest frame that has an Ethernet header, and of all that are long enough.
+const LEAST_HEAD: u32 = 14;
+const MOST_HEAD: u32 = 128;
+const _: () = assert!(LEAST_HEAD as usize == ETHERNET_HEADER_BYTES && MOST_HEAD as usize == HEAD_BYTES);
 const _: () = assert!(HEADER_AND_HEAD as usize == SCRATCH_BYTES);
 
 /// A guest's transmit queue whose ring is split. One worker owns it.
@@ -48,8 +54,6 @@ pub struct SplitTransmitQueue {
 #[derive(Debug)]
 pub struct TransmitBurst {
     slots: Box<[Slot; BURST]>,
-    /// What the guest offers, as it was read.
-    offers: Box<[Offer; BURST]>,
     /// How many of the slots are filled.
     count: usize,
     /// Descriptors of chains with more than one.
@@ -72,6 +76,8 @@ struct Slot {
     refused: Option<DropReason>,
     /// The frame lies in one buffer: `rest` is all of it until the head is copied, and then what follows that.
     whole: bool,
+    /// It is a frame, has an Ethernet header, and nothing is left to be done to it.
+    plain: bool,
     /// The rest of the frame: this, then `pieces[more]`.
     rest: Piece<'static>,
     more: (u32, u32),
@@ -151,22 +157,54 @@ impl SplitTransmitQueue {
     pub fn receive<'q>(&'q mut self, burst: &'q mut TransmitBurst) -> Result<Received<'q>, RingFault> {
         burst.clear();
         let available = self.ring.refresh()?;
-        let wanted = usize::from(available).min(BURST);
-        let offers = burst.offers.get_mut(..wanted).unwrap_or_default();
-        self.ring.read_offers(0, offers);
+        self.fill(burst, usize::from(available).min(BURST))?;
+        Ok(Received { ring: GiveBack::Split(&mut self.ring), header_bytes: self.header_bytes, asks: self.asks, burst })
+    }
+
+    /// Finds the first `wanted` chains, and copies what is looked at of them.
+    #[inline]
+    fn fill(&mut self, burst: &mut TransmitBurst, wanted: usize) -> Result<(), RingFault> {
+        #[cfg(target_arch = "x86_64")]
+        if wide::has_avx2() {
+            // SAFETY: the processor has what the function is compiled for.
+            return unsafe { self.fill_wide(burst, wanted) };
+        }
+        self.fill_any(burst, wanted)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2")]
+    fn fill_wide(&mut self, burst: &mut TransmitBurst, wanted: usize) -> Result<(), RingFault> {
+        self.fill_any(burst, wanted)
+    }
+
+    #[inline(always)]
+    fn fill_any(&mut self, burst: &mut TransmitBurst, wanted: usize) -> Result<(), RingFault> {
+        let TransmitBurst { slots, pieces, .. } = burst;
+        let mut offers = self.ring.offers(0);
+        let mut window = self.ring.memory.window(self.region);
+        let header_bytes = u32::try_from(self.header_bytes).unwrap_or(0);
+        let (mut found, mut descriptors) = (0, 0);
         // Of all frames the first bytes are asked for before those of the first are copied.
-        for (offer, slot) in offers.iter().zip(&mut *burst.slots) {
-            if burst.descriptors >= BURST_DESCRIPTORS {
+        for slot in slots.get_mut(..wanted).unwrap_or_default() {
+            if descriptors >= BURST_DESCRIPTORS {
                 break;
             }
-            burst.descriptors +=
-                slot.find(&self.ring, offer, self.header_bytes, &mut self.region, &mut burst.pieces)?;
-            burst.count += 1;
+            let offer = offers.read();
+            match offers.only_buffer(&offer, Access::Read, &window) {
+                Some(pointer) => slot.lie_in(Buffer { pointer, length: offer.descriptor.length }, offer.head),
+                None => {
+                    descriptors += slot.find(&self.ring, &offer, self.header_bytes, &mut self.region, pieces)?;
+                    window = self.ring.memory.window(self.region);
+                }
+            }
+            found += 1;
         }
-        for slot in burst.slots.iter_mut().take(burst.count).filter(|slot| slot.whole) {
-            slot.copy_head(self.header_bytes);
+        for slot in slots.get_mut(..found).unwrap_or_default().iter_mut().filter(|slot| slot.whole) {
+            slot.copy_head(header_bytes);
         }
-        Ok(Received { ring: GiveBack::Split(&mut self.ring), header_bytes: self.header_bytes, asks: self.asks, burst })
+        (burst.count, burst.descriptors) = (found, descriptors);
+        Ok(())
     }
 
     /// Whether [`Self::receive`] would find a frame.
@@ -201,9 +239,8 @@ impl SplitTransmitQueue {
 impl Default for TransmitBurst {
     fn default() -> Self {
         let slots = Box::new(std::array::from_fn(|_| Slot::new()));
-        let offers = Box::new([Offer::default(); BURST]);
         // BURST_DESCRIPTORS, and one longest chain behind them.
-        Self { slots, offers, count: 0, descriptors: 0, pieces: Vec::with_capacity(2 * usize::from(MAX_QUEUE_SIZE)) }
+        Self { slots, count: 0, descriptors: 0, pieces: Vec::with_capacity(2 * usize::from(MAX_QUEUE_SIZE)) }
     }
 }
 
@@ -343,16 +380,30 @@ impl Received<'_> {
 }
 
 impl Received<'_> {
-    /// First bytes and length of frame `index`, if it is one and nothing is left to be done to it.
+    /// First bytes and length of frame `index`, if it is one with an Ethernet header and nothing is left to be done to it.
     #[inline]
     pub fn plain(&self, index: usize) -> Option<(&[u8], u32)> {
+        let slot = self.burst.slots.get(index).filter(|slot| index < self.burst.count && slot.plain)?;
+        let bytes = slot.scratch.get(self.header_bytes..)?;
+        Some((bytes.get(..usize::from(slot.head))?, slot.length))
+    }
+
+    /// Ethernet header and length of frame `index`, if it has one and nothing is left to be done to it.
+    #[inline(always)]
+    pub fn plain_start(&self, index: usize) -> Option<(&[u8; ETHERNET_HEADER_BYTES], u32)> {
+        let slot = self.burst.slots.get(index).filter(|slot| index < self.burst.count && slot.plain)?;
+        Some((slot.scratch.get(self.header_bytes..)?.first_chunk()?, slot.length))
+    }
+
+    /// First bytes, and what follows them in the same buffer, of a frame that has an Ethernet header, and to which nothing is left to be done.
+    #[inline(always)]
+    pub(crate) fn plain_parts(&self, index: usize) -> Option<(&[u8], Piece<'_>)> {
         let slot = self.burst.slots.get(index).filter(|_| index < self.burst.count)?;
-        let [flags, gso_type, ..] = slot.scratch;
-        if slot.refused.is_some() || flags & NEEDS_CSUM != 0 || gso_type != 0 {
+        if !(slot.plain & slot.whole) {
             return None;
         }
         let bytes = slot.scratch.get(self.header_bytes..)?;
-        Some((bytes.get(..usize::from(slot.head))?, slot.length))
+        Some((bytes.get(..usize::from(slot.head))?, slot.rest))
     }
 
     /// First bytes, length, and what follows those bytes, where that lies in one piece.
@@ -405,14 +456,24 @@ impl Slot {
             length: 0,
             refused: None,
             whole: false,
+            plain: false,
             rest: none,
             more: (0, 0),
         }
     }
 
-    /// Finds the buffer of a chain of one, and asks for its first bytes; a longer chain is read. Returns how many descriptors
-    /// it has, if those are several.
-    #[inline]
+    /// The chain has one buffer, whose first bytes are asked for.
+    #[inline(always)]
+    fn lie_in(&mut self, buffer: Buffer, head: u16) {
+        (self.chain, self.more, self.whole) = (head, (0, 0), true);
+        // SAFETY: the buffer lies in the ring's memory, which `Received` borrows; pieces are handed out with its lifetime
+        // only and the storage is cleared when it ends.
+        self.rest = unsafe { Piece::new(buffer.pointer, buffer.length) };
+        self.rest.fetch_start(HEADER_AND_HEAD);
+    }
+
+    /// The same for any chain: one of several is read. Returns how many descriptors it has, if those are several.
+    #[inline(never)]
     fn find(
         &mut self,
         ring: &SplitRing,
@@ -427,26 +488,41 @@ impl Slot {
             self.whole = false;
             return self.fill_from_chain(ring, header_bytes, region, pieces);
         }
-        self.whole = true;
-        self.rest = match chain::translate(ring, offer.descriptor, Access::Read, region)? {
-            // SAFETY: the buffer lies in the ring's memory, which `Received` borrows; pieces are handed out with its lifetime
-            // only and the storage is cleared when it ends.
-            Some(buffer) => unsafe { Piece::new(buffer.pointer, buffer.length) },
-            None => Piece::from(&[][..]),
-        };
-        self.rest.fetch_start(HEADER_AND_HEAD);
+        match chain::translate(ring, offer.descriptor, Access::Read, region)? {
+            Some(buffer) => self.lie_in(buffer, self.chain),
+            None => (self.whole, self.rest) = (true, Piece::from(&[][..])),
+        }
         Ok(0)
     }
 
     /// Copies header and head out of the only buffer.
-    #[inline]
-    fn copy_head(&mut self, header_bytes: usize) {
-        let length = self.rest.length();
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "at most 128")]
+    fn copy_head(&mut self, header_bytes: u32) {
+        self.length = self.rest.length().wrapping_sub(header_bytes);
+        if self.rest.copy_array(&mut self.scratch) && self.length <= MAX_FRAME_BYTES {
+            self.head = MOST_HEAD as u16;
+            self.rest = self.rest.skip(header_bytes.wrapping_add(MOST_HEAD));
+        } else if (LEAST_HEAD..=MOST_HEAD).contains(&self.length) {
+            self.rest.copy_to(0, &mut self.scratch);
+            self.head = self.length as u16;
+            self.rest = self.rest.take(0);
+        } else {
+            return self.copy_odd_head(header_bytes);
+        }
+        self.refused = None;
+        self.plain = !self.is_asked();
+    }
+
+    /// The same for a frame of another length, or none.
+    #[cold]
+    #[inline(never)]
+    fn copy_odd_head(&mut self, header_bytes: u32) {
+        let (total, header_bytes) = (u64::from(self.rest.length()), header_bytes as usize);
         let limit = header_bytes + HEAD_BYTES;
-        let room = self.scratch.get_mut(..limit).unwrap_or_default();
-        let copied = self.rest.copy_to(0, room);
-        self.rest = self.rest.skip(u32::try_from(copied).unwrap_or(length));
-        self.finish(&Take { limit, copied, total: u64::from(length) }, header_bytes);
+        let copied = self.rest.copy_to(0, self.scratch.get_mut(..limit).unwrap_or_default());
+        self.rest = self.rest.skip(u32::try_from(copied).unwrap_or(0));
+        self.finish(&Take { limit, copied, total }, header_bytes);
     }
 
     #[cold]
@@ -474,7 +550,7 @@ impl Slot {
         Ok(walked)
     }
 
-    #[inline]
+    #[inline(never)]
     fn finish(&mut self, take: &Take, header_bytes: usize) {
         let copied = take.copied.saturating_sub(header_bytes);
         self.head = u16::try_from(copied).unwrap_or(0);
@@ -488,6 +564,14 @@ impl Slot {
                 self.length = u32::try_from(length).unwrap_or(u32::MAX);
             }
         }
+        self.plain = self.refused.is_none() && copied >= ETHERNET_HEADER_BYTES && !self.is_asked();
+    }
+
+    /// Whether the header leaves anything to be done.
+    #[inline(always)]
+    const fn is_asked(&self) -> bool {
+        let [flags, gso_type, ..] = self.scratch;
+        (flags & NEEDS_CSUM) | gso_type != 0
     }
 }
 

@@ -7,12 +7,14 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test")]
 
+mod harness;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use culvert_driver::{Buffer, Next, Put, Ram, Reference, Ring};
+use culvert_driver::{Buffer, Next, Put, Ram, Reference, Ring, Shape};
 use culvert_frame::{DropReason, MAX_FRAME_BYTES};
 use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
 use culvert_guest::receive::PutError;
@@ -407,8 +409,76 @@ fn receive(program: &Program) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The same for frames of a guest's that are put in bursts, as many of each as possible by the straight way.
+fn receive_bursts(program: &Program) -> Result<(), TestCaseError> {
+    let mut rig = Rig::new(program);
+    let (header_bytes, mergeable) = program.header;
+    let mut queue = ReceiveQueue::new(rig.memory.clone(), &rig.layout, rig.features, Arc::default()).unwrap();
+    rig.reference.load(&rig.ram);
+    rig.reference.disable_kick();
+    // The sender's header may be as long as the receiver's, or not.
+    let shape = Shape { queue_size: 64, header_bytes: if program.size > 8 { 12 } else { 10 }, ..Shape::default() };
+    let mut sender = harness::pair(Shape { mergeable: shape.header_bytes == 12, ..shape });
+    let mut burst = TransmitBurst::default();
+    for round in &program.rounds {
+        rig.offer(round, true);
+        for puts in round.puts.split_inclusive(|(_, publish)| *publish) {
+            let mut frames = Vec::new();
+            for length in puts.iter().map(|&(length, _)| length.min(MAX_FRAME_BYTES as usize)) {
+                let frame: Vec<u8> = (0..length).map(|at| (at % 251) as u8 ^ 0x5a).collect();
+                let cuts: &[u32] = if length % 5 == 0 { &[3] } else { &[] };
+                prop_assert!(sender.driver.send_with(&[0; 12][..shape.header_bytes as usize], &frame, cuts));
+                frames.push(frame);
+            }
+            let received = sender.transmit.receive(&mut burst).unwrap();
+            prop_assert_eq!(received.len(), frames.len());
+            let longest = if program.event_idx { u32::MAX } else { 1514 };
+            queue.look_ahead(frames.len());
+            let mut left = u32::MAX >> (32 - frames.len());
+            while left != 0 {
+                let (put, bytes) = queue.put_straight(&received, left, longest);
+                let lengths = (0..frames.len()).filter(|index| put >> index & 1 != 0).map(|index| frames[index].len());
+                prop_assert!(lengths.clone().all(|length| length <= longest as usize));
+                prop_assert_eq!(lengths.sum::<usize>() as u64, bytes);
+                for index in (0..frames.len()).filter(|index| put >> index & 1 != 0) {
+                    prop_assert_eq!(rig.reference.put(header_bytes, mergeable, &frames[index]), Put::Done);
+                }
+                left &= !put;
+                if left == 0 {
+                    break;
+                }
+                let index = left.trailing_zeros() as usize;
+                left &= left - 1;
+                let packet = received.packet(index).unwrap();
+                let ours = queue.put(&NetHeader::default(), packet.head, packet.length, packet.rest());
+                let theirs = rig.reference.put(header_bytes, mergeable, &frames[index]);
+                let same = match ours {
+                    Ok(()) => Put::Done,
+                    Err(PutError::NoBuffer) => Put::NoBuffer,
+                    Err(PutError::SmallBuffer) => Put::SmallBuffer,
+                    Err(PutError::Fault(_)) => Put::Malformed,
+                };
+                prop_assert_eq!(same, theirs, "{:?}", ours);
+                if theirs == Put::Malformed {
+                    queue.publish();
+                    prop_assert_eq!(rig.reference.difference(&rig.ram), None);
+                    return Ok(());
+                }
+            }
+            queue.publish();
+            prop_assert_eq!(rig.reference.difference(&rig.ram), None);
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+    #[test]
+    fn receive_queues_agree_on_bursts(program in any_program()) {
+        receive_bursts(&program)?;
+    }
 
     #[test]
     fn transmit_queues_agree(program in any_program()) {

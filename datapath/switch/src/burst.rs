@@ -68,6 +68,13 @@ pub(crate) trait Sink {
     fn look_ahead(&mut self, frames: usize) {
         let _ = frames;
     }
+
+    /// Takes of those `frames` the first ones that need nothing but to be copied, and are no longer than `longest` bytes; returns which,
+    /// and how many bytes they have.
+    fn put_straight(&mut self, burst: &Burst<'_>, frames: u32, longest: u32) -> (u32, u64) {
+        let _ = (burst, frames, longest);
+        (0, 0)
+    }
 }
 
 impl Sink for ReceiveQueue {
@@ -89,6 +96,14 @@ impl Sink for ReceiveQueue {
     #[inline]
     fn look_ahead(&mut self, frames: usize) {
         Self::look_ahead(self, frames);
+    }
+
+    #[inline]
+    fn put_straight(&mut self, burst: &Burst<'_>, frames: u32, longest: u32) -> (u32, u64) {
+        match burst {
+            Burst::Guest(received) => Self::put_straight(self, received, frames, longest),
+            Burst::Nic(_) | Burst::Local(_) => (0, 0),
+        }
     }
 }
 

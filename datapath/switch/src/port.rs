@@ -151,10 +151,16 @@ fn nic_takes(does: NicOffloads) -> Offloads {
 }
 
 impl Port {
+    /// Bytes of the longest frame without VLAN tags that the port takes.
+    #[inline]
+    pub fn longest_untagged(&self) -> u32 {
+        u32::from(self.rules.mtu).wrapping_add(ETHERNET_HEADER_BYTES)
+    }
+
     /// Whether a frame is too long for the port: more than the MTU behind its Ethernet header and VLAN tags.
     #[inline]
     pub fn exceeds_mtu(&self, length: u32, head: &[u8]) -> bool {
-        let without_tags = u32::from(self.rules.mtu) + ETHERNET_HEADER_BYTES;
+        let without_tags = self.longest_untagged();
         length > without_tags && length > without_tags + header::vlan_tags_bytes(head)
     }
 }
