@@ -24,8 +24,8 @@ impl EthernetHeader {
     pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
         let start = Start::of(frame).ok_or(DropReason::Runt)?;
         Ok(Self {
-            destination: MacAddress::from_u64(start.front >> 16),
-            source: MacAddress::from_u64(start.back >> 16),
+            destination: MacAddress::from_u64(start.destination()),
+            source: MacAddress::from_u64(start.source()),
             ether_type: u16::from_be_bytes(*start.back.to_be_bytes().last_chunk().unwrap_or(&[0; 2])),
         })
     }
@@ -45,6 +45,18 @@ impl Start {
         let bytes = frame.first_chunk::<ETHERNET_HEADER_BYTES>()?;
         let (front, back) = (bytes.first_chunk()?, bytes.last_chunk()?);
         Some(Self { front: u64::from_be_bytes(*front), back: u64::from_be_bytes(*back) })
+    }
+
+    /// Where the frame goes, as [`MacAddress::to_u64`] has it.
+    #[inline]
+    pub const fn destination(self) -> u64 {
+        self.front >> 16
+    }
+
+    /// Where it says that it comes from.
+    #[inline]
+    pub const fn source(self) -> u64 {
+        self.back >> 16
     }
 }
 

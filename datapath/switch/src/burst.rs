@@ -1,6 +1,6 @@
 //! Frames that have arrived, wherever they lie: in a guest's buffers, in mbufs, or made by ourselves.
 
-use culvert_frame::{DropReason, Offload, OffloadRequest, Offloads, checksum};
+use culvert_frame::{DropReason, ETHERNET_HEADER_BYTES, Offload, OffloadRequest, Offloads, checksum};
 use culvert_guest::receive::PutError;
 use culvert_guest::transmit::HEAD_BYTES;
 use culvert_guest::{NetHeader, Packet, Piece, ReceiveQueue, Received};
@@ -162,6 +162,36 @@ impl Burst<'_> {
     #[inline]
     pub(crate) fn plain(&self, index: usize) -> Option<(&[u8], u32)> {
         if let Self::Guest(received) = self { received.plain(index) } else { None }
+    }
+
+    /// A guest's frames.
+    #[inline]
+    pub(crate) const fn of_guest(&self) -> Option<&Received<'_>> {
+        if let Self::Guest(received) = self { Some(received) } else { None }
+    }
+
+    /// Calls `with` for each of a guest's frames from number `from` on, below `end`, that has these first bytes and to which nothing is left to
+    /// be done, with its length, until one is not so or `with` says that it was the last. Returns the number of the next frame.
+    #[inline(always)]
+    pub(crate) fn each_alike(
+        &self,
+        from: usize,
+        end: usize,
+        start: &[u8; ETHERNET_HEADER_BYTES],
+        mut with: impl FnMut(u32) -> bool,
+    ) -> usize {
+        let Self::Guest(received) = self else { return from };
+        let mut index = from;
+        while index < end
+            && let Some((found, length)) = received.plain_start(index)
+            && found == start
+        {
+            index = index.wrapping_add(1);
+            if !with(length) {
+                break;
+            }
+        }
+        index
     }
 
     /// First bytes, length, and what follows those bytes, of a guest's frame `index` that lies in one buffer.

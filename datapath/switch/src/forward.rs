@@ -8,24 +8,25 @@
 //!
 //! What a burst costs is added up while its frames are admitted: when it is enough for one turn, the rest stays where it is.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use culvert_frame::header::Start;
-use culvert_frame::{Direction, DropReason, EthernetHeader, Offload};
-use culvert_guest::RingFault;
+use culvert_frame::{Direction, DropReason, ETHERNET_HEADER_BYTES, EthernetHeader, MacAddress, Offload};
 use culvert_guest::transmit::BURST;
+use culvert_guest::{Received, RingFault};
 
 use crate::burst::{Burst, Frame};
 use crate::counters::PortCounters;
 use crate::egress::Workspace;
 use crate::ingress::{self, Ingress, Way};
-use crate::mac_table::Learned;
+use crate::mac_table::{Learned, MacTable};
 use crate::metering::Arrivals;
 use crate::network::{Network, Topology};
 use crate::outlet::{Admitted, Frames, Outlet, refuse, tap};
-use crate::port::{MAX_PORTS, Port, PortId};
+use crate::port::{MAX_PORTS, Port, PortId, Rules};
 use crate::snoop::{self, Snooped};
-use crate::vlan::{Membership, Tag, TagEdit};
+use crate::vlan::{Membership, TRANSPARENT, Tag, TagEdit, Vlans};
 
 /// How much of a message about multicast groups is read, in bytes: an Ethernet frame's worth.
 const MESSAGE_BYTES: usize = 1518;
@@ -67,7 +68,7 @@ pub struct Forwarder {
 /// note it, and the destination is behind that port.
 #[derive(Clone, Copy, Debug)]
 struct Beaten {
-    start: Start,
+    start: [u8; ETHERNET_HEADER_BYTES],
     ingress: Ingress,
     port: PortId,
 }
@@ -109,11 +110,52 @@ impl Forwarder {
         let length = if metered { self.arrivals.admit(source, counters, burst, now) } else { burst.len() };
         counters.rx_frames.add(length as u64);
         self.beaten = None;
+        let is_simple = is_simple(source);
+        let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
         let (mut bytes, mut copies) = (0, 0);
         let (mut admitted, mut one, mut forwarded) = (0, 0, 0);
         // Cannot overflow: 32 frames of 32 bits' length to 1024 ports.
         let mut cost = u64::from(u32::from(burst.descriptors()) * DESCRIPTOR_COST);
-        for index in 0..length.min(BURST) {
+        let length = length.min(BURST);
+        let mut next = 0;
+        while next < length {
+            if is_simple
+                && cost <= u64::from(TURN_COST)
+                && let Some(received) = burst.of_guest()
+            {
+                let passed = self.pass_known(topology, &network.table, source, received, next..length, cost, seconds);
+                let frames = below(passed.next) & !below(next);
+                bytes += passed.bytes;
+                (admitted, one) = (admitted | frames, one | frames);
+                copies += u64::from(frames.count_ones());
+                forwarded += u64::from(frames.count_ones());
+                (next, cost) = (passed.next, passed.cost);
+                if next == length {
+                    break;
+                }
+            } else if let Some((beaten, true)) = &self.beaten
+                && cost <= u64::from(TURN_COST)
+            {
+                // Those that begin like the last one, if that tells all, go its way without being looked at.
+                let from = next;
+                next = burst.each_alike(from, length, &beaten.start, |length| {
+                    bytes = u64::wrapping_add(bytes, length.into());
+                    cost = u64::wrapping_add(cost, length.into()).wrapping_add(u64::from(COPY_COST));
+                    cost <= u64::from(TURN_COST)
+                });
+                if next > from {
+                    let (port, ingress) = (beaten.port, beaten.ingress);
+                    self.arrived.get_mut(from..next).unwrap_or_default().fill(ingress);
+                    let frames = below(next) & !below(from);
+                    (admitted, one) = (admitted | frames, one | frames);
+                    copies += u64::from(frames.count_ones());
+                    forwarded += u64::from(frames.count_ones());
+                    self.want(port, frames);
+                    continue;
+                }
+            }
+            let index = next;
+            next += 1;
             if cost > u64::from(TURN_COST)
                 && let Some(left) = burst.leave(index)
             {
@@ -123,21 +165,6 @@ impl Forwarder {
             cost += u64::from(COPY_COST);
             let bit = 1 << index;
             let plain = burst.plain(index);
-            if let (Some((beaten, true)), Some((head, length))) = (&self.beaten, plain)
-                && Start::of(head) == Some(beaten.start)
-            {
-                let port = beaten.port;
-                if let Some(place) = self.arrived.get_mut(index) {
-                    *place = beaten.ingress;
-                }
-                bytes += u64::from(length);
-                cost += u64::from(length);
-                (admitted, one) = (admitted | bit, one | bit);
-                copies += 1;
-                forwarded += 1;
-                self.want(port, bit);
-                continue;
-            }
             let looked = match plain {
                 Some((head, length)) => Ok((head, length, Ok(Offload::None))),
                 None => burst.frame(index).map(|frame| (frame.head, frame.length, frame.offload())),
@@ -164,7 +191,7 @@ impl Forwarder {
             if let Some(place) = self.arrived.get_mut(index) {
                 *place = ingress;
             }
-            match self.pass(topology, network, source, counters, burst, index, head, &header, &ingress, now) {
+            match self.pass(topology, network, source, counters, burst, index, head, &header, &ingress, now, seconds) {
                 Ok(Way::Port(port)) => {
                     one |= bit;
                     copies += 1;
@@ -279,9 +306,10 @@ impl Forwarder {
         header: &EthernetHeader,
         ingress: &Ingress,
         now: Duration,
+        seconds: u32,
     ) -> Result<Way<'t>, DropReason> {
         let vlan = ingress.membership.vlan;
-        let start = Start::of(head);
+        let start = head.first_chunk().copied();
         if let Some((beaten, _)) = &self.beaten
             && Some(beaten.start) == start
             && beaten.ingress.membership.vlan == vlan
@@ -290,7 +318,6 @@ impl Forwarder {
         }
         // The frame's source may be the destination of those that go another way.
         self.beaten = None;
-        let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
         let learned = network.table.learn(vlan, header.source, source.id, source.rules.mac_limit, seconds);
         if learned != Learned::Known {
             counters.not_learned.add(1);
@@ -319,6 +346,59 @@ impl Forwarder {
             self.beaten = Some((beaten, beaten.is_all(source)));
         }
         Ok(route.way)
+    }
+
+    /// Frames of a burst, from the first of `numbers` on, that go between stations that are known: to each of them nothing is left to be done,
+    /// its source is known at its port, its destination is known behind another one that may have it, and nothing else decides
+    /// ([`is_simple`]). Such frames change nothing but counters. Ends before the first one that is not so, or once the turn's cost is reached.
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "one burst and what is known of it, for the only caller")]
+    fn pass_known(
+        &mut self,
+        topology: &Topology,
+        table: &MacTable,
+        source: &Port,
+        burst: &Received<'_>,
+        numbers: Range<usize>,
+        mut cost: u64,
+        now: u32,
+    ) -> Passed {
+        let bound = source.rules.guard.mac.map(MacAddress::to_u64);
+        let (mut next, mut bytes, mut frames) = (numbers.start, 0_u64, 0);
+        let mut last: Option<(Start, PortId)> = None;
+        while next < numbers.end
+            && cost <= u64::from(TURN_COST)
+            && let Some((start, length)) = burst.plain_start(next)
+            && let Some(start) = Start::of(start)
+        {
+            if last.is_none_or(|(alike, _)| alike != start) {
+                let (from, to) = (start.source(), start.destination());
+                let is_group = (from | to) & GROUP != 0;
+                if is_group || bound.is_some_and(|bound| bound != from) {
+                    break;
+                }
+                let Some(port) = table.way(from, to, source.id, now) else { break };
+                if last.is_none_or(|(_, last)| last != port) {
+                    if !may_have(topology, source, port) {
+                        break;
+                    }
+                    if let Some((_, before)) = last {
+                        self.want(before, frames);
+                        frames = 0;
+                    }
+                }
+                last = Some((start, port));
+            }
+            frames |= 1 << next;
+            bytes = bytes.wrapping_add(u64::from(length));
+            cost = cost.wrapping_add(u64::from(length)).wrapping_add(u64::from(COPY_COST));
+            next = next.wrapping_add(1);
+        }
+        if let Some((_, port)) = last {
+            self.want(port, frames);
+        }
+        self.arrived.get_mut(numbers.start..next).unwrap_or_default().fill(Ingress::default());
+        Passed { next, bytes, cost }
     }
 
     #[inline]
@@ -358,6 +438,35 @@ impl Forwarder {
     }
 }
 
+/// Whether frames without VLANs or groups, to which nothing is left to be done, are judged at a port by their addresses alone.
+#[inline]
+fn is_simple(source: &Port) -> bool {
+    let Rules { vlans, guard, .. } = &*source.rules;
+    matches!(vlans, Vlans::Transparent)
+        && guard.addresses.is_empty()
+        && source.taps.is_empty()
+        && !source.is_mirror_target
+}
+
+/// Whether a frame without a VLAN that came in at `source` may leave at a port behind which its destination is.
+fn may_have(topology: &Topology, source: &Port, port: PortId) -> bool {
+    let fits = |to: &Port| !(to.rules.isolated && source.rules.isolated) && ingress::is_member(to, source, TRANSPARENT);
+    port != source.id && topology.port(port).is_some_and(fits)
+}
+
+/// The bit of a group's address, as a number (IEEE 802.3-2022, 3.2.3).
+const GROUP: u64 = 1 << 40;
+
+/// What [`Forwarder::pass_known`] did.
+struct Passed {
+    /// The number of the first frame that was left out.
+    next: usize,
+    /// Bytes of those that were not.
+    bytes: u64,
+    /// What the burst has cost so far.
+    cost: u64,
+}
+
 /// Reads what a frame says about multicast groups.
 #[cold]
 #[inline(never)]
@@ -366,6 +475,13 @@ pub(crate) fn snooped(frame: &Frame<'_>, workspace: &mut Workspace) -> Option<Sn
         return None;
     }
     snoop::parse(workspace.copy(frame, MESSAGE_BYTES), frame.length)
+}
+
+/// The frames below that number, which is [`BURST`] at most.
+#[inline]
+fn below(index: usize) -> Frames {
+    let others = u32::try_from(index).ok().and_then(|index| Frames::MAX.checked_shl(index));
+    others.map_or(Frames::MAX, |others| !others)
 }
 
 #[inline]

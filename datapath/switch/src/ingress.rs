@@ -156,7 +156,7 @@ pub const fn no_receiver(way: Way<'_>) -> DropReason {
 
 /// Whether `to` takes part in the VLAN of a frame that came in at `from`.
 #[inline]
-fn is_member(to: &Port, from: &Port, vlan: u16) -> bool {
+pub(crate) fn is_member(to: &Port, from: &Port, vlan: u16) -> bool {
     to.network == from.network && !to.is_mirror_target && to.rules.vlans.carries(vlan)
 }
 

@@ -106,12 +106,24 @@ impl MacTable {
         if self.is_expired(value, now) { None } else { Some(port(value)) }
     }
 
+    /// The port that `destination` is behind, where [`Self::learn`] would find nothing to note about `source` at `at`. Both are in VLAN 0, and
+    /// as [`MacAddress::to_u64`] has them.
+    #[inline]
+    pub fn way(&self, source: u64, destination: u64, at: PortId, now: u32) -> Option<PortId> {
+        let (_, seen) = self.find(source | USED)?;
+        if !is_known(seen, at, now) {
+            return None;
+        }
+        let (_, value) = self.find(destination | USED)?;
+        if self.is_expired(value, now) { None } else { Some(port(value)) }
+    }
+
     /// Notes that `address` was seen in `vlan` at `at`, which may have at most `limit` addresses.
     #[inline]
     pub fn learn(&self, vlan: u16, address: MacAddress, at: PortId, limit: u32, now: u32) -> Learned {
         let key = key(vlan, address);
         let Some((entry, old)) = self.find(key) else { return self.add(key, at, limit, now) };
-        if port(old) == at && (seen(old) >= now || old & STATIC != 0) {
+        if is_known(old, at, now) {
             return Learned::Known;
         }
         if old & STATIC != 0 {
@@ -235,7 +247,8 @@ impl MacTable {
 
     #[inline]
     fn is_expired(&self, value: u64, now: u32) -> bool {
-        value & (STATIC | NONE) == 0 && age(value, now) > self.age_seconds.load(Ordering::Relaxed)
+        // What is static or no entry was seen later than any time.
+        u64::from(now) > (value >> 16).wrapping_add(u64::from(self.age_seconds.load(Ordering::Relaxed)))
     }
 
     fn remove_if(&self, which: impl Fn(u64) -> bool) {
@@ -281,6 +294,13 @@ impl MacTable {
 #[inline]
 fn key(vlan: u16, address: MacAddress) -> u64 {
     address.to_u64() | u64::from(vlan & 0xfff) << 48 | USED
+}
+
+/// Whether nothing is to be noted about an address that is seen at `at`.
+#[inline]
+fn is_known(value: u64, at: PortId, now: u32) -> bool {
+    // A static one has the highest bit, and was seen later than any time.
+    (value ^ u64::from(at.0)) & 0xffff == 0 && value >> 16 >= u64::from(now)
 }
 
 /// The VLAN of a key.
