@@ -598,7 +598,7 @@ fn port_values() {
     mistakes(&socket("mtu = 70000"), &["f.toml:7: port.mtu = 70000: is out of range; write a number from 68 to 9216"]);
     mistakes(
         &socket("mac_limit = 0"),
-        &["f.toml:7: port.mac_limit = 0: is out of range; write a number from 1 to 8192"],
+        &["f.toml:7: port.mac_limit = 0: is out of range; write a number from 1 to 32768"],
     );
     mistakes(
         &socket("mac = \"02:00:00:00:00\""),

@@ -20,8 +20,8 @@ use culvert_frame::MacAddress;
 use crate::port::{MAX_PORTS, PortId};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Addresses that one table can hold, at most.
-pub const TABLE_ENTRIES: usize = 8192;
+/// Addresses that one table can hold, at most; it has 16 bytes for each, always.
+pub const TABLE_ENTRIES: usize = 32_768;
 
 const BUCKET_ENTRIES: usize = 4;
 const BUCKETS: usize = TABLE_ENTRIES / BUCKET_ENTRIES;

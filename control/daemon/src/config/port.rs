@@ -75,8 +75,8 @@ pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=9216;
 /// Default `mac_limit` of a port with `socket`.
 pub const GUEST_MAC_LIMIT: u32 = 64;
 /// Largest `mac_limit`: all that a network's table holds.
-pub const MAX_MAC_LIMIT: u32 = 8192;
-/// Default `mac_limit` of a port with `device`: half of the table, so that the outside cannot take the guests' places.
+pub const MAX_MAC_LIMIT: u32 = 32_768;
+/// Default `mac_limit` of a port with `device`: an eighth of the table, so that the outside cannot take the guests' places.
 pub const NIC_MAC_LIMIT: u32 = 4096;
 /// Most entries of `addresses`.
 pub const MAX_ADDRESSES: usize = 64;
