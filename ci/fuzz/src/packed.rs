@@ -1,6 +1,9 @@
 //! Both queues with packed rings, whose driver rewrites descriptors, tables and event areas between two calls, and whose device ends and is
 //! taken up again: nothing panics, lengths agree, positions stay in the ring, and what a driver does well goes as with a split ring.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -10,7 +13,14 @@ use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, RING_PACK
 use culvert_guest::packed::PackedStart;
 use culvert_guest::record::Records;
 use culvert_guest::transmit::HEAD_BYTES;
-use culvert_guest::{Memory, NetHeader, Packet, ReceiveQueue, Region, RingLayout, TransmitBurst, TransmitQueue};
+use culvert_guest::{
+    MAX_QUEUE_SIZE, Memory, NetHeader, Packet, ReceiveQueue, Region, RingLayout, TransmitBurst, TransmitQueue,
+};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// Of each ring in the file of records (`datapath/guest/src/record.rs`), and what its first word has in bits 32 to 47 when it says something.
+const RECORD_WORDS: u64 = 8 + MAX_QUEUE_SIZE as u64;
+const MAGIC: u64 = 0x7063;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -64,13 +74,26 @@ enum Operation {
         at: u16,
         bytes: [u8; 4],
     },
-    /// As after a crash of ours, with the position that the frontend knows, and perhaps in the middle of a publication.
+    /// As after a crash of ours, with the position that the frontend knows, and perhaps in the middle of a publication: of so many buffers
+    /// from a position on.
     Restart {
         told: Option<u16>,
         interrupted: Option<(u16, u16)>,
     },
     /// The guest starts anew.
     Reset,
+    /// Any number in a ring's record, as it could have been left by another process: in its state or its list.
+    Record {
+        receive: bool,
+        word: u8,
+        number: u64,
+    },
+    /// Room for a frame is found, and it is put there without its payload's being copied, or left.
+    Reserve {
+        least: u16,
+        most: u16,
+        commit: Option<u16>,
+    },
 }
 
 /// Runs one input.
@@ -86,6 +109,8 @@ struct Device {
     driver: Interface,
     memory: Arc<Memory>,
     records: Arc<Records>,
+    /// The file that the records are in.
+    record_file: File,
     features: u64,
     /// None after a fault.
     transmit: Option<TransmitQueue>,
@@ -120,9 +145,11 @@ impl Device {
             | bit(input.event_idx, EVENT_IDX)
             | bit(input.indirect, INDIRECT_DESC)
             | bit(input.mergeable, NET_MRG_RXBUF);
-        let records = Records::new(None, 2);
-        let burst = TransmitBurst::default();
-        let mut device = Self { driver, memory, records, features, transmit: None, receive: None, burst };
+        let record_file = File::from(memfd_create("records", MemfdFlags::CLOEXEC).expect("a file"));
+        let path = format!("/proc/self/fd/{}", record_file.as_raw_fd());
+        let records = Records::new(Some(path.into()), 2);
+        let (burst, transmit, receive) = (TransmitBurst::default(), None, None);
+        let mut device = Self { driver, memory, records, record_file, features, transmit, receive, burst };
         device.start(None);
         assert!(device.transmit.is_some() && device.receive.is_some(), "a new ring starts");
         device
@@ -209,9 +236,8 @@ impl Device {
             }
             Operation::Restart { told, interrupted } => {
                 if let Some((position, count)) = interrupted {
-                    for number in 0..2 {
-                        self.records.ring(number).expect("two records").interrupt(position, count);
-                    }
+                    let state = MAGIC << 32 | u64::from(count) << 16 | u64::from(position);
+                    (0..2).for_each(|ring| self.write_record(ring, 0, state));
                 }
                 self.start(told);
             }
@@ -221,11 +247,36 @@ impl Device {
                 self.driver.refill();
                 self.start(None);
             }
+            Operation::Record { receive, word, number } => {
+                let word = u64::from(word % 10);
+                // The state, which ring it is of, or the first entries of the list.
+                self.write_record(u64::from(!receive), if word < 6 { word } else { word + 2 }, number);
+            }
+            Operation::Reserve { least, most, commit } => self.reserve(least, most, commit),
         }
         for position in
             [self.transmit.as_ref().map(TransmitQueue::position), self.receive.as_ref().map(ReceiveQueue::position)]
         {
             assert!(position.is_none_or(|position| position & 0x7fff < size), "{position:x?}");
+        }
+    }
+
+    fn write_record(&self, ring: u64, word: u64, number: u64) {
+        let at = 8 * (ring * RECORD_WORDS + word);
+        self.record_file.write_all_at(&number.to_ne_bytes(), at).expect("the file");
+    }
+
+    /// As the switch does it with what comes from a socket.
+    fn reserve(&mut self, least: u16, most: u16, commit: Option<u16>) {
+        let (least, most) = (u32::from(least % 4000), u32::from(most));
+        let found = self.receive.as_mut().map(|queue| queue.find_room(14, least.min(most), most));
+        let is_found = matches!(found, Some(Ok(())));
+        self.judge(found);
+        if is_found && let Some(queue) = &mut self.receive {
+            let room = queue.reserved().expect("the room that was found");
+            if let Some(bytes) = commit {
+                room.commit(&NetHeader::default(), &[3; 14], u32::from(bytes));
+            }
         }
     }
 

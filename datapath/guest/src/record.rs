@@ -158,26 +158,23 @@ impl Record {
         self.state(None).map(|state| state.position)
     }
 
-    /// Makes it look as if the process had ended while it published so many buffers from `position` on: for tests.
-    pub fn interrupt(&self, position: u16, count: u16) {
-        self.publishing(position, count);
-    }
-
     /// What it says; of any ring, or of that at `layout` only.
     pub(crate) fn state(&self, layout: Option<&RingLayout>) -> Option<State> {
-        let word = self.get(STATE);
-        let is_same = layout
-            .is_none_or(|layout| identity(layout).into_iter().zip(IDENTITY..).all(|(part, at)| self.get(at) == part));
-        let [_, magic, publishing, position] = halves(word);
-        (magic == MAGIC && is_same).then_some(State { position, publishing })
+        let [_, magic, publishing, position] = halves(self.get(STATE));
+        let is_same = magic == MOVING
+            || layout.is_none_or(|layout| {
+                identity(layout).into_iter().zip(IDENTITY..).all(|(part, at)| self.get(at) == part)
+            });
+        ((magic == MAGIC || magic == MOVING) && is_same).then_some(State { position, publishing })
     }
 
-    /// Begins anew, for the ring at `layout`.
+    /// Begins for the ring at `layout`. There is no moment at which it does not say where the ring stands, once it did.
     pub(crate) fn begin(&self, layout: &RingLayout, position: u16) {
-        self.clear();
-        fence(Ordering::Release);
-        for (part, at) in identity(layout).into_iter().zip(IDENTITY..) {
-            self.set(at, part);
+        if self.state(Some(layout)).is_none() {
+            self.say(MOVING, position, 0);
+            for (part, at) in identity(layout).into_iter().zip(IDENTITY..) {
+                self.set(at, part);
+            }
         }
         self.publishing(position, 0);
     }
@@ -185,9 +182,7 @@ impl Record {
     /// Notes that the first `count` of the entries are being published from `position` on; none: all before it was.
     #[inline]
     pub(crate) fn publishing(&self, position: u16, count: u16) {
-        fence(Ordering::Release);
-        self.set(STATE, u64::from(MAGIC) << 32 | u64::from(count) << 16 | u64::from(position));
-        fence(Ordering::Release);
+        self.say(MAGIC, position, count);
     }
 
     /// Entry `index` of the list of those that are to be published.
@@ -203,12 +198,23 @@ impl Record {
     }
 
     #[inline]
+    fn say(&self, magic: u16, position: u16, count: u16) {
+        fence(Ordering::Release);
+        self.set(STATE, u64::from(magic) << 32 | u64::from(count) << 16 | u64::from(position));
+        fence(Ordering::Release);
+    }
+
+    #[inline]
     fn get(&self, at: usize) -> u64 {
         self.word(at).load(Ordering::Relaxed)
     }
 
     #[inline]
     fn set(&self, at: usize, value: u64) {
+        #[cfg(test)]
+        if !crate::packed::crash::permits() {
+            return;
+        }
         self.word(at).store(value, Ordering::Relaxed);
     }
 
@@ -239,6 +245,21 @@ const RECORD_WORDS: usize = LIST + MAX_QUEUE_SIZE as usize;
 
 /// In each record that says something.
 const MAGIC: u16 = 0x7063;
+/// In one that is just being moved to another ring, of which it holds already.
+const MOVING: u16 = 0x7064;
+
+#[cfg(test)]
+impl Record {
+    /// All that it holds, its first entries among it.
+    pub(crate) fn words(&self) -> Vec<u64> {
+        (0..LIST + 8).map(|at| self.get(at)).collect()
+    }
+
+    /// Puts back what it held.
+    pub(crate) fn restore(&self, words: &[u64]) {
+        words.iter().enumerate().for_each(|(at, word)| self.word(at).store(*word, Ordering::Relaxed));
+    }
+}
 
 #[cfg(test)]
 mod tests {

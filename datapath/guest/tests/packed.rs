@@ -1,4 +1,5 @@
-//! Packed rings: what a hostile guest may do to them, where they go on after a crash, and that they do what split rings do.
+//! Packed rings: what a hostile guest may do to them, where they go on after a crash, and that they do what split rings do. Crashes in the
+//! middle of a publication: `src/packed/crash.rs`.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test")]
 
@@ -6,7 +7,7 @@ mod harness;
 
 use std::sync::Arc;
 
-use culvert_driver::{Buffer, PackedDescriptor, Place, Shape};
+use culvert_driver::{PackedDescriptor, Place, Shape};
 use culvert_frame::DropReason;
 use culvert_guest::device::RingSetup;
 use culvert_guest::features::RING_PACKED;
@@ -340,51 +341,6 @@ fn a_guest_that_has_rebooted_begins_anew() {
         crashing.pair.driver.receive.reset();
         crashing.pair.driver.refill();
         crashing.crash();
-    }
-}
-
-/// What the daemon had begun to publish when it was killed, is published by the next one: after any number of its writes.
-#[test]
-fn a_publication_that_was_interrupted_is_finished() {
-    let mut burst = TransmitBurst::default();
-    for lap in 0..40_usize {
-        for count in 1..=4 {
-            for written in 0..=count {
-                let mut crashing = Crashing::new(false);
-                crashing.crash();
-                for round in 0..lap {
-                    crashing.exchange(round, 1);
-                }
-                let ring = &mut crashing.pair.driver.transmit;
-                let heads: Vec<Place> = (0..count)
-                    .map(|i| {
-                        let at = ring.as_packed().next();
-                        let address = crashing.pair.memory.regions().next().unwrap().guest_address;
-                        let part = Buffer { address, length: 80, writable: false };
-                        ring.offer(&vec![part; 1 + i % 3]).unwrap();
-                        at
-                    })
-                    .collect();
-                ring.publish();
-                let before: Vec<_> = heads.iter().map(|at| ring.as_packed().descriptor(at.index)).collect();
-                let position = crashing.records.ring(1).unwrap().position().unwrap();
-                drop(crashing.pair.transmit.receive(&mut burst).unwrap());
-                // As it was when the last `count - written` writes, the first descriptor's last of all, were missing.
-                let order = (1..count).chain([0]);
-                for i in order.skip(written) {
-                    crashing.pair.driver.transmit.as_packed().set_descriptor(heads[i].index, before[i]);
-                }
-                crashing.records.ring(1).unwrap().interrupt(position, count as u16);
-                crashing.crash();
-                let given_back = std::iter::from_fn(|| crashing.pair.driver.transmit.take_used()).count();
-                // At its very start a ring looks like a new one as long as nothing was written: then the burst is taken once more.
-                let again = if written == 0 && position == FIRST_POSITION { count } else { 0 };
-                assert_eq!(given_back, count - again, "lap {lap}, {written} of {count} written");
-                assert_eq!(crashing.pair.transmit.receive(&mut burst).unwrap().len(), again);
-                while crashing.pair.driver.transmit.take_used().is_some() {}
-                crashing.exchange(lap, 3);
-            }
-        }
     }
 }
 

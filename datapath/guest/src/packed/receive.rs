@@ -53,8 +53,6 @@ impl PackedReceiveQueue {
         start: PackedStart,
     ) -> Result<Self, StartError> {
         let ring = PackedRing::new(memory, layout, features, call, start)?;
-        // We look for buffers when there is a frame; the guest never needs to tell.
-        ring.disable_kick();
         Ok(Self {
             missing: ring.next(),
             ring,

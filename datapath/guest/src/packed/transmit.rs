@@ -34,7 +34,6 @@ impl PackedTransmitQueue {
         start: PackedStart,
     ) -> Result<Self, StartError> {
         let ring = PackedRing::new(memory, layout, features, call, start)?;
-        ring.disable_kick();
         Ok(Self { ring, header_bytes: header_bytes(features), asks: features::asked(features), region: 0 })
     }
 
