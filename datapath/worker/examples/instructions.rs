@@ -1,7 +1,8 @@
 //! What a frame from guest to guest costs the worker: two guests' rings and all of the datapath in one thread, without frontends,
 //! namespaces or a second core, so that instructions can be counted where times say nothing.
 //!
-//! `instructions [BYTES [ADDRESSES [FRAMES]]]`: frames of so many bytes (64), both ways, between so many stations on each side (1).
+//! `instructions [packed] [BYTES [ADDRESSES [FRAMES]]]`: frames of so many bytes (64), both ways, between so many stations on each side (1);
+//! with `packed` both guests have packed rings.
 //! It prints the time that [`work`] took for a frame. For instructions:
 //!
 //! ```text
@@ -15,9 +16,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use culvert_driver::{Descriptor, Interface, Ram, Ring, Shape};
+use culvert_driver::{Buffer, Descriptor, Interface, Ram, Ring, Shape};
 use culvert_frame::MacAddress;
-use culvert_guest::features::{self, INDIRECT_DESC, NET_MRG_RXBUF, VERSION_1};
+use culvert_guest::features::{self, INDIRECT_DESC, NET_MRG_RXBUF, RING_PACKED, VERSION_1};
 use culvert_guest::{Call, Memory, ReceiveQueue, Region, RingLayout, TransmitBurst, TransmitQueue};
 use culvert_switch::{
     Bridge, Egress, Forwarder, MacTable, NetworkId, Port, PortCounters, PortId, Rules, Topology, limits::Limiter,
@@ -35,11 +36,13 @@ const NOW: Duration = Duration::from_secs(1);
 const BURST: u16 = 32;
 
 fn main() {
-    let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>().expect("a number"));
+    let mut words = std::env::args().skip(1).peekable();
+    let packed = words.next_if(|word| word == "packed").is_some();
+    let mut numbers = words.map(|text| text.parse::<u64>().expect("a number"));
     let mut next = |default| numbers.next().unwrap_or(default);
     let (length, addresses, wanted) = (next(64) as u32, next(1), next(200_000));
 
-    let mut guests = [1, 2].map(|number| Guest::new(number, length, addresses));
+    let mut guests = [1, 2].map(|number| Guest::new(number, length, addresses, packed));
     let table = Arc::new(MacTable::new(300));
     let ports = guests.iter_mut().map(|guest| Some(guest.port())).collect();
     let topology = Topology::new(ports, vec![Some(Bridge { table, groups: None })]);
@@ -100,6 +103,8 @@ impl Worker {
 struct Guest {
     number: u8,
     addresses: u64,
+    features: u64,
+    length: u32,
     driver: Interface,
     transmit: Option<TransmitQueue>,
     receive: Option<ReceiveQueue>,
@@ -111,8 +116,9 @@ struct Guest {
 }
 
 impl Guest {
-    fn new(number: u8, length: u32, addresses: u64) -> Self {
-        let shape = Shape { queue_size: QUEUE_SIZE, ..Shape::default() };
+    fn new(number: u8, length: u32, addresses: u64, packed: bool) -> Self {
+        let shape = Shape { queue_size: QUEUE_SIZE, packed, ..Shape::default() };
+        let features = FEATURES | if packed { RING_PACKED } else { 0 };
         let mut driver = Interface::in_ram(shape, 64, Ram::new(16 << 20, false));
         let buffers = driver.ram().allocate(BUFFER_BYTES * u64::from(QUEUE_SIZE), 4096);
         for index in 0..QUEUE_SIZE {
@@ -121,10 +127,11 @@ impl Guest {
             frame.extend([0x88, 0xb5]);
             frame.resize((HEADER_BYTES + length) as usize, number);
             driver.ram().write(address, &frame);
-            driver
-                .transmit
-                .set_descriptor(index, Descriptor { address, length: HEADER_BYTES + length, flags: 0, next: 0 });
-            driver.transmit.offer_head(index);
+            if !packed {
+                let descriptor = Descriptor { address, length: HEADER_BYTES + length, flags: 0, next: 0 };
+                driver.transmit.set_descriptor(index, descriptor);
+                driver.transmit.offer_head(index);
+            }
         }
         driver.transmit.want_interrupt(false);
         driver.receive.want_interrupt(false);
@@ -137,10 +144,10 @@ impl Guest {
         };
         let memory = Arc::new(Memory::map(vec![(region, ram.file().try_clone_to_owned().unwrap())]).unwrap());
         let call = || Arc::new(Call::default());
-        let transmit = TransmitQueue::new(memory.clone(), &layout(&driver.transmit), FEATURES, call()).unwrap();
-        let receive = ReceiveQueue::new(memory, &layout(&driver.receive), FEATURES, call()).unwrap();
+        let transmit = TransmitQueue::new(memory.clone(), &layout(&driver.transmit), features, call()).unwrap();
+        let receive = ReceiveQueue::new(memory, &layout(&driver.receive), features, call()).unwrap();
         let (transmit, receive) = (Some(transmit), Some(receive));
-        Self { number, addresses, driver, transmit, receive, buffers, sent: 0, next_address: 0 }
+        Self { number, addresses, features, length, driver, transmit, receive, buffers, sent: 0, next_address: 0 }
     }
 
     /// Its port, with its receive queue.
@@ -155,7 +162,7 @@ impl Guest {
             meter: Arc::new(Meter::new(&rules.rates)),
             is_guest: true,
             rules: Arc::new(rules),
-            egress: Egress::Guest(Box::new([Arc::new(Mutex::new(queue))]), features::taken(FEATURES)),
+            egress: Egress::Guest(Box::new([Arc::new(Mutex::new(queue))]), features::taken(self.features)),
             mirrors: Box::default(),
             is_mirror_target: false,
             taps: Box::default(),
@@ -173,8 +180,15 @@ impl Guest {
 
     /// Offers what came back again, and sends a burst.
     fn turn(&mut self) {
-        let receive = &self.driver.receive;
-        receive.set_available_index(receive.used_index().wrapping_add(QUEUE_SIZE));
+        let is_packed = self.features & RING_PACKED != 0;
+        if is_packed {
+            while self.driver.receive.take_used().is_some() {}
+            while self.driver.transmit.take_used().is_some() {}
+            self.driver.refill();
+        } else {
+            let receive = &self.driver.receive;
+            receive.set_available_index(receive.used_index().wrapping_add(QUEUE_SIZE));
+        }
         for ahead in 0..BURST {
             let slot = u64::from(self.sent.wrapping_add(ahead) & (QUEUE_SIZE - 1));
             let at = self.buffers + BUFFER_BYTES * slot + u64::from(HEADER_BYTES);
@@ -182,9 +196,18 @@ impl Guest {
             self.driver.ram().write(at, &to);
             self.driver.ram().write(at + 6, &from);
             self.next_address = (self.next_address + 1) % self.addresses;
+            if is_packed {
+                let address = at - u64::from(HEADER_BYTES);
+                let buffer = Buffer { address, length: HEADER_BYTES + self.length, writable: false };
+                self.driver.transmit.offer(&[buffer]).expect("room in the ring");
+            }
         }
         self.sent = self.sent.wrapping_add(BURST);
-        self.driver.transmit.set_available_index(self.sent);
+        if is_packed {
+            self.driver.transmit.publish();
+        } else {
+            self.driver.transmit.set_available_index(self.sent);
+        }
     }
 }
 
