@@ -49,7 +49,7 @@ pub(crate) struct Place {
 }
 
 /// One descriptor (virtio 1.3, section 2.8.8), read once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Descriptor {
     pub(crate) address: u64,
     pub(crate) length: u32,
@@ -100,7 +100,7 @@ impl Place {
     /// Whether flags say that the driver made this place available, in this lap.
     #[inline]
     pub(crate) const fn is_available(self, flags: u16) -> bool {
-        (flags & AVAIL != 0) == self.wrap && (flags & USED != 0) != self.wrap
+        flags & (AVAIL | USED) == if self.wrap { AVAIL } else { USED }
     }
 
     /// Whether flags say that this place was used in this lap, whatever the driver has done with it since.
@@ -182,6 +182,29 @@ impl PackedRing {
         // The rest of the buffer must be read after the flags that offer it.
         fence(Ordering::Acquire);
         Ok(Some(self.descriptor(at.index)))
+    }
+
+    /// Reads the descriptors that are available behind those that were taken, up to as many as there is room for; returns how many those
+    /// are. All of them are on their way from the guest's processor before the first one is looked at.
+    #[inline]
+    pub(crate) fn read_offers(&self, offers: &mut [Descriptor]) -> Result<usize, RingFault> {
+        if self.blocked {
+            return Err(RingFault::CallBlocks);
+        }
+        // A driver that offers again what we hold is not believed.
+        let most = usize::from(self.size - self.held);
+        let (mut place, mut count) = (self.next, 0);
+        for offer in offers.iter_mut().take(most) {
+            if !self.is_available(place) {
+                break;
+            }
+            // The rest must be read after the flags that offer it.
+            fence(Ordering::Acquire);
+            *offer = self.descriptor(place.index);
+            place = place.ahead(1, self.size);
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Whether a buffer begins at `at`.

@@ -157,12 +157,12 @@ impl ReceiveQueue {
         }))
     }
 
-    /// Reads ahead what the guest offers for so many frames, which are put next; of a packed ring it is read when its turn has come.
+    /// Reads ahead what the guest offers for so many frames, which are put next.
     #[inline]
     pub fn look_ahead(&mut self, frames: usize) {
         match &mut self.0 {
             Receive::Split(queue) => queue.look_ahead(frames),
-            Receive::Packed(_) => {}
+            Receive::Packed(queue) => queue.look_ahead(frames),
         }
     }
 

@@ -90,7 +90,7 @@ fn other_room(ring: &SplitRing, offer: &Offer, region: &mut usize) -> Room {
 }
 
 /// Bytes of the longest virtio-net header.
-const MOST_HEADER: u32 = 12;
+pub(crate) const MOST_HEADER: u32 = 12;
 
 /// Bytes before the rest of a frame, where it has some.
 const BEFORE_REST: u32 = MOST_HEADER + 128;

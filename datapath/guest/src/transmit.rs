@@ -262,19 +262,28 @@ impl TransmitBurst {
         self.descriptors
     }
 
-    /// Adds a frame that lies in one buffer, where there is a place for it.
+    /// Adds a frame that lies in one buffer, where there is a place for it, and asks for its first bytes, which [`Self::copy_heads`] copies.
     #[inline]
-    pub(crate) fn add_single(&mut self, header_bytes: usize, buffer: Option<Buffer>) {
+    pub(crate) fn add_single(&mut self, buffer: Option<Buffer>) {
         let Some(slot) = self.slots.get_mut(self.count) else { return };
         slot.more = (0, 0);
         slot.whole = true;
-        let mut take = Take::new(header_bytes);
         slot.rest = match buffer {
-            Some(buffer) => take.add(&mut slot.scratch, buffer),
+            // SAFETY: the buffer lies in the ring's memory, which `Received` borrows; pieces are handed out with its lifetime
+            // only and the storage is cleared when it ends.
+            Some(buffer) => unsafe { Piece::new(buffer.pointer, buffer.length) },
             None => Piece::from(&[][..]),
         };
-        slot.finish(&take, header_bytes);
+        slot.rest.fetch_start(HEADER_AND_HEAD);
         self.count += 1;
+    }
+
+    /// Copies header and head of all frames that lie in one buffer.
+    #[inline]
+    pub(crate) fn copy_heads(&mut self, header_bytes: usize) {
+        for slot in self.slots.iter_mut().take(self.count).filter(|slot| slot.whole) {
+            slot.copy_head(header_bytes);
+        }
     }
 
     /// Adds a frame that lies in the buffers that `walk` yields; it also tells how many descriptors there are.

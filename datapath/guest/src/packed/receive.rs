@@ -7,7 +7,7 @@ use std::sync::Arc;
 use culvert_frame::Offloads;
 
 use super::chain::{self, Walked};
-use super::{PackedRing, PackedStart, Place};
+use super::{Descriptor, PackedRing, PackedStart, Place};
 use crate::call::Call;
 use crate::chain::Access;
 use crate::features;
@@ -16,8 +16,9 @@ use crate::layout::RingLayout;
 use crate::memory::Memory;
 use crate::net_header::{NetHeader, header_bytes};
 use crate::piece::{Piece, Room, Rooms};
-use crate::receive::PutError;
+use crate::receive::{MOST_HEADER, PutError};
 use crate::split::{RingFault, StartError};
+use crate::transmit::BURST;
 
 /// A guest's receive queue.
 #[derive(Debug)]
@@ -27,6 +28,11 @@ pub struct PackedReceiveQueue {
     /// The most descriptors that were on offer when [`Self::has_half`] looked.
     most: u16,
     region: usize,
+    /// What [`Self::look_ahead`] has read, descriptor by descriptor, when so many were held, and how many it found.
+    offers: Box<[Descriptor; BURST]>,
+    looks: Box<[Look; BURST]>,
+    looked_from: u16,
+    looked: u16,
     /// Where the guest offered no more when a frame did not find its buffers.
     missing: Place,
     /// The chains of a frame that spreads over several ranges.
@@ -44,6 +50,19 @@ struct Chain {
     entries: u16,
 }
 
+/// A descriptor that was read ahead: the buffer that it is alone, or nothing where it is not, or something is wrong with it.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    room: Room,
+    id: u16,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self { room: Room::NONE, id: 0 }
+    }
+}
+
 impl PackedReceiveQueue {
     pub(crate) fn new(
         memory: Arc<Memory>,
@@ -59,6 +78,10 @@ impl PackedReceiveQueue {
             takes: features::taken(features),
             most: 0,
             region: 0,
+            offers: Box::new([Descriptor::default(); BURST]),
+            looks: Box::new([Look::default(); BURST]),
+            looked_from: 0,
+            looked: 0,
             gathered: Gathered::new(header_bytes(features), features & features::NET_MRG_RXBUF != 0, layout.size),
             found: None,
             busy: false,
@@ -79,7 +102,28 @@ impl PackedReceiveQueue {
         put
     }
 
-    /// The common case: one buffer takes the frame.
+    /// As for split rings. What is wrong shows when its turn has come.
+    #[inline]
+    pub(crate) fn look_ahead(&mut self, frames: usize) {
+        let offers = self.offers.get_mut(..frames.min(BURST)).unwrap_or_default();
+        let count = self.ring.read_offers(offers).unwrap_or(0);
+        for (offer, look) in offers.iter().take(count).zip(&mut *self.looks) {
+            let buffer = match offer.is_single() {
+                true => chain::translate(&self.ring, *offer, Access::Write, &mut self.region),
+                false => Ok(None),
+            };
+            let room = match buffer {
+                // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
+                Ok(Some(buffer)) => unsafe { Room::new(buffer.pointer, buffer.length) },
+                _ => Room::NONE,
+            };
+            *look = Look { room, id: offer.id };
+        }
+        self.looked_from = self.ring.held();
+        self.looked = u16::try_from(count).unwrap_or(0);
+    }
+
+    /// The common case: one buffer takes the frame, and it was looked at ahead.
     #[inline]
     fn put_in_one<'a>(
         &mut self,
@@ -90,6 +134,31 @@ impl PackedReceiveQueue {
     ) -> Result<(), PutError> {
         self.found = None;
         let needed = u64::from(length) + self.gathered.header_bytes() as u64;
+        let place = self.ring.held().wrapping_sub(self.looked_from);
+        if place < self.looked
+            && let Some(look) = self.looks.get(usize::from(place))
+            && u64::from(look.room.length()) >= needed
+        {
+            let look = *look;
+            if let Some(next) = self.looks.get(usize::from(place) + 1) {
+                // The next frame is mostly as long as this one.
+                next.room.fetch(length.saturating_add(MOST_HEADER));
+            }
+            self.fill(look, header, head, rest);
+            return Ok(());
+        }
+        self.put_unseen(header, head, needed, rest)
+    }
+
+    /// The same for a buffer that is looked at only now.
+    #[inline(never)]
+    fn put_unseen<'a>(
+        &mut self,
+        header: &NetHeader,
+        head: &[u8],
+        needed: u64,
+        rest: impl Iterator<Item = Piece<'a>>,
+    ) -> Result<(), PutError> {
         let at = self.ring.next();
         let Some(first) = self.ring.look(at, self.ring.held())? else {
             self.missing = at;
@@ -102,15 +171,26 @@ impl PackedReceiveQueue {
             return Err(PutError::SmallBuffer);
         };
         // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
-        let mut room = unsafe { Room::new(buffer.pointer, buffer.length) };
+        let room = unsafe { Room::new(buffer.pointer, buffer.length) };
+        self.fill(Look { room, id: first.id }, header, head, rest);
+        Ok(())
+    }
+
+    /// Writes a frame into a buffer that has room for it.
+    #[inline(always)]
+    fn fill<'a>(&mut self, look: Look, header: &NetHeader, head: &[u8], rest: impl Iterator<Item = Piece<'a>>) {
         let bytes = header.to_bytes(1);
-        (room, _) = room.fill(Piece::from(bytes.get(..self.gathered.header_bytes()).unwrap_or(&bytes)));
+        let (mut room, _) = match bytes.first_chunk::<10>() {
+            Some(start) if self.gathered.header_bytes() < bytes.len() => look.room.fill(Piece::from(&start[..])),
+            _ => look.room.fill(Piece::from(&bytes[..])),
+        };
         (room, _) = room.fill(Piece::from(head));
         for piece in rest {
-            (room, _) = room.fill(piece);
+            if piece.length() > 0 {
+                (room, _) = room.fill(piece);
+            }
         }
-        self.ring.take(first.id, 1, buffer.length - room.length());
-        Ok(())
+        self.ring.take(look.id, 1, look.room.length().wrapping_sub(room.length()));
     }
 
     pub(crate) fn find_room(&mut self, head_bytes: u32, least: u32, most: u32) -> Result<(), PutError> {
@@ -139,10 +219,12 @@ impl PackedReceiveQueue {
     #[inline]
     pub(crate) fn publish(&mut self) {
         self.ring.publish();
+        self.looked = 0;
     }
 
     pub(crate) fn abandon(&mut self) -> bool {
         self.ring.leave(0);
+        self.looked = 0;
         self.found = None;
         std::mem::take(&mut self.busy)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use culvert_frame::Offloads;
 
 use super::chain::{self, Walked};
-use super::{PackedRing, PackedStart};
+use super::{Descriptor, PackedRing, PackedStart};
 use crate::call::Call;
 use crate::chain::Access;
 use crate::features;
@@ -23,6 +23,8 @@ pub struct PackedTransmitQueue {
     asks: Offloads,
     /// The memory region that the last buffer was in.
     region: usize,
+    /// What the guest offers, as it was read.
+    offers: Box<[Descriptor; BURST]>,
 }
 
 impl PackedTransmitQueue {
@@ -34,7 +36,8 @@ impl PackedTransmitQueue {
         start: PackedStart,
     ) -> Result<Self, StartError> {
         let ring = PackedRing::new(memory, layout, features, call, start)?;
-        Ok(Self { ring, header_bytes: header_bytes(features), asks: features::asked(features), region: 0 })
+        let offers = Box::new([Descriptor::default(); BURST]);
+        Ok(Self { ring, header_bytes: header_bytes(features), asks: features::asked(features), region: 0, offers })
     }
 
     #[inline]
@@ -42,23 +45,38 @@ impl PackedTransmitQueue {
         burst.clear();
         // What an earlier burst took went back when it ended, whatever became of it.
         self.ring.leave(0);
-        let Self { ring, header_bytes, region, .. } = self;
-        while burst.len() < BURST && burst.descriptors() < BURST_DESCRIPTORS {
-            let (at, held) = (ring.next(), ring.held());
-            let Some(first) = ring.look(at, held)? else { break };
+        // Chains of several descriptors leave room for more frames than were looked at.
+        while self.take_offers(burst)? && burst.len() < BURST && burst.descriptors() < BURST_DESCRIPTORS {}
+        // Of all frames the first bytes were asked for before those of the first are copied.
+        burst.copy_heads(self.header_bytes);
+        Ok(Received::new(GiveBack::Packed(&mut self.ring), self.header_bytes, self.asks, burst))
+    }
+
+    /// Takes what begins among as many descriptors as frames are wanted; returns whether there may be more.
+    #[inline]
+    fn take_offers(&mut self, burst: &mut TransmitBurst) -> Result<bool, RingFault> {
+        let Self { ring, header_bytes, region, offers, .. } = self;
+        let wanted = BURST - burst.len();
+        let count = ring.read_offers(offers.get_mut(..wanted).unwrap_or_default())?;
+        let mut at = 0;
+        while let Some(first) = offers.get(at).filter(|_| at < count)
+            && burst.descriptors() < BURST_DESCRIPTORS
+        {
             if first.is_single() {
-                let buffer = chain::translate(ring, first, Access::Read, region)?;
-                burst.add_single(*header_bytes, buffer);
+                burst.add_single(chain::translate(ring, *first, Access::Read, region)?);
                 ring.take(first.id, 1, 0);
+                at += 1;
             } else {
+                let (place, held) = (ring.next(), ring.held());
                 let Walked { id, entries, .. } = burst.add_chain(*header_bytes, |each| {
-                    let walked = chain::walk(ring, at, held, first, Access::Read, region, each)?;
+                    let walked = chain::walk(ring, place, held, *first, Access::Read, region, each)?;
                     Ok((walked, walked.buffers))
                 })?;
                 ring.take(id, entries, 0);
+                at += usize::from(entries);
             }
         }
-        Ok(Received::new(GiveBack::Packed(&mut self.ring), self.header_bytes, self.asks, burst))
+        Ok(count == wanted)
     }
 
     #[inline]
