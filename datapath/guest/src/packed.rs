@@ -26,7 +26,7 @@ use crate::features;
 use crate::layout::{RingLayout, RingPointers};
 use crate::memory::Memory;
 use crate::record::{Record, State};
-use crate::split::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, RingFault, StartError, read_fields};
+use crate::split::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, RingFault, StartError};
 
 /// Where a new ring begins: index 0, wrap counter 1.
 pub const FIRST_POSITION: u16 = WRAP;
@@ -41,12 +41,10 @@ pub struct PackedStart {
     pub told: Option<u16>,
 }
 
-/// A place in the ring: an index, and the lap in which it is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) index: u16,
-    pub(crate) wrap: bool,
-}
+/// A place in the ring, in the lap in which it is meant: how many descriptors lie before it since a lap began whose wrap counter was 1. It
+/// may go around as any number of that kind, for sizes are powers of two: the lower bits are the index, and the next one tells the lap.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place(u16);
 
 /// One descriptor (virtio 1.3, section 2.8.8), read once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,30 +80,44 @@ pub(crate) struct PackedRing {
 unsafe impl Send for PackedRing {}
 
 impl Place {
-    const fn of(position: u16) -> Self {
-        Self { index: position & !WRAP, wrap: position & WRAP != 0 }
+    const START: Self = Self(0);
+
+    /// The place at a position whose index is inside of the ring.
+    const fn of(position: u16, size: u16) -> Self {
+        Self((position & (size - 1)) | if position & WRAP == 0 { size } else { 0 })
     }
 
-    const fn position(self) -> u16 {
-        self.index | if self.wrap { WRAP } else { 0 }
+    const fn position(self, size: u16) -> u16 {
+        self.index(size) | if self.wrap(size) { WRAP } else { 0 }
     }
 
-    /// The place `count` descriptors on, at most as many as the ring has.
     #[inline]
-    pub(crate) const fn ahead(self, count: u16, size: u16) -> Self {
-        let index = self.index + count;
-        if index < size { Self { index, wrap: self.wrap } } else { Self { index: index - size, wrap: !self.wrap } }
+    const fn index(self, size: u16) -> u16 {
+        self.0 & (size - 1)
     }
 
-    /// Whether flags say that the driver made this place available, in this lap.
+    /// The wrap counter.
     #[inline]
-    pub(crate) const fn is_available(self, flags: u16) -> bool {
-        flags & (AVAIL | USED) == if self.wrap { AVAIL } else { USED }
+    const fn wrap(self, size: u16) -> bool {
+        self.0 & size == 0
     }
 
-    /// Whether flags say that this place was used in this lap, whatever the driver has done with it since.
-    const fn was_used(self, flags: u16) -> bool {
-        (flags & USED != 0) == self.wrap
+    /// The place `count` descriptors on.
+    #[inline]
+    pub(crate) const fn ahead(self, count: u16) -> Self {
+        Self(self.0.wrapping_add(count))
+    }
+
+    /// What a descriptor's flags have of [`AVAIL`] and [`USED`] when the driver has made it available in this lap.
+    #[inline]
+    const fn offered(self, size: u16) -> u16 {
+        if self.wrap(size) { AVAIL } else { USED }
+    }
+
+    /// The same when we have used it.
+    #[inline]
+    const fn used(self, size: u16) -> u16 {
+        if self.wrap(size) { AVAIL | USED } else { 0 }
     }
 }
 
@@ -119,15 +131,14 @@ impl PackedRing {
     ) -> Result<Self, StartError> {
         let pointers = layout.resolve_packed(&memory)?;
         let PackedStart { record, told } = start;
-        let first = Place::of(FIRST_POSITION);
         let mut ring = Self {
             memory,
             pointers,
             size: layout.size,
             event_idx: features & features::EVENT_IDX != 0,
             indirect: features & features::INDIRECT_DESC != 0,
-            position: first,
-            next: first,
+            position: Place::START,
+            next: Place::START,
             taken: 0,
             held: 0,
             record,
@@ -136,7 +147,7 @@ impl PackedRing {
         };
         ring.position = ring.find_position(layout, told)?;
         ring.next = ring.position;
-        ring.record.begin(layout, ring.position.position());
+        ring.record.begin(layout, ring.position());
         // Whoever has the ring looks for buffers, until it asks for a kick.
         ring.disable_kick();
         Ok(ring)
@@ -144,7 +155,7 @@ impl PackedRing {
 
     /// Where the ring stands: all before was completed. An index, and the wrap counter in bit 15.
     pub(crate) const fn position(&self) -> u16 {
-        self.position.position()
+        self.position.position(self.size)
     }
 
     pub(crate) fn memory(&self) -> &Memory {
@@ -176,12 +187,11 @@ impl PackedRing {
             return Err(RingFault::CallBlocks);
         }
         // A driver that offers again what we hold is not believed.
-        if held >= self.size || !at.is_available(self.flags(at.index)) {
+        if held >= self.size {
             return Ok(None);
         }
-        // The rest of the buffer must be read after the flags that offer it.
-        fence(Ordering::Acquire);
-        Ok(Some(self.descriptor(at.index)))
+        let first = self.descriptor(at);
+        Ok(self.has_offered(at, &first).then_some(first))
     }
 
     /// Reads the descriptors that are available behind those that were taken, up to as many as there is room for; returns how many those
@@ -195,29 +205,38 @@ impl PackedRing {
         let most = usize::from(self.size - self.held);
         let (mut place, mut count) = (self.next, 0);
         for offer in offers.iter_mut().take(most) {
-            if !self.is_available(place) {
+            *offer = self.descriptor(place);
+            if !self.has_offered(place, offer) {
                 break;
             }
-            // The rest must be read after the flags that offer it.
-            fence(Ordering::Acquire);
-            *offer = self.descriptor(place.index);
-            place = place.ahead(1, self.size);
+            place = place.ahead(1);
             count += 1;
         }
         Ok(count)
     }
 
-    /// Whether a buffer begins at `at`.
+    /// Whether the descriptor at `at` is available.
     #[inline]
     pub(crate) fn is_available(&self, at: Place) -> bool {
-        at.is_available(self.flags(at.index))
+        self.flags(at) & (AVAIL | USED) == at.offered(self.size)
     }
 
-    /// The descriptor at an index of the ring.
+    /// The same for one that was read there.
     #[inline]
-    pub(crate) fn descriptor(&self, index: u16) -> Descriptor {
-        // SAFETY: `place` is 16 bytes inside of the table, 16-byte aligned.
-        unsafe { read_descriptor(self.place(index)) }
+    pub(crate) const fn has_offered(&self, at: Place, descriptor: &Descriptor) -> bool {
+        descriptor.flags & (AVAIL | USED) == at.offered(self.size)
+    }
+
+    /// The descriptor at a place.
+    #[inline]
+    pub(crate) fn descriptor(&self, at: Place) -> Descriptor {
+        // SAFETY: sixteen bytes inside of the table, 16-byte aligned.
+        unsafe { read_descriptor(self.address(at)) }
+    }
+
+    /// The index of a place, for people.
+    pub(crate) const fn index(&self, at: Place) -> u16 {
+        at.index(self.size)
     }
 
     /// How many descriptors are available behind those that were taken. They lie in a row, unless the driver breaks virtio to its own
@@ -226,7 +245,7 @@ impl PackedRing {
         let (mut some, mut too_many) = (0, self.size - self.held + 1);
         while too_many - some > 1 {
             let middle = some.midpoint(too_many);
-            if self.is_available(self.next.ahead(middle - 1, self.size)) {
+            if self.is_available(self.next.ahead(middle - 1)) {
                 some = middle;
             } else {
                 too_many = middle;
@@ -237,7 +256,7 @@ impl PackedRing {
 
     /// Whether there are more than `count` descriptors on offer behind those that were taken.
     pub(crate) fn offers_more_than(&self, count: u16) -> bool {
-        count < self.size - self.held && self.is_available(self.next.ahead(count, self.size))
+        count < self.size - self.held && self.is_available(self.next.ahead(count))
     }
 
     /// Takes the next buffer, of `entries` descriptors in the ring: it goes back as `id`, with `length` bytes written into it.
@@ -245,10 +264,10 @@ impl PackedRing {
     pub(crate) fn take(&mut self, id: u16, entries: u16, length: u32) {
         // A buffer has one descriptor at least, so that there are never more buffers than entries of the list.
         debug_assert!(entries > 0 && self.held + entries <= self.size);
-        self.record.set_entry(self.taken, u64::from(length) | u64::from(id) << 32 | u64::from(entries) << 48);
-        self.taken += 1;
-        self.held += entries;
-        self.next = self.next.ahead(entries, self.size);
+        self.record.set_entry(self.taken, Entry::new(length, id, entries).0);
+        self.taken = self.taken.wrapping_add(1);
+        self.held = self.held.wrapping_add(entries);
+        self.next = self.next.ahead(entries);
     }
 
     /// Leaves what was taken from buffer `count` on to the driver's offer.
@@ -256,9 +275,9 @@ impl PackedRing {
         let count = self.taken.min(count);
         let (mut next, mut held) = (self.position, 0);
         for index in 0..count {
-            let Entry { entries, .. } = self.entry(index);
+            let entries = self.entry(index).entries();
             held += entries;
-            next = next.ahead(entries, self.size);
+            next = next.ahead(entries);
         }
         (self.taken, self.held, self.next) = (count, held, next);
     }
@@ -279,11 +298,11 @@ impl PackedRing {
             return;
         }
         let old = self.position;
-        self.record.publishing(old.position(), self.taken);
+        self.record.publishing(self.position(), self.taken);
         self.write_used();
         self.position = self.next;
         (self.taken, self.held) = (0, 0);
-        self.record.publishing(self.position.position(), 0);
+        self.record.publishing(self.position(), 0);
         // The descriptors must be seen before we look whether the guest sleeps (virtio 1.3, 2.8.14).
         fence(Ordering::SeqCst);
         if self.wants_interrupt(old) {
@@ -304,46 +323,33 @@ impl PackedRing {
 
     /// Writes a used descriptor for each buffer that was taken, the first one last.
     fn write_used(&self) {
-        let mut place = self.position;
-        let mut first = None;
-        for index in 0..self.taken {
-            let entry = self.entry(index);
-            match first {
-                None => first = Some(entry),
-                Some(_) => self.write_used_at(place, entry),
-            }
-            place = place.ahead(entry.entries, self.size);
+        let mut entries = self.record.entries(self.taken).map(Entry);
+        let Some(first) = entries.next() else { return };
+        let mut place = self.position.ahead(first.entries());
+        for entry in entries {
+            self.write_used_at(place, entry);
+            place = place.ahead(entry.entries());
         }
         // All of it, and what was written into the buffers, must be seen before the first.
         fence(Ordering::Release);
-        if let Some(entry) = first {
-            self.write_used_at(self.position, entry);
-        }
+        self.write_used_at(self.position, first);
     }
 
     #[inline]
     fn write_used_at(&self, place: Place, entry: Entry) {
-        let owner = if place.wrap { AVAIL | USED } else { 0 };
-        let written = if entry.length > 0 { DESC_WRITE } else { 0 };
-        let word = u64::from(entry.length) | u64::from(entry.id) << 32 | u64::from(owner | written) << 48;
         #[cfg(test)]
         if !crash::permits() {
             return;
         }
-        // SAFETY: `place` is 16 bytes inside of the table, 16-byte aligned. One store: who sees the flags sees the rest.
-        unsafe { self.place(place.index).cast::<u64>().add(1).write_volatile(word.to_le()) }
+        let word = entry.used(place.used(self.size));
+        // SAFETY: inside of the table, 16-byte aligned. One store: who sees the flags sees the rest.
+        unsafe { self.address(place).cast::<u64>().add(1).write_volatile(word.to_le()) }
     }
 
     /// Entry `index` of the list of what is to be published, as this process or an earlier one wrote it.
     #[inline]
     fn entry(&self, index: u16) -> Entry {
-        let [a, b, c, d, e, f, g, h] = self.record.entry(index).to_le_bytes();
-        let entries = u16::from_le_bytes([g, h]);
-        Entry {
-            length: u32::from_le_bytes([a, b, c, d]),
-            id: u16::from_le_bytes([e, f]),
-            entries: entries.min(self.size),
-        }
+        Entry(self.record.entry(index))
     }
 
     /// Whether the driver wants to hear of what was published since `old` (virtio 1.3, 2.8.10).
@@ -355,13 +361,10 @@ impl PackedRing {
         match u16::from(flags) & EVENT_FLAGS {
             EVENT_DISABLE => false,
             EVENT_AT if self.event_idx => {
-                // Both as if they were in the lap of the position.
-                let lap = |place: Place| {
-                    let back = if place.wrap == self.position.wrap { 0 } else { self.size };
-                    place.index.wrapping_sub(back)
-                };
-                let event = lap(Place::of(u16::from_le_bytes([low, high])));
-                self.position.index.wrapping_sub(event).wrapping_sub(1) < self.position.index.wrapping_sub(lap(old))
+                // As differences of places, which count to two laps.
+                let event = Place::of(u16::from_le_bytes([low, high]), self.size);
+                let before = |place: Place| self.position.0.wrapping_sub(place.0) & (2 * self.size - 1);
+                before(event.ahead(1)) < before(old)
             }
             _ => true,
         }
@@ -370,11 +373,12 @@ impl PackedRing {
     /// Finds where to go on, and finishes what an earlier process began to publish.
     fn find_position(&mut self, layout: &RingLayout, told: Option<u16>) -> Result<Place, StartError> {
         if self.is_new() {
-            return Ok(Place::of(FIRST_POSITION));
+            return Ok(Place::START);
         }
-        let check = |position: u16| {
-            let place = Place::of(position);
-            if place.index < self.size { Ok(place) } else { Err(StartError::Position { position, size: self.size }) }
+        let size = self.size;
+        let check = |position: u16| match position & !WRAP {
+            index if index < size => Ok(Place::of(position, size)),
+            _ => Err(StartError::Position { position, size }),
         };
         let here = told.map(|_| layout);
         let Some(State { position, publishing }) =
@@ -382,22 +386,23 @@ impl PackedRing {
         else {
             return check(told.unwrap_or(FIRST_POSITION));
         };
-        self.position = Place::of(position);
+        self.position = Place::of(position, size);
         if publishing == 0 {
             return Ok(self.position);
         }
         let (mut end, mut held) = (self.position, 0_u16);
         for index in 0..publishing.min(self.size) {
-            let Entry { entries, .. } = self.entry(index);
+            let entries = self.entry(index).entries();
             held = held.saturating_add(entries);
             if entries == 0 || held > self.size {
                 // Not what we write.
                 return Ok(self.position);
             }
-            end = end.ahead(entries, self.size);
+            end = end.ahead(entries);
         }
         // The first one, which is written last, tells whether all were: the driver may have used the places again since.
-        if !self.position.was_used(self.flags(self.position.index)) {
+        // Its flag USED stays what it is when the driver offers the place again.
+        if self.flags(self.position) & USED != self.position.used(self.size) & USED {
             self.taken = publishing.min(self.size);
             self.write_used();
             self.taken = 0;
@@ -412,7 +417,7 @@ impl PackedRing {
         let mut is_offered = true;
         !self.is_marked()
             && (0..self.size).all(|index| {
-                let flags = self.flags(index);
+                let flags = self.flags(Place(index));
                 let was_offered = std::mem::replace(&mut is_offered, flags & AVAIL != 0);
                 flags & USED == 0 && (was_offered || !is_offered)
             })
@@ -420,15 +425,14 @@ impl PackedRing {
 
     /// The 16 bytes of a descriptor.
     #[inline]
-    fn place(&self, index: u16) -> *mut u8 {
-        let index = if index < self.size { index } else { 0 };
-        self.pointers.descriptors.wrapping_add(usize::from(index) * DESC_BYTES as usize)
+    fn address(&self, at: Place) -> *mut u8 {
+        self.pointers.descriptors.wrapping_add(usize::from(at.index(self.size)) * DESC_BYTES as usize)
     }
 
     #[inline]
-    fn flags(&self, index: u16) -> u16 {
-        // SAFETY: `place` is 16 bytes inside of the table, 16-byte aligned.
-        u16::from_le(unsafe { self.place(index).add(14).cast::<u16>().read_volatile() })
+    fn flags(&self, at: Place) -> u16 {
+        // SAFETY: inside of the table, 16-byte aligned.
+        u16::from_le(unsafe { self.address(at).add(14).cast::<u16>().read_volatile() })
     }
 
     /// Writes our event area, of which drivers read the flags only, as we never ask for a kick at a place: so the place is a mark by which
@@ -446,26 +450,46 @@ impl PackedRing {
     }
 }
 
-/// A buffer that goes back to its driver.
+/// A buffer that goes back to its driver: bytes that were written into it, the driver's name for it, and its descriptors in the ring; as in
+/// a used descriptor, with that number in place of the flags.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// Bytes that were written into it.
-    length: u32,
-    /// The driver's name for it.
-    id: u16,
-    /// Its descriptors in the ring.
-    entries: u16,
+struct Entry(u64);
+
+impl Entry {
+    #[inline]
+    fn new(length: u32, id: u16, entries: u16) -> Self {
+        Self(u64::from(length) | u64::from(id) << 32 | u64::from(entries) << 48)
+    }
+
+    #[inline]
+    const fn entries(self) -> u16 {
+        let [.., low, high] = self.0.to_le_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
+    /// The second half of the used descriptor.
+    #[inline]
+    fn used(self, owner: u16) -> u64 {
+        let written = if self.0 & LENGTH > 0 { DESC_WRITE } else { 0 };
+        self.0 & LENGTH_AND_ID | u64::from(owner | written) << 48
+    }
 }
 
-/// Reads one descriptor: two loads, each field once.
+/// Reads one descriptor: two loads, each field once, the flags in the first of them, so that the rest is what was there when it was offered
+/// where they say that it was.
 ///
 /// # Safety
 /// Sixteen readable bytes, 8-byte aligned.
 #[inline]
 pub(crate) unsafe fn read_descriptor(at: *const u8) -> Descriptor {
+    let at = at.cast::<u64>();
     // SAFETY: as promised by the caller.
-    let (address, length, [id, flags]) = unsafe { read_fields(at) };
-    Descriptor { address, length, id, flags }
+    let [l0, l1, l2, l3, i0, i1, f0, f1] = unsafe { at.add(1).read_volatile() }.to_ne_bytes();
+    fence(Ordering::Acquire);
+    // SAFETY: as promised by the caller.
+    let address = u64::from_le(unsafe { at.read_volatile() });
+    let length = u32::from_le_bytes([l0, l1, l2, l3]);
+    Descriptor { address, length, id: u16::from_le_bytes([i0, i1]), flags: u16::from_le_bytes([f0, f1]) }
 }
 
 impl Descriptor {
@@ -487,6 +511,10 @@ const EVENT_FLAGS: u16 = 3;
 const EVENT_ENABLE: u16 = 0;
 const EVENT_DISABLE: u16 = 1;
 const EVENT_AT: u16 = 2;
+
+/// Parts of an [`Entry`].
+const LENGTH: u64 = 0xffff_ffff;
+const LENGTH_AND_ID: u64 = 0xffff_ffff_ffff;
 
 /// The place in our event area: "cv".
 const MARK: u16 = 0x7663;

@@ -191,6 +191,16 @@ impl Record {
         self.get(LIST + usize::from(index))
     }
 
+    /// The first `count` of them.
+    #[inline]
+    pub(crate) fn entries(&self, count: u16) -> impl Iterator<Item = u64> {
+        let list = self.word(LIST);
+        let count = usize::from(count.min(MAX_QUEUE_SIZE));
+        // SAFETY: the list has MAX_QUEUE_SIZE words, which are held.
+        let list = unsafe { std::slice::from_raw_parts(list, count) };
+        list.iter().map(|entry| entry.load(Ordering::Relaxed))
+    }
+
     /// Writes an entry of that list.
     #[inline]
     pub(crate) fn set_entry(&self, index: u16, entry: u64) {

@@ -64,10 +64,10 @@ pub(crate) fn walk(
         if walked.entries >= ring.size() - held {
             return Err(RingFault::ChainTooLong(ring.size()));
         }
-        place = place.ahead(1, ring.size());
-        descriptor = ring.descriptor(place.index);
-        if !place.is_available(descriptor.flags) {
-            return Err(RingFault::Unavailable(place.index));
+        place = place.ahead(1);
+        descriptor = ring.descriptor(place);
+        if !ring.has_offered(place, &descriptor) {
+            return Err(RingFault::Unavailable(ring.index(place)));
         }
     }
 }

@@ -80,8 +80,7 @@ struct Snapshot {
 
 impl Driver {
     const fn new() -> Self {
-        let first = Place::of(FIRST_POSITION);
-        Self { next: first, next_used: first, offered: VecDeque::new(), next_id: 0 }
+        Self { next: Place::START, next_used: Place::START, offered: VecDeque::new(), next_id: 0 }
     }
 }
 
@@ -102,6 +101,11 @@ impl World {
 
     fn device_event(&self) -> *mut u32 {
         self.memory.user_pointer(self.layout.used, 4).unwrap().cast()
+    }
+
+    /// The driver's view of where it is.
+    fn index(&self, place: Place) -> u16 {
+        place.index(self.layout.size)
     }
 
     fn descriptor(&self, index: u16) -> Descriptor {
@@ -138,7 +142,7 @@ impl World {
     /// How the ring stands, whatever its buffers are named.
     fn stand(&self) -> (u16, Vec<u16>) {
         let flags = (0..self.layout.size).map(|index| self.descriptor(index).flags & (AVAIL | USED));
-        (self.driver.next.position(), flags.collect())
+        (self.driver.next.position(self.layout.size), flags.collect())
     }
 
     /// The driver offers a chain, if there is room for it.
@@ -149,12 +153,11 @@ impl World {
             return None;
         }
         for ahead in (0..count).rev() {
-            let place = next.ahead(ahead, self.layout.size);
-            let lap = if place.wrap { AVAIL } else { USED };
-            let flags = lap | DESC_WRITE | if ahead + 1 < count { DESC_NEXT } else { 0 };
-            self.set_descriptor(place.index, Descriptor { address: 0x900, length: 64, id: next_id, flags });
+            let place = next.ahead(ahead);
+            let flags = place.offered(self.layout.size) | DESC_WRITE | if ahead + 1 < count { DESC_NEXT } else { 0 };
+            self.set_descriptor(self.index(place), Descriptor { address: 0x900, length: 64, id: next_id, flags });
         }
-        self.driver.next = next.ahead(count, self.layout.size);
+        self.driver.next = next.ahead(count);
         self.driver.offered.push_back((next_id, count));
         self.driver.next_id = next_id.wrapping_add(1);
         Some(next_id)
@@ -165,12 +168,12 @@ impl World {
         let mut taken = Vec::new();
         while let Some(&(id, count)) = self.driver.offered.front() {
             let place = self.driver.next_used;
-            let used = self.descriptor(place.index);
-            if (used.flags & AVAIL != 0) != place.wrap || (used.flags & USED != 0) != place.wrap {
+            let used = self.descriptor(self.index(place));
+            if used.flags & (AVAIL | USED) != place.used(self.layout.size) {
                 break;
             }
             assert_eq!((used.id, used.length), (id, written(id)), "what was used at {place:?}");
-            self.driver.next_used = place.ahead(count, self.layout.size);
+            self.driver.next_used = place.ahead(count);
             self.driver.offered.pop_front();
             taken.push(id);
         }

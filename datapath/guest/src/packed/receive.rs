@@ -300,7 +300,7 @@ impl PackedReceiveQueue {
                 return Err(PutError::SmallBuffer);
             }
             held += chain.entries;
-            at = at.ahead(chain.entries, self.ring.size());
+            at = at.ahead(chain.entries);
         }
         Ok(self.gathered.bytes())
     }
