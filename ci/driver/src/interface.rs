@@ -24,6 +24,8 @@ pub struct Shape {
     pub split_header: bool,
     /// RING_PACKED was negotiated.
     pub packed: bool,
+    /// INDIRECT_DESC was negotiated: buffers of several parts are told by tables of their own.
+    pub indirect: bool,
 }
 
 impl Default for Shape {
@@ -37,6 +39,7 @@ impl Default for Shape {
             receive_piece_bytes: u32::MAX,
             split_header: false,
             packed: false,
+            indirect: false,
         }
     }
 }
@@ -53,15 +56,21 @@ pub struct Interface {
     receive_buffers: u64,
     transmit_buffers: u64,
     transmit_bytes: u32,
+    /// Guest address of the indirect tables: one for each receive buffer, then one for each transmit buffer.
+    tables: u64,
     wants_kick: bool,
 }
+
+/// Bytes of an indirect table, and so most parts that a buffer may have by one.
+const TABLE_BYTES: u64 = 16 * 128;
 
 impl Interface {
     /// An interface with all receive buffers offered, in memory of its own.
     pub fn new(shape: Shape, largest_frame: u32) -> Self {
         let entries = u64::from(shape.queue_size);
         let frame_bytes = u64::from(largest_frame + shape.header_bytes + 64) + u64::from(shape.receive_bytes + 64);
-        let needed = entries * (frame_bytes + 64) + 0x2_0000;
+        let tables = if shape.indirect { 2 * entries * TABLE_BYTES } else { 0 };
+        let needed = entries * (frame_bytes + 64) + tables + 0x2_0000;
         Self::in_ram(shape, largest_frame, Ram::new(needed.next_multiple_of(0x20_0000), false))
     }
 
@@ -79,9 +88,18 @@ impl Interface {
         let transmit = ring(ram.clone(), shape.queue_size, shape.event_idx);
         let receive_buffers = ram.allocate(entries * u64::from(receive_bytes), 4096);
         let transmit_buffers = ram.allocate(entries * u64::from(transmit_bytes), 4096);
-        let wants_kick = false;
-        let mut interface =
-            Self { shape, ram, receive, transmit, receive_buffers, transmit_buffers, transmit_bytes, wants_kick };
+        let tables = if shape.indirect { ram.allocate(2 * entries * TABLE_BYTES, 16) } else { 0 };
+        let mut interface = Self {
+            shape,
+            ram,
+            receive,
+            transmit,
+            receive_buffers,
+            transmit_buffers,
+            transmit_bytes,
+            tables,
+            wants_kick: false,
+        };
         interface.refill();
         interface
     }
@@ -100,7 +118,7 @@ impl Interface {
     pub fn send_with(&mut self, header: &[u8], frame: &[u8], cuts: &[u32]) -> bool {
         while self.transmit.take_used().is_some() {}
         let buffers = cuts.len() + 1 + usize::from(self.shape.split_header);
-        if self.transmit.free() < buffers {
+        if self.transmit.free() < if self.shape.indirect { 1 } else { buffers } {
             return false;
         }
         // One slot of buffer space for each chain, by a count that no chain in flight shares.
@@ -119,7 +137,12 @@ impl Interface {
             .windows(2)
             .map(|edge| Buffer { address: at + u64::from(edge[0]), length: edge[1] - edge[0], writable: false })
             .collect();
-        let offered = self.transmit.offer(&buffers).is_some();
+        let offered = if self.shape.indirect && buffers.len() > 1 {
+            let table = self.tables + (u64::from(self.shape.queue_size) + slot) * TABLE_BYTES;
+            self.transmit.offer_indirect(table, &buffers).is_some()
+        } else {
+            self.transmit.offer(&buffers).is_some()
+        };
         self.transmit.publish();
         offered
     }
@@ -152,14 +175,20 @@ impl Interface {
             edges.insert(1, self.shape.header_bytes);
         }
         edges.push(whole);
-        while self.receive.free() >= edges.len() - 1 {
+        let descriptors = if self.shape.indirect { 1 } else { edges.len() - 1 };
+        while self.receive.free() >= descriptors {
             // The ring hands out its highest-numbered free descriptor first; buffers go by the head.
-            let at = self.receive_buffer(self.receive.next_head());
+            let head = self.receive.next_head();
+            let at = self.receive_buffer(head);
             let buffers: Vec<_> = edges
                 .windows(2)
                 .map(|edge| Buffer { address: at + u64::from(edge[0]), length: edge[1] - edge[0], writable: true })
                 .collect();
-            self.receive.offer(&buffers);
+            if self.shape.indirect && buffers.len() > 1 {
+                self.receive.offer_indirect(self.tables + u64::from(head) * TABLE_BYTES, &buffers);
+            } else {
+                self.receive.offer(&buffers);
+            }
         }
         self.wants_kick |= self.receive.publish();
     }

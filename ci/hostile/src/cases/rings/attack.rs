@@ -199,6 +199,7 @@ pub const SMALL: Shape = Shape {
     receive_piece_bytes: u32::MAX,
     split_header: false,
     packed: false,
+    indirect: false,
 };
 
 /// The largest value that a counter can have.
