@@ -183,14 +183,55 @@ fn ping_over(from: &mut Guest, address: &str, kill: impl FnOnce() -> Result<()>)
     gap(&printed, start.elapsed().as_secs_f64() / f64::from(PINGS))
 }
 
-/// One guest of DPDK sends, the other one receives; both create their sockets, for virtio-user does not connect again as a client.
 #[test]
 fn virtio_user() -> Result<()> {
+    virtio_user_server("")
+}
+
+#[test]
+fn virtio_user_with_packed_rings() -> Result<()> {
+    virtio_user_server(",packed_vq=1")
+}
+
+/// One guest of DPDK sends, the other one receives; both create their sockets, for virtio-user does not connect again as a client.
+fn virtio_user_server(properties: &str) -> Result<()> {
     let mut node = Node::new()?;
     let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Connect, ""));
     let mut daemon = node.start()?;
-    let [sender, receiver] = sockets.map(|socket| format!("net_virtio_user0,path={},server=1", socket.display()));
-    // Few frames at a time: the test is not of speed.
+    let devices = sockets.map(|socket| format!("net_virtio_user0,path={},server=1{properties}", socket.display()));
+    let (sender, mut receiver) = sender_and_receiver(&mut daemon, devices)?;
+    let mut gaps = Vec::new();
+    for round in 0..kills()? {
+        let killed = Instant::now();
+        kill(&node, &mut daemon, round)?;
+        gaps.push(more_frames(&mut receiver, killed)?);
+    }
+    end("virtio-user", properties, gaps, sender, daemon)
+}
+
+/// As clients they live through crashes of the daemon alone.
+#[test]
+fn a_crash_of_the_daemon_is_nothing_to_virtio_user_with_packed_rings() -> Result<()> {
+    let mut node = Node::new()?;
+    let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ""));
+    let mut daemon = node.start()?;
+    let devices = sockets.map(|socket| format!("net_virtio_user0,path={},packed_vq=1", socket.display()));
+    let (sender, mut receiver) = sender_and_receiver(&mut daemon, devices)?;
+    let mut gaps = Vec::new();
+    for round in 0..kills()? {
+        if round > 0 {
+            std::thread::sleep(APART);
+        }
+        let (before, killed) = (daemon.pid(), Instant::now());
+        daemon.crash()?;
+        gaps.push(more_frames(&mut receiver, killed)?);
+        daemon.wait_for_next(before)?;
+    }
+    end("virtio-user, its daemon crashed", "packed_vq=1", gaps, sender, daemon)
+}
+
+/// Starts both, and returns when frames pass. Few frames at a time: the tests are not of speed.
+fn sender_and_receiver(daemon: &mut Daemon, [sender, receiver]: [String; 2]) -> Result<(Testpmd, Testpmd)> {
     let mut receiver = Testpmd::start("receiver", &[receiver], &["--forward-mode=rxonly"])?;
     let mut sender = Testpmd::start("sender", &[sender], &["--forward-mode=txonly", "--burst=1"])?;
     for name in ["vm-a", "vm-b"] {
@@ -199,15 +240,18 @@ fn virtio_user() -> Result<()> {
     receiver.command("start")?;
     sender.command("start")?;
     receiver.wait_for_counter(0, "RX-packets", 1000)?;
-    let mut gaps = Vec::new();
-    for round in 0..kills()? {
-        let killed = Instant::now();
-        kill(&node, &mut daemon, round)?;
-        let before = receiver.counter(0, "RX-packets")?;
-        receiver.wait_for_counter(0, "RX-packets", before + 1000)?;
-        gaps.push(killed.elapsed());
-    }
-    print_gaps("virtio-user, until 1,000 more frames have come", &mut gaps);
+    Ok((sender, receiver))
+}
+
+/// How long it takes until 1,000 more frames have come.
+fn more_frames(receiver: &mut Testpmd, since: Instant) -> Result<Duration> {
+    let before = receiver.counter(0, "RX-packets")?;
+    receiver.wait_for_counter(0, "RX-packets", before + 1000)?;
+    Ok(since.elapsed())
+}
+
+fn end(what: &str, properties: &str, mut gaps: Vec<Duration>, mut sender: Testpmd, mut daemon: Daemon) -> Result<()> {
+    print_gaps(&format!("{what} {properties}, until 1,000 more frames have come"), &mut gaps);
     sender.command("stop")?;
     daemon.check_counters()?;
     daemon.stop()

@@ -28,7 +28,9 @@ impl Group {
     /// A guest cannot listen.
     pub fn new(sockets: &[(PathBuf, Role)], together: bool) -> Result<Self> {
         let member = |(number, (socket, role)): (u8, &(PathBuf, Role))| {
-            Member::new(Ledger::new(number, number ^ 1), socket, *role)
+            // One of each two has packed rings: of four that are in turn of both roles, one of each role.
+            let is_packed = matches!(number % 4, 1 | 2);
+            Member::new(Ledger::new(number, number ^ 1, is_packed), socket, *role)
         };
         let members: Vec<_> = (0..).zip(sockets).map(member).collect::<Result<_>>()?;
         let marks = vec![0; members.len()];

@@ -1,7 +1,7 @@
 //! A guest that keeps exact books of its rings over the lives of culvertd: which buffers it offered, which came back, which frames
 //! arrived.
 //!
-//! What culvertd promises of a split ring, whatever ends it and whenever: each buffer that was offered comes back once, in the order
+//! What culvertd promises of a ring, split or packed, whatever ends it and whenever: each buffer that was offered comes back once, in the order
 //! of the offers. A frame whose buffer came back is never sent again; of those that had not, one burst at most arrives twice. The books
 //! make an error of anything else. Nothing here talks vhost-user: [`member`](super::member) connects it.
 
@@ -31,6 +31,7 @@ const BUFFER: u32 = 2048;
 pub struct Ledger {
     number: u8,
     peer: u8,
+    packed: bool,
     ram: Rc<Ram>,
     /// Ring 0.
     receive: Ring,
@@ -65,17 +66,19 @@ pub struct Arrivals {
 
 impl Ledger {
     /// A guest that sends to another one, both named by numbers.
-    pub fn new(number: u8, peer: u8) -> Self {
+    pub fn new(number: u8, peer: u8, packed: bool) -> Self {
         let bytes = u64::from(RING) * u64::from(BUFFER);
         let ram = Rc::new(Ram::new((2 * bytes + 0x2_0000).next_multiple_of(0x20_0000), false));
-        let receive = Ring::new(ram.clone(), RING, false);
-        let transmit = Ring::new(ram.clone(), RING, false);
+        let ring = if packed { Ring::packed } else { Ring::new };
+        let receive = ring(ram.clone(), RING, false);
+        let transmit = ring(ram.clone(), RING, false);
         let (receive_buffers, transmit_buffers) = (ram.allocate(bytes, 4096), ram.allocate(bytes, 4096));
         let (offered, sending) = (VecDeque::new(), VecDeque::new());
         let arrivals = Arrivals { again: u64::MAX, ..Arrivals::default() };
         let mut ledger = Self {
             number,
             peer,
+            packed,
             ram,
             receive,
             transmit,
@@ -93,6 +96,11 @@ impl Ledger {
     /// Its MAC address, as `culvertctl` writes it.
     pub fn address(number: u8) -> String {
         format!("02:00:00:00:01:{number:02x}")
+    }
+
+    /// Whether its rings are packed.
+    pub fn is_packed(&self) -> bool {
+        self.packed
     }
 
     /// Its memory.

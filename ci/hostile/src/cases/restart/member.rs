@@ -93,7 +93,7 @@ impl Member {
     pub fn enable(&mut self) -> bool {
         let Some(link) = &mut self.link else { return false };
         let [_, ring] = self.ledger.rings();
-        link.transmit = start_ring(&mut link.frontend, 1, ring).ok();
+        link.transmit = start_ring(&mut link.frontend, 1, ring, self.ledger.is_packed()).ok();
         link.transmit.is_some()
     }
 
@@ -138,22 +138,23 @@ impl Member {
         let protocol = frontend.get_protocol_features()?;
         frontend.set_protocol_features(protocol & VhostUserProtocolFeatures::REPLY_ACK)?;
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        frontend.set_features(VERSION_1 | PROTOCOL_FEATURES | MRG_RXBUF)?;
+        let packed = if self.ledger.is_packed() { RING_PACKED } else { 0 };
+        frontend.set_features(VERSION_1 | PROTOCOL_FEATURES | MRG_RXBUF | packed)?;
         frontend.set_mem_table(&[memory(self.ledger.ram())])?;
         let [ring, _] = self.ledger.rings();
-        let receive = start_ring(&mut frontend, 0, ring)?;
+        let receive = start_ring(&mut frontend, 0, ring, self.ledger.is_packed())?;
         Ok(Link { frontend, stream, receive, transmit: None })
     }
 }
 
 /// Hands a ring over as it stands; returns its kick and call descriptors.
-fn start_ring(frontend: &mut Frontend, index: usize, ring: &Ring) -> Result<[EventFd; 2]> {
+fn start_ring(frontend: &mut Frontend, index: usize, ring: &Ring, is_packed: bool) -> Result<[EventFd; 2]> {
     let (kick, call) = (EventFd::new(0)?, EventFd::new(0)?);
     let (desc_table_addr, avail_ring_addr, used_ring_addr) = ring.user_addresses();
     let (size, flags, log_addr) = (ring.size(), 0, None);
     frontend.set_vring_num(index, size)?;
-    // As QEMU does after a loss of the backend, which could not be asked.
-    frontend.set_vring_base(index, ring.used_index())?;
+    // As QEMU does after a loss of the backend, which could not be asked: of a packed ring it knows where it began.
+    frontend.set_vring_base(index, if is_packed { 0x8000 } else { ring.used_index() })?;
     let addresses = VringConfigData {
         queue_max_size: size,
         queue_size: size,
@@ -178,3 +179,4 @@ const ANSWER: Duration = Duration::from_secs(20);
 const MRG_RXBUF: u64 = 1 << 15;
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 const VERSION_1: u64 = 1 << 32;
+const RING_PACKED: u64 = 1 << 34;
