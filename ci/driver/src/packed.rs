@@ -158,6 +158,12 @@ impl PackedRing {
         self.next_used
     }
 
+    /// Where the device stands: all before was used, taken back or not.
+    pub fn device_place(&self) -> Place {
+        let used = self.in_flight.iter().take_while(|(place, _)| self.is_used(*place));
+        used.fold(self.next_used, |_, (place, count)| place.ahead(*count, self.size))
+    }
+
     /// The name that the next buffer will have.
     ///
     /// # Panics
@@ -180,6 +186,17 @@ impl PackedRing {
         for (index, buffer) in (0..).zip(buffers) {
             let flags = u16::from(index + 1 < count) | if buffer.writable { 2 } else { 0 };
             self.add(index, PackedDescriptor { address: buffer.address, length: buffer.length, id, flags });
+        }
+        self.offer_as(id, count);
+        Some(id)
+    }
+
+    /// As [`Self::offer`], with descriptors as they are told: only their names, and whose they are, is as it must be.
+    pub fn offer_raw(&mut self, descriptors: &[PackedDescriptor]) -> Option<u16> {
+        let count = u16::try_from(descriptors.len()).ok().filter(|&count| count > 0 && count <= self.free)?;
+        let id = self.ids.pop()?;
+        for (index, descriptor) in (0..).zip(descriptors) {
+            self.add(index, PackedDescriptor { id, ..*descriptor });
         }
         self.offer_as(id, count);
         Some(id)

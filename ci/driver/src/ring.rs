@@ -101,6 +101,19 @@ impl Ring {
         self.as_packed.as_mut().expect("a packed ring")
     }
 
+    /// Where the device stands, as SET_VRING_BASE has it: all before was used.
+    pub fn base(&self) -> u32 {
+        self.as_packed.as_ref().map_or_else(
+            || u32::from(self.used_index()),
+            |packed| u32::from(packed.device_place().position()) * 0x1_0001,
+        )
+    }
+
+    /// Whether it is packed.
+    pub fn is_packed(&self) -> bool {
+        self.as_packed.is_some()
+    }
+
     /// Empties the ring, as a driver does that starts anew.
     pub fn reset(&mut self) {
         if let Some(packed) = &mut self.as_packed {

@@ -11,7 +11,7 @@ use culvert_system::daemon::{Daemon, Node};
 use culvert_system::qemu::Role;
 
 use crate::case::{Expect, Part};
-use crate::guest::Guest;
+use crate::guest::{Guest, PACKED};
 use crate::load;
 use crate::neighbours::{Neighbours, Pace};
 use crate::translators::Translators;
@@ -23,6 +23,8 @@ pub struct Field {
     neighbours: Neighbours,
     pace: Pace,
     full: bool,
+    /// The case's guests have packed rings.
+    packed: bool,
     victim: String,
     /// Ports that the case has added, the victim first.
     ports: Vec<String>,
@@ -57,6 +59,7 @@ impl Field {
             neighbours,
             pace,
             full,
+            packed: false,
             victim,
             ports,
             expected,
@@ -119,7 +122,30 @@ impl Field {
     /// # Errors
     /// culvertd refuses it.
     pub fn connect_victim(&self, shape: Shape, features: u64) -> Result<Guest> {
-        Guest::connect(&self.victim_socket(), shape, features)
+        Guest::connect(&self.victim_socket(), self.shape(shape), features)
+    }
+
+    /// The same without starting its rings.
+    ///
+    /// # Errors
+    /// culvertd refuses it.
+    pub fn connect_victim_stopped(&self, shape: Shape, features: u64) -> Result<Guest> {
+        Guest::connect_stopped(&self.victim_socket(), self.shape(shape), features)
+    }
+
+    /// From now on the case's guests have packed rings.
+    pub fn use_packed_rings(&mut self) {
+        self.packed = true;
+    }
+
+    /// The feature bit of packed rings, if the case's guests have them.
+    pub fn packed_bit(&self) -> u64 {
+        if self.packed { PACKED } else { 0 }
+    }
+
+    /// A shape with the case's kind of rings.
+    pub fn shape(&self, shape: Shape) -> Shape {
+        Shape { packed: shape.packed || self.packed, ..shape }
     }
 
     /// Adds another port for the case, with further options of `culvertctl port add`; returns its socket. It is removed after the case.
@@ -258,6 +284,7 @@ impl Field {
     pub(crate) fn prepare(&mut self, case: &str) -> Result<()> {
         ensure!(self.ports.is_empty(), "the field is in use");
         self.victim = case.to_owned();
+        self.packed = false;
         self.add_port(case, "").map(drop)
     }
 
@@ -274,7 +301,7 @@ impl Field {
         for port in std::mem::take(&mut self.ports) {
             self.daemon.ctl(&format!("port del {port}")).with_context(|| port.clone())?;
         }
-        (self.expected, self.exempt) = (Vec::new(), Vec::new());
+        (self.expected, self.exempt, self.packed) = (Vec::new(), Vec::new(), false);
         Ok(())
     }
 }

@@ -101,7 +101,8 @@ impl Guest {
         let of = self.ring(ring);
         let frontend = &self.frontend;
         frontend.must(request::SET_VRING_NUM, &ring_state(ring, u32::from(of.size())), &[])?;
-        frontend.must(request::SET_VRING_BASE, &ring_state(ring, 0), &[])?;
+        let base = if of.is_packed() { of.base() } else { 0 };
+        frontend.must(request::SET_VRING_BASE, &ring_state(ring, base), &[])?;
         let body = ring_addresses(ring, 0, descriptors, used, available, 0);
         frontend.must(request::SET_VRING_ADDR, &body, &[])?;
         let body = numbers(&[u64::from(ring)]);

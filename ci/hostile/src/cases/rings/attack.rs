@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use culvert_driver::{Descriptor, Shape};
+use culvert_driver::{Descriptor, PackedDescriptor, Ring, Shape};
 use rustix::io::Errno;
 
 use crate::field::Field;
@@ -49,14 +49,38 @@ pub fn memory_end(guest: &Guest) -> u64 {
 /// # Errors
 /// The kick does not work.
 pub fn transmit(guest: &mut Guest, table: &[Descriptor], heads: &[u16]) -> Result<()> {
-    for (index, descriptor) in (0..).zip(table) {
-        guest.interface.transmit.set_descriptor(index, *descriptor);
-    }
-    for &head in heads {
-        guest.interface.transmit.offer_head(head);
-    }
-    guest.interface.transmit.publish();
+    offer(&mut guest.interface.transmit, table, heads.iter().copied());
     guest.kick(TRANSMIT)
+}
+
+/// Puts descriptors into a ring from index 0 on and offers the heads; in a packed ring, which has neither, the chains that they begin, as
+/// long as there is room.
+fn offer(ring: &mut Ring, table: &[Descriptor], heads: impl Iterator<Item = u16>) {
+    if ring.is_packed() {
+        while ring.take_used().is_some() {}
+        for head in heads {
+            let chain = chain(table, head, ring.size());
+            ring.as_packed().offer_raw(&chain);
+        }
+    } else {
+        for (index, descriptor) in (0..).zip(table) {
+            ring.set_descriptor(index, *descriptor);
+        }
+        heads.for_each(|head| ring.offer_head(head));
+    }
+    ring.publish();
+}
+
+/// A chain of a table as a packed ring has it, with at most so many descriptors.
+fn chain(table: &[Descriptor], head: u16, size: u16) -> Vec<PackedDescriptor> {
+    let mut next = Some(head);
+    std::iter::from_fn(|| {
+        let Descriptor { address, length, flags, next: follows } = *table.get(usize::from(next?))?;
+        next = (flags & NEXT != 0).then_some(follows);
+        Some(PackedDescriptor { address, length, id: 0, flags })
+    })
+    .take(size.into())
+    .collect()
 }
 
 /// Connects an honest guest, plays these descriptors into its transmit ring, and expects a quarantine.
@@ -88,14 +112,10 @@ pub fn offer_receive(
     table: impl FnOnce(&Guest) -> Vec<Descriptor>,
     heads: impl IntoIterator<Item = u16>,
 ) -> Result<Guest> {
-    let mut guest = Guest::connect_stopped(&field.victim_socket(), shape, features)?;
+    let mut guest = field.connect_victim_stopped(shape, features)?;
     let descriptors = table(&guest);
     guest.interface.receive.reset();
-    for (index, descriptor) in (0..).zip(descriptors) {
-        guest.interface.receive.set_descriptor(index, descriptor);
-    }
-    heads.into_iter().for_each(|head| guest.interface.receive.offer_head(head));
-    guest.interface.receive.publish();
+    offer(&mut guest.interface.receive, &descriptors, heads.into_iter());
     guest.start_ring(RECEIVE)?;
     guest.start_ring(TRANSMIT)?;
     Ok(guest)

@@ -43,7 +43,7 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
-fn never_refills(field: &mut Field) -> Result<()> {
+pub(super) fn never_refills(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     for _ in 0..10 {
         ask_for_frames(&mut guest, 10)?;
@@ -58,7 +58,7 @@ fn never_refills(field: &mut Field) -> Result<()> {
     check_served(&mut guest, 200)
 }
 
-fn never_kicks(field: &mut Field) -> Result<()> {
+pub(super) fn never_kicks(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     check_served(&mut guest, 1)?;
     // Its worker has asked for a kick by then.
@@ -76,7 +76,7 @@ pub fn duration(field: &Field) -> Duration {
     if field.is_full() { Duration::from_secs(10) } else { Duration::from_millis(400) }
 }
 
-fn kick_storm(field: &mut Field) -> Result<()> {
+pub(super) fn kick_storm(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     let deadline = Instant::now() + duration(field);
     let mut kicks = 0_u64;
@@ -91,7 +91,7 @@ fn kick_storm(field: &mut Field) -> Result<()> {
     check_served(&mut guest, 1)
 }
 
-fn frame_storm(field: &mut Field) -> Result<()> {
+pub(super) fn frame_storm(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(Default::default(), 0)?;
     let deadline = Instant::now() + duration(field);
     // To a station that is nobody's: refused by none, and flooded to both neighbours at most as fast as they take it in.
@@ -168,7 +168,7 @@ fn many_queues(field: &mut Field) -> Result<()> {
 /// Several queue pairs, and a control queue that is the frontend's (virtio 1.3, 5.1.3).
 const MULTIQUEUE: u64 = 1 << 22;
 
-fn kick_full(field: &mut Field) -> Result<()> {
+pub(super) fn kick_full(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     fill_counter(guest.kick_of(TRANSMIT))?;
     fill_counter(guest.kick_of(RECEIVE))?;

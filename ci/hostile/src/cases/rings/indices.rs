@@ -70,7 +70,7 @@ fn receive_jumps(field: &mut Field) -> Result<()> {
 }
 
 fn starts_bad(field: &mut Field) -> Result<()> {
-    let guest = Guest::connect_stopped(&field.victim_socket(), SMALL, 0)?;
+    let guest = field.connect_victim_stopped(SMALL, 0)?;
     guest.interface.transmit.set_available_index(17);
     // The backend may close the connection before it has answered all.
     let _ = guest.start_ring(TRANSMIT);
@@ -79,7 +79,7 @@ fn starts_bad(field: &mut Field) -> Result<()> {
 }
 
 fn wraps(field: &mut Field) -> Result<()> {
-    let mut guest = Guest::connect_stopped(&field.victim_socket(), SMALL, 0)?;
+    let mut guest = field.connect_victim_stopped(SMALL, 0)?;
     guest.interface.transmit.start_at(0xfffa);
     guest.interface.receive.reset();
     guest.interface.receive.start_at(0xfffb);

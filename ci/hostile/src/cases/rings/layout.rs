@@ -41,15 +41,17 @@ pub const CASES: &[Case] = &[
 
 /// Hands both rings over at places of the case's, plays frames for a while, and takes whatever comes of it.
 fn play(field: &mut Field, places: impl FnOnce(&Guest) -> [(u64, u64, u64); 2]) -> Result<()> {
-    let mut guest = Guest::connect_stopped(&field.victim_socket(), SMALL, 0)?;
+    let mut guest = field.connect_victim_stopped(SMALL, 0)?;
     let [receive, transmit] = places(&guest);
     // Some of these cannot start, others break at once: the connection may end at any step.
     let started = guest.start_ring_at(RECEIVE, receive).and_then(|()| guest.start_ring_at(TRANSMIT, transmit));
     let deadline = Instant::now() + PLAY;
     while started.is_ok() && Instant::now() < deadline && !guest.frontend.is_closed() {
         let _ = guest.send(&echo(1, 200));
-        guest.interface.transmit.offer_head(3);
-        guest.interface.transmit.publish();
+        if !guest.interface.transmit.is_packed() {
+            guest.interface.transmit.offer_head(3);
+            guest.interface.transmit.publish();
+        }
         guest.kick(TRANSMIT)?;
         while guest.interface.receive().is_some() {}
         thread::sleep(Duration::from_micros(500));
@@ -58,33 +60,39 @@ fn play(field: &mut Field, places: impl FnOnce(&Guest) -> [(u64, u64, u64); 2]) 
     Ok(())
 }
 
-fn used_over_descriptors(field: &mut Field) -> Result<()> {
+pub(super) fn used_over_descriptors(field: &mut Field) -> Result<()> {
     play(field, |guest| {
         let [receive, transmit] = [RECEIVE, TRANSMIT].map(|ring| guest.ring(ring).user_addresses());
         [(receive.0, receive.1, receive.0), (transmit.0, transmit.1, transmit.0)]
     })
 }
 
-fn both_the_same(field: &mut Field) -> Result<()> {
+pub(super) fn both_the_same(field: &mut Field) -> Result<()> {
     play(field, |guest| [guest.ring(TRANSMIT).user_addresses(); 2])
 }
 
-fn used_over_available(field: &mut Field) -> Result<()> {
+pub(super) fn used_over_available(field: &mut Field) -> Result<()> {
     play(field, |guest| {
         let [receive, transmit] = [RECEIVE, TRANSMIT].map(|ring| guest.ring(ring).user_addresses());
         [receive, (transmit.0, transmit.2, transmit.2)]
     })
 }
 
-fn buffers_over_rings(field: &mut Field) -> Result<()> {
-    let mut guest = Guest::connect_stopped(&field.victim_socket(), SMALL, 0)?;
+pub(super) fn buffers_over_rings(field: &mut Field) -> Result<()> {
+    let mut guest = field.connect_victim_stopped(SMALL, 0)?;
     let (start, _, _) = guest.interface.receive.guest_addresses();
     let (transmit, _, _) = guest.interface.transmit.guest_addresses();
     let start = start.min(transmit);
     for index in 0..16 {
-        let descriptor =
-            culvert_driver::Descriptor { address: start + 512 * u64::from(index), length: 8192, flags: 2, next: 0 };
-        guest.interface.receive.set_descriptor(index, descriptor);
+        let (address, length, flags) = (start + 512 * u64::from(index), 8192, 2);
+        if guest.interface.receive.is_packed() {
+            let flags = flags | AVAIL;
+            let descriptor = culvert_driver::PackedDescriptor { address, length, id: index, flags };
+            guest.interface.receive.as_packed().set_descriptor(index, descriptor);
+        } else {
+            let descriptor = culvert_driver::Descriptor { address, length, flags, next: 0 };
+            guest.interface.receive.set_descriptor(index, descriptor);
+        }
     }
     guest.start_ring(RECEIVE)?;
     guest.start_ring(TRANSMIT)?;
@@ -101,8 +109,8 @@ fn buffers_over_rings(field: &mut Field) -> Result<()> {
     Ok(())
 }
 
-fn sizes(field: &mut Field) -> Result<()> {
-    let guest = Guest::connect_stopped(&field.victim_socket(), SMALL, 0)?;
+pub(super) fn sizes(field: &mut Field) -> Result<()> {
+    let guest = field.connect_victim_stopped(SMALL, 0)?;
     for size in [0, 3, 2048, 32_768, 65_536, 0x1_0010, u32::MAX] {
         must_refuse(&guest, request::SET_VRING_NUM, &ring_state(TRANSMIT, size))?;
     }
@@ -119,13 +127,13 @@ fn expect_refusals(field: &mut Field, sentence: &'static str) {
     field.expect(Expect::Log { port: field.victim(), sentence, lines: 1..=5 });
 }
 
-fn size_one(field: &mut Field) -> Result<()> {
+pub(super) fn size_one(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(Shape { queue_size: 1, ..SMALL }, 0)?;
     (0..20).try_for_each(|number| check_served(&mut guest, number))
 }
 
-fn misaligned(field: &mut Field) -> Result<()> {
-    let guest = Guest::connect_stopped(&field.victim_socket(), SMALL, 0)?;
+pub(super) fn misaligned(field: &mut Field) -> Result<()> {
+    let guest = field.connect_victim_stopped(SMALL, 0)?;
     let (descriptors, available, used) = guest.ring(TRANSMIT).user_addresses();
     guest.frontend.must(request::SET_VRING_NUM, &ring_state(TRANSMIT, 16), &[])?;
     let places = [(8, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 2), (0, 0, 1)];
@@ -138,7 +146,7 @@ fn misaligned(field: &mut Field) -> Result<()> {
 }
 
 fn outside(field: &mut Field) -> Result<()> {
-    let guest = Guest::connect_stopped(&field.victim_socket(), SMALL, 0)?;
+    let guest = field.connect_victim_stopped(SMALL, 0)?;
     let ram = guest.interface.ram();
     let (descriptors, available, used) = guest.ring(TRANSMIT).user_addresses();
     let end = ram.user(scratch(&guest)) + SCRATCH_BYTES;
@@ -158,6 +166,9 @@ fn outside(field: &mut Field) -> Result<()> {
     expect_refusals(field, "is not inside of a memory region");
     Ok(())
 }
+
+/// Flag of a packed descriptor that is available in the first lap.
+const AVAIL: u16 = 1 << 7;
 
 /// How long frames are played on rings that make no sense.
 const PLAY: Duration = Duration::from_millis(300);

@@ -54,15 +54,15 @@ fn passes(field: &mut Field, lengths: &[u32]) -> Result<()> {
     wait_for(&mut guest, &answer(3, 60))
 }
 
-fn empty_first(field: &mut Field) -> Result<()> {
+pub(super) fn empty_first(field: &mut Field) -> Result<()> {
     passes(field, &[0, 72])
 }
 
-fn empty_between(field: &mut Field) -> Result<()> {
+pub(super) fn empty_between(field: &mut Field) -> Result<()> {
     passes(field, &[12, 0, 0, 30, 0, 30])
 }
 
-fn empty_last(field: &mut Field) -> Result<()> {
+pub(super) fn empty_last(field: &mut Field) -> Result<()> {
     passes(field, &[72, 0])
 }
 
@@ -75,7 +75,7 @@ fn dropped(field: &mut Field, lengths: &[&[u32]], reason: &'static str) -> Resul
     Ok(())
 }
 
-fn all_empty(field: &mut Field) -> Result<()> {
+pub(super) fn all_empty(field: &mut Field) -> Result<()> {
     dropped(field, &[&[0], &[0, 0, 0]], "short-header")
 }
 
@@ -84,16 +84,16 @@ fn empty_circle(field: &mut Field) -> Result<()> {
     super::attack::breaks(field, 0, circle, &[0], "descriptor chain is longer than the ring of 16")
 }
 
-fn header_only(field: &mut Field) -> Result<()> {
+pub(super) fn header_only(field: &mut Field) -> Result<()> {
     dropped(field, &[&[12], &[6, 6], &[12, 0]], "runt")
 }
 
-fn within_header(field: &mut Field) -> Result<()> {
+pub(super) fn within_header(field: &mut Field) -> Result<()> {
     let chains: [&[u32]; 5] = [&[1], &[11], &[4, 4], &[1; 11], &[10]];
     dropped(field, &chains, "short-header")
 }
 
-fn above_64_kib(field: &mut Field) -> Result<()> {
+pub(super) fn above_64_kib(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     let whole = buffer(&guest, 0x1_0100, 0, 0);
     transmit(&mut guest, &[whole], &[0])?;
@@ -118,7 +118,7 @@ fn above_4_gib(field: &mut Field) -> Result<()> {
     Ok(())
 }
 
-fn header_split(field: &mut Field) -> Result<()> {
+pub(super) fn header_split(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     for (number, pieces) in (1..=12).zip([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12_u32]) {
         let mut lengths = vec![1; usize::try_from(pieces - 1)?];

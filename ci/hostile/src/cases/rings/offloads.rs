@@ -164,47 +164,47 @@ fn send(guest: &mut Guest, header: Vec<u8>, frame: &[u8]) -> Result<()> {
 /// Rings whose receive side takes what a neighbour may answer.
 const LARGE: Shape = SMALL;
 
-fn beyond(field: &mut Field) -> Result<()> {
+pub(super) fn beyond(field: &mut Field) -> Result<()> {
     let sums = [(34, 26), (58, 2), (40, 30), (34, 0x7fff)];
     let of = |(csum_start, csum_offset)| (Header { csum_start, csum_offset, ..TCP_CHECKSUM }, datagram(253, 60));
     refused(field, OFFLOADS, &sums.map(of), "bad-offload")
 }
 
-fn wraps(field: &mut Field) -> Result<()> {
+pub(super) fn wraps(field: &mut Field) -> Result<()> {
     let sums = [(0xffff, 1), (0xfffe, 0x32), (0xff00, 0x132), (34, 0xffff)];
     let of = |(csum_start, csum_offset)| (Header { csum_start, csum_offset, ..TCP_CHECKSUM }, datagram(TCP, 60));
     refused(field, OFFLOADS, &sums.map(of), "bad-offload")
 }
 
-fn odd(field: &mut Field) -> Result<()> {
+pub(super) fn odd(field: &mut Field) -> Result<()> {
     let sums = [(35, 16), (34, 15), (35, 15)];
     let of = |(csum_start, csum_offset)| (Header { csum_start, csum_offset, ..TCP_CHECKSUM }, datagram(253, 60));
     refused(field, OFFLOADS, &sums.map(of), "bad-offload")
 }
 
-fn inside_headers(field: &mut Field) -> Result<()> {
+pub(super) fn inside_headers(field: &mut Field) -> Result<()> {
     // Over the destination address, the source, the EtherType; over the protocol and the addresses of IP.
     let sums = [(0, 0), (0, 6), (0, 12), (14, 8), (14, 12), (14, 16), (26, 0), (30, 2)];
     let of = |(csum_start, csum_offset)| (Header { csum_start, csum_offset, ..TCP_CHECKSUM }, datagram(TCP, 60));
     refused(field, OFFLOADS, &sums.map(of), "bad-offload")
 }
 
-fn last_byte(field: &mut Field) -> Result<()> {
+pub(super) fn last_byte(field: &mut Field) -> Result<()> {
     let header = Header { csum_start: 34, csum_offset: 26, ..TCP_CHECKSUM };
     refused(field, OFFLOADS, &[(header, datagram(253, 61))], "bad-offload")
 }
 
-fn size_0(field: &mut Field) -> Result<()> {
+pub(super) fn size_0(field: &mut Field) -> Result<()> {
     let header = Header { gso_type: 1, gso_size: 0, hdr_len: 54, ..TCP_CHECKSUM };
     refused(field, OFFLOADS, &[(header, datagram(TCP, 9000)), (header, datagram(TCP, 54))], "bad-offload")
 }
 
-fn size_1(field: &mut Field) -> Result<()> {
+pub(super) fn size_1(field: &mut Field) -> Result<()> {
     let header = Header { gso_type: 1, gso_size: 1, hdr_len: 54, ..TCP_CHECKSUM };
     refused(field, OFFLOADS, &[(header, datagram(TCP, 65_000)), (header, datagram(TCP, 54 + 1025))], "bad-offload")
 }
 
-fn size_above(field: &mut Field) -> Result<()> {
+pub(super) fn size_above(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(LARGE, OFFLOADS)?;
     for gso_size in [60, 1400, 0xffff] {
         let header = Header { gso_type: 1, gso_size, hdr_len: 54, ..TCP_CHECKSUM };
@@ -214,7 +214,7 @@ fn size_above(field: &mut Field) -> Result<()> {
     check_accounted(field, 3, 3)
 }
 
-fn hdr_len_lies(field: &mut Field) -> Result<()> {
+pub(super) fn hdr_len_lies(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(LARGE, OFFLOADS)?;
     for hdr_len in [0, 1, 53, 55, 9000, 0xffff] {
         let header = Header { gso_type: 1, gso_size: 1000, hdr_len, ..TCP_CHECKSUM };
@@ -233,18 +233,18 @@ fn check_accounted(field: &mut Field, sent: u64, forwarded: u64) -> Result<()> {
     Ok(())
 }
 
-fn no_checksum(field: &mut Field) -> Result<()> {
+pub(super) fn no_checksum(field: &mut Field) -> Result<()> {
     let header = Header { flags: 0, gso_type: 1, gso_size: 1000, hdr_len: 54, ..TCP_CHECKSUM };
     refused(field, OFFLOADS, &[(header, datagram(TCP, 4000))], "bad-offload")
 }
 
-fn ecn_alone(field: &mut Field) -> Result<()> {
+pub(super) fn ecn_alone(field: &mut Field) -> Result<()> {
     let ecn = 1 << 13 | 1 << 9;
     let header = Header { gso_type: 0x80, gso_size: 1000, hdr_len: 54, ..TCP_CHECKSUM };
     refused(field, OFFLOADS | ecn, &[(header, datagram(TCP, 4000))], "bad-offload")
 }
 
-fn not_negotiated(field: &mut Field) -> Result<()> {
+pub(super) fn not_negotiated(field: &mut Field) -> Result<()> {
     let of = |gso_type| {
         (Header { gso_type, gso_size: 1000, hdr_len: 42, csum_offset: 6, ..TCP_CHECKSUM }, datagram(UDP, 4000))
     };
@@ -259,18 +259,18 @@ fn not_negotiated(field: &mut Field) -> Result<()> {
     check_accounted(field, 7, 0)
 }
 
-fn other_protocol(field: &mut Field) -> Result<()> {
+pub(super) fn other_protocol(field: &mut Field) -> Result<()> {
     let of = |gso_type, protocol| {
         (Header { gso_type, gso_size: 1000, hdr_len: 54, ..TCP_CHECKSUM }, datagram(protocol, 4000))
     };
     refused(field, OFFLOADS, &[of(1, UDP), of(4, TCP), of(4, UDP), of(1, 253)], "bad-offload")
 }
 
-fn none_negotiated(field: &mut Field) -> Result<()> {
+pub(super) fn none_negotiated(field: &mut Field) -> Result<()> {
     refused(field, 0, &[(TCP_CHECKSUM, datagram(TCP, 60))], "offload-not-negotiated")
 }
 
-fn masses(field: &mut Field) -> Result<()> {
+pub(super) fn masses(field: &mut Field) -> Result<()> {
     // They go to a guest that takes none of them.
     let socket = field.add_port(SINK, "")?;
     let mut sink = Guest::connect(&socket, SMALL, 0)?;
@@ -298,7 +298,7 @@ fn masses(field: &mut Field) -> Result<()> {
 const SINK: &str = "sink";
 const SINK_ADDRESS: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 
-fn num_buffers(field: &mut Field) -> Result<()> {
+pub(super) fn num_buffers(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     for (number, num_buffers) in [(1, 0), (2, 1), (3, 2), (4, 0xffff)] {
         send(&mut guest, Header { num_buffers, ..Header::default() }.bytes(), &echo(number, 60))?;
@@ -324,14 +324,14 @@ fn small_buffers(field: &mut Field, shape: Shape, length: u32, reason: &'static 
     check_served(&mut guest, 99)
 }
 
-fn one_byte(field: &mut Field) -> Result<()> {
+pub(super) fn one_byte(field: &mut Field) -> Result<()> {
     small_buffers(field, SMALL, 1, "small-buffer")
 }
 
-fn no_room_for_header(field: &mut Field) -> Result<()> {
+pub(super) fn no_room_for_header(field: &mut Field) -> Result<()> {
     small_buffers(field, SMALL, HEADER - 1, "small-buffer")
 }
 
-fn too_small(field: &mut Field) -> Result<()> {
+pub(super) fn too_small(field: &mut Field) -> Result<()> {
     small_buffers(field, Shape { mergeable: false, ..SMALL }, 40, "small-buffer")
 }

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use culvert_driver::{Descriptor, Ram};
+use culvert_driver::{Descriptor, PackedDescriptor, Ram};
 
 use super::attack::{
     Allowance, HEADER, INDIRECT, NEXT, SMALL, WRITE, answer, buffer, echo, memory_end, offer_receive, scratch, transmit,
@@ -121,9 +121,9 @@ fn duration(field: &Field) -> Duration {
     if field.is_full() { Duration::from_secs(5) } else { Duration::from_millis(300) }
 }
 
-/// Offers descriptor 0 again and again for as long as the race runs, and hands each frame that comes to `look`.
-fn run(field: &mut Field, guest: &mut Guest, look: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    run_until(field, guest, look, |_| Ok(true))
+/// Offers a descriptor again and again for as long as the race runs, and hands each frame that comes to `look`.
+fn run(field: &mut Field, guest: &mut Guest, whole: Descriptor, look: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    run_until(field, guest, whole, look, |_| Ok(true))
 }
 
 /// As [`run`], and for as long as not all that must come of the race has been `seen`: who wins is left to the machine, and it may have
@@ -131,6 +131,7 @@ fn run(field: &mut Field, guest: &mut Guest, look: impl FnMut(&[u8]) -> Result<(
 fn run_until(
     field: &mut Field,
     guest: &mut Guest,
+    whole: Descriptor,
     mut look: impl FnMut(&[u8]) -> Result<()>,
     mut seen: impl FnMut(&mut Field) -> Result<bool>,
 ) -> Result<()> {
@@ -138,8 +139,7 @@ fn run_until(
     while !guest.frontend.is_closed() && (start.elapsed() < duration(field) || !seen(field)?) {
         ensure!(start.elapsed() < LIMIT, "what must come of the race did not within {LIMIT:?}");
         while guest.interface.transmit.pending() < 16 && allowance.permits() {
-            guest.interface.transmit.offer_head(0);
-            guest.interface.transmit.publish();
+            again(guest, whole);
         }
         guest.kick(TRANSMIT)?;
         while let Some((_, frame)) = guest.interface.receive() {
@@ -147,6 +147,33 @@ fn run_until(
         }
     }
     Ok(())
+}
+
+/// Offers a descriptor once more: head 0, where it is, or in a packed ring the next one.
+fn again(guest: &mut Guest, whole: Descriptor) {
+    let ring = &mut guest.interface.transmit;
+    if ring.is_packed() {
+        while ring.take_used().is_some() {}
+        let Descriptor { address, length, flags, .. } = whole;
+        ring.as_packed().offer_raw(&[PackedDescriptor { address, length, id: 0, flags }]);
+    } else {
+        ring.offer_head(0);
+    }
+    ring.publish();
+}
+
+/// Writes the descriptor that is offered, where that is done once.
+fn place(guest: &Guest, whole: Descriptor) {
+    if !guest.interface.transmit.is_packed() {
+        guest.interface.transmit.set_descriptor(0, whole);
+    }
+}
+
+/// Where the descriptors of a transmit ring are that are offered again and again: one, or all of a packed ring.
+fn places(guest: &Guest) -> Vec<u64> {
+    let (at, _, _) = guest.interface.transmit.guest_addresses();
+    let count = if guest.interface.transmit.is_packed() { guest.interface.transmit.size() } else { 1 };
+    (0..u64::from(count)).map(|index| at + 16 * index).collect()
 }
 
 /// The frame is the answer to the one request there is.
@@ -182,21 +209,21 @@ fn changed_places(frame: &[u8], sent: &[u8]) -> Vec<usize> {
 }
 
 /// A guest whose frame 5 asks for a checksum from byte 20 on, and every other moment from `start` on.
-fn hammered_header(field: &mut Field, start: u16) -> Result<(Guest, Hammer)> {
+fn hammered_header(field: &mut Field, start: u16) -> Result<(Guest, Descriptor, Hammer)> {
     let guest = field.connect_victim(SMALL, OFFLOADS)?;
     let mut bytes = [0; 12];
     (bytes[0], bytes[6], bytes[8]) = (1, 20, 10);
     let whole = request(&guest, bytes, 5, 100);
-    guest.interface.transmit.set_descriptor(0, whole);
+    place(&guest, whole);
     let at = scratch(&guest);
     let hammer = Hammer::start(&guest, move |ram, stroke| {
         ram.store(at, checksum_from(if stroke % 2 == 0 { 20 } else { start }));
     });
-    Ok((guest, hammer))
+    Ok((guest, whole, hammer))
 }
 
-fn header(field: &mut Field) -> Result<()> {
-    let (mut guest, hammer) = hammered_header(field, 40)?;
+pub(super) fn header(field: &mut Field) -> Result<()> {
+    let (mut guest, whole, hammer) = hammered_header(field, 40)?;
     let (sent, seen) = (answer(5, 100), [30, 50].map(|place| (place, Cell::new(false))));
     let look = |frame: &[u8]| {
         // The neighbour negotiated no checksums: culvertd has completed it, at bytes 30 or 50.
@@ -205,14 +232,14 @@ fn header(field: &mut Field) -> Result<()> {
         known.with_context(|| format!("a frame changed at {places:?}"))?.1.set(true);
         Ok(())
     };
-    run_until(field, &mut guest, look, |_| Ok(seen.iter().all(|(_, seen)| seen.get())))?;
+    run_until(field, &mut guest, whole, look, |_| Ok(seen.iter().all(|(_, seen)| seen.get())))?;
     drop(hammer);
     field.expect_overflow();
     Ok(())
 }
 
-fn header_bad(field: &mut Field) -> Result<()> {
-    let (mut guest, hammer) = hammered_header(field, 0xfff0)?;
+pub(super) fn header_bad(field: &mut Field) -> Result<()> {
+    let (mut guest, whole, hammer) = hammered_header(field, 0xfff0)?;
     let sent = answer(5, 100);
     let look = |frame: &[u8]| {
         let places = changed_places(frame, &sent);
@@ -223,77 +250,89 @@ fn header_bad(field: &mut Field) -> Result<()> {
         let victim = field.victim();
         Ok(field.daemon().stats(&victim)?.get("rx_dropped").and_then(serde_json::Value::as_u64) > Some(0))
     };
-    run_until(field, &mut guest, look, dropped)?;
+    run_until(field, &mut guest, whole, look, dropped)?;
     drop(hammer);
     field.expect_drops("bad-offload", 1);
     field.expect_overflow();
     Ok(())
 }
 
-fn length(field: &mut Field) -> Result<()> {
+pub(super) fn length(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     let whole = request(&guest, [0; 12], 5, 1000);
-    guest.interface.transmit.set_descriptor(0, whole);
-    let [_, long] = words(whole);
-    let [_, short] = words(Descriptor { length: HEADER + 60, ..whole });
-    let (at, _, _) = guest.interface.transmit.guest_addresses();
-    let hammer =
-        Hammer::start(&guest, move |ram, stroke| ram.store(at + 8, if stroke % 2 == 0 { long } else { short }));
+    place(&guest, whole);
+    let (long, places) = (whole.length, places(&guest));
+    let hammer = Hammer::start(&guest, move |ram, stroke| {
+        let length = if stroke % 2 == 0 { long } else { HEADER + 60 };
+        places.iter().for_each(|at| ram.write(at + 8, &length.to_le_bytes()));
+    });
     let seen = [60, 1000].map(|length| (answer(5, length), Cell::new(false)));
     let look = |frame: &[u8]| {
         let known = seen.iter().find(|(answer, _)| answer == frame);
         known.with_context(|| format!("a frame of {} bytes", frame.len()))?.1.set(true);
         Ok(())
     };
-    run_until(field, &mut guest, look, |_| Ok(seen.iter().all(|(_, seen)| seen.get())))?;
+    run_until(field, &mut guest, whole, look, |_| Ok(seen.iter().all(|(_, seen)| seen.get())))?;
     drop(hammer);
     field.expect_overflow();
     Ok(())
 }
 
-fn address(field: &mut Field) -> Result<()> {
+pub(super) fn address(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     let whole = request(&guest, [0; 12], 5, 60);
-    guest.interface.transmit.set_descriptor(0, whole);
-    let (at, _, _) = guest.interface.transmit.guest_addresses();
+    place(&guest, whole);
+    let places = places(&guest);
     let (good, end) = (whole.address, memory_end(&guest));
     let hammer = Hammer::start(&guest, move |ram, stroke| {
         // Mostly good, so that the race lasts.
         let bad =
             if stroke % 1024 == 1023 { Some(if stroke % 2048 == 1023 { end - 8 } else { u64::MAX }) } else { None };
-        ram.store(at, bad.unwrap_or(good));
+        places.iter().for_each(|at| ram.store(*at, bad.unwrap_or(good)));
     });
-    run(field, &mut guest, unchanged)?;
+    run(field, &mut guest, whole, unchanged)?;
     drop(hammer);
     whatever(field);
     Ok(())
 }
 
-fn flags(field: &mut Field) -> Result<()> {
+pub(super) fn flags(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, guest::INDIRECT)?;
     let whole = request(&guest, [0; 12], 5, 60);
-    guest.interface.transmit.set_descriptor(0, whole);
-    let (at, _, _) = guest.interface.transmit.guest_addresses();
+    place(&guest, whole);
+    let (places, is_packed) = (places(&guest), guest.interface.transmit.is_packed());
     let kinds = [0, 0, 0, NEXT, 0, 0, INDIRECT, 0, 0, WRITE, 0, INDIRECT | NEXT, 0, 0x8000, 0, 0];
-    let kinds = kinds.map(|flags| words(Descriptor { flags, ..whole })[1]);
     let hammer = Hammer::start(&guest, move |ram, stroke| {
         let kind = usize::try_from(stroke % 16).unwrap_or(0);
         // A long rest in the good state.
         let rest = stroke % 4096 > 16;
-        ram.store(at + 8, kinds.get(if rest { 0 } else { kind }).copied().unwrap_or(0));
+        let flags = kinds.get(if rest { 0 } else { kind }).copied().unwrap_or(0);
+        for at in &places {
+            if is_packed {
+                // Whose the descriptor is stays as it was a moment ago.
+                let mut old = [0; 2];
+                ram.read(at + 14, &mut old);
+                ram.write(at + 14, &(u16::from_le_bytes(old) & LAP | flags & !LAP).to_le_bytes());
+            } else {
+                ram.write(at + 12, &flags.to_le_bytes());
+            }
+        }
     });
-    run(field, &mut guest, |_| Ok(()))?;
+    run(field, &mut guest, whole, |_| Ok(()))?;
     drop(hammer);
     whatever(field);
     Ok(())
 }
 
-fn table(field: &mut Field) -> Result<()> {
+/// The flags of a packed descriptor that tell whose it is.
+const LAP: u16 = 1 << 7 | 1 << 15;
+
+pub(super) fn table(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, guest::INDIRECT)?;
     let whole = request(&guest, [0; 12], 5, 60);
     let at = scratch(&guest) + 0x1_0000;
     let table = Descriptor { address: at, length: 64, flags: INDIRECT, next: 0 };
-    guest.interface.transmit.set_descriptor(0, table);
+    place(&guest, table);
     let ([address, last], [_, circle]) = (words(whole), words(Descriptor { flags: NEXT, next: 0, ..whole }));
     guest.interface.ram().store(at, address);
     guest.interface.ram().store(at + 8, last);
@@ -302,7 +341,7 @@ fn table(field: &mut Field) -> Result<()> {
         ram.store(at + 16, stroke.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         ram.store(at + 24, stroke.wrapping_mul(0xbf58_476d_1ce4_e5b9));
     });
-    run(field, &mut guest, |_| Ok(()))?;
+    run(field, &mut guest, table, |_| Ok(()))?;
     drop(hammer);
     whatever(field);
     Ok(())
@@ -319,17 +358,18 @@ fn heads(field: &mut Field) -> Result<()> {
         let heads = stroke.wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0x000f_000f_000f_000f;
         ram.store(available + 8 + 8 * (stroke % 3), heads | bad);
     });
-    run(field, &mut guest, unchanged)?;
+    run(field, &mut guest, whole, unchanged)?;
     drop(hammer);
     whatever(field);
     Ok(())
 }
 
-fn receive(field: &mut Field) -> Result<()> {
+pub(super) fn receive(field: &mut Field) -> Result<()> {
     let buffers = |guest: &Guest| (0..16).map(|_| buffer(guest, 2048, WRITE, 0)).collect();
     let mut guest = offer_receive(field, SMALL, 0, buffers, 0..16)?;
     let (at, _, _) = guest.interface.receive.guest_addresses();
     let (good, end) = (buffer(&guest, 2048, WRITE, 0), memory_end(&guest));
+    let is_packed = guest.interface.receive.is_packed();
     let hammer = Hammer::start(&guest, move |ram, stroke| {
         let place = at + 16 * (stroke % 16);
         let random = stroke.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -343,7 +383,11 @@ fn receive(field: &mut Field) -> Result<()> {
         }
         let [first, second] = words(descriptor);
         ram.store(place, first);
-        ram.store(place + 8, second);
+        if is_packed {
+            ram.write(place + 8, &descriptor.length.to_le_bytes());
+        } else {
+            ram.store(place + 8, second);
+        }
     });
     let deadline = Instant::now() + duration(field);
     let (mut number, mut allowance) = (0_u16, Allowance::start());
@@ -354,7 +398,14 @@ fn receive(field: &mut Field) -> Result<()> {
         let _ = guest.send(&echo(number.to_le_bytes()[0], 60 + usize::from(number % 1400)));
         number += 1;
         // All that came back is offered again.
-        while guest.interface.receive.pending() < 16 {
+        if is_packed {
+            let Descriptor { address, length, flags, .. } = good;
+            let ring = guest.interface.receive.as_packed();
+            while ring.take_used().is_some() {}
+            while ring.offer_raw(&[PackedDescriptor { address, length, id: 0, flags }]).is_some() {}
+            ring.publish();
+        }
+        while !is_packed && guest.interface.receive.pending() < 16 {
             guest.interface.receive.offer_head(number % 16);
             guest.interface.receive.publish();
         }
@@ -364,17 +415,18 @@ fn receive(field: &mut Field) -> Result<()> {
     Ok(())
 }
 
-fn everything(field: &mut Field) -> Result<()> {
+pub(super) fn everything(field: &mut Field) -> Result<()> {
     // Several lives, each ended by the first index that goes back.
     for life in 0..4_u64 {
         let port = format!("{}-{life}", field.victim().get(..20).unwrap_or("port"));
         let socket = field.add_port(&port, "")?;
-        let mut guest = Guest::connect(&socket, SMALL, guest::INDIRECT | guest::EVENT_IDX | OFFLOADS)?;
+        let mut guest = Guest::connect(&socket, field.shape(SMALL), guest::INDIRECT | guest::EVENT_IDX | OFFLOADS)?;
         let whole = request(&guest, [0; 12], 5, 60);
         transmit(&mut guest, &[whole], &[0])?;
         let (transmit, _, _) = guest.interface.transmit.guest_addresses();
         let (receive, _, _) = guest.interface.receive.guest_addresses();
         let start = transmit.min(receive);
+        let is_packed = guest.interface.transmit.is_packed();
         let mut random = 0x2545_f491_4f6c_dd1d_u64 ^ life;
         let hammer = Hammer::start(&guest, move |ram, stroke| {
             random ^= random << 13;
@@ -382,15 +434,15 @@ fn everything(field: &mut Field) -> Result<()> {
             random ^= random << 17;
             // The tables at once, the rings' indices later, so that some frames pass first.
             let limit = if stroke < 20_000 { 0x100 } else { 0x4000 };
-            ram.store(start + (random >> 20) % limit / 8 * 8, random & 0x0007_0007_ffff_ffff);
+            let mask = if is_packed { 0x8087_000f_ffff_ffff } else { 0x0007_0007_ffff_ffff };
+            ram.store(start + (random >> 20) % limit / 8 * 8, random & mask);
         });
         // The used rings are nonsense as well: only culvertd looks at them.
         let deadline = Instant::now() + duration(field);
         let mut allowance = Allowance::start();
         while Instant::now() < deadline && !guest.frontend.is_closed() {
             if allowance.permits() {
-                guest.interface.transmit.offer_head(0);
-                guest.interface.transmit.publish();
+                again(&mut guest, whole);
                 guest.kick(TRANSMIT)?;
             }
         }

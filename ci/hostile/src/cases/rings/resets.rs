@@ -82,24 +82,24 @@ fn take_in(guest: &mut Guest, number: u8, count: usize) -> Result<()> {
     Ok(())
 }
 
-fn stops(field: &mut Field) -> Result<()> {
+pub(super) fn stops(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     for number in 0..rounds(field) {
         let sent = fill(&mut guest, number)?;
         let position = guest.stop_ring(TRANSMIT)?;
-        ensure!(position == u32::from(guest.interface.transmit.used_index()), "the ring stands at {position}");
+        ensure!(position == guest.interface.transmit.base(), "the ring stands at {position}");
         // What was not taken is taken when it runs again.
         guest.start_ring(TRANSMIT)?;
         guest.kick(TRANSMIT)?;
         take_in(&mut guest, number, sent)?;
         let position = guest.stop_ring(RECEIVE)?;
-        ensure!(position == u32::from(guest.interface.receive.used_index()), "the receive ring stands at {position}");
+        ensure!(position == guest.interface.receive.base(), "the receive ring stands at {position}");
         guest.start_ring(RECEIVE)?;
     }
     Ok(())
 }
 
-fn disabled(field: &mut Field) -> Result<()> {
+pub(super) fn disabled(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     let mut sent = 0;
     for number in 0..rounds(field) {
@@ -119,7 +119,7 @@ fn disabled(field: &mut Field) -> Result<()> {
     check_served(&mut guest, 255)
 }
 
-fn resets(field: &mut Field) -> Result<()> {
+pub(super) fn resets(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, OFFLOADS)?;
     for number in 0..rounds(field) {
         fill(&mut guest, number)?;
@@ -128,7 +128,8 @@ fn resets(field: &mut Field) -> Result<()> {
         guest.interface.transmit.reset();
         guest.interface.receive.reset();
         guest.interface.refill();
-        guest.frontend.must(request::SET_FEATURES, &numbers(&[1 << 32 | 1 << 30 | MRG_RXBUF]), &[])?;
+        let bits = 1 << 32 | 1 << 30 | MRG_RXBUF | field.packed_bit();
+        guest.frontend.must(request::SET_FEATURES, &numbers(&[bits]), &[])?;
         guest.start_ring(RECEIVE)?;
         guest.start_ring(TRANSMIT)?;
         let number = number.wrapping_add(100);
@@ -138,7 +139,7 @@ fn resets(field: &mut Field) -> Result<()> {
     Ok(())
 }
 
-fn after_reset(field: &mut Field) -> Result<()> {
+pub(super) fn after_reset(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     check_served(&mut guest, 1)?;
     guest.frontend.must(request::RESET_DEVICE, &[], &[])?;
@@ -154,7 +155,7 @@ fn after_reset(field: &mut Field) -> Result<()> {
     Ok(())
 }
 
-fn features_change(field: &mut Field) -> Result<()> {
+pub(super) fn features_change(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     for number in 0..rounds(field) {
         let sent = fill(&mut guest, number)?;
@@ -165,7 +166,7 @@ fn features_change(field: &mut Field) -> Result<()> {
     Ok(())
 }
 
-fn memory_replaced(field: &mut Field) -> Result<()> {
+pub(super) fn memory_replaced(field: &mut Field) -> Result<()> {
     let mut guest = field.connect_victim(SMALL, 0)?;
     let mut sent = 0;
     for number in 0..rounds(field) {
