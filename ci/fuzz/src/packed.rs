@@ -21,6 +21,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 /// Of each ring in the file of records (`datapath/guest/src/record.rs`), and what its first word has in bits 32 to 47 when it says something.
 const RECORD_WORDS: u64 = 8 + MAX_QUEUE_SIZE as u64;
 const MAGIC: u64 = 0x7063;
+const IN_RECORD: u16 = 0xff00;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -44,7 +45,7 @@ enum Operation {
     Forward {
         part: u8,
     },
-    /// A frame is put.
+    /// A frame is put; from 0x8000 on, room for one is found and used, or left.
     Put {
         length: u16,
     },
@@ -69,7 +70,7 @@ enum Operation {
         place: u16,
         flags: u16,
     },
-    /// Any bytes anywhere.
+    /// Any bytes anywhere; from [`IN_RECORD`] on, in a ring's record, as another process could have left it.
     Bytes {
         at: u16,
         bytes: [u8; 4],
@@ -82,18 +83,15 @@ enum Operation {
     },
     /// The guest starts anew.
     Reset,
-    /// Any number in a ring's record, as it could have been left by another process: in its state or its list.
-    Record {
-        receive: bool,
-        word: u8,
-        number: u64,
-    },
-    /// Room for a frame is found, and it is put there without its payload's being copied, or left.
-    Reserve {
-        least: u16,
-        most: u16,
-        commit: Option<u16>,
-    },
+}
+
+thread_local! {
+    /// The records of two rings, with their file: made once, for that takes longer than most inputs.
+    static RECORDS: (Arc<File>, Arc<Records>) = {
+        let file = File::from(memfd_create("records", MemfdFlags::CLOEXEC).expect("a file"));
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        (Arc::new(file), Records::new(Some(path.into()), 2))
+    };
 }
 
 /// Runs one input.
@@ -110,7 +108,7 @@ struct Device {
     memory: Arc<Memory>,
     records: Arc<Records>,
     /// The file that the records are in.
-    record_file: File,
+    record_file: Arc<File>,
     features: u64,
     /// None after a fault.
     transmit: Option<TransmitQueue>,
@@ -145,11 +143,14 @@ impl Device {
             | bit(input.event_idx, EVENT_IDX)
             | bit(input.indirect, INDIRECT_DESC)
             | bit(input.mergeable, NET_MRG_RXBUF);
-        let record_file = File::from(memfd_create("records", MemfdFlags::CLOEXEC).expect("a file"));
-        let path = format!("/proc/self/fd/{}", record_file.as_raw_fd());
-        let records = Records::new(Some(path.into()), 2);
+        let (record_file, records) = RECORDS.with(Clone::clone);
         let (burst, transmit, receive) = (TransmitBurst::default(), None, None);
         let mut device = Self { driver, memory, records, record_file, features, transmit, receive, burst };
+        // As in a new file, as far as rings of 64 entries go.
+        for ring in 0..2 {
+            let none = [0; 8 * (8 + 64)];
+            device.record_file.write_all_at(&none, 8 * ring * RECORD_WORDS).expect("the file");
+        }
         device.start(None);
         assert!(device.transmit.is_some() && device.receive.is_some(), "a new ring starts");
         device
@@ -190,6 +191,7 @@ impl Device {
                 self.driver.refill();
             }
             Operation::Forward { part } => self.forward(usize::from(part)),
+            Operation::Put { length: length @ 0x8000.. } => self.reserve(length),
             Operation::Put { length } => {
                 let bytes = vec![1; usize::from(length % 4000)];
                 let head = &bytes[..bytes.len().min(HEAD_BYTES)];
@@ -231,6 +233,13 @@ impl Device {
                 let ring = if receive { &mut self.driver.receive } else { &mut self.driver.transmit };
                 ring.as_packed().set_driver_event(place, flags);
             }
+            Operation::Bytes { at: at @ IN_RECORD.., bytes } => {
+                let (place, number) = (at - IN_RECORD, u64::from(u32::from_le_bytes(bytes)));
+                // Its state, which ring it is of, or the first entries of the list.
+                let word = u64::from(place % 10);
+                let number = if place & 0x40 == 0 { MAGIC << 32 | number } else { number << 32 | 60 };
+                self.write_record(u64::from(place >> 7), if word < 6 { word } else { word + 2 }, number);
+            }
             Operation::Bytes { at, bytes } => {
                 self.driver.ram().write(self.driver.ram().guest_address() + u64::from(at), &bytes);
             }
@@ -247,12 +256,6 @@ impl Device {
                 self.driver.refill();
                 self.start(None);
             }
-            Operation::Record { receive, word, number } => {
-                let word = u64::from(word % 10);
-                // The state, which ring it is of, or the first entries of the list.
-                self.write_record(u64::from(!receive), if word < 6 { word } else { word + 2 }, number);
-            }
-            Operation::Reserve { least, most, commit } => self.reserve(least, most, commit),
         }
         for position in
             [self.transmit.as_ref().map(TransmitQueue::position), self.receive.as_ref().map(ReceiveQueue::position)]
@@ -266,16 +269,17 @@ impl Device {
         self.record_file.write_all_at(&number.to_ne_bytes(), at).expect("the file");
     }
 
-    /// As the switch does it with what comes from a socket.
-    fn reserve(&mut self, least: u16, most: u16, commit: Option<u16>) {
-        let (least, most) = (u32::from(least % 4000), u32::from(most));
-        let found = self.receive.as_mut().map(|queue| queue.find_room(14, least.min(most), most));
+    /// As it is done with what comes from a socket.
+    fn reserve(&mut self, chosen: u16) {
+        let least = u32::from(chosen % 1500);
+        let most = least + if chosen & 0x2000 == 0 { 0 } else { 3000 };
+        let found = self.receive.as_mut().map(|queue| queue.find_room(14, least, most));
         let is_found = matches!(found, Some(Ok(())));
         self.judge(found);
         if is_found && let Some(queue) = &mut self.receive {
             let room = queue.reserved().expect("the room that was found");
-            if let Some(bytes) = commit {
-                room.commit(&NetHeader::default(), &[3; 14], u32::from(bytes));
+            if chosen & 0x4000 != 0 {
+                room.commit(&NetHeader::default(), &[3; 14], u32::from(chosen % 4999));
             }
         }
     }
@@ -293,6 +297,9 @@ impl Device {
             Err(_) => broken = true,
             Ok(mut received) => {
                 received.truncate(part);
+                if part % 2 == 1 {
+                    self.receive.iter_mut().for_each(|queue| queue.look_ahead(part));
+                }
                 for packet in (0..received.len()).filter_map(|index| received.packet(index).ok()) {
                     check(&packet);
                     if let Some(queue) = &mut self.receive {

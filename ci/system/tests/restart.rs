@@ -185,12 +185,12 @@ fn ping_over(from: &mut Guest, address: &str, kill: impl FnOnce() -> Result<()>)
 
 #[test]
 fn virtio_user() -> Result<()> {
-    virtio_user_server("")
+    virtio_user_server("packed_vq=0")
 }
 
 #[test]
 fn virtio_user_with_packed_rings() -> Result<()> {
-    virtio_user_server(",packed_vq=1")
+    virtio_user_server("packed_vq=1")
 }
 
 /// One guest of DPDK sends, the other one receives; both create their sockets, for virtio-user does not connect again as a client.
@@ -198,7 +198,7 @@ fn virtio_user_server(properties: &str) -> Result<()> {
     let mut node = Node::new()?;
     let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Connect, ""));
     let mut daemon = node.start()?;
-    let devices = sockets.map(|socket| format!("net_virtio_user0,path={},server=1{properties}", socket.display()));
+    let devices = sockets.map(|socket| format!("net_virtio_user0,path={},server=1,{properties}", socket.display()));
     let (sender, mut receiver) = sender_and_receiver(&mut daemon, devices)?;
     let mut gaps = Vec::new();
     for round in 0..kills()? {
