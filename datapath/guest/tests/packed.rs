@@ -7,7 +7,7 @@ mod harness;
 
 use std::sync::Arc;
 
-use culvert_driver::{PackedDescriptor, Place, Shape};
+use culvert_driver::{Buffer, PackedDescriptor, Place, Shape};
 use culvert_frame::DropReason;
 use culvert_guest::device::RingSetup;
 use culvert_guest::features::RING_PACKED;
@@ -15,7 +15,7 @@ use culvert_guest::packed::{FIRST_POSITION, PackedStart};
 use culvert_guest::receive::PutError;
 use culvert_guest::record::Records;
 use culvert_guest::split::StartError;
-use culvert_guest::{Call, NetHeader, ReceiveQueue, RingFault, TransmitBurst, TransmitQueue};
+use culvert_guest::{Call, NetHeader, Piece, ReceiveQueue, RingFault, TransmitBurst, TransmitQueue};
 use harness::{Pair, pair};
 
 const SIZE: u16 = 16;
@@ -185,6 +185,45 @@ fn event_garbage() {
             assert!(pair.driver.send(&[1; 60]));
         }
         assert_eq!(pair.transmit.receive(&mut burst).unwrap().len(), usize::from(round % 5) + 1);
+    }
+}
+
+/// Buffers of one descriptor and of several by turns: what was looked at ahead is of the buffer whose turn it is.
+#[test]
+fn buffers_of_all_kinds_are_looked_at_ahead() {
+    let mut pair = small();
+    let room = pair.driver.ram().allocate(0x1_0000, 4096);
+    pair.driver.receive.reset();
+    let mut parts = [1, 3, 1, 1, 2, 1, 4, 1].into_iter().cycle();
+    for round in 0..200_u64 {
+        let mut offered = Vec::new();
+        while let Some(count) = parts.next()
+            && pair.driver.receive.free() >= count
+        {
+            let at = room + 0x800 * (offered.len() as u64);
+            let bytes = 720 / count as u32;
+            let part = |index| Buffer { address: at + index * u64::from(bytes), length: bytes, writable: true };
+            let buffers: Vec<_> = (0..count as u64).map(part).collect();
+            offered.push((pair.driver.receive.offer(&buffers).unwrap(), at));
+        }
+        pair.driver.receive.publish();
+        // Fewer than there are, all, and more.
+        pair.receive.look_ahead(round as usize % (offered.len() + 3));
+        let frame = |index: usize| vec![(round as usize * 31 + index) as u8; 60 + (round as usize + index * 97) % 640];
+        for index in 0..offered.len() {
+            let bytes = frame(index);
+            let (head, rest) = bytes.split_at(60);
+            let rest = std::iter::once(Piece::from(rest));
+            assert_eq!(pair.receive.put(&NetHeader::default(), head, bytes.len() as u32, rest), Ok(()));
+        }
+        pair.receive.publish();
+        for (index, (id, at)) in offered.into_iter().enumerate() {
+            let expected = frame(index);
+            assert_eq!(pair.driver.receive.take_used(), Some((id, 12 + expected.len() as u32)));
+            let mut bytes = vec![0; expected.len()];
+            pair.driver.ram().read(at + 12, &mut bytes);
+            assert_eq!(bytes, expected, "round {round}, buffer {index}");
+        }
     }
 }
 
