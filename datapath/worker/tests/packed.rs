@@ -106,7 +106,7 @@ fn packed_rings_stop_and_go_on_in_other_workers() {
         let mut stopped = datapath.change_rings(a.port, stops).unwrap();
         stopped.sort_by_key(|ring| ring.ring);
         let size = u32::from(a.shape.queue_size);
-        let position = (sent % size) as u16 | if sent / size % 2 == 0 { FIRST_POSITION } else { 0 };
+        let position = (sent % size) as u16 | if (sent / size).is_multiple_of(2) { FIRST_POSITION } else { 0 };
         assert_eq!(stopped.iter().map(|ring| ring.position).collect::<Vec<_>>(), [position; 2], "{sent} frames");
     }
 }
