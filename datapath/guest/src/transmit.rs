@@ -183,7 +183,6 @@ impl SplitTransmitQueue {
         let TransmitBurst { slots, pieces, .. } = burst;
         let mut offers = self.ring.offers(0);
         let mut window = self.ring.memory.window(self.region);
-        let header_bytes = u32::try_from(self.header_bytes).unwrap_or(0);
         let (mut found, mut descriptors) = (0, 0);
         // Of all frames the first bytes are asked for before those of the first are copied.
         for slot in slots.get_mut(..wanted).unwrap_or_default() {
@@ -200,10 +199,8 @@ impl SplitTransmitQueue {
             }
             found += 1;
         }
-        for slot in slots.get_mut(..found).unwrap_or_default().iter_mut().filter(|slot| slot.whole) {
-            slot.copy_head(header_bytes);
-        }
         (burst.count, burst.descriptors) = (found, descriptors);
+        burst.copy_heads(self.header_bytes);
         Ok(())
     }
 
@@ -266,22 +263,18 @@ impl TransmitBurst {
     #[inline]
     pub(crate) fn add_single(&mut self, buffer: Option<Buffer>) {
         let Some(slot) = self.slots.get_mut(self.count) else { return };
-        slot.more = (0, 0);
-        slot.whole = true;
-        slot.rest = match buffer {
-            // SAFETY: the buffer lies in the ring's memory, which `Received` borrows; pieces are handed out with its lifetime
-            // only and the storage is cleared when it ends.
-            Some(buffer) => unsafe { Piece::new(buffer.pointer, buffer.length) },
-            None => Piece::from(&[][..]),
-        };
-        slot.rest.fetch_start(HEADER_AND_HEAD);
+        match buffer {
+            Some(buffer) => slot.lie_in(buffer, 0),
+            None => slot.lie_nowhere(),
+        }
         self.count += 1;
     }
 
     /// Copies header and head of all frames that lie in one buffer.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn copy_heads(&mut self, header_bytes: usize) {
-        for slot in self.slots.iter_mut().take(self.count).filter(|slot| slot.whole) {
+        let header_bytes = u32::try_from(header_bytes).unwrap_or(0);
+        for slot in self.slots.get_mut(..self.count).unwrap_or_default().iter_mut().filter(|slot| slot.whole) {
             slot.copy_head(header_bytes);
         }
     }
@@ -481,6 +474,11 @@ impl Slot {
         self.rest.fetch_start(HEADER_AND_HEAD);
     }
 
+    /// The only buffer of the chain has no bytes.
+    fn lie_nowhere(&mut self) {
+        (self.more, self.whole, self.rest) = ((0, 0), true, Piece::from(&[][..]));
+    }
+
     /// The same for any chain: one of several is read. Returns how many descriptors it has, if those are several.
     #[inline(never)]
     fn find(
@@ -499,7 +497,7 @@ impl Slot {
         }
         match chain::translate(ring, offer.descriptor, Access::Read, region)? {
             Some(buffer) => self.lie_in(buffer, self.chain),
-            None => (self.whole, self.rest) = (true, Piece::from(&[][..])),
+            None => self.lie_nowhere(),
         }
         Ok(0)
     }
