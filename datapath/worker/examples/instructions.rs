@@ -26,6 +26,7 @@ use culvert_switch::{
 };
 use culvert_worker::handover::Slot;
 use culvert_worker::input::{Arrival, Input};
+use culvert_worker::load::Work;
 
 const FEATURES: u64 = VERSION_1 | NET_MRG_RXBUF | INDIRECT_DESC;
 const QUEUE_SIZE: u16 = 256;
@@ -173,7 +174,7 @@ impl Guest {
     /// What the worker polls: its transmit queue.
     fn input(&mut self) -> Input {
         let queue = self.transmit.take().expect("the queue, once");
-        let mut input = Input::guest(PortId(u16::from(self.number) - 1), 1, Slot::new(queue), true, false);
+        let mut input = Input::guest(PortId(u16::from(self.number) - 1), 1, Work::new(), Slot::new(queue), true, false);
         assert!(input.take(Instant::now()), "the queue is in its slot");
         input
     }

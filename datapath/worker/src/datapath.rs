@@ -4,8 +4,10 @@
 //! every worker, and returns when all have taken it up; what the change removed is in nobody's hands then. A worker that
 //! does not answer within [`ACKNOWLEDGE_TIME`] fails the change, and nothing that it might still use is freed.
 
+mod rebalance;
+
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -29,13 +31,15 @@ use culvert_switch::{MacTable, NetworkId, PortCounters, PortId, PortTotals, Rule
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry, Token, Waker};
 
+pub use self::rebalance::{Moved, Proposal};
 use crate::announce;
 use crate::handover::{HandOver, Slot};
 use crate::input;
+use crate::load::Work;
 use crate::poll_loop::Worker;
 use crate::shared::{Breadcrumb, Event, Shared, WAKER, WorkerCounters, WorkerTotals};
 use crate::snoop_queue::SnoopQueue;
-use crate::state::{Device, Mirror, NetworkState, NicQueue, PortState, Queue, Ring, State};
+use crate::state::{Device, Mirror, NetworkState, NicQueue, Place, PortState, Queue, Ring, State};
 use crate::watch::{Verdict, Watch};
 
 /// How often [`Datapath::update_groups`] is to be called, and [`Datapath::watch_workers`] while all workers sleep.
@@ -274,11 +278,11 @@ impl Datapath {
         let NicQueues { rx, tx, pool } = queues;
         self.add_port(network, rules, |datapath, state| {
             let queues = rx.into_iter().map(|queue| {
-                let (worker, token) = (datapath.least_loaded(state), state.token());
+                let place = datapath.place(state);
                 // The queue keeps the descriptor open, and the slot keeps the queue.
                 let descriptor = queue.interrupt_descriptor();
-                let wakes = descriptor.is_some_and(|descriptor| datapath.watch(worker, descriptor, token));
-                NicQueue { slot: Slot::new(queue), worker, token, wakes }
+                let wakes = descriptor.is_some_and(|descriptor| datapath.watch(place.worker, place.token, descriptor));
+                NicQueue { slot: Slot::new(queue), place, wakes }
             });
             let rx = queues.collect();
             let offloads = tx.first().map(TxQueue::offloads).unwrap_or_default();
@@ -363,7 +367,7 @@ impl Datapath {
             network.forget(port);
         }
         if let Device::Guest(rings) = &mut gone.device {
-            rings.values().for_each(|ring| self.unwatch(ring));
+            rings.values().for_each(|ring| self.unwatch_ring(ring));
             if published.is_err() {
                 state.stuck.extend(std::mem::take(rings).into_values());
             }
@@ -394,7 +398,7 @@ impl Datapath {
             }
         }
         if !stopped.is_empty() {
-            stopped.iter().for_each(|(_, ring)| self.unwatch(ring));
+            stopped.iter().for_each(|(_, ring)| self.unwatch_ring(ring));
             if self.publish(&mut state).is_err() {
                 state.stuck.extend(stopped.into_iter().map(|(_, ring)| ring));
                 return Err(Unresponsive);
@@ -698,29 +702,36 @@ impl Datapath {
             return Ok(Ring { memory, enabled, queue: Queue::Receive(Arc::new(Mutex::new(queue))) });
         }
         let queue = TransmitQueue::start(setup)?;
-        let (worker, token) = (self.least_loaded(state), state.token());
+        let place = self.place(state);
         // A descriptor that epoll does not take cannot wake us: the ring is polled.
-        let kick = setup.kick.clone().filter(|kick| self.watch(worker, input::raw(kick.as_fd()), token));
-        Ok(Ring { memory, enabled, queue: Queue::Transmit { slot: Slot::new(queue), kick, worker, token } })
+        let kick = setup.kick.clone().filter(|kick| self.watch(place.worker, place.token, input::raw(kick.as_fd())));
+        Ok(Ring { memory, enabled, queue: Queue::Transmit { slot: Slot::new(queue), kick, place } })
     }
 
-    /// The worker with the fewest inputs.
-    fn least_loaded(&self, state: &State) -> usize {
-        let load = |worker| state.inputs().filter(|&(at, _)| at == worker).count();
-        (0..self.workers.len()).min_by_key(|&worker| load(worker)).unwrap_or(0)
+    /// A place at the worker with the fewest inputs.
+    fn place(&self, state: &mut State) -> Place {
+        let inputs = |worker| state.polled().filter(|polled| polled.place.worker == worker).count();
+        let worker = (0..self.workers.len()).min_by_key(|&worker| inputs(worker)).unwrap_or(0);
+        Place { worker, token: state.token(), work: Work::new() }
     }
 
-    fn watch(&self, worker: usize, descriptor: i32, token: usize) -> bool {
+    /// Has a descriptor wake a worker. `false` when it cannot.
+    fn watch(&self, worker: usize, token: usize, descriptor: RawFd) -> bool {
         self.workers.get(worker).is_some_and(|worker| {
             worker.registry.register(&mut SourceFd(&descriptor), Token(token), Interest::READABLE).is_ok()
         })
     }
 
-    fn unwatch(&self, ring: &Ring) {
-        if let Queue::Transmit { kick: Some(kick), worker, .. } = &ring.queue
-            && let Some(worker) = self.workers.get(*worker)
-        {
-            let _ = worker.registry.deregister(&mut SourceFd(&input::raw(kick.as_fd())));
+    /// Ends what [`Self::watch`] did.
+    fn unwatch(&self, place: &Place, descriptor: RawFd) {
+        if let Some(worker) = self.workers.get(place.worker) {
+            let _ = worker.registry.deregister(&mut SourceFd(&descriptor));
+        }
+    }
+
+    fn unwatch_ring(&self, ring: &Ring) {
+        if let Queue::Transmit { kick: Some(kick), place, .. } = &ring.queue {
+            self.unwatch(place, input::raw(kick.as_fd()));
         }
     }
 

@@ -5,6 +5,7 @@
 //! plan, is control's.
 
 use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use culvert_guest::{RingFault, TransmitBurst, TransmitQueue};
@@ -12,6 +13,7 @@ use culvert_nic::{Batch, RxQueue};
 use culvert_switch::{Burst, PortId};
 
 use crate::handover::Slot;
+use crate::load::Work;
 
 /// One queue in one worker's plan.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct Input {
     pub port: PortId,
     /// Names the input in the worker's epoll set, for as long as the queue runs.
     pub token: usize,
+    /// What it takes of its worker.
+    pub work: Arc<Work>,
     source: Source,
     state: State,
     /// When it last had a frame.
@@ -72,15 +76,24 @@ pub enum Arrival<'a> {
 
 impl Input {
     /// A guest's transmit queue. `enabled`: its frames go on. `kick`: it has a descriptor that wakes us.
-    pub fn guest(port: PortId, token: usize, slot: Slot<TransmitQueue>, enabled: bool, kick: bool) -> Self {
-        let source = Source::Guest { slot, queue: None, enabled, kick };
-        Self { port, token, source, state: State::Polled, last_frame: None, held_until: None }
+    pub fn guest(
+        port: PortId,
+        token: usize,
+        work: Arc<Work>,
+        slot: Slot<TransmitQueue>,
+        enabled: bool,
+        kick: bool,
+    ) -> Self {
+        Self::new(port, token, work, Source::Guest { slot, queue: None, enabled, kick })
     }
 
     /// A NIC's receive queue. `wakes`: its descriptor is watched.
-    pub fn nic(port: PortId, token: usize, slot: Slot<RxQueue>, wakes: bool) -> Self {
-        let source = Source::Nic { slot, queue: None, batch: Box::default(), pending: false, wakes };
-        Self { port, token, source, state: State::Polled, last_frame: None, held_until: None }
+    pub fn nic(port: PortId, token: usize, work: Arc<Work>, slot: Slot<RxQueue>, wakes: bool) -> Self {
+        Self::new(port, token, work, Source::Nic { slot, queue: None, batch: Box::default(), pending: false, wakes })
+    }
+
+    fn new(port: PortId, token: usize, work: Arc<Work>, source: Source) -> Self {
+        Self { port, token, work, source, state: State::Polled, last_frame: None, held_until: None }
     }
 
     /// Takes the queue out of its slot. `false` when it is not there.

@@ -8,6 +8,7 @@
 //! - [`input`]: what one worker polls: a guest's transmit queue or a NIC's receive queue;
 //! - [`poll_loop`]: the loop itself, and when it sleeps; what it tells control is in [`shared`] and `reports`;
 //! - [`shares`]: what each guest may take of a worker;
+//! - [`load`]: what each input takes of its worker; [`balance`]: which worker should have it;
 //! - [`watch`]: how control sees that a worker goes round;
 //! - `snoop_queue`: what workers tell control about multicast groups;
 //! - [`announce`]: frames that Culvert sends in a guest's name.
@@ -16,11 +17,13 @@
 #![forbid(unsafe_code)]
 
 pub mod announce;
+pub mod balance;
 pub mod datapath;
 pub mod handover;
 #[cfg(feature = "inject")]
 pub mod inject;
 pub mod input;
+pub mod load;
 pub mod plan;
 pub mod poll_loop;
 mod reports;
@@ -31,6 +34,9 @@ mod state;
 pub mod sync;
 pub mod watch;
 
-pub use datapath::{Datapath, DatapathConfig, DatapathError, LearnedAddress, NetworkSettings, NicQueues, Stuck};
+pub use datapath::{
+    Datapath, DatapathConfig, DatapathError, LearnedAddress, Moved, NetworkSettings, NicQueues, Proposal, Stuck,
+};
+pub use load::InputTotals;
 pub use shared::{Event, WorkerTotals};
 pub use state::Mirror;

@@ -256,7 +256,9 @@ impl Worker {
                 Ok(Ok((0, _))) => {}
                 Ok(Ok((count, cost))) => {
                     frames += count;
-                    busy_ticks += ticks.saturating_sub(before);
+                    let taken = ticks.saturating_sub(before);
+                    busy_ticks += taken;
+                    input.work.note(count as u64, taken);
                     input.touch(self.now);
                     if input.is_guest() {
                         self.shares.charge(input.port, cost);

@@ -2,10 +2,10 @@
 //!
 //! [`Datapath`](crate::Datapath) changes it under its lock and publishes a [`Plan`] of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_frame::Offloads;
 use culvert_guest::{Memory, ReceiveQueue, TransmitQueue};
@@ -18,6 +18,7 @@ use culvert_switch::{Bridge, Egress, MacTable, NetworkId, Port, PortCounters, Po
 
 use crate::handover::Slot;
 use crate::input::Input;
+use crate::load::{InputTotals, Looks, Work};
 use crate::plan::Plan;
 
 #[derive(Debug, Default)]
@@ -35,6 +36,28 @@ pub(crate) struct State {
     pub(crate) stuck: Vec<Ring>,
     /// No worker takes frames: ports are still being added.
     pub(crate) held: bool,
+    /// The inputs, by their tokens, that are on their way from one worker to another: in no plan.
+    pub(crate) away: BTreeSet<usize>,
+    /// What inputs had taken of their workers at earlier times.
+    pub(crate) looks: Looks,
+}
+
+/// Where a queue that frames come from is polled.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) worker: usize,
+    /// Names the queue in epoll sets, for as long as it runs.
+    pub(crate) token: usize,
+    pub(crate) work: Arc<Work>,
+}
+
+/// One such queue, in control's eyes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Polled<'a> {
+    pub(crate) port: PortId,
+    /// Its number among those of its port that frames come from.
+    pub(crate) queue: u16,
+    pub(crate) place: &'a Place,
 }
 
 #[derive(Debug)]
@@ -86,8 +109,7 @@ pub(crate) enum Device {
 #[derive(Debug)]
 pub(crate) struct NicQueue {
     pub(crate) slot: Slot<RxQueue>,
-    pub(crate) worker: usize,
-    pub(crate) token: usize,
+    pub(crate) place: Place,
     pub(crate) wakes: bool,
 }
 
@@ -101,7 +123,7 @@ pub(crate) struct Ring {
 #[derive(Debug)]
 pub(crate) enum Queue {
     Receive(Arc<Mutex<ReceiveQueue>>),
-    Transmit { slot: Slot<TransmitQueue>, kick: Option<Arc<OwnedFd>>, worker: usize, token: usize },
+    Transmit { slot: Slot<TransmitQueue>, kick: Option<Arc<OwnedFd>>, place: Place },
 }
 
 impl State {
@@ -149,7 +171,8 @@ impl State {
 
     pub(crate) fn plan(&self, generation: u64, workers: usize) -> Plan {
         let mut inputs: Vec<Vec<Input>> = std::iter::repeat_with(Vec::new).take(workers).collect();
-        for (worker, input) in self.inputs().filter(|_| !self.held) {
+        let is_away = |input: &Input| self.held || self.away.contains(&input.token);
+        for (worker, input) in self.inputs().filter(|(_, input)| !is_away(input)) {
             if let Some(inputs) = inputs.get_mut(worker) {
                 inputs.push(input);
             }
@@ -177,8 +200,23 @@ impl State {
 
     /// Every queue that is polled, with its worker.
     pub(crate) fn inputs(&self) -> impl Iterator<Item = (usize, Input)> + '_ {
+        self.served_ports().flat_map(|(port, id)| port.inputs(id))
+    }
+
+    /// The same, without what a worker needs to poll it.
+    pub(crate) fn polled(&self) -> impl Iterator<Item = Polled<'_>> {
+        self.served_ports().flat_map(|(port, id)| port.polled(id))
+    }
+
+    /// What such a queue takes of its worker.
+    pub(crate) fn totals(&self, now: Instant, Polled { port, queue, place }: Polled<'_>) -> InputTotals {
+        let Place { worker, token, work } = place;
+        InputTotals::of(port, queue, *worker, work, self.looks.load(now, *token, work))
+    }
+
+    fn served_ports(&self) -> impl Iterator<Item = (&PortState, PortId)> {
         let ports = self.ports.iter().zip(0..).filter_map(|(port, id)| Some((port.as_ref()?, PortId(id))));
-        ports.filter(|(port, _)| !port.quarantined).flat_map(|(port, id)| port.inputs(id))
+        ports.filter(|(port, _)| !port.quarantined)
     }
 }
 
@@ -202,10 +240,19 @@ impl PortState {
     pub(crate) fn inputs(&self, id: PortId) -> Vec<(usize, Input)> {
         match &self.device {
             Device::Guest(rings) => rings.values().filter_map(|ring| ring.input(id)).collect(),
-            Device::Nic { rx, .. } => rx
-                .iter()
-                .map(|queue| (queue.worker, Input::nic(id, queue.token, queue.slot.clone(), queue.wakes)))
-                .collect(),
+            Device::Nic { rx, .. } => rx.iter().map(|queue| queue.input(id)).collect(),
+        }
+    }
+
+    fn polled(&self, port: PortId) -> Vec<Polled<'_>> {
+        match &self.device {
+            Device::Guest(rings) => {
+                let places = rings.iter().filter_map(|(ring, of)| Some((ring / 2, of.place()?)));
+                places.map(|(queue, place)| Polled { port, queue, place }).collect()
+            }
+            Device::Nic { rx, .. } => {
+                rx.iter().zip(0..).map(|(of, queue)| Polled { port, queue, place: &of.place }).collect()
+            }
         }
     }
 
@@ -247,6 +294,13 @@ impl PortState {
     }
 }
 
+impl NicQueue {
+    fn input(&self, port: PortId) -> (usize, Input) {
+        let Place { worker, token, work } = &self.place;
+        (*worker, Input::nic(port, *token, work.clone(), self.slot.clone(), self.wakes))
+    }
+}
+
 impl Ring {
     /// The queue to deliver to, if this is one and it is enabled.
     pub(crate) fn receive_queue(&self) -> Option<Arc<Mutex<ReceiveQueue>>> {
@@ -267,9 +321,18 @@ impl Ring {
     /// The input to poll, if this is one, and who polls it.
     pub(crate) fn input(&self, port: PortId) -> Option<(usize, Input)> {
         match &self.queue {
-            Queue::Transmit { slot, kick, worker, token } => {
-                Some((*worker, Input::guest(port, *token, slot.clone(), self.enabled, kick.is_some())))
+            Queue::Transmit { slot, kick, place: Place { worker, token, work } } => {
+                let input = Input::guest(port, *token, work.clone(), slot.clone(), self.enabled, kick.is_some());
+                Some((*worker, input))
             }
+            Queue::Receive(_) => None,
+        }
+    }
+
+    /// Where it is polled, if it is.
+    fn place(&self) -> Option<&Place> {
+        match &self.queue {
+            Queue::Transmit { place, .. } => Some(place),
             Queue::Receive(_) => None,
         }
     }
