@@ -71,8 +71,8 @@ pub fn vlan_tags_bytes(head: &[u8]) -> u32 {
 }
 
 /// A hash that is the same for all frames of one flow in one direction: addresses, protocol and ports where the frame
-/// has them, MAC addresses otherwise. Fragments of a datagram hash alike (without ports). Spreads flows over the
-/// queues of a guest; not meant to withstand an opponent.
+/// has them, MAC addresses otherwise; behind VLAN tags and IPv6 extension headers as well, as far as `head` has them. Fragments of a
+/// datagram hash alike (without ports). Spreads flows over the queues of a guest; not meant to withstand an opponent.
 pub fn flow_hash(head: &[u8]) -> u32 {
     let Ok(packet) = LaxSlicedPacket::from_ethernet(head) else { return 0 };
     let mut hash = Fnv::new();
@@ -176,6 +176,48 @@ mod tests {
         let mut second = first.clone();
         (second[20], second[21]) = (0, 4);
         assert_eq!(flow_hash(&first), flow_hash(&second));
+    }
+
+    /// The hash of a frame with so many tags before its EtherType, cut to what the switch sees of it.
+    fn hash_behind(tags: usize, mut frame: Vec<u8>) -> u32 {
+        (0..tags).for_each(|_| drop(frame.splice(12..12, [0x81, 0, 0, 7])));
+        frame.truncate(128);
+        flow_hash(&frame)
+    }
+
+    #[test]
+    fn tags_hide_no_flow() {
+        for tags in 0..=2 {
+            assert_eq!(hash_behind(tags, udp(7, b"one")), hash_behind(tags, udp(7, &[1; 500])));
+            let some: std::collections::HashSet<_> =
+                (0..64).map(|port| hash_behind(tags, udp(port, b"")) % 4).collect();
+            assert_eq!(some.len(), 4, "behind {tags} tags");
+        }
+    }
+
+    /// UDP in IPv6 behind a hop-by-hop header, destination options and, with an offset and "more fragments", a fragment header.
+    fn udp6(source_port: u16, fragment: Option<u16>) -> Vec<u8> {
+        let (hop_by_hop, options) = (0, 60);
+        let kind = if fragment.is_some() { 44 } else { 17 };
+        let mut packet = [&[0x60, 0, 0, 0, 0, 0, hop_by_hop, 64][..], &[0xfd; 16], &[0xfe; 16]].concat();
+        packet.extend([options, 0, 1, 4, 0, 0, 0, 0, kind, 0, 1, 4, 0, 0, 0, 0]);
+        if let Some(offset) = fragment {
+            packet.extend([[17, 0], offset.to_be_bytes(), [0, 0], [0, 9]].concat());
+        }
+        packet.extend([source_port.to_be_bytes(), [0, 53], [0, 16], [0, 0]].concat());
+        packet.extend([0x5a; 8]);
+        let length = u16::try_from(packet.len() - 40).unwrap();
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+        [&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x86, 0xdd], &packet[..]].concat()
+    }
+
+    #[test]
+    fn extension_headers_hide_no_flow_and_fragments_hash_alike() {
+        let some: std::collections::HashSet<_> = (0..64).map(|port| flow_hash(&udp6(port, None)) % 4).collect();
+        assert_eq!(some.len(), 4);
+        // The first one has the ports, the second one something else in their place.
+        assert_eq!(flow_hash(&udp6(7, Some(1))), flow_hash(&udp6(8, Some(16 << 3))));
+        assert_eq!(flow_hash(&udp6(7, Some(1))), hash_behind(0, udp6(9, Some(1))));
     }
 
     #[test]
