@@ -46,6 +46,9 @@ pub enum DaemonCommand {
     /// Ports: the ways to guests and NICs
     #[command(subcommand)]
     Port(PortCommand),
+    /// Workers: polling threads, and the queues that each one polls
+    #[command(subcommand)]
+    Worker(WorkerCommand),
     /// Mirrors: copies of the frames of some ports
     #[command(subcommand)]
     Mirror(MirrorCommand),
@@ -257,6 +260,21 @@ pub struct PortKeys {
     /// For people: what the port is for
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WorkerCommand {
+    /// All workers, with the share of its time that each queue takes, over the last minute
+    List,
+    /// Moves queues to workers that have less to do, if that is worth it; no frame is lost
+    Rebalance {
+        /// Only tell what would move
+        #[arg(long)]
+        dry_run: bool,
+        /// By how many percent the variance of the workers' loads must become smaller [default: rebalance_improvement]
+        #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
+        improvement: Option<u32>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

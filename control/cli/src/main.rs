@@ -23,6 +23,7 @@ mod stats;
 mod status;
 mod trace;
 mod translator;
+mod worker;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ async fn run(Arguments { control_socket, output, command }: Arguments) -> Result
         DaemonCommand::Status => status::show(&mut client, output).await?,
         DaemonCommand::Network(command) => network::run(&mut client, command, output).await?,
         DaemonCommand::Port(command) => port::run(&mut client, command, output).await?,
+        DaemonCommand::Worker(command) => worker::run(&mut client, command, output).await?,
         DaemonCommand::Mirror(command) => mirror::run(&mut client, command, output).await?,
         DaemonCommand::Pod(command) => pod::run(&mut client, command, output).await?,
         DaemonCommand::Mac(MacCommand::List { network, port }) => mac::list(&mut client, network, port, output).await?,

@@ -4,7 +4,7 @@
 //! - `source`: the text and its lines;
 //! - `section`: reading one table key by key;
 //! - `value`: readers of single values (names, durations, paths, addresses);
-//! - [`devices`]: what of `[daemon]` is kubelet's matter; [`isolation`]: what of it is given up;
+//! - [`devices`]: what of `[daemon]` is kubelet's matter; [`isolation`]: what of it is given up; [`rebalance`]: when queues move;
 //! - [`network`], [`port`] with [`vlan`], [`mirror`], [`pod`]: one object each, as it is wanted; [`objects`]: all, and the rules
 //!   between them;
 //! - [`machine`]: the cores and memory that values are checked against; [`kept`]: the last text without mistakes.
@@ -24,6 +24,7 @@ pub mod objects;
 pub mod pod;
 pub mod port;
 pub mod rate;
+pub mod rebalance;
 mod section;
 mod source;
 mod value;
@@ -50,6 +51,7 @@ pub use objects::{Kind, Object, Objects, Origin};
 pub use pod::Pod;
 pub use port::{Attachment, GUEST_MAC_LIMIT, MAX_QUEUES, MTU_RANGE, NIC_MAC_LIMIT, Port};
 pub use rate::{Rate, Rates, rate_text};
+pub use rebalance::Rebalance;
 pub use value::{address_text, toml_text};
 pub use vlan::{VlanRanges, Vlans};
 
@@ -105,6 +107,8 @@ pub struct Datapath {
     pub hugepages: Hugepages,
     /// How long a worker sees nothing before it sleeps; `None` polls for ever. 200 us by default.
     pub idle_sleep: Option<Duration>,
+    /// When queues move between workers.
+    pub rebalance: Rebalance,
     /// Further arguments for DPDK's EAL, as they are.
     pub eal_args: Vec<String>,
 }
@@ -163,10 +167,12 @@ impl Config {
             ("datapath.idle_sleep", datapath.idle_sleep != datapath_before.idle_sleep),
             ("datapath.eal_args", datapath.eal_args != datapath_before.eal_args),
         ];
+        let rebalance = datapath.rebalance.differences(&datapath_before.rebalance);
         let devices = daemon.devices.differences(&before.devices);
         let isolation = daemon.isolation.differences(&before.isolation);
         changed
             .into_iter()
+            .chain(rebalance)
             .chain(devices)
             .chain(isolation)
             .filter(|(_, changed)| *changed)
@@ -242,6 +248,7 @@ fn read_datapath(report: &mut Report<'_>, section: Option<Section<'_>>, machine:
         memory_mb: 256,
         hugepages: Hugepages::Auto,
         idle_sleep: Some(Duration::from_micros(200)),
+        rebalance: Rebalance::default(),
         eal_args: Vec::new(),
     };
     let Some(mut section) = section else { return datapath };
@@ -266,6 +273,7 @@ fn read_datapath(report: &mut Report<'_>, section: Option<Section<'_>>, machine:
     if let Some(idle) = section.optional(report, "idle_sleep", read_idle) {
         datapath.idle_sleep = (!idle.value.is_zero()).then_some(idle.value);
     }
+    datapath.rebalance = Rebalance::read(report, &mut section);
     let example = "[\"--log-level=lib.eal:8\"]";
     let read_argument = |value: &DeValue<'_>| value::text(value, "\"--log-level=lib.eal:8\"").map(str::to_owned);
     if let Some(arguments) = section.list(report, "eal_args", example, read_argument) {

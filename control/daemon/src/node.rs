@@ -8,12 +8,14 @@
 //! - [`offers`]: what kubelet is offered;
 //! - [`backend`]: what vhost-user sockets ask of the workers; [`faults`]: what workers tell of guests;
 //! - [`addresses`], [`connections`]: what the next daemon goes on with;
+//! - [`balance`]: queues that move between workers;
 //! - [`capture`]: frames from a tap to a client.
 //!
 //! Answers are in the words of the schema, so that there is no second set of types between the datapath and the wire.
 
 mod addresses;
 pub mod backend;
+mod balance;
 pub mod bars;
 pub mod capture;
 mod changes;
@@ -63,6 +65,16 @@ pub trait Node: Send + Sync + 'static {
 
     /// The refused frames of all ports, without the reasons that never occurred.
     fn drops(&self) -> Vec<v1::PortDrop>;
+
+    /// The workers with the queues that each one polls.
+    fn workers(&self) -> Vec<v1::WorkerQueues>;
+
+    /// Moves queues between workers if that makes the variance of their loads smaller by `least_improvement` percent, or by what the
+    /// configuration says; or only tells what would move.
+    ///
+    /// # Errors
+    /// [`ChangeError::NotDone`].
+    fn rebalance(&self, least_improvement: Option<u8>, dry_run: bool) -> Result<v1::RebalanceResponse, ChangeError>;
 
     /// Starts a capture. It ends when the receiver is dropped, or after `count` frames by closing the channel.
     ///

@@ -199,6 +199,32 @@ impl Culvert for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(frames.await?).map(Ok))))
     }
 
+    async fn list_workers(
+        &self,
+        _: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        self.ask(|node| Ok(Response::new(v1::ListWorkersResponse { workers: node.workers() }))).await
+    }
+
+    async fn rebalance(
+        &self,
+        request: Request<v1::RebalanceRequest>,
+    ) -> Result<Response<v1::RebalanceResponse>, Status> {
+        let v1::RebalanceRequest { dry_run, least_improvement } = request.into_inner();
+        let least = least_improvement.map(|percent| {
+            let percent = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
+            percent.ok_or_else(|| {
+                Status::invalid_argument("least_improvement is out of range; it may be 0 to 100 percent")
+            })
+        });
+        let least = least.transpose()?;
+        if dry_run {
+            let answer = move |node: &dyn Node| node.rebalance(least, true).map_err(|error| refusal(&error));
+            return self.ask(answer).await.map(Response::new);
+        }
+        self.change(move |node| node.rebalance(least, false)).await
+    }
+
     async fn list_mirrors(
         &self,
         _: Request<v1::ListMirrorsRequest>,

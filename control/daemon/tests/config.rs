@@ -8,7 +8,7 @@ use culvert_nic::Hugepages;
 use culvert_vhost::{Owner, Place, Role};
 use culvertd::config::{
     Attachment, Config, Devices, Kind, MAX_FILE_BYTES, Machine, Mirror, Network, Objects, Pod, Port, Rate, Rates,
-    VlanRanges, Vlans,
+    Rebalance, VlanRanges, Vlans,
 };
 use culvertd::config::{conflicts, read_object, read_objects, write_objects};
 use culvertd::name::Name;
@@ -58,6 +58,8 @@ fn an_empty_file_is_all_defaults() {
     assert_eq!(config.datapath.memory_mb, 256);
     assert_eq!(config.datapath.hugepages, Hugepages::Auto);
     assert_eq!(config.datapath.idle_sleep, Some(Duration::from_micros(200)));
+    let minute = Duration::from_secs(60);
+    assert_eq!(config.datapath.rebalance, Rebalance { auto: false, interval: minute, load: 95, improvement: 25 });
     assert!(!config.objects.use_pci());
     assert!(config.datapath.eal_args.is_empty());
     assert_eq!(config.objects, Objects::default());
@@ -85,6 +87,10 @@ fn every_key_is_read() {
         memory_mb = 1_024
         hugepages = "never"
         idle_sleep = "0"
+        rebalance = "auto"
+        rebalance_interval = "5m"
+        rebalance_load = 80
+        rebalance_improvement = 10
         eal_args = ["--log-level=lib.eal:8", "--iova-mode=va"]
 
         [[network]]
@@ -164,6 +170,8 @@ fn every_key_is_read() {
     assert_eq!(config.datapath.memory_mb, 1024);
     assert_eq!(config.datapath.hugepages, Hugepages::Never);
     assert_eq!(config.datapath.idle_sleep, None);
+    let interval = Duration::from_secs(300);
+    assert_eq!(config.datapath.rebalance, Rebalance { auto: true, interval, load: 80, improvement: 10 });
     assert_eq!(config.datapath.eal_args, ["--log-level=lib.eal:8", "--iova-mode=va"]);
     let objects = config.objects;
     assert!(objects.use_pci());
@@ -482,6 +490,14 @@ fn datapath_values() {
     mistakes(
         &datapath("idle_sleep = \"99999999999999999999h\""),
         &["f.toml:2: datapath.idle_sleep = \"99999999999999999999h\": is out of range; write a duration from 0 to 10s"],
+    );
+    mistakes(
+        &datapath("rebalance = \"automatic\""),
+        &["f.toml:2: datapath.rebalance = \"automatic\": is none of the choices; write \"manual\" or \"auto\""],
+    );
+    mistakes(
+        &datapath("rebalance_load = 101"),
+        &["f.toml:2: datapath.rebalance_load = 101: is out of range; write a number from 0 to 100"],
     );
     mistakes(
         &datapath("eal_args = \"--no-huge\""),
@@ -1022,6 +1038,9 @@ fn line() -> impl Strategy<Value = String> {
         "memory_mb",
         "hugepages",
         "idle_sleep",
+        "rebalance",
+        "rebalance_interval",
+        "rebalance_load",
         "eal_args",
         "control_socket",
         "state_dir",

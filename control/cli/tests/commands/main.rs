@@ -432,6 +432,48 @@ core 1  12345678  1.000 s        81.0           1234567.8
 }
 
 #[tokio::test]
+async fn workers_and_their_queues() {
+    assert_eq!(
+        printed(&["worker", "list"]).await,
+        "\
+WORKER    LOAD  PORT  QUEUE   USAGE   FRAMES  NS A FRAME
+core 1  41.5 %  vm-a      0  41.2 %  4000000       103.0
+                vm-a      1   0.3 %        0           -
+core 2   0.0 %  -         -       -        -           -
+"
+    );
+    let workers = printed_json(&["worker", "list"]).await;
+    assert_eq!((&workers[0]["load_percent"], &workers[1]["queues"]), (&json!(41.5), &json!([])));
+    assert_eq!(workers[0]["queues"][0]["busy_ns"], 412_000_000);
+}
+
+#[tokio::test]
+async fn queues_move_and_what_moved_is_told() {
+    let moved = "\
+PORT  QUEUE   USAGE  FROM    TO
+vm-a      1  40.3 %  core 1  core 2
+
+WORKER    LOAD   AFTER
+core 1  96.0 %  55.7 %
+core 2   0.0 %  40.3 %
+
+the variance of the workers' loads becomes smaller by 97 %
+";
+    assert_eq!(printed(&["worker", "rebalance"]).await, moved);
+    assert_eq!(printed(&["worker", "rebalance", "--dry-run"]).await, moved.replace("becomes", "would become"));
+    assert_eq!(
+        printed(&["worker", "rebalance", "--improvement", "98"]).await,
+        "nothing to do: the variance of the workers' loads would become smaller by 97 %, and 98 % are wanted\n"
+    );
+    let told = printed_json(&["worker", "rebalance", "--dry-run"]).await;
+    assert_eq!((&told["dry_run"], &told["moves"][0]["to_core"]), (&json!(true), &json!(2)));
+    assert_eq!(
+        (&told["least_improvement_percent"], &told["workers"][0]["load_after_percent"]),
+        (&json!(25), &json!(55.7))
+    );
+}
+
+#[tokio::test]
 async fn drops_tell_the_remedy() {
     assert_eq!(
         printed(&["drops"]).await,

@@ -639,6 +639,14 @@ impl Node for LiveNode {
         drops.collect()
     }
 
+    fn workers(&self) -> Vec<v1::WorkerQueues> {
+        self.worker_queues()
+    }
+
+    fn rebalance(&self, least_improvement: Option<u8>, dry_run: bool) -> Result<v1::RebalanceResponse, ChangeError> {
+        self.rebalance_queues(least_improvement, dry_run)
+    }
+
     fn capture(&self, request: &v1::CaptureRequest) -> Result<mpsc::Receiver<v1::CaptureResponse>, CaptureError> {
         let port = self.open_port(&request.port).ok_or(CaptureError::PortNotOpen)?;
         let place = Arc::clone(&self.captures)

@@ -49,6 +49,15 @@ impl Node for Figures {
         vec![v1::Pod { name: "launcher".to_owned(), ..v1::Pod::default() }]
     }
 
+    fn workers(&self) -> Vec<v1::WorkerQueues> {
+        vec![v1::WorkerQueues { core: 1, ..v1::WorkerQueues::default() }]
+    }
+
+    fn rebalance(&self, least_improvement: Option<u8>, _: bool) -> Result<v1::RebalanceResponse, ChangeError> {
+        let least_improvement = least_improvement.unwrap_or(25).into();
+        Ok(v1::RebalanceResponse { least_improvement, ..v1::RebalanceResponse::default() })
+    }
+
     fn macs(&self) -> Vec<v1::Mac> {
         let mac = |network: &str, port: &str| v1::Mac {
             network: network.to_owned(),

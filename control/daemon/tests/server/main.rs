@@ -91,6 +91,13 @@ async fn every_method_answers() {
     assert_eq!(client.get_stats(v1::GetStatsRequest::default()).await.unwrap().into_inner().ports.len(), 2);
     assert_eq!(client.list_drops(v1::ListDropsRequest::default()).await.unwrap().into_inner().drops.len(), 2);
     assert_eq!(client.list_mirrors(v1::ListMirrorsRequest {}).await.unwrap().into_inner().mirrors.len(), 1);
+    assert_eq!(client.list_workers(v1::ListWorkersRequest {}).await.unwrap().into_inner().workers.len(), 1);
+    let least = async |percent| {
+        let request = v1::RebalanceRequest { least_improvement: percent, ..v1::RebalanceRequest::default() };
+        server.client().await.rebalance(request).await.map(|answer| answer.into_inner().least_improvement)
+    };
+    assert_eq!((least(None).await.unwrap(), least(Some(100)).await.unwrap()), (25, 100));
+    assert_eq!(least(Some(101)).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(client.list_pods(v1::ListPodsRequest {}).await.unwrap().into_inner().pods.len(), 1);
 }
 
