@@ -14,6 +14,7 @@ mod floods;
 mod ip;
 pub(crate) mod packets;
 mod physical;
+mod rates;
 mod services;
 mod switching;
 mod tcp;
@@ -159,6 +160,24 @@ pub const CASES: &[Case] = &[
         "a-group-that-answers-itself",
         "A guest sends to a group that it listens to: it does not hear itself.",
         services::a_group_that_answers_itself,
+    ),
+    case(
+        "N17",
+        "a-flood-over-its-rate",
+        "A guest with a rate keeps its ring full: it sends what the rate permits, loses nothing, and the neighbours lose nothing.",
+        rates::a_flood_over_its_rate,
+    ),
+    case(
+        "N17",
+        "rates-that-change-under-a-flood",
+        "Rates of all kinds come and go at the ports of a guest that floods and of one that listens: all is accounted for.",
+        rates::rates_that_change_under_a_flood,
+    ),
+    case(
+        "N17",
+        "a-ring-that-breaks-while-it-is-held",
+        "A guest breaks its ring while it waits for its rate: quarantined, and its rate can be changed.",
+        rates::a_ring_that_breaks_while_it_is_held,
     ),
     case(
         "N18",

@@ -16,7 +16,7 @@ use crate::guest::{Guest, TRANSMIT};
 use crate::neighbours::{ADDRESSES, ECHO};
 
 /// The victim's address.
-const VICTIM: [u8; 6] = [2, 0, 0, 0, 0, 0x66];
+pub const VICTIM: [u8; 6] = [2, 0, 0, 0, 0, 0x66];
 
 /// That of a guarded port beside it.
 const GUARDED: [u8; 6] = [2, 0, 0, 0, 0, 0x67];
@@ -396,12 +396,12 @@ fn needs_checksum(start: u16, offset: u16) -> Vec<u8> {
     vec![1, 0, 0, 0, 0, 0, s0, s1, o0, o1, 0, 0]
 }
 
-fn frame(destination: [u8; 6], source: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
+pub fn frame(destination: [u8; 6], source: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
     [&destination[..], &source, &kind.to_be_bytes(), payload].concat()
 }
 
 /// A frame to a neighbour comes back: the switch serves the guest.
-fn echoes(guest: &mut Guest) -> Result<()> {
+pub fn echoes(guest: &mut Guest) -> Result<()> {
     echoes_from(guest, VICTIM)
 }
 
