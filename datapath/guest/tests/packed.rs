@@ -383,6 +383,46 @@ fn a_guest_that_has_rebooted_begins_anew() {
     }
 }
 
+/// QEMU throws away what its guest sends while culvertd is away, from where it believes the ring to stand: where it began.
+#[test]
+fn what_the_frontend_has_used_meanwhile_is_passed_over() {
+    for (before, behind, thrown_away) in [(0, 5, 5), (10, 4, 0), (10, 12, 6), (10, 16, 9), (15, 9, 8), (3, 0, 0)] {
+        let mut crashing = Crashing::new(false);
+        crashing.crash();
+        // Its idea of the ring is of an odd lap.
+        let mut burst = TransmitBurst::default();
+        for _ in 0..2 * usize::from(SIZE) + before {
+            assert!(crashing.pair.driver.send(&[1; 60]));
+            drop(crashing.pair.transmit.receive(&mut burst).unwrap());
+            assert!(crashing.pair.driver.transmit.take_used().is_some());
+        }
+        let ring = crashing.pair.driver.transmit.as_packed();
+        let first = ring.next();
+        let address = crashing.pair.memory.regions().next().unwrap().guest_address;
+        let part = Buffer { address, length: 80, writable: false };
+        (0..behind).for_each(|_| assert!(ring.offer(&[part]).is_some()));
+        ring.publish();
+        let skipped = (usize::from(SIZE) - usize::from(first.index)) % usize::from(SIZE);
+        assert!(thrown_away == 0 || skipped + thrown_away <= behind);
+        for count in 0..thrown_away {
+            let place = first.ahead((skipped + count) as u16, SIZE);
+            let flags = if place.wrap { AVAIL | USED } else { 0 };
+            let used = PackedDescriptor { flags, ..ring.descriptor(place.index) };
+            ring.set_descriptor(place.index, PackedDescriptor { length: 0, ..used });
+        }
+        crashing.crash();
+        let mut taken = 0;
+        while crashing.pair.transmit.has_frames().unwrap() {
+            taken += crashing.pair.transmit.receive(&mut burst).unwrap().len();
+        }
+        assert_eq!(taken, behind - thrown_away, "{before} {behind} {thrown_away}");
+        let come_back = std::iter::from_fn(|| crashing.pair.driver.transmit.take_used()).count();
+        assert_eq!(come_back, behind);
+        crashing.crash();
+        crashing.exchange(1, 5);
+    }
+}
+
 #[test]
 fn a_position_outside_of_the_ring_is_refused() {
     let crashing = Crashing::new(false);

@@ -9,6 +9,7 @@
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
+    clippy::panic,
     missing_docs,
     reason = "a test"
 )]

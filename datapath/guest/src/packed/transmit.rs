@@ -47,6 +47,9 @@ impl PackedTransmitQueue {
         self.ring.leave(0);
         // Chains of several descriptors leave room for more frames than were looked at.
         while self.take_offers(burst)? && burst.len() < BURST && burst.descriptors() < BURST_DESCRIPTORS {}
+        if burst.len() == 0 && self.ring.pass_over_used() {
+            self.take_offers(burst)?;
+        }
         // Of all frames the first bytes were asked for before those of the first are copied.
         burst.copy_heads(self.header_bytes);
         Ok(Received::new(GiveBack::Packed(&mut self.ring), self.header_bytes, self.asks, burst))
@@ -82,7 +85,8 @@ impl PackedTransmitQueue {
     #[inline]
     pub(crate) fn has_frames(&mut self) -> Result<bool, RingFault> {
         self.ring.leave(0);
-        Ok(self.ring.look(self.ring.next(), 0)?.is_some())
+        Ok(self.ring.look(self.ring.next(), 0)?.is_some()
+            || self.ring.pass_over_used() && self.ring.look(self.ring.next(), 0)?.is_some())
     }
 
     pub(crate) fn arm(&mut self) -> Result<bool, RingFault> {
