@@ -250,7 +250,7 @@ fn more_frames(receiver: &mut Testpmd, since: Instant) -> Result<Duration> {
     Ok(since.elapsed())
 }
 
-fn end(what: &str, properties: &str, mut gaps: Vec<Duration>, mut sender: Testpmd, mut daemon: Daemon) -> Result<()> {
+fn end(what: &str, properties: &str, mut gaps: Vec<Duration>, mut sender: Testpmd, daemon: Daemon) -> Result<()> {
     print_gaps(&format!("{what} {properties}, until 1,000 more frames have come"), &mut gaps);
     sender.command("stop")?;
     daemon.check_counters()?;
