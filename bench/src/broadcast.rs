@@ -23,7 +23,7 @@ fn measure(options: &Options, peer: Peer, receivers: u8) -> Result<Vec<Figure>> 
     let setup = Setup { guests: usize::from(receivers) + 1, ..Setup::pair(options.switch_core(), FRAME_BYTES) };
     under_load(peer, &setup, options.load_core(), |switch| {
         let frames = |from| Frames::plain(from, Frames::BROADCAST, FRAME_BYTES);
-        let connect = |(number, socket): (u8, &PathBuf)| LoadGuest::connect(socket, options.ring, frames(number));
+        let connect = |(number, socket): (u8, &PathBuf)| LoadGuest::connect(socket, options.rings(), frames(number));
         let mut guests = (1..).zip(&switch.sockets).map(connect).collect::<Result<Vec<_>>>()?;
         let (sender, others) = guests.split_first_mut().context("a guest that sends")?;
         drive(sender, others, Duration::from_millis(300))?;

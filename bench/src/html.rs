@@ -109,9 +109,14 @@ fn table(case: &CaseResult) -> String {
             escape(&line.unit)
         );
     }
-    text += "</table>\n<p>core to core, round by round: ";
-    let distances: Vec<String> = case.rounds.iter().map(|round| format!("{:.0} ns", round.core_to_core_ns)).collect();
-    let _ = writeln!(text, "{}</p>", distances.join(", "));
+    text += "</table>\n<p>core to core, round by round, before and after each peer in turn: ";
+    for round in &case.rounds {
+        let of =
+            |peer: &String| round.core_to_core_ns.get(peer).map(|[before, after]| format!("{before:.0}, {after:.0}"));
+        let all: Vec<String> = case.peers.iter().filter_map(of).collect();
+        let _ = write!(text, "{}; ", all.join(" | "));
+    }
+    text += "nanoseconds</p>\n";
     for (peer, failure) in case.rounds.iter().flat_map(|round| &round.failures) {
         let _ = writeln!(text, "<pre>{}: {}</pre>", escape(peer), escape(failure));
     }

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use culvert_system::daemon::cpu_time;
 
 use crate::clock::{microseconds, ticks};
+use crate::latency::quantile;
 use crate::load::Frames;
 use crate::options::Options;
 use crate::pair::under_load;
@@ -21,7 +22,7 @@ pub fn cases(options: &Options) -> Result<Vec<Case>> {
 fn measure(options: &Options, peer: Peer) -> Result<Vec<Figure>> {
     let setup = Setup { idle_sleep: "200us", ..Setup::pair(options.switch_core(), FRAME_BYTES) };
     under_load(peer, &setup, options.load_core(), |switch| {
-        let mut pair = connect(switch, options.ring, Frames::plain(1, 2, FRAME_BYTES))?;
+        let mut pair = connect(switch, options.rings(), Frames::plain(1, 2, FRAME_BYTES))?;
         pair.warm_up(1)?;
         std::thread::sleep(Duration::from_millis(500));
         let (before, start) = (cpu_time(switch.pid())?, Instant::now());
@@ -43,11 +44,11 @@ fn measure(options: &Options, peer: Peer) -> Result<Vec<Figure>> {
             times.push(ticks() - sent);
         }
         times.sort_unstable();
-        let at = |part: usize| microseconds(times.get(WAKE_UPS * part / 100).copied().unwrap_or(0));
+        let at = |part: f64| microseconds(quantile(&times, part));
         Ok(vec![
             Figure::cost("processor time", "% of a core", 100.0 * used),
-            Figure::cost("first frame, p50", "us", at(50)),
-            Figure::cost("first frame, p99", "us", at(99)),
+            Figure::cost("first frame, p50", "us", at(0.5)),
+            Figure::cost("first frame, p99", "us", at(0.99)),
         ])
     })
 }

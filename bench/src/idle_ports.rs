@@ -24,11 +24,11 @@ fn measure(options: &Options, peer: Peer, idle: usize) -> Result<Vec<Figure>> {
     // What is idle is to be found out: with `idle_sleep` = 0 all is polled for ever.
     let setup = Setup { guests: idle + 2, idle_sleep: "200us", ..Setup::pair(options.switch_core(), FRAME_BYTES) };
     under_load(peer, &setup, options.load_core(), |switch| {
-        let mut pair = connect(switch, options.ring, Frames::plain(1, 2, FRAME_BYTES))?;
+        let mut pair = connect(switch, options.rings(), Frames::plain(1, 2, FRAME_BYTES))?;
         pair.warm_up(1)?;
         let alone = pair.measure(switch, options.time() / 2, [true; 2])?;
         let others = switch.sockets.get(2..).unwrap_or_default().iter();
-        let connect = |socket: &PathBuf| LoadGuest::connect(socket, options.ring, Frames::plain(3, 1, FRAME_BYTES));
+        let connect = |socket: &PathBuf| LoadGuest::connect(socket, options.rings(), Frames::plain(3, 1, FRAME_BYTES));
         let _idle = others.map(connect).collect::<Result<Vec<_>>>()?;
         pair.warm_up(1)?;
         let mut figures = pair.measure(switch, options.time() / 2, [true; 2])?;

@@ -7,18 +7,31 @@
 mod ring;
 mod shape;
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use culvert_driver::{Descriptor, Interface, Ram, Shape};
+use anyhow::{Context, Result, ensure};
+use culvert_driver::{Interface, Ram, Shape};
 use culvert_system::frontend::FrontendGuest;
+use rustix::fs::MemfdFlags;
 
-pub use ring::FastRing;
+use ring::{Buffers, FastRing, Layout};
 pub use shape::{Frames, Lengths};
 
 /// Bytes of the virtio-net header in front of each frame.
 const HEADER_BYTES: u32 = 12;
+
+/// What the rings of a guest are like.
+#[derive(Clone, Copy, Debug)]
+pub struct Rings {
+    /// Entries of each.
+    pub entries: u16,
+    /// They are packed.
+    pub packed: bool,
+    /// The guest's memory lies in pages of 2 MiB.
+    pub huge: bool,
+}
 
 /// A guest of which both rings are driven from here.
 pub struct LoadGuest {
@@ -36,6 +49,8 @@ pub struct LoadGuest {
     step: u32,
     /// What is written into touched frames next.
     fill: u8,
+    /// Where frames lie that were marked, and are with the switch; as long as the ring at most.
+    marked: VecDeque<u16>,
 }
 
 /// The guest's side of one frame, while it is the guest's.
@@ -46,38 +61,73 @@ pub struct Slot {
 }
 
 impl LoadGuest {
-    /// Connects, with rings of so many entries and all transmit buffers free.
-    pub fn connect(socket: &Path, entries: u16, frames: Frames) -> Result<Self> {
+    /// Connects, with all transmit buffers free.
+    ///
+    /// # Errors
+    /// The backend refuses it, or has no such rings; there are no pages of 2 MiB.
+    pub fn connect(socket: &Path, rings: Rings, frames: Frames) -> Result<Self> {
+        let entries = rings.entries;
         let stride = u64::from(HEADER_BYTES + frames.lengths.longest()).next_multiple_of(2048);
-        let ram_bytes = (2 * u64::from(entries) * (stride + 512) + 0x4_0000).next_multiple_of(0x20_0000);
+        let ram_bytes = (2 * u64::from(entries) * (stride + 512) + 0x4_0000).next_multiple_of(PAGE_BYTES);
         // The interface lays out the rings; buffers, and what the rings say of them, are ours.
-        let shape = Shape { queue_size: entries, receive_bytes: 64, ..Shape::default() };
-        let interface = Interface::in_ram(shape, 64, Ram::new(ram_bytes, false));
-        let ram = interface.ram();
-        let mut rings = Vec::new();
-        for (ring, writes) in [(&interface.transmit, false), (&interface.receive, true)] {
-            let buffers = ram.allocate(u64::from(entries) * stride, 4096);
+        let shape = Shape { queue_size: entries, receive_bytes: 64, packed: rings.packed, ..Shape::default() };
+        let mut interface = Interface::in_ram(shape, 64, memory(ram_bytes, rings.huge)?);
+        let mut made = Vec::new();
+        for writes in [false, true] {
+            let ring = if writes { &mut interface.receive } else { &mut interface.transmit };
+            ring.reset();
+            ring.want_interrupt(false);
+            let [first, second, third] = <[u64; 3]>::from(ring.guest_addresses());
+            let ram = interface.ram();
+            let address = ram.allocate(u64::from(entries) * stride, 4096);
+            let mut lengths = Vec::new();
             for index in 0..entries {
-                let at = buffers + u64::from(index) * stride;
+                let at = address + u64::from(index) * stride;
                 let frame = frames.image(index);
-                let (length, flags) = if writes { (stride as u32, 2) } else { (HEADER_BYTES + frame.len() as u32, 0) };
                 ram.write(at, &[0; HEADER_BYTES as usize]);
                 ram.write(at + u64::from(HEADER_BYTES), &frame);
-                ring.set_descriptor(index, Descriptor { address: at, length, flags, next: 0 });
+                lengths.push(if writes { stride as u32 } else { HEADER_BYTES + frame.len() as u32 });
             }
-            let (_, available, used) = ring.guest_addresses();
-            let buffers = ram.at(buffers, usize::from(entries) * stride as usize);
-            let areas = [ram.at(available, 6 + 2 * usize::from(entries)), ram.at(used, 6 + 8 * usize::from(entries))];
+            let count = usize::from(entries);
+            let descriptors = ram.at(first, 16 * count);
+            let layout = if rings.packed {
+                Layout::Packed { descriptors, event: ram.at(third, 4) }
+            } else {
+                Layout::Split {
+                    descriptors,
+                    available: ram.at(second, 6 + 2 * count),
+                    used: ram.at(third, 6 + 8 * count),
+                }
+            };
+            let (start, stride) = (ram.at(address, count * stride as usize), stride as usize);
+            let buffers = Buffers { start, address, stride, lengths: lengths.into(), writes };
             // SAFETY: the areas have room for a ring of so many entries, the buffers for as many of that length, and all
             // live as long as the interface, which is kept beside the rings.
-            rings.push(unsafe { FastRing::new(entries, areas, buffers, stride as usize) });
-            ring.want_interrupt(false);
+            made.push(unsafe { FastRing::new(layout, buffers) });
         }
-        let (Some(receive), Some(transmit)) = (rings.pop(), rings.pop()) else { anyhow::bail!("two rings") };
-        let guest = FrontendGuest::join(socket, interface, true, 0)?;
-        // The interface has offered all receive buffers already.
+        let (Some(mut receive), Some(transmit)) = (made.pop(), made.pop()) else { anyhow::bail!("two rings") };
+        receive.offer(entries);
+        let guest = FrontendGuest::join(socket, interface, true, if rings.packed { RING_PACKED } else { 0 })?;
         let step = 7919 % frames.identities();
-        Ok(Self { guest, transmit, receive, free: entries, sent: 0, received: 0, frames, identity: 0, step, fill: 0 })
+        let marked = VecDeque::with_capacity(usize::from(entries));
+        Ok(Self {
+            guest,
+            transmit,
+            receive,
+            free: entries,
+            sent: 0,
+            received: 0,
+            frames,
+            identity: 0,
+            step,
+            fill: 0,
+            marked,
+        })
+    }
+
+    /// Sends from all its addresses and flows from now on, or from the last one alone, writing as much into each frame.
+    pub fn vary(&mut self, all: bool) {
+        self.step = if all { 7919 % self.frames.identities() } else { 0 };
     }
 
     /// Takes what came and what is done; sends as much as it can if `sending`.
@@ -117,6 +167,14 @@ impl LoadGuest {
     #[inline]
     pub fn reclaim(&mut self) -> u16 {
         let count = self.transmit.done();
+        while let Some(&position) = self.marked.front()
+            && position.wrapping_sub(self.transmit.seen()) < count
+        {
+            // What is sent from there next is an ordinary frame again.
+            let entry = position & (self.transmit.size() - 1);
+            self.transmit.set_length(position, HEADER_BYTES + self.frames.lengths.of(entry));
+            self.marked.pop_front();
+        }
         self.transmit.take(count);
         self.free += count;
         self.free
@@ -135,14 +193,18 @@ impl LoadGuest {
         self.publish(count)
     }
 
-    /// Sends up to so many frames after writing into each; returns how many. Whoever uses this writes the same place in all.
+    /// Sends one frame that tells something, at [`Slot::mark`]; `false` when the ring is full. It is longer than all others, so that whoever
+    /// gets it knows it by that and need not look into each frame.
     #[inline]
-    pub fn send_each(&mut self, wanted: u16, mut write: impl FnMut(Slot)) -> Result<u16> {
-        let count = wanted.min(self.free);
-        for index in 0..count {
-            write(self.next_slot(index));
+    pub fn send_marked(&mut self, mark: u64) -> Result<bool> {
+        if self.free == 0 {
+            return Ok(false);
         }
-        self.publish(count)
+        let (position, slot) = (self.transmit.offered(), self.next_slot(0));
+        slot.write(MARK, mark.to_ne_bytes());
+        self.transmit.set_length(position, HEADER_BYTES + slot.length + MARKED_BYTES);
+        self.marked.push_back(position);
+        Ok(self.publish(1)? == 1)
     }
 
     /// Frames received so far.
@@ -226,12 +288,11 @@ impl Slot {
         unsafe { self.frame.add(offset).cast::<[u8; N]>().write_unaligned(bytes) }
     }
 
-    /// Reads bytes at an offset of the frame, of which the first 64 can be read.
+    /// What a frame tells that is longer than `ordinary`; nothing if it is not.
     #[inline]
-    pub fn at<const N: usize>(&self, offset: usize) -> [u8; N] {
-        debug_assert!(offset + N <= 64, "outside of the shortest frame");
+    pub fn mark(&self, ordinary: u32) -> Option<u64> {
         // SAFETY: every buffer has more than 64 bytes, and it is ours now.
-        unsafe { self.frame.add(offset).cast::<[u8; N]>().read_unaligned() }
+        (self.length > ordinary).then(|| unsafe { self.frame.add(MARK).cast::<u64>().read_unaligned() })
     }
 
     /// Writes all that is behind the headers.
@@ -251,3 +312,28 @@ impl Slot {
         black_box(rest.iter().fold(sum, |sum, byte| sum.wrapping_add(u64::from(*byte))));
     }
 }
+
+/// Memory for a guest.
+fn memory(bytes: u64, huge: bool) -> Result<Ram> {
+    if !huge {
+        return Ok(Ram::new(bytes, false));
+    }
+    let pages = bytes / PAGE_BYTES;
+    let file = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)?;
+    rustix::fs::ftruncate(&file, bytes)?;
+    ensure!(
+        Ram::can_be(std::os::fd::AsFd::as_fd(&file), bytes),
+        "--hugepages: {pages} more pages of 2 MiB are wanted; see /proc/sys/vm/nr_hugepages"
+    );
+    Ok(Ram::of_file(file, bytes))
+}
+
+/// Pages of 2 MiB, of which all memory is a multiple.
+const PAGE_BYTES: u64 = 0x20_0000;
+
+/// Where a frame tells something: behind the headers. And by how much it is longer then.
+const MARK: usize = 42;
+const MARKED_BYTES: u32 = 2;
+
+/// Feature bit: virtio 1.3, 6.
+const RING_PACKED: u64 = 1 << 34;

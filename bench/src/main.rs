@@ -1,8 +1,8 @@
 //! culvert-bench: Culvert and its peers under the same load, on the same cores, in turn, in one run.
 //!
 //! [`scenario`] has the table of what can be measured; [`run`] measures A B A B, prints medians, spread and ratios, and writes
-//! a result file ([`result`]) and a report ([`html`]). Beside each round stands the time that a word takes from core to core:
-//! on shared hosts that changes, and with it every figure.
+//! a result file ([`result`]) and a report ([`html`]); [`table`] makes Markdown of results, and holds them against [`targets`]. Beside
+//! each measurement stands the time that a word takes from core to core: on shared hosts that changes, and with it every figure.
 
 mod broadcast;
 mod clock;
@@ -18,14 +18,19 @@ mod options;
 mod paced;
 mod pair;
 mod peer;
+mod record;
 mod result;
 mod run;
 mod scenario;
+mod table;
+mod targets;
 mod tcp;
 mod translator;
 mod two_nodes;
+mod virtio_user;
 mod vm_to_nic;
 mod vm_to_vm;
+mod workers;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -47,8 +52,11 @@ enum Command {
     /// Measures scenarios; writes result.json and report.html into a folder of the run's own.
     Run {
         /// Their names, see `list`.
-        #[arg(required = true)]
+        #[arg(required_unless_present = "record", conflicts_with = "record")]
         scenarios: Vec<String>,
+        /// What a release's record has, in rounds and seconds of its own; `--rounds 1` rehearses it. Root, in ci/isolated.
+        #[arg(long, conflicts_with_all = ["seconds", "peers", "cases", "sizes", "mtus"])]
+        record: bool,
         #[command(flatten)]
         options: Options,
     },
@@ -56,6 +64,12 @@ enum Command {
     Report {
         /// The run's folder.
         folder: std::path::PathBuf,
+    },
+    /// Prints results as Markdown: what was promised, what was measured, and a table for each figure.
+    Table {
+        /// Folders of runs, or their result.json. Where several have the same case, the last one counts.
+        #[arg(required = true)]
+        runs: Vec<std::path::PathBuf>,
     },
     /// The rust-vmm backend, which runs start themselves.
     #[command(hide = true)]
@@ -71,12 +85,17 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
-        Command::Run { scenarios, options } => {
+        Command::Run { record: true, options, .. } => {
+            options.check()?;
+            run::record(&options)
+        }
+        Command::Run { scenarios, options, .. } => {
             options.check()?;
             let find = |name: &String| scenario::find(name).with_context(|| format!("no scenario {name}: see list"));
             run::run(&scenarios.iter().map(find).collect::<Result<Vec<_>>>()?, &options)
         }
         Command::Report { folder } => run::report_again(&folder),
+        Command::Table { runs } => run::print_tables(&runs),
         Command::RustVmm(options) => rust_vmm::run(&options),
     }
 }

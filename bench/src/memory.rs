@@ -22,7 +22,7 @@ fn measure(options: &Options, peer: Peer) -> Result<Vec<Figure>> {
         let setup = Setup { guests, ..Setup::pair(options.switch_core(), FRAME_BYTES) };
         under_load(peer, &setup, options.load_core(), |switch| {
             let connect = |(number, socket): (u8, &PathBuf)| {
-                LoadGuest::connect(socket, options.ring, Frames::plain(number, 1, FRAME_BYTES))
+                LoadGuest::connect(socket, options.rings(), Frames::plain(number, 1, FRAME_BYTES))
             };
             let mut guests = (1..).zip(&switch.sockets).map(connect).collect::<Result<Vec<_>>>()?;
             // Each sends a ring full, so that whatever is made with the first frame is there.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::load::Rings;
 use crate::peer::Peer;
 
 /// How to measure.
@@ -32,6 +33,9 @@ pub struct Options {
     /// Entries of the guests' rings.
     #[arg(long, default_value_t = 256)]
     pub ring: u16,
+    /// Guests' memory in pages of 2 MiB, whoever switches; of those that this program plays.
+    #[arg(long)]
+    pub hugepages: bool,
     /// TCP connections at the same time. One alone waits for wake-ups more than for anything else where guests and switch share cores.
     #[arg(long, default_value_t = 4)]
     pub streams: u32,
@@ -60,6 +64,11 @@ impl Options {
     /// The cores of two Linux guests: the second is the switch's where only two are given.
     pub fn guest_cores(&self) -> [usize; 2] {
         [self.load_core(), self.cores.get(1).copied().unwrap_or(1)]
+    }
+
+    /// The guests' rings.
+    pub fn rings(&self) -> Rings {
+        Rings { entries: self.ring, packed: false, huge: self.hugepages }
     }
 
     /// The time of a measurement.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::clock::{ticks, ticks_of, ticks_per_nanosecond};
-use crate::load::{LoadGuest, Slot};
+use crate::load::LoadGuest;
 
 /// The schedule of one sender.
 pub struct Pace {
@@ -18,6 +18,7 @@ pub struct Pace {
     per_tick: f64,
     sent: u64,
     longest_gap: u64,
+    gaps: u64,
 }
 
 impl Pace {
@@ -30,6 +31,7 @@ impl Pace {
             per_tick: rate / ticks_per_nanosecond() / 1e9,
             sent: 0,
             longest_gap: ticks_of(GAP),
+            gaps: 0,
         }
     }
 
@@ -39,20 +41,26 @@ impl Pace {
         let gap = now.saturating_sub(self.last);
         if gap > self.longest_gap {
             self.start += gap;
+            self.gaps += 1;
         }
         self.last = now;
         let due = (now.saturating_sub(self.start) as f64 * self.per_tick) as u64;
         due.saturating_sub(self.sent)
     }
 
-    /// Sends what is due, a burst at most, after `write` to each; returns how many frames remain due.
+    /// How often so far the load had lost its core: it neither sent what was due nor took what came.
+    pub fn gaps(&self) -> u64 {
+        self.gaps
+    }
+
+    /// Sends what is due, a burst at most; returns how many frames remain due.
     #[inline]
-    pub fn send(&mut self, guest: &mut LoadGuest, now: u64, write: impl FnMut(Slot)) -> Result<u64> {
+    pub fn send(&mut self, guest: &mut LoadGuest, now: u64) -> Result<u64> {
         let due = self.due(now);
         if due == 0 {
             return Ok(0);
         }
-        let sent = u64::from(guest.send_each(due.min(BURST) as u16, write)?);
+        let sent = u64::from(guest.send(due.min(BURST) as u16)?);
         self.sent += sent;
         Ok(due - sent)
     }

@@ -88,7 +88,7 @@ impl Pair {
 /// The peer does not answer.
 pub fn busy_figure(switch: &mut Switch, before: Option<Busy>) -> Result<Option<Figure>> {
     let (Some(before), Some(after)) = (before, switch.busy()?) else { return Ok(None) };
-    let each = after.each_since(before);
+    let each = after.each_since(&before);
     Ok(each.is_finite().then(|| Figure::cost("busy", "ns/frame", each)))
 }
 

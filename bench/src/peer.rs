@@ -5,11 +5,13 @@ mod ovs;
 pub mod rust_vmm;
 mod testpmd;
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use culvert_system::daemon::{Daemon, Node};
+use culvert_system::place::Place;
 use culvert_system::qemu::Role;
 use serde::Serialize;
 use serde_json::Value;
@@ -32,6 +34,8 @@ pub enum Peer {
     TestpmdMac,
     /// Open vSwitch with DPDK, one NORMAL flow: a learning switch.
     Ovs,
+    /// The same with `userspace-tso-enable`; the guests listen.
+    OvsTso,
     /// A plain backend of vhost-user-backend and virtio-queue, which polls.
     RustVmm,
     /// passt, in the translator's place.
@@ -39,6 +43,11 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// Who creates the guests' sockets, as Culvert calls it.
+    pub fn role(self) -> Role {
+        if self == Self::OvsTso { Role::Connect } else { Role::Listen }
+    }
+
     /// Its name on the command line and in results.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
@@ -53,25 +62,43 @@ pub struct Setup {
     pub mtu: u32,
     /// Addresses of each guest.
     pub addresses: u32,
-    /// The core that switches.
-    pub core: usize,
+    /// The cores that switch.
+    pub cores: Vec<usize>,
     /// culvertd's `idle_sleep`; other peers poll always.
     pub idle_sleep: &'static str,
-    /// A DPDK device beside the guests.
-    pub nic: Option<&'static str>,
+    /// DPDK devices beside the guests. Where there are two, each guest is joined with one.
+    pub nics: Vec<String>,
+    /// The network namespace in which it runs.
+    pub namespace: Option<String>,
+    /// culvertd isolates itself, as ever.
+    pub isolated: bool,
 }
 
 impl Setup {
     /// Two guests with one address each and frames of so many bytes, switched on a core that polls.
     pub fn pair(core: usize, frame_bytes: u32) -> Self {
-        Self { guests: 2, mtu: frame_bytes.max(1514) - 14, addresses: 1, core, idle_sleep: "0", nic: None }
+        let mtu = frame_bytes.max(1514) - 14;
+        let (cores, nics) = (vec![core], Vec::new());
+        Self { guests: 2, mtu, addresses: 1, cores, idle_sleep: "0", nics, namespace: None, isolated: true }
+    }
+
+    /// The first core that switches.
+    fn core(&self) -> usize {
+        self.cores.first().copied().unwrap_or(0)
+    }
+
+    /// Where it runs, on its first core or on any.
+    fn place(&self, core: Option<usize>) -> Place {
+        Place { core, namespace: self.namespace.clone(), ..Place::default() }
     }
 }
 
 /// A peer that runs.
 pub struct Switch {
-    /// The guests' sockets, on which it listens.
+    /// The guests' sockets, on which it listens, or the guests ([`Peer::role`]).
     pub sockets: Vec<PathBuf>,
+    /// How many cores switch.
+    pub cores: usize,
     running: Running,
 }
 
@@ -95,11 +122,12 @@ impl Switch {
             Peer::Testpmd => testpmd::start(setup, "io", false)?,
             Peer::TestpmdTso => testpmd::start(setup, "io", true)?,
             Peer::TestpmdMac => testpmd::start(setup, "mac", false)?,
-            Peer::Ovs => ovs::start(setup)?,
+            Peer::Ovs => ovs::start(setup, false)?,
+            Peer::OvsTso => ovs::start(setup, true)?,
             Peer::RustVmm => rust_vmm::start(setup)?,
             Peer::Passt => bail!("passt is no switch"),
         };
-        Ok(Self { sockets, running })
+        Ok(Self { sockets, cores: setup.cores.len(), running })
     }
 
     /// The process that switches.
@@ -117,12 +145,13 @@ impl Switch {
     /// # Errors
     /// It does not answer.
     pub fn busy(&mut self) -> Result<Option<Busy>> {
-        match &mut self.running {
-            Running::Culvert(culvert) => culvert_busy(&culvert.0),
-            Running::Testpmd(testpmd) => testpmd.busy(),
-            Running::Ovs(ovs) => ovs.busy(),
-            Running::RustVmm(_) => Ok(None),
-        }
+        let count = match &mut self.running {
+            Running::Culvert(culvert) => culvert_busy(&culvert.0)?,
+            Running::Testpmd(testpmd) => testpmd.busy()?,
+            Running::Ovs(ovs) => ovs.busy()?,
+            Running::RustVmm(_) => return Ok(None),
+        };
+        Ok(Some(Busy { count, cores: CoreTime::of(self.pid(), self.cores) }))
     }
 
     /// What it says of itself, for a failure.
@@ -140,44 +169,123 @@ impl Switch {
     }
 }
 
-/// What a switching core has done.
-#[derive(Clone, Copy, Debug, Default)]
+/// What the switching cores have done so far.
+#[derive(Clone, Copy, Debug)]
 pub struct Busy {
+    count: Count,
+    cores: CoreTime,
+}
+
+/// What a switch says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Count {
     /// Nanoseconds of polls that moved frames.
     pub nanoseconds: f64,
     /// Frames that came in.
     pub frames: f64,
 }
 
+/// Nanoseconds of the threads that switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct CoreTime {
+    /// They had a core.
+    running: u64,
+    /// They wanted one that another program had.
+    waiting: u64,
+}
+
 impl Busy {
     /// Nanoseconds of work for a frame since an earlier count.
-    pub fn each_since(self, before: Self) -> f64 {
-        (self.nanoseconds - before.nanoseconds) / (self.frames - before.frames)
+    ///
+    /// Switches count by the clock, so what another program does on the core meanwhile is in their figures, in proportion, and is taken out
+    /// of them here. On cores that nobody else uses it is nothing.
+    pub fn each_since(&self, before: &Self) -> f64 {
+        let running = self.cores.running.saturating_sub(before.cores.running);
+        let waiting = self.cores.waiting.saturating_sub(before.cores.waiting);
+        let share = running as f64 / (running + waiting).max(1) as f64;
+        let Count { nanoseconds, frames } = self.count;
+        share * (nanoseconds - before.count.nanoseconds) / (frames - before.count.frames)
+    }
+}
+
+impl CoreTime {
+    /// Of those threads of a process that ran most, so many: its polling ones.
+    fn of(pid: u32, threads: usize) -> Self {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Self::default() };
+        let time = |task: fs::DirEntry| Self::parse(&fs::read_to_string(task.path().join("schedstat")).ok()?);
+        let mut times: Vec<Self> = tasks.flatten().filter_map(time).collect();
+        times.sort_unstable_by_key(|time| std::cmp::Reverse(time.running));
+        times.iter().take(threads).fold(Self::default(), |sum, time| Self {
+            running: sum.running + time.running,
+            waiting: sum.waiting + time.waiting,
+        })
+    }
+
+    /// From /proc/PID/task/TID/schedstat (Linux, Documentation/scheduler/sched-stats.rst): time on a core, time waiting for one, and how often.
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split_whitespace().map(str::parse);
+        Some(Self { running: numbers.next()?.ok()?, waiting: numbers.next()?.ok()? })
     }
 }
 
 fn start_culvert(setup: &Setup, keys: &str) -> Result<(Vec<PathBuf>, Running)> {
     let mut node = Node::new()?;
-    node.set_worker_core(setup.core);
+    if let Some(name) = &setup.namespace {
+        node.set_namespace_named(name);
+    }
+    if !setup.isolated {
+        node.set_isolation("off");
+    }
     // Without hugepages, as all peers here.
     let datapath = format!("idle_sleep = \"{}\"\nhugepages = \"never\"\nmemory_mb = ", setup.idle_sleep);
-    *node.config() = node.config().replace("memory_mb = ", &datapath);
+    let cores = format!("worker_cores = {:?}", setup.cores);
+    *node.config() = node.config().replace("memory_mb = ", &datapath).replace("worker_cores = [0]", &cores);
     let limit = setup.addresses.max(64);
     let keys = format!("mtu = {}\nmac_limit = {limit}\n{keys}", setup.mtu);
-    let sockets = (0..setup.guests).map(|guest| node.add_guest(&format!("vm-{guest}"), Role::Listen, &keys)).collect();
-    if let Some(device) = setup.nic {
-        node.add_nic("uplink", device, "");
+    let mut sockets = Vec::new();
+    // What joins a guest with a device of its own is a network of its own.
+    let halves = setup.nics.len() == 2;
+    for guest in 0..setup.guests {
+        let before = node.config().len();
+        sockets.push(node.add_guest(&format!("vm-{guest}"), Role::Listen, &keys));
+        if let Some(device) = setup.nics.get(guest) {
+            node.add_nic(&format!("nic-{guest}"), device, "");
+        }
+        if halves && guest > 0 {
+            let added = node.config().split_off(before).replace("network = \"blue\"", "network = \"green\"");
+            node.add("[[network]]\nname = \"green\"");
+            node.add(&added);
+        }
     }
     let daemon = node.start()?;
     Ok((sockets, Running::Culvert(Box::new((daemon, node)))))
 }
 
 /// By `culvertctl stats --worker`.
-fn culvert_busy(daemon: &Daemon) -> Result<Option<Busy>> {
+fn culvert_busy(daemon: &Daemon) -> Result<Count> {
     let workers = daemon.ask("stats --worker")?;
     let sum = |key: &str| -> Result<f64> {
         let workers = workers.as_array().context("a list of workers")?;
         Ok(workers.iter().filter_map(|worker| worker.get(key).and_then(Value::as_f64)).sum())
     };
-    Ok(Some(Busy { nanoseconds: sum("busy_ns")?, frames: sum("frames")? }))
+    Ok(Count { nanoseconds: sum("busy_ns")?, frames: sum("frames")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_took_of_the_core_is_no_work() {
+        let at = |nanoseconds, frames, text: &str| Busy {
+            count: Count { nanoseconds, frames },
+            cores: CoreTime::parse(text).unwrap(),
+        };
+        let before = at(1000.0, 10.0, "5000 100 7\n");
+        let alone = at(3000.0, 20.0, "9000 100 7\n");
+        let shared = at(3000.0, 20.0, "8000 1100 9\n");
+        assert_eq!((alone.each_since(&before), shared.each_since(&before)), (200.0, 150.0));
+        assert_eq!(CoreTime::parse("no"), None);
+        assert!(CoreTime::of(std::process::id(), 1).running > 0);
+    }
 }

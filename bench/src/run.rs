@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,15 +12,24 @@ use crate::core_to_core;
 use crate::html;
 use crate::options::Options;
 use crate::peer::Peer;
+use crate::record::PARTS;
 use crate::result::{CaseResult, Round, RunResult, ScenarioResult, machine};
-use crate::scenario::{Case, Figure, Scenario};
+use crate::scenario::{self, Case, Figure, Scenario};
+
+/// What is measured of a scenario.
+struct Part {
+    scenario: &'static Scenario,
+    cases: Vec<Case>,
+    peers: Vec<Peer>,
+    rounds: usize,
+}
 
 /// Measures scenarios.
 ///
 /// # Errors
 /// Nothing could be measured, or the files cannot be written.
-pub fn run(scenarios: &[&Scenario], options: &Options) -> Result<()> {
-    let mut wanted = Vec::new();
+pub fn run(scenarios: &[&'static Scenario], options: &Options) -> Result<()> {
+    let mut parts = Vec::new();
     for scenario in scenarios {
         let chosen = |case: &Case| {
             options.cases.is_empty() || options.cases.iter().any(|word| case.name.contains(word.as_str()))
@@ -32,14 +42,34 @@ pub fn run(scenarios: &[&Scenario], options: &Options) -> Result<()> {
             "nothing is left of {}: see --cases and --peers",
             scenario.name
         );
-        wanted.push((*scenario, cases, peers));
+        parts.push(Part { scenario, cases, peers, rounds: options.rounds });
     }
-    let measurements: usize = wanted.iter().map(|(_, cases, peers)| cases.len() * peers.len() * options.rounds).sum();
+    measure_all(parts, options)
+}
+
+/// Measures what a release's record has.
+///
+/// # Errors
+/// As [`run`].
+pub fn record(options: &Options) -> Result<()> {
+    let mut parts = Vec::new();
+    for part in PARTS {
+        let scenario = scenario::find(part.scenario).context(part.scenario)?;
+        let options = part.options(options);
+        let chosen = |case: &Case| part.cases.is_empty() || part.cases.contains(&case.name.as_str());
+        let cases = (scenario.cases)(&options)?.into_iter().filter(chosen).collect();
+        parts.push(Part { scenario, cases, peers: part.peers.to_vec(), rounds: options.rounds });
+    }
+    measure_all(parts, options)
+}
+
+fn measure_all(parts: Vec<Part>, options: &Options) -> Result<()> {
+    let measurements: usize = parts.iter().map(|part| part.cases.len() * part.peers.len() * part.rounds).sum();
     let bar = ProgressBar::new(measurements as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}, {eta} left: {msg}")?);
 
-    let started = now()?;
-    let folder = options.out.join(format!("{started}-{}", scenarios.first().context("no scenario")?.name));
+    let (started, begin) = (now()?, Instant::now());
+    let folder = options.out.join(format!("{started}-{}", parts.first().context("no scenario")?.scenario.name));
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let mut result = RunResult {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -50,23 +80,36 @@ pub fn run(scenarios: &[&Scenario], options: &Options) -> Result<()> {
         scenarios: Vec::new(),
     };
     say(&bar, &format!("{}; cores {:?}\n", result.machine, options.cores));
-    for (scenario, cases, peers) in wanted {
+    for Part { scenario, cases, peers, rounds } in parts {
         say(&bar, &format!("{}: {}\n", scenario.name, scenario.what));
         let (name, what) = (scenario.name.to_owned(), scenario.what.to_owned());
-        result.scenarios.push(ScenarioResult { name, what, cases: Vec::new() });
+        let index = result.scenarios.iter().position(|known| known.name == name).unwrap_or(result.scenarios.len());
+        if index == result.scenarios.len() {
+            result.scenarios.push(ScenarioResult { name, what, cases: Vec::new() });
+        }
         for case in &cases {
-            let measured = measure(case, &peers, options, &bar);
+            let measured = measure(case, &peers, rounds, options, &bar);
             say(&bar, &table(&measured));
             // After each case, so that a run that is ended has what it measured.
-            result.scenarios.last_mut().context("a scenario")?.cases.push(measured);
+            result.scenarios.get_mut(index).context("a scenario")?.cases.push(measured);
             write(&folder, &result)?;
         }
     }
     bar.finish_and_clear();
-    println!("{}", folder.join("report.html").display());
+    println!("{} after {:.0} s", folder.join("report.html").display(), begin.elapsed().as_secs_f64());
     let failed = result.scenarios.iter().flat_map(|scenario| &scenario.cases).flat_map(|case| &case.rounds);
     let failed = failed.filter(|round| !round.failures.is_empty()).count();
     ensure!(failed == 0, "{failed} rounds have failures: see above");
+    Ok(())
+}
+
+/// Prints the tables of some runs, of each its folder or its result.json.
+///
+/// # Errors
+/// There is no such result.
+pub fn print_tables(runs: &[PathBuf]) -> Result<()> {
+    let results: Vec<RunResult> = runs.iter().map(|run| read(run)).collect::<Result<_>>()?;
+    print!("{}", crate::table::page(&results));
     Ok(())
 }
 
@@ -75,22 +118,31 @@ pub fn run(scenarios: &[&Scenario], options: &Options) -> Result<()> {
 /// # Errors
 /// There is no result, or the report cannot be written.
 pub fn report_again(folder: &Path) -> Result<()> {
-    let file = folder.join("result.json");
-    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    let result: RunResult = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
-    write(folder, &result)
+    write(folder, &read(folder)?)
 }
 
-fn measure(case: &Case, peers: &[Peer], options: &Options, bar: &ProgressBar) -> CaseResult {
+/// The result of a run: its folder's, or the file itself.
+fn read(run: &Path) -> Result<RunResult> {
+    let file = if run.is_dir() { run.join("result.json") } else { run.to_owned() };
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| file.display().to_string())
+}
+
+fn measure(case: &Case, peers: &[Peer], rounds: usize, options: &Options, bar: &ProgressBar) -> CaseResult {
+    bar.inc((peers.iter().filter(|peer| case.without.contains(peer)).count() * rounds) as u64);
+    let peers: Vec<Peer> = peers.iter().copied().filter(|peer| !case.without.contains(peer)).collect();
     let mut known: Vec<Figure> = Vec::new();
     let names = peers.iter().map(|peer| peer.name()).collect();
     let mut result = CaseResult { name: case.name.clone(), peers: names, ..CaseResult::default() };
-    for number in 1..=options.rounds {
+    for number in 1..=rounds {
         let cores = [options.load_core(), options.switch_core()];
-        let mut round = Round { core_to_core_ns: core_to_core::nanoseconds(cores), ..Round::default() };
-        for peer in peers {
+        let mut round = Round::default();
+        for peer in &peers {
             bar.set_message(format!("{}, round {number}, {}", case.name, peer.name()));
-            match (case.run)(*peer) {
+            let before = core_to_core::nanoseconds(cores);
+            let outcome = (case.run)(*peer);
+            round.core_to_core_ns.insert(peer.name(), [before, core_to_core::nanoseconds(cores)]);
+            match outcome {
                 Ok(figures) => {
                     let values = figures.iter().map(|figure| (figure.name.to_owned(), figure.value)).collect();
                     round.figures.insert(peer.name(), values);
@@ -113,12 +165,11 @@ fn measure(case: &Case, peers: &[Peer], options: &Options, bar: &ProgressBar) ->
 
 /// A case in text: a line for each figure and peer.
 fn table(case: &CaseResult) -> String {
-    let mut distances: Vec<f64> = case.rounds.iter().map(|round| round.core_to_core_ns).collect();
-    let distance = crate::result::median(&mut distances).unwrap_or(f64::NAN);
-    let mut text = format!("{} (core to core {distance:.0} ns, {} rounds):\n", case.name, case.rounds.len());
+    let mut text =
+        format!("{} (core to core {:.0} ns, {} rounds):\n", case.name, case.core_to_core_ns(), case.rounds.len());
     for line in &case.summary {
         let ratio = line.ratio.filter(|_| Some(&line.peer) != case.peers.first());
-        let ratio = ratio.map(|ratio| format!("  ratio {ratio:.2}")).unwrap_or_default();
+        let ratio = ratio.map(|ratio| format!("  ratio {ratio:.2} ({} alike)", line.alike)).unwrap_or_default();
         let spread = format!("{} to {}", digits(line.low), digits(line.high));
         text += &format!(
             "  {:<24} {:<13} {:>9} {:<9} {spread:<22}{ratio}\n",

@@ -5,7 +5,10 @@ use serde::Serialize;
 
 use crate::options::Options;
 use crate::peer::Peer;
-use crate::{broadcast, idle, idle_ports, latency, loss_free, memory, tcp, translator, two_nodes, vm_to_nic, vm_to_vm};
+use crate::{
+    broadcast, idle, idle_ports, latency, loss_free, memory, tcp, translator, two_nodes, virtio_user, vm_to_nic,
+    vm_to_vm, workers,
+};
 
 /// One thing to measure.
 pub struct Scenario {
@@ -25,6 +28,8 @@ pub struct Case {
     pub name: String,
     /// Measures a peer once.
     pub run: Box<dyn Fn(Peer) -> Result<Vec<Figure>>>,
+    /// Peers of the scenario that cannot do it.
+    pub without: &'static [Peer],
 }
 
 /// What was measured.
@@ -43,7 +48,12 @@ pub struct Figure {
 impl Case {
     /// A case.
     pub fn new(name: impl Into<String>, run: impl Fn(Peer) -> Result<Vec<Figure>> + 'static) -> Self {
-        Self { name: name.into(), run: Box::new(run) }
+        Self { name: name.into(), run: Box::new(run), without: &[] }
+    }
+
+    /// The same without some peers, which cannot do it.
+    pub fn without(self, peers: &'static [Peer]) -> Self {
+        Self { without: peers, ..self }
     }
 }
 
@@ -64,13 +74,13 @@ pub fn find(name: &str) -> Option<&'static Scenario> {
     SCENARIOS.iter().find(|scenario| scenario.name == name)
 }
 
-use Peer::{Culvert, CulvertGuestsOff, CulvertPlain, Ovs, Passt, RustVmm, Testpmd, TestpmdMac, TestpmdTso};
+use Peer::{Culvert, CulvertGuestsOff, CulvertPlain, Ovs, OvsTso, Passt, RustVmm, Testpmd, TestpmdMac, TestpmdTso};
 
 /// All of them.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "vm-to-vm",
-        what: "frames between two guests as fast as they go: lengths, one and both directions, data touched, flows, addresses",
+        what: "frames between two guests as fast as they go: lengths, one and both directions, data touched, packed rings, flows, addresses",
         peers: &[Culvert, Testpmd, TestpmdMac, Ovs, RustVmm],
         cases: vm_to_vm::cases,
     },
@@ -94,9 +104,21 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "vm-to-nic",
-        what: "frames from a guest to a DPDK device",
+        what: "frames between guests and DPDK devices; with af_packet: root, in ci/isolated",
         peers: &[Culvert, Testpmd],
         cases: vm_to_nic::cases,
+    },
+    Scenario {
+        name: "virtio-user",
+        what: "frames between two guests that DPDK's own driver plays",
+        peers: &[Culvert, Testpmd, Ovs],
+        cases: virtio_user::cases,
+    },
+    Scenario {
+        name: "workers",
+        what: "frames between pairs of guests, a worker and a core for each pair",
+        peers: &[Culvert, Ovs],
+        cases: workers::cases,
     },
     Scenario {
         name: "idle-ports",
@@ -119,7 +141,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "tcp",
         what: "TCP between two Linux guests, QEMU (tcg)",
-        peers: &[Culvert, Testpmd, TestpmdTso, Ovs],
+        peers: &[Culvert, Testpmd, TestpmdTso, Ovs, OvsTso],
         cases: tcp::cases,
     },
     Scenario {

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use culvert_system::guest::Guest;
 use culvert_system::place::Place;
-use culvert_system::qemu::GuestOptions;
+use culvert_system::qemu::{GuestOptions, Role};
 use culvert_system::uml;
 
 use crate::options::Options;
@@ -47,8 +47,8 @@ fn case(options: &Options, kind: Kind) -> Case {
 fn measure(options: &Options, kind: Kind, peer: Peer, switch: &Switch) -> Result<f64> {
     let [sender, receiver] = options.guest_cores();
     let [socket_a, socket_b] = &switch.sockets[..] else { anyhow::bail!("two sockets") };
-    let mut a = boot(kind, sender, "vm-a", socket_a, 1)?;
-    let mut b = boot(kind, receiver, "vm-b", socket_b, 2)?;
+    let mut a = boot(kind, peer.role(), sender, "vm-a", socket_a, 1)?;
+    let mut b = boot(kind, peer.role(), receiver, "vm-b", socket_b, 2)?;
     a.wait_ready()?;
     b.wait_ready()?;
     if peer == Peer::CulvertGuestsOff {
@@ -64,11 +64,11 @@ fn measure(options: &Options, kind: Kind, peer: Peer, switch: &Switch) -> Result
     Ok(rate / 1e3)
 }
 
-/// Starts a guest of a kind on a core.
-pub fn boot(kind: Kind, core: usize, name: &str, socket: &Path, number: u8) -> Result<Guest> {
+/// Starts a guest of a kind on a core. User-mode Linux cannot listen.
+pub fn boot(kind: Kind, role: Role, core: usize, name: &str, socket: &Path, number: u8) -> Result<Guest> {
     let place = Place { core: Some(core), ..Place::default() };
     match kind {
-        Kind::Qemu => GuestOptions { place, ..GuestOptions::new(name, socket, number) }.boot(),
+        Kind::Qemu => GuestOptions { place, role, ..GuestOptions::new(name, socket, number) }.boot(),
         Kind::Uml => uml::boot_in(&place, name, socket, number),
     }
 }

@@ -84,7 +84,7 @@ fn measure(options: &Options, sockets: &[PathBuf]) -> Result<f64> {
     let cores = options.guest_cores();
     let start = |index: usize| {
         let socket: &Path = sockets.get(index).context("two sockets")?;
-        boot(Kind::Qemu, cores[index], ["vm-a", "vm-b"][index], socket, [1, 2][index])
+        boot(Kind::Qemu, Role::Listen, cores[index], ["vm-a", "vm-b"][index], socket, [1, 2][index])
     };
     let (mut a, mut b) = (start(0)?, start(1)?);
     a.wait_ready()?;

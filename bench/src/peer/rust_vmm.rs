@@ -42,10 +42,10 @@ pub struct Process {
 
 /// Starts one for two guests.
 pub fn start(setup: &Setup) -> Result<(Vec<PathBuf>, Running)> {
-    ensure!(setup.guests == 2 && setup.nic.is_none(), "the rust-vmm backend joins two guests, no more");
+    ensure!(setup.guests == 2 && setup.nics.is_empty(), "the rust-vmm backend joins two guests, no more");
     let folder = TempDir::new()?;
     let sockets = ["a", "b"].map(|name| folder.path().join(name));
-    let mut arguments = vec!["rust-vmm".to_owned(), "--core".to_owned(), setup.core.to_string()];
+    let mut arguments = vec!["rust-vmm".to_owned(), "--core".to_owned(), setup.core().to_string()];
     arguments.extend(sockets.iter().map(|socket| socket.display().to_string()));
     let mut console = Console::start("rust-vmm", std::env::current_exe()?, &arguments)?;
     console.wait_for(READY, LIMIT)?;

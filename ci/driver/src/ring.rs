@@ -93,6 +93,11 @@ impl Ring {
         }
     }
 
+    /// Whether it is packed.
+    pub fn is_packed(&self) -> bool {
+        self.as_packed.is_some()
+    }
+
     /// The packed ring that it is.
     ///
     /// # Panics

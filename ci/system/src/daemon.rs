@@ -96,7 +96,12 @@ impl Node {
 
     /// Makes culvertd start in a network namespace.
     pub fn set_namespace(&mut self, namespace: &Namespace) {
-        self.place.namespace = Some(namespace.name().to_owned());
+        self.set_namespace_named(namespace.name());
+    }
+
+    /// The same by the namespace's name.
+    pub fn set_namespace_named(&mut self, name: &str) {
+        self.place.namespace = Some(name.to_owned());
     }
 
     /// A path in its folder.

@@ -131,7 +131,8 @@ fn start_ring(
     let (kick, call) = (event()?, event()?);
     let (descriptors, available, used) = ring.user_addresses();
     frontend.set_vring_num(index, ring.size())?;
-    frontend.set_vring_base(index, 0)?;
+    // A packed ring's first lap has its wrap counter set, which is bit 15.
+    frontend.set_vring_base(index, if ring.is_packed() { 0x8000 } else { 0 })?;
     frontend.set_vring_addr(
         index,
         &VringConfigData {
