@@ -114,11 +114,6 @@ impl Ring {
         )
     }
 
-    /// Whether it is packed.
-    pub fn is_packed(&self) -> bool {
-        self.as_packed.is_some()
-    }
-
     /// Empties the ring, as a driver does that starts anew.
     pub fn reset(&mut self) {
         if let Some(packed) = &mut self.as_packed {
