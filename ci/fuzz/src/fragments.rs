@@ -30,12 +30,12 @@ pub fn run(data: &[u8]) {
     for operation in operations.iter().take(300) {
         match operation {
             Operation::Part { v6, packet, place, bytes, more } => {
-                let (offset, more) = (place & 0x1fff, *more);
+                let (packet, offset, more) = (packet % 16, place & 0x1fff, *more);
                 let length = usize::from(bytes % 3000);
-                let part: Vec<u8> = bytes_of(*packet, usize::from(offset) * 8).take(length).collect();
-                let frame = fragment(*v6, *packet, offset, more, &part);
+                let part: Vec<u8> = bytes_of(packet, usize::from(offset) * 8).take(length).collect();
+                let frame = fragment(*v6, packet, offset, more, &part);
                 if let Some(whole) = add(&mut reassembler, now, &frame) {
-                    assert!(whole.iter().copied().eq(bytes_of(*packet, 0).take(whole.len())));
+                    assert!(whole.iter().copied().eq(bytes_of(packet, 0).take(whole.len())));
                     assert!(whole.len() <= 65_535);
                 }
             }
@@ -77,7 +77,6 @@ static BYTES: [u8; 0x1_2000] = {
 };
 
 fn fragment(v6: bool, packet: u8, place: u16, more: bool, part: &[u8]) -> Vec<u8> {
-    let packet = packet & 15;
     if v6 {
         let header = [&[17, 0][..], &((place * 8) | u16::from(more)).to_be_bytes(), &[0, 0, 0, packet]].concat();
         return ip_frame(true, 44, [1, 1], &[&header[..], part].concat());
