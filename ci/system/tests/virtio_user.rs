@@ -58,6 +58,27 @@ fn packed_plain_in_order() -> Result<()> {
     exchange(VirtioUser { queues: 1, mergeable: false, in_order: true, packed: true })
 }
 
+/// Mbufs that are used several times at once go by tables of descriptors, which DPDK's driver marks as to be written.
+#[test]
+fn shared_buffers_pass() -> Result<()> {
+    for packed in [0, 1] {
+        let mut node = Node::new()?;
+        let socket = node.add_guest("vm-a", Role::Listen, "");
+        let mut daemon = node.start()?;
+        let devices = [format!("net_virtio_user0,path={},mrg_rxbuf=1,packed_vq={packed}", socket.display())];
+        let options = ["--forward-mode=flowgen", "--flowgen-clones=16"];
+        let mut sender = Testpmd::start("sender", &devices, &options)?;
+        daemon.wait_for_state("vm-a", "up")?;
+        sender.command("start")?;
+        daemon.wait_for_counter("vm-a", "rx_frames", 10_000)?;
+        ensure!(daemon.port("vm-a")?["state"] == "up", "{}", daemon.port("vm-a")?);
+        sender.command("stop")?;
+        daemon.check_counters()?;
+        daemon.stop()?;
+    }
+    Ok(())
+}
+
 /// One guest plays a capture into culvertd on each of its queues; the other records what it gets.
 fn exchange(device: VirtioUser) -> Result<()> {
     let mut node = Node::new()?;

@@ -47,10 +47,15 @@ pub(crate) fn walk(
             walked.buffers += entries;
             for index in 0..usize::from(entries) {
                 // SAFETY: index < entries, all of which lie in one region, 8-byte aligned.
-                let descriptor = unsafe { read_descriptor(start.add(index * DESC_BYTES as usize)) };
+                let mut descriptor = unsafe { read_descriptor(start.add(index * DESC_BYTES as usize)) };
                 if descriptor.flags & DESC_INDIRECT != 0 {
                     // A table in a table. All other flags but WRITE are reserved there.
                     return Err(RingFault::Indirect { address: descriptor.address, length: descriptor.length });
+                }
+                if access == Access::Read {
+                    // DPDK's driver leaves the flag set in its tables for transmit, as other devices do not look at it. To read what may
+                    // be written as well harms nobody but the guest.
+                    descriptor.flags &= !DESC_WRITE;
                 }
                 translate(ring, descriptor, access, hint)?.into_iter().for_each(&mut each);
             }
