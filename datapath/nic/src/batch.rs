@@ -16,6 +16,8 @@ pub struct Batch {
     frames: [Option<Mbuf>; BURST],
     /// Number of places in use, empty ones among them; all later ones are empty.
     places: usize,
+    /// Some of them may be empty.
+    has_gaps: bool,
 }
 
 impl Batch {
@@ -68,6 +70,7 @@ impl Batch {
 
     /// Takes the frame at a place out and leaves the place empty.
     pub fn take(&mut self, place: usize) -> Option<Mbuf> {
+        self.has_gaps = true;
         self.frames.get_mut(place)?.take()
     }
 
@@ -78,7 +81,7 @@ impl Batch {
 
     /// Frees all frames, by one call.
     pub fn clear(&mut self) {
-        if self.iter().next().is_some() {
+        if self.frames.iter().take(self.places).flatten().next().is_some() {
             let count = u32::try_from(self.places).unwrap_or_default();
             // SAFETY: the places are owned frames or null, which the function passes over; they are forgotten below.
             unsafe { ffi::rte_pktmbuf_free_bulk(self.raw(), count) };
@@ -86,11 +89,14 @@ impl Batch {
                 std::mem::forget(place.take());
             }
         }
-        self.places = 0;
+        (self.places, self.has_gaps) = (0, false);
     }
 
     /// Moves the frames together, in order, so that `len` counts frames.
     pub fn close_gaps(&mut self) {
+        if !std::mem::take(&mut self.has_gaps) {
+            return;
+        }
         let mut filled = 0;
         for place in 0..self.places {
             if self.get(place).is_some() {
@@ -127,7 +133,10 @@ impl Batch {
         for place in self.frames.iter_mut().take(count) {
             std::mem::forget(place.take());
         }
-        if count > 0 {
+        if count == self.places {
+            self.places = 0;
+        } else if count > 0 {
+            self.has_gaps = true;
             self.close_gaps();
         }
         count

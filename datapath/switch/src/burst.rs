@@ -194,10 +194,18 @@ impl Burst<'_> {
         index
     }
 
-    /// First bytes, length, and what follows those bytes, of a guest's frame `index` that lies in one buffer.
+    /// First bytes, length, and what follows those bytes, of frame `index` if it lies in one buffer.
     #[inline]
     pub(crate) fn parts(&self, index: usize) -> Option<(&[u8], u32, Piece<'_>)> {
-        if let Self::Guest(received) = self { received.parts(index) } else { None }
+        match self {
+            Self::Guest(received) => received.parts(index),
+            Self::Nic(batch) => {
+                let mbuf = batch.get(index).filter(|mbuf| mbuf.segment_count() == 1)?;
+                let (head, rest) = mbuf.head().split_at_checked(HEAD_BYTES).unwrap_or((mbuf.head(), &[]));
+                Some((head, mbuf.length(), Piece::from(rest)))
+            }
+            Self::Local(_) => None,
+        }
     }
 
     /// Length and first bytes of what arrived at `index`, also where it is no frame.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use culvert_frame::checksum::Sum;
 use culvert_frame::{Direction, DropReason, Layers, Offload, PartialChecksum, Segmentation, layers};
+use culvert_guest::transmit::BURST;
 use culvert_nic::{Batch, Mbuf, Pool, TxOffload, TxQueue};
 
 use super::{Admitted, Frames, MAX_WAIT, Outlet, each, refuse, refuse_all};
@@ -14,7 +15,7 @@ use crate::burst::{Burst, Frame};
 use crate::counters::PortCounters;
 use crate::egress::{Treatment, Work};
 use crate::port::Port;
-use crate::vlan::{TAG_BYTES, TAG_OFFSET, TAG_TYPE, TagEdit, tag};
+use crate::vlan::{TAG_BYTES, TAG_OFFSET, TAG_TYPE, TagEdit, Vlans, tag};
 
 impl Outlet {
     /// Sends `frames` out of a NIC. Those in `last` go nowhere else: where they are mbufs already, they are handed over.
@@ -40,6 +41,9 @@ impl Outlet {
                 Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
             }
         };
+        if self.send_straight(port, counters, &mut queue, pool, burst, frames) {
+            return;
+        }
         each(frames, |index| {
             let Some((frame, ingress)) = burst.get(index) else { return };
             let length = frame.length;
@@ -71,6 +75,49 @@ impl Outlet {
             }
         });
         self.flush(counters, &mut queue);
+    }
+
+    /// Sends `frames`, if each of them leaves as it came and lies in one buffer of a guest's: mbufs for all of them are allocated by one
+    /// call. `false`, with nothing done, where one is otherwise.
+    fn send_straight(
+        &mut self,
+        port: &Port,
+        counters: &PortCounters,
+        queue: &mut TxQueue,
+        pool: &Pool,
+        burst: &Admitted<'_, '_>,
+        frames: Frames,
+    ) -> bool {
+        let keeps = matches!(port.rules.vlans, Vlans::Transparent) && port.taps.is_empty();
+        if !keeps || burst.burst.of_guest().is_none() {
+            return false;
+        }
+        let (mut lengths, mut count, mut is_straight) = ([0; BURST], 0, true);
+        each(frames, |index| match (burst.burst.parts(index), burst.arrived.get(index), lengths.get_mut(count)) {
+            (Some((head, length, _)), Some(ingress), Some(place))
+                if ingress.offload == Offload::None && !port.exceeds_mtu(length, head) =>
+            {
+                *place = length;
+                count += 1;
+            }
+            _ => is_straight = false,
+        });
+        if !is_straight {
+            return false;
+        }
+        pool.allocate_burst(lengths.get(..count).unwrap_or_default(), &mut self.outgoing);
+        let mut place = 0;
+        each(frames, |index| {
+            let filled = self.outgoing.get_mut(place).is_some_and(|mbuf| fill(mbuf, burst.burst, index));
+            if !filled {
+                // What is not full would send bytes of an earlier frame.
+                drop(self.outgoing.take(place));
+                refuse(counters, DropReason::PoolEmpty, burst.burst, index);
+            }
+            place += 1;
+        });
+        self.flush(counters, queue);
+        true
     }
 
     /// Sends the outgoing batch, each mbuf of which is a frame; what cannot be sent is dropped.
@@ -128,6 +175,19 @@ impl Outlet {
         // A buffer that is not full would send bytes of an earlier frame.
         let whole = copied == usize::try_from(length).ok()?;
         (whole && ask(&mut mbuf, treatment)).then_some(mbuf)
+    }
+}
+
+/// Copies a frame that lies in one buffer into an mbuf of its length. `false`: not all of it.
+fn fill(mbuf: &mut Mbuf, burst: &Burst<'_>, index: usize) -> bool {
+    let Some((head, length, rest)) = burst.parts(index) else { return false };
+    match mbuf.head_mut().split_at_mut_checked(head.len()) {
+        Some((to_head, to_rest)) if to_rest.len() == rest.length() as usize => {
+            to_head.copy_from_slice(head);
+            rest.copy_to(0, to_rest) == to_rest.len()
+        }
+        // A frame that takes several buffers.
+        _ => burst.frame(index).is_ok_and(|frame| frame.copy_into(mbuf.segments_mut()) == length as usize),
     }
 }
 
