@@ -20,6 +20,19 @@ pub(crate) struct Gathered<C> {
     walked: u32,
 }
 
+/// A chain that was read ahead, by its name in the ring: its only buffer, or nothing where it has several or something is wrong with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    pub(crate) room: Room,
+    pub(crate) chain: u16,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self { room: Room::NONE, chain: 0 }
+    }
+}
+
 /// The ranges of one chain, as a walk finds them.
 pub(crate) struct Found<'g> {
     rooms: &'g mut Vec<Room>,
@@ -103,6 +116,29 @@ impl<C: Copy> Gathered<C> {
         self.bytes += bytes;
         self.chains.push((chain, u32::try_from(bytes).unwrap_or(u32::MAX)));
         Ok(Added::Chain)
+    }
+
+    /// Copies a whole frame into a buffer alone that has room for it; returns how many bytes were written, header included.
+    #[inline(always)]
+    pub(crate) fn fill<'a>(
+        &self,
+        whole: Room,
+        header: &NetHeader,
+        head: &[u8],
+        rest: impl Iterator<Item = Piece<'a>>,
+    ) -> u32 {
+        let bytes = header.to_bytes(1);
+        let (mut room, _) = match bytes.first_chunk::<10>() {
+            Some(start) if self.header_bytes < bytes.len() => whole.fill(Piece::from(&start[..])),
+            _ => whole.fill(Piece::from(&bytes[..])),
+        };
+        (room, _) = room.fill(Piece::from(head));
+        for piece in rest {
+            if piece.length() > 0 {
+                (room, _) = room.fill(piece);
+            }
+        }
+        whole.length().wrapping_sub(room.length())
     }
 
     /// Copies a whole frame into all of the chains; returns how many bytes were written, header included.

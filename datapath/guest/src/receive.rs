@@ -13,7 +13,7 @@ use culvert_frame::Offloads;
 use crate::call::Call;
 use crate::chain::{self, Access};
 use crate::features;
-use crate::gather::{Added, Gathered};
+use crate::gather::{Added, Gathered, Look};
 use crate::layout::RingLayout;
 use crate::memory::Memory;
 use crate::net_header::{NET_HEADER_BYTES, NetHeader, header_bytes};
@@ -59,19 +59,6 @@ pub enum PutError {
 impl From<RingFault> for PutError {
     fn from(fault: RingFault) -> Self {
         Self::Fault(fault)
-    }
-}
-
-/// A chain that was read ahead: its only buffer, or nothing where it has several or something is wrong with it.
-#[derive(Clone, Copy, Debug)]
-struct Look {
-    room: Room,
-    head: u16,
-}
-
-impl Default for Look {
-    fn default() -> Self {
-        Self { room: Room::NONE, head: 0 }
     }
 }
 
@@ -149,7 +136,7 @@ impl SplitReceiveQueue {
         let mut window = self.ring.memory.window(self.region);
         for look in self.looks.get_mut(..count).unwrap_or_default() {
             let offer = offers.read();
-            look.head = offer.head;
+            look.chain = offer.head;
             look.room = match offers.only_buffer(&offer, Access::Write, &window) {
                 // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
                 Some(pointer) => unsafe { Room::new(pointer, offer.descriptor.length) },
@@ -229,7 +216,7 @@ impl SplitReceiveQueue {
                 next.fetch();
             }
             let Some(length) = look.room.fill_whole(header, head, rest, longest) else { break };
-            self.ring.put_used(taken, look.head, length.wrapping_add(header_bytes));
+            self.ring.put_used(taken, look.chain, length.wrapping_add(header_bytes));
             taken = taken.wrapping_add(1);
             (left, looks) = (others, more);
             bytes = bytes.wrapping_add(u64::from(length));
@@ -305,25 +292,15 @@ impl SplitReceiveQueue {
         };
         // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
         let room = unsafe { Room::new(buffer.pointer, buffer.length) };
-        self.fill(Look { room, head: chain }, header, head, rest);
+        self.fill(Look { room, chain }, header, head, rest);
         Ok(())
     }
 
     /// Writes a frame into a buffer that has room for it.
     #[inline(always)]
     fn fill<'a>(&mut self, look: Look, header: &NetHeader, head: &[u8], rest: impl Iterator<Item = Piece<'a>>) {
-        let bytes = header.to_bytes(1);
-        let (mut room, _) = match bytes.first_chunk::<10>() {
-            Some(start) if self.gathered.header_bytes() < bytes.len() => look.room.fill(Piece::from(&start[..])),
-            _ => look.room.fill(Piece::from(&bytes[..])),
-        };
-        (room, _) = room.fill(Piece::from(head));
-        for piece in rest {
-            if piece.length() > 0 {
-                (room, _) = room.fill(piece);
-            }
-        }
-        self.ring.put_used(self.taken, look.head, look.room.length().wrapping_sub(room.length()));
+        let written = self.gathered.fill(look.room, header, head, rest);
+        self.ring.put_used(self.taken, look.chain, written);
         self.taken = self.taken.wrapping_add(1);
     }
 

@@ -238,7 +238,7 @@ impl Outlet {
     ) {
         // What a mirror copies is never addressed to its target.
         let flooded = if port.is_mirror_target { 0 } else { burst.flooded };
-        let keeps = matches!(port.rules.vlans, Vlans::Transparent) && port.taps.is_empty();
+        let keeps = keeps_frames(port);
         let (mut count, mut bytes) = (0_u64, 0_u64);
         let mut left = frames;
         sink.look_ahead(frames.count_ones() as usize);
@@ -340,6 +340,12 @@ pub(crate) fn tap(taps: &[Arc<Tap>], direction: Direction, burst: &Burst<'_>, in
     if let Ok(frame) = burst.frame(index) {
         taps.iter().for_each(|tap| tap.take(direction, &frame, edit));
     }
+}
+
+/// Whether frames to which nothing is left to be done leave at a port as they came, and nobody looks on.
+#[inline]
+fn keeps_frames(port: &Port) -> bool {
+    matches!(port.rules.vlans, Vlans::Transparent) && port.taps.is_empty()
 }
 
 /// Notes a port's fault, once, for the worker to tell of.

@@ -11,7 +11,7 @@ use super::{Descriptor, PackedRing, PackedStart, Place};
 use crate::call::Call;
 use crate::chain::Access;
 use crate::features;
-use crate::gather::{Added, Gathered};
+use crate::gather::{Added, Gathered, Look};
 use crate::layout::RingLayout;
 use crate::memory::Memory;
 use crate::net_header::{NetHeader, header_bytes};
@@ -48,19 +48,6 @@ pub struct PackedReceiveQueue {
 struct Chain {
     id: u16,
     entries: u16,
-}
-
-/// A descriptor that was read ahead: the buffer that it is alone, or nothing where it is not, or something is wrong with it.
-#[derive(Clone, Copy, Debug)]
-struct Look {
-    room: Room,
-    id: u16,
-}
-
-impl Default for Look {
-    fn default() -> Self {
-        Self { room: Room::NONE, id: 0 }
-    }
 }
 
 impl PackedReceiveQueue {
@@ -117,7 +104,7 @@ impl PackedReceiveQueue {
                 Ok(Some(buffer)) => unsafe { Room::new(buffer.pointer, buffer.length) },
                 _ => Room::NONE,
             };
-            *look = Look { room, id: offer.id };
+            *look = Look { room, chain: offer.id };
         }
         self.looked_from = self.ring.held();
         self.looked = u16::try_from(count).unwrap_or(0);
@@ -172,25 +159,15 @@ impl PackedReceiveQueue {
         };
         // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
         let room = unsafe { Room::new(buffer.pointer, buffer.length) };
-        self.fill(Look { room, id: first.id }, header, head, rest);
+        self.fill(Look { room, chain: first.id }, header, head, rest);
         Ok(())
     }
 
     /// Writes a frame into a buffer that has room for it.
     #[inline(always)]
     fn fill<'a>(&mut self, look: Look, header: &NetHeader, head: &[u8], rest: impl Iterator<Item = Piece<'a>>) {
-        let bytes = header.to_bytes(1);
-        let (mut room, _) = match bytes.first_chunk::<10>() {
-            Some(start) if self.gathered.header_bytes() < bytes.len() => look.room.fill(Piece::from(&start[..])),
-            _ => look.room.fill(Piece::from(&bytes[..])),
-        };
-        (room, _) = room.fill(Piece::from(head));
-        for piece in rest {
-            if piece.length() > 0 {
-                (room, _) = room.fill(piece);
-            }
-        }
-        self.ring.take(look.id, 1, look.room.length().wrapping_sub(room.length()));
+        let written = self.gathered.fill(look.room, header, head, rest);
+        self.ring.take(look.chain, 1, written);
     }
 
     pub(crate) fn find_room(&mut self, head_bytes: u32, least: u32, most: u32) -> Result<(), PutError> {

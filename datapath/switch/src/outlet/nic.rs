@@ -10,12 +10,12 @@ use culvert_frame::{Direction, DropReason, Layers, Offload, PartialChecksum, Seg
 use culvert_guest::transmit::BURST;
 use culvert_nic::{Batch, Mbuf, Pool, TxOffload, TxQueue};
 
-use super::{Admitted, Frames, MAX_WAIT, Outlet, each, refuse, refuse_all};
+use super::{Admitted, Frames, MAX_WAIT, Outlet, each, keeps_frames, refuse, refuse_all};
 use crate::burst::{Burst, Frame};
 use crate::counters::PortCounters;
 use crate::egress::{Treatment, Work};
 use crate::port::Port;
-use crate::vlan::{TAG_BYTES, TAG_OFFSET, TAG_TYPE, TagEdit, Vlans, tag};
+use crate::vlan::{TAG_BYTES, TAG_OFFSET, TAG_TYPE, TagEdit, tag};
 
 impl Outlet {
     /// Sends `frames` out of a NIC. Those in `last` go nowhere else: where they are mbufs already, they are handed over.
@@ -88,8 +88,7 @@ impl Outlet {
         burst: &Admitted<'_, '_>,
         frames: Frames,
     ) -> bool {
-        let keeps = matches!(port.rules.vlans, Vlans::Transparent) && port.taps.is_empty();
-        if !keeps || burst.burst.of_guest().is_none() {
+        if !keeps_frames(port) || burst.burst.of_guest().is_none() {
             return false;
         }
         let (mut lengths, mut count, mut is_straight) = ([0; BURST], 0, true);
