@@ -4,10 +4,11 @@
 //! Checked: there is a socket for each flow and no other; there are never more flows than allowed; frames to the guest are
 //! right and fit its MTU; nothing but the guest's own bytes is sent; when everybody is silent, all of it ends.
 
+use culvert_translate::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use culvert_frame::checksum::{self, Sum};

@@ -1,7 +1,8 @@
 //! Fragments of some packets in any order, doubled and overlapping: what becomes whole has each byte where its packet has
 //! it, and everything has gone when time is up.
 
-use std::time::{Duration, Instant};
+use culvert_translate::time::Instant;
+use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use culvert_guest::{NetHeader, Packet};

@@ -1,10 +1,10 @@
 //! What a peer writes to the translator's stream socket, cut anywhere: each frame comes out as it went in, whatever is read
 //! at once, but that TCP segments may have been joined; and a length that no frame has ends the connection.
 
+use culvert_translate::time::Instant;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
 
 use arbitrary::{Arbitrary, Unstructured};
 use culvert_frame::checksum::Sum;

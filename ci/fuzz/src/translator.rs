@@ -4,10 +4,11 @@
 //! Checked: nothing is asked of a socket that is not open, no more is taken from it than it has, every frame to the guest
 //! can be read, and in the end, when nobody says anything any more, no flow is left.
 
+use culvert_translate::time::Instant;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use culvert_frame::{Offload, Offloads};

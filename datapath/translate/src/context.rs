@@ -1,8 +1,8 @@
 //! What every protocol core is handed with a packet or an event: the time, the settings, and the ways out.
 
+use crate::time::Instant;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use culvert_frame::{MacAddress, Offload};
 

@@ -6,9 +6,10 @@
 //! well); a repeated fragment is passed over. What became whole goes the way of all packets. [`Reassembler`] is called
 //! by the translator, [`put`] by those who make datagrams.
 
+use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use culvert_frame::Offload;

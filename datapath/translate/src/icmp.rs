@@ -6,9 +6,10 @@
 //! are nobody's business here. Neighbour discovery is in [`crate::ndp`], multicast listening in [`crate::multicast`];
 //! both see a packet before. Called by the translator.
 
+use crate::time::Instant;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_frame::Offload;
 use slab::Slab;

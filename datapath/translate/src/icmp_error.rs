@@ -6,9 +6,10 @@
 //! (RFC 1122, section 3.2.2; RFC 1812, section 4.3.2.8; RFC 4443, section 2.4). Called by [`crate::udp`],
 //! [`crate::icmp`], and by the translator for TCP.
 
+use crate::time::Instant;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use culvert_frame::checksum::Sum;

@@ -6,7 +6,8 @@
 //! transport. New flows are paid from a
 //! bucket that fills at a steady rate, so that a scan of the guest's cannot starve the machine of ports and memory.
 
-use std::time::{Duration, Instant};
+use crate::time::Instant;
+use std::time::Duration;
 
 use crate::refusal::Refusal;
 

@@ -8,8 +8,9 @@
 //!
 //! Called by the translator with each ICMPv6 frame, before echo requests are looked for, and by a timer.
 
+use crate::time::Instant;
 use std::net::Ipv6Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_frame::MacAddress;
 use etherparse::{Icmpv6Slice, NetSlice, TransportSlice};

@@ -4,7 +4,7 @@
 //! A doubly linked list through a table of indices: everything takes the same short time, however many there are. Knows
 //! nothing of what the indices mean. Used by [`crate::udp`] and [`crate::icmp`].
 
-use std::time::Instant;
+use crate::time::Instant;
 
 /// Indices by when each was used last.
 #[derive(Debug, Default)]

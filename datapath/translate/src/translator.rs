@@ -5,9 +5,9 @@
 //! frame, [`Translator::link_ready`] when the guest has room again, then [`Translator::finish`] once, which sends what
 //! is due. Nothing here makes system calls or waits: sockets and the way to the guest are arguments.
 
+use crate::time::Instant;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::time::Instant;
 
 use culvert_frame::{DropReason, Offload};
 use culvert_guest::Packet;

@@ -16,9 +16,9 @@ pub mod packet_socket;
 pub mod qemu_stream;
 pub mod vhost_user;
 
+use crate::time::Instant;
 use std::io;
 use std::ops::Range;
-use std::time::Instant;
 
 use culvert_frame::{DropReason, Offload, Offloads};
 use culvert_guest::transmit::BURST;

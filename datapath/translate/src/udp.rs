@@ -8,16 +8,17 @@
 //! of the same round (`train`): what does not fit is dropped, and counted. Fragments are put together before
 //! ([`crate::fragment`]); echo is in [`crate::icmp`]. Called by the translator.
 
+use crate::time::Instant;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_frame::{MacAddress, Offload};
-use slab::Slab;
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::flow::{FlowEnds, Target};
+use crate::flow_table::{FlowTable, HasEnds};
 use crate::fragment;
 use crate::head::{Ends, UDP};
 use crate::icmp_error;
@@ -68,8 +69,7 @@ impl UdpSettings {
 #[derive(Debug)]
 pub struct UdpFlows {
     settings: UdpSettings,
-    flows: Slab<Flow>,
-    by_ends: HashMap<FlowEnds, u32>,
+    flows: FlowTable<Flow>,
     /// Ports of sockets with the peers that they are connected to: the kernel would not tell two alike apart.
     taken: HashSet<(u16, SocketAddr)>,
     /// Flows in which only one side was heard.
@@ -102,13 +102,19 @@ struct Flow {
     marks: Marks,
 }
 
+impl HasEnds for Flow {
+    #[inline]
+    fn ends(&self) -> &FlowEnds {
+        &self.ends
+    }
+}
+
 impl UdpFlows {
     /// No flows.
     pub fn new(settings: UdpSettings) -> Self {
         Self {
             settings,
-            flows: Slab::new(),
-            by_ends: HashMap::new(),
+            flows: FlowTable::new(),
             taken: HashSet::new(),
             one_sided: Recency::default(),
             streams: Recency::default(),
@@ -133,11 +139,11 @@ impl UdpFlows {
     ) -> Result<(), Refusal> {
         let (ends, payload) = header::parse(ip, segment)?;
         let marks = Marks { hop_limit: ip.hop_limit, traffic_class: ip.traffic_class };
-        let index = match self.by_ends.get(&ends) {
-            Some(&index) => index,
+        let index = match self.flows.find(&ends) {
+            Some(index) => index,
             None => self.open_from_guest(ctx, &ends, marks).map_err(|failure| failure.tell(ctx, ip))?,
         };
-        if let Some(flow) = self.flows.get_mut(index as usize) {
+        if let Some(flow) = self.flows.get_mut(index) {
             flow.marks = marks;
             flow.guest_was_heard = true;
         }
@@ -171,7 +177,7 @@ impl UdpFlows {
         segment: Option<u16>,
         marks: Marks,
     ) {
-        let Some(flow) = self.flows.get(index as usize) else { return };
+        let Some(flow) = self.flows.get(index) else { return };
         let to = flow.is_group.then_some(flow.peer);
         let Err(failure) = ctx.sockets.send_datagram(SocketId::Udp(index), payload, segment, to, marks) else { return };
         ctx.note_memory_fault(&failure);
@@ -189,7 +195,7 @@ impl UdpFlows {
     /// The socket of flow `index` ([`SocketId::Udp`]) has datagrams, or errors. Whether there may be more: call again
     /// soon then, nobody else tells.
     pub fn from_socket<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) -> bool {
-        if !self.flows.contains(index as usize) {
+        if self.flows.get(index).is_none() {
             return false;
         }
         let mut more = self.pass_errors_on(ctx, index);
@@ -225,8 +231,8 @@ impl UdpFlows {
     /// The guest says that it has nobody at a flow's port. No socket can tell the peer; but the flow was for nothing,
     /// if nothing of the guest's was heard in it: it ends.
     pub fn refused_by_guest<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, ends: &FlowEnds) {
-        let Some(&index) = self.by_ends.get(ends) else { return };
-        if self.flows.get(index as usize).is_some_and(|flow| !flow.guest_was_heard) {
+        let Some(index) = self.flows.find(ends) else { return };
+        if self.flows.get(index).is_some_and(|flow| !flow.guest_was_heard) {
             self.close(ctx, index);
         }
     }
@@ -254,7 +260,7 @@ impl UdpFlows {
 
     /// The ends of all flows.
     pub fn iter(&self) -> impl Iterator<Item = FlowEnds> {
-        self.flows.iter().map(|(_, flow)| flow.ends)
+        self.flows.iter().map(|flow| flow.ends)
     }
 
     /// How many flows there are.
@@ -301,7 +307,6 @@ impl UdpFlows {
         let is_group = wish.peer.is_none();
         let (guest_was_heard, peer_was_heard) = (false, false);
         self.flows.insert(Flow { ends: *ends, peer, is_group, port, guest_was_heard, peer_was_heard, marks });
-        self.by_ends.insert(*ends, index);
         if is_group {
             *self.group_ports.entry(port).or_default() += 1;
         } else {
@@ -322,9 +327,8 @@ impl UdpFlows {
         }
         self.one_sided.remove(index);
         self.streams.remove(index);
-        let Some(flow) = self.flows.try_remove(index as usize) else { return };
+        let Some(flow) = self.flows.remove(index) else { return };
         tracing::debug!(guest = %flow.ends.guest, peer = %flow.ends.peer, "a UDP flow ends");
-        self.by_ends.remove(&flow.ends);
         if !flow.is_group {
             self.taken.remove(&(flow.port, flow.peer));
         } else if let Some(count) = self.group_ports.get_mut(&flow.port) {
@@ -338,7 +342,7 @@ impl UdpFlows {
     }
 
     fn touch(&mut self, index: u32, now: Instant) {
-        let Some(flow) = self.flows.get(index as usize) else { return };
+        let Some(flow) = self.flows.get(index) else { return };
         if flow.guest_was_heard && flow.peer_was_heard {
             self.one_sided.remove(index);
             self.streams.touch(index, now);
@@ -356,7 +360,7 @@ impl UdpFlows {
         payload: &[u8],
     ) {
         let is_echo = self.is_echo(ctx.settings, datagram.source);
-        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        let Some(flow) = self.flows.get_mut(index) else { return };
         let from = if flow.is_group {
             match mapping::towards_guest(ctx.settings, ctx.guest, datagram.source.ip()) {
                 // Headers are made for addresses of one family.
@@ -387,7 +391,7 @@ impl UdpFlows {
     /// Puts what was gathered for the guest: one frame, which it takes for several datagrams.
     fn put_arrived<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
         let arrived = std::mem::take(&mut self.arrived);
-        let flow = arrived.flow().and_then(|index| self.flows.get(index as usize));
+        let flow = arrived.flow().and_then(|index| self.flows.get(index));
         if let (Some(FlowEnds { guest, peer }), Some((payload, size, marks))) =
             (flow.map(|flow| flow.ends), arrived.content())
         {
@@ -427,8 +431,8 @@ impl UdpFlows {
             return Ok(());
         }
         let ends = FlowEnds { guest: to, peer };
-        let index = match self.by_ends.get(&ends) {
-            Some(&index) => index,
+        let index = match self.flows.find(&ends) {
+            Some(index) => index,
             // From the same address and port that the datagram came to.
             None => {
                 let local = datagram.local.ok_or(Refusal::SocketError)?;
@@ -447,7 +451,7 @@ impl UdpFlows {
 
     /// Tells the guest what the network reported about datagrams that it sent. Whether there may be more.
     fn pass_errors_on<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) -> bool {
-        let Some(flow) = self.flows.get(index as usize) else { return false };
+        let Some(flow) = self.flows.get(index) else { return false };
         let mut quoted = [0; icmp_error::MAX_QUOTE];
         for _ in 0..ERRORS {
             let Ok(error) = ctx.sockets.receive_error(SocketId::Udp(index), &mut quoted) else { return false };
@@ -505,7 +509,7 @@ impl Flows for UdpFlows {
     }
 
     fn next_index(&self) -> u32 {
-        u32::try_from(self.flows.vacant_key()).unwrap_or(u32::MAX)
+        self.flows.next_index()
     }
 
     /// Best one in which only one side was heard.

@@ -4,10 +4,11 @@
 
 pub mod streams;
 
+use crate::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_frame::{Offload, Offloads, checksum};
 use culvert_guest::{NetHeader, Packet};

@@ -3,9 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
+use culvert_translate::time::Instant;
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_translate::guest::Guest;
 use culvert_translate::ndp::Advertiser;

@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
+use culvert_translate::time::Instant;
 use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_translate::guest::Guest;
 use culvert_translate::settings::{DEFAULT_MAC, Ipv4, Ipv6, Mapping, Services, Settings};

@@ -1,8 +1,9 @@
 //! One connection: what happens on either side goes in, what is to be done comes out.
 
+use crate::time::Instant;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::action::{Action, Failure, Payload, SocketInfo, Transmit};
 use super::config::Config;

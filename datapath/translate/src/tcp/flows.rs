@@ -5,21 +5,22 @@
 //! does it. Connections that frames or events have touched are driven once at the end of the burst, so that a burst of
 //! segments is acknowledged once. Those for which the guest had no room wait, in order, until it has.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_frame::{MacAddress, Offload, PartialChecksum, SegmentKind, Segmentation};
 use culvert_guest::Rooms;
-use slab::Slab;
 
 use super::{Action, Config, Connection, Failure, Flags, Segment, Seq, Transmit, refusal};
 use crate::context::Context;
 use crate::failure::is_out_of_descriptors;
 use crate::flow::{FlowEnds, Target};
+use crate::flow_table::{FlowTable, HasEnds};
 use crate::head::{Ends, HOP_LIMIT, Head, TCP};
 use crate::icmp_error::{self, FailedConnect};
 use crate::limits::Share;
@@ -33,8 +34,7 @@ use crate::sockets::{Readiness, SocketId, TcpSockets};
 /// The TCP connections of one guest.
 #[derive(Debug)]
 pub struct TcpFlows {
-    flows: Slab<Flow>,
-    by_ends: HashMap<FlowEnds, u32>,
+    flows: FlowTable<Flow>,
     /// When connections are to be woken, one time for each: [`Flow::timer`].
     timers: BTreeSet<(Instant, u32)>,
     /// To be driven at the end of the burst.
@@ -66,6 +66,13 @@ struct Flow {
     timer: Option<Instant>,
 }
 
+impl HasEnds for Flow {
+    #[inline]
+    fn ends(&self) -> &FlowEnds {
+        &self.ends
+    }
+}
+
 impl Flow {
     fn new(ends: FlowEnds, far: SocketAddr, connection: Connection, connecting: Option<Seq>) -> Self {
         Self { ends, far, connection, connecting, is_touched: false, ticket: None, timer: None }
@@ -77,8 +84,7 @@ impl TcpFlows {
     pub fn new(now: Instant, settings: &Settings) -> Self {
         let mtu = settings.mtu.unwrap_or(DEFAULT_MTU);
         Self {
-            flows: Slab::new(),
-            by_ends: HashMap::new(),
+            flows: FlowTable::new(),
             timers: BTreeSet::new(),
             touched: Vec::new(),
             blocked: BTreeMap::new(),
@@ -102,7 +108,7 @@ impl TcpFlows {
 
     /// The ends of each connection, and the far end as the host knows it.
     pub fn iter(&self) -> impl Iterator<Item = (FlowEnds, SocketAddr)> + '_ {
-        self.flows.iter().map(|(_, flow)| (flow.ends, flow.far))
+        self.flows.iter().map(|flow| (flow.ends, flow.far))
     }
 
     /// A packet of the guest's with TCP in it.
@@ -126,10 +132,10 @@ impl TcpFlows {
             guest: SocketAddr::new(packet.source, u16::from_be_bytes([s0, s1])),
             peer: SocketAddr::new(packet.destination, u16::from_be_bytes([d0, d1])),
         };
-        let known = self.by_ends.get(&ends).copied();
-        let superseded = known.filter(|_| segment.is_opening()).filter(|&index| {
-            self.flows.get(index as usize).is_some_and(|flow| flow.connection.is_superseded_by(&segment))
-        });
+        let known = self.flows.find(&ends);
+        let superseded = known
+            .filter(|_| segment.is_opening())
+            .filter(|&index| self.flows.get(index).is_some_and(|flow| flow.connection.is_superseded_by(&segment)));
         if let Some(index) = superseded {
             ctx.sockets.close(SocketId::Tcp(index));
             self.forget(ctx, index);
@@ -151,7 +157,7 @@ impl TcpFlows {
         packet: &IpPacket<'_>,
         header_bytes: u32,
     ) {
-        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        let Some(flow) = self.flows.get_mut(index) else { return };
         if let Some(range) = flow.connection.on_segment(ctx.now, segment) {
             let bytes = packet.payload.skip(header_bytes + range.start).take(range.end.saturating_sub(range.start));
             match ctx.sockets.write(SocketId::Tcp(index), bytes) {
@@ -212,7 +218,7 @@ impl TcpFlows {
         target: Target,
     ) -> Option<Instant> {
         for _ in 0..ACCEPTED_AT_ONCE {
-            let index = u32::try_from(self.flows.vacant_key()).ok()?;
+            let index = self.flows.next_index();
             let id = SocketId::Tcp(index);
             let far = match ctx.sockets.accept(SocketId::TcpListener(listener), id) {
                 Ok((far, _)) => far,
@@ -242,7 +248,7 @@ impl TcpFlows {
         let (peer, guest) = mapping::towards_guest(ctx.settings, ctx.guest, far.ip())?;
         let guest = target.address.filter(|address| address.is_ipv4() == peer.is_ipv4()).unwrap_or(guest);
         let ends = FlowEnds { guest: SocketAddr::new(guest, target.port), peer: SocketAddr::new(peer, far.port()) };
-        if guest.is_unspecified() || self.by_ends.contains_key(&ends) {
+        if guest.is_unspecified() || self.flows.find(&ends).is_some() {
             return Err(Refusal::BadDestination);
         }
         ctx.limits.open(ctx.now, Share::Tcp)?;
@@ -265,7 +271,7 @@ impl TcpFlows {
         index: u32,
         ready: Readiness,
     ) {
-        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        let Some(flow) = self.flows.get_mut(index) else { return };
         tracing::trace!(ends = %flow.ends, ?ready, "a TCP socket is ready");
         let id = SocketId::Tcp(index);
         if flow.connecting.is_some() {
@@ -281,7 +287,7 @@ impl TcpFlows {
                 Err(error) => self.fail(ctx, index, &error),
             }
         }
-        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        let Some(flow) = self.flows.get_mut(index) else { return };
         if ready.writable {
             flow.connection.on_writable();
         }
@@ -293,7 +299,7 @@ impl TcpFlows {
 
     /// Connecting failed: the guest is told by an ICMP error where the network was the reason, else by RST.
     fn fail<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32, error: &io::Error) {
-        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        let Some(flow) = self.flows.get_mut(index) else { return };
         let Some(syn) = flow.connecting.take() else { return };
         let FlowEnds { guest, peer } = flow.ends;
         let connect = FailedConnect { guest, peer, sequence: syn.0 };
@@ -305,7 +311,7 @@ impl TcpFlows {
     pub fn finish<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
         let mut touched = std::mem::take(&mut self.touched);
         for &index in &touched {
-            if let Some(flow) = self.flows.get_mut(index as usize) {
+            if let Some(flow) = self.flows.get_mut(index) {
                 flow.is_touched = false;
                 self.drive(ctx, index);
             }
@@ -319,7 +325,7 @@ impl TcpFlows {
         // Those that find no room again go to the end of the line.
         for _ in 0..self.blocked.len() {
             let Some((_, index)) = self.blocked.pop_first() else { return };
-            let Some(flow) = self.flows.get_mut(index as usize) else { continue };
+            let Some(flow) = self.flows.get_mut(index) else { continue };
             flow.ticket = None;
             flow.connection.on_unblocked();
             self.drive(ctx, index);
@@ -337,7 +343,7 @@ impl TcpFlows {
             && time <= ctx.now
         {
             self.timers.pop_first();
-            let Some(flow) = self.flows.get_mut(index as usize) else { continue };
+            let Some(flow) = self.flows.get_mut(index) else { continue };
             flow.timer = None;
             flow.connection.on_timer(ctx.now);
             self.drive(ctx, index);
@@ -347,7 +353,7 @@ impl TcpFlows {
     /// Does what a connection says, until it says nothing more.
     fn drive<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
         let id = SocketId::Tcp(index);
-        while let Some(flow) = self.flows.get_mut(index as usize) {
+        while let Some(flow) = self.flows.get_mut(index) {
             let Some(action) = flow.connection.poll(ctx.now) else { break };
             match action {
                 Action::AskInfo => match ctx.sockets.info(id) {
@@ -382,7 +388,7 @@ impl TcpFlows {
     }
 
     fn set_timer(&mut self, index: u32) {
-        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        let Some(flow) = self.flows.get_mut(index) else { return };
         let Some(deadline) = flow.connection.deadline() else { return };
         // Waking too early is harmless; so most changes need no new time.
         if flow.timer.is_none_or(|timer| deadline < timer) {
@@ -394,7 +400,7 @@ impl TcpFlows {
     }
 
     fn touch(&mut self, index: u32) {
-        if let Some(flow) = self.flows.get_mut(index as usize)
+        if let Some(flow) = self.flows.get_mut(index)
             && !flow.is_touched
         {
             flow.is_touched = true;
@@ -403,18 +409,13 @@ impl TcpFlows {
     }
 
     fn insert(&mut self, flow: Flow) -> u32 {
-        let ends = flow.ends;
-        tracing::debug!(%ends, far = %flow.far, "a TCP connection begins");
-        // There are fewer than 2^32: `Limits` says so.
-        let index = u32::try_from(self.flows.insert(flow)).unwrap_or(u32::MAX);
-        self.by_ends.insert(ends, index);
-        index
+        tracing::debug!(ends = %flow.ends, far = %flow.far, "a TCP connection begins");
+        self.flows.insert(flow)
     }
 
     fn forget<S, L>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
-        if let Some(flow) = self.flows.try_remove(index as usize) {
+        if let Some(flow) = self.flows.remove(index) {
             tracing::debug!(ends = %flow.ends, "a TCP connection ends");
-            self.by_ends.remove(&flow.ends);
             if let Some(timer) = flow.timer {
                 self.timers.remove(&(timer, index));
             }

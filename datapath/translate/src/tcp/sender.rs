@@ -9,7 +9,8 @@
 //! what the guest acknowledges (the idea of RFC 6937): `credit` grows with that, so that a loss is not answered with a
 //! burst.
 
-use std::time::{Duration, Instant};
+use crate::time::Instant;
+use std::time::Duration;
 
 use super::config::Config;
 use super::options::SackBlocks;

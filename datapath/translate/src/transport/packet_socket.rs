@@ -6,9 +6,10 @@
 //! Without one there is no guest: what is for it is lost, as on a wire that leads nowhere. The kernel's offloads are used
 //! both ways: what the guest's own device does not take, the kernel finishes.
 
+use crate::time::Instant;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_frame::{MAX_FRAME_BYTES, Offload, Offloads};
 use culvert_guest::receive::PutError;
@@ -125,7 +126,7 @@ impl PacketSocket {
         if let (Some(down), Some(descriptor)) = (&mut self.reader.down, &self.descriptor)
             && down.is_none_or(|look_again| look_again <= now)
         {
-            *down = now.checked_add(LOOK_AGAIN);
+            *down = Some(now + LOOK_AGAIN);
             self.reader.ended |= is_gone(descriptor);
         }
         if std::mem::take(&mut self.reader.ended) {
@@ -136,7 +137,7 @@ impl PacketSocket {
             (self.writer.told_full, self.writer.retry, self.writer.again) = (false, false, None);
             self.news.room = true;
         } else if self.writer.told_full && self.writer.again.is_none() {
-            self.writer.again = now.checked_add(RETRY);
+            self.writer.again = Some(now + RETRY);
         }
         std::mem::take(&mut self.news)
     }

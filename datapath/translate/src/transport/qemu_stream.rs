@@ -6,11 +6,11 @@
 //! unknown then. TCP segments that follow each other are joined ([`join`](super::join)), for nobody has done that
 //! before us. One peer at a time; another one is refused while it is there.
 
+use crate::time::Instant;
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
-use std::time::Instant;
 
 use culvert_frame::layers::MAX_HEADER_BYTES;
 use culvert_frame::offload::MAX_SEGMENTS;
@@ -184,7 +184,7 @@ impl QemuStream {
         if let End::Fault(_) = end {
             self.totals.quarantined += 1;
         }
-        if let Some(left_out) = self.log.permit(now) {
+        if let Some(left_out) = self.log.permit(now.to_std()) {
             match end {
                 End::HungUp => tracing::info!(left_out, "the guest's connection has ended"),
                 End::Fault(reason) => tracing::warn!(left_out, "the guest's connection was closed: {reason}"),
@@ -215,7 +215,7 @@ impl QemuStream {
             };
             let attached = failed.and_then(|stream| self.attach(stream).map_err(|error| error.to_string()));
             if let Err(reason) = attached
-                && let Some(left_out) = self.log.permit(now)
+                && let Some(left_out) = self.log.permit(now.to_std())
             {
                 tracing::warn!(left_out, "a connection was refused: {reason}");
             }

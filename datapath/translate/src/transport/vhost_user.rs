@@ -7,10 +7,11 @@
 //!
 //! What the guest does to its rings is its own affair: it costs it its connection, never us the process.
 
+use crate::time::Instant;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_frame::{Offload, Offloads, header};
 use culvert_guest::device::{RingChange, RingSetup, StoppedRing};
@@ -79,7 +80,7 @@ impl VhostUser {
         let Some(index) = self.watch.index(token) else { return };
         let Some(ring) = index.checked_sub(single::TOKENS) else {
             let mut rings = AllRings { watch: &self.watch, transmit: &mut self.transmit, receive: &mut self.receive };
-            self.port.event(token, &mut rings, now);
+            self.port.event(token, &mut rings, now.to_std());
             return;
         };
         if ring % 2 == 1 {
@@ -109,9 +110,9 @@ impl VhostUser {
         // What a frontend did that has gone since is not held against the next.
         if let Some(reason) = fault.filter(|_| self.port.counts().ended == self.counts.ended) {
             self.quarantined += 1;
-            self.port.quarantine(reason, &mut rings, now);
+            self.port.quarantine(reason, &mut rings, now.to_std());
         }
-        self.port.turn(&mut rings, now);
+        self.port.turn(&mut rings, now.to_std());
         self.transmit.wake_those_without_kick();
         self.receive.wake_those_without_kick();
         self.receive.drain();
@@ -128,8 +129,8 @@ impl VhostUser {
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let at_once = self.transmit.is_awake() || self.receive.room || self.has_fault();
         let slow = self.transmit.is_without_kick() || self.receive.is_without_kick();
-        let rings = if at_once { Some(now) } else { slow.then(|| now.checked_add(WITHOUT_KICK)).flatten() };
-        [rings, self.port.deadline(now)].into_iter().flatten().min()
+        let rings = if at_once { Some(now) } else { slow.then(|| now + WITHOUT_KICK) };
+        [rings, self.port.deadline(now.to_std()).map(Instant::from_std)].into_iter().flatten().min()
     }
 
     /// See [`Transport::halves`](super::Transport::halves).

@@ -1,8 +1,9 @@
 //! A guest of frames behind a translator with real sockets, in the test's own thread.
 
+use culvert_translate::time::Instant;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_frame::{MacAddress, Offload, Offloads, checksum};
 use culvert_guest::{NetHeader, Packet};

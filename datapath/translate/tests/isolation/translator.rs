@@ -1,11 +1,12 @@
 //! A translator that a test has started, and what /proc tells of it.
 
+use culvert_translate::time::Instant;
 use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -1,5 +1,6 @@
 //! An event loop around one transport, in a thread of its own, that sends each frame back as it came.
 
+use culvert_translate::time::Instant;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_frame::{DropReason, Offload};
 use culvert_guest::{Packet, descriptor};

@@ -6,10 +6,11 @@
 //! is cut off. What requests mean is for [`culvert_translate::request`]. The event loop registers a [`ControlSocket`]
 //! and calls [`ControlSocket::ready`].
 
+use culvert_translate::time::Instant;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_translate::request::{Controlled, MAX_REQUEST_BYTES, REQUESTS, answer};
 use culvert_vhost::listen::BindError;

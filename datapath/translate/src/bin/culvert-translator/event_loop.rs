@@ -4,12 +4,12 @@
 //! bounded number of frames from the guest, and ends with what is due. What the control socket may ask is answered by
 //! [`running`](crate::running).
 
+use culvert_translate::time::Instant;
 use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use culvert_guest::RingFault;

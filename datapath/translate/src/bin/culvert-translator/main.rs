@@ -23,6 +23,7 @@ mod setup;
 mod side_socket;
 mod statistics;
 
+use culvert_translate::time::Instant;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::ops::RangeInclusive;
@@ -30,7 +31,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;

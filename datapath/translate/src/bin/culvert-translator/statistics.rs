@@ -1,8 +1,9 @@
 //! Statistics on standard error, at intervals (`--stats`): the same as the control socket tells. Called by the event
 //! loop.
 
+use culvert_translate::time::Instant;
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_translate::request::Controlled;
 

@@ -58,7 +58,8 @@ impl Setup {
     /// Opens a connection from `port`, up to its first data: our sequence number.
     fn establish(&mut self, port: u16, window: u16) -> u32 {
         self.open(port).unwrap();
-        let index = *self.flows.by_ends.iter().find(|(ends, _)| ends.guest.port() == port).unwrap().1;
+        let (ends, _) = self.flows.iter().find(|(ends, _)| ends.guest.port() == port).unwrap();
+        let index = self.flows.flows.find(&ends).unwrap();
         self.ready(index);
         let answer = self.heard().pop().unwrap();
         assert!(answer.syn && answer.ack);
@@ -91,7 +92,7 @@ impl Setup {
             self.finish();
         }
         assert_eq!(self.flows.len(), 0);
-        assert!(self.flows.by_ends.is_empty() && self.flows.timers.is_empty() && self.flows.blocked.is_empty());
+        assert!(self.flows.timers.is_empty() && self.flows.blocked.is_empty());
         assert!(self.world.sockets.streams.open.is_empty());
         assert_eq!(self.world.limits.in_use(), 0);
     }

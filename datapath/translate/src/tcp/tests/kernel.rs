@@ -1,7 +1,8 @@
 //! A kernel socket and the far end behind it: buffers, a round trip, an application that reads or does not.
 
+use crate::time::Instant;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::SocketInfo;
 

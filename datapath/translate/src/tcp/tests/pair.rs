@@ -2,9 +2,10 @@
 //!
 //! The link to the guest can lose, repeat, delay and reorder, and be full. What must always hold is checked on the way.
 
+use crate::time::Instant;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etherparse::TcpHeader;
 
