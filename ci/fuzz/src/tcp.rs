@@ -39,10 +39,7 @@ enum Operation {
         takes: u16,
         room: u32,
         rtt_micros: u32,
-        is_local: bool,
     },
-    /// The far end acknowledged that many bytes more.
-    Acknowledge(u16),
     Writable,
     /// The guest's ring is full, or has room.
     Ring {
@@ -106,8 +103,6 @@ struct Bench {
     highest: Seq,
     acked: Option<Seq>,
     edge: Option<Seq>,
-    written: u64,
-    acknowledged: u64,
     is_shut_down: bool,
     arrived: u64,
     discarded: u64,
@@ -127,7 +122,7 @@ impl Bench {
     fn new(input: &Input) -> Self {
         let now = Instant::now();
         let config = Arc::new(Config::default());
-        let info = SocketInfo { acknowledged: 0, send_room: 60_000, rtt: Duration::from_millis(5), local: false };
+        let info = SocketInfo { send_room: 60_000, rtt: Duration::from_millis(5) };
         let isn = Seq(input.isn);
         let mut syn_options = input.syn_options.clone();
         if input.has_timestamps {
@@ -145,8 +140,6 @@ impl Bench {
             highest: isn,
             acked: None,
             edge: None,
-            written: 0,
-            acknowledged: 0,
             is_shut_down: false,
             arrived: 0,
             discarded: 0,
@@ -171,7 +164,7 @@ impl Bench {
     }
 
     fn operate(&mut self, operation: &Operation) {
-        let (now, info) = (self.now, self.info());
+        let (now, info) = (self.now, self.info);
         let Some(connection) = self.connection.as_mut() else { return };
         match operation {
             Operation::Connect => connection.on_connected(now, &info),
@@ -188,14 +181,10 @@ impl Bench {
             Operation::Fail { is_reset } => {
                 connection.on_failed(now, if *is_reset { Failure::Reset } else { Failure::Unreachable });
             }
-            Operation::Socket { takes, room, rtt_micros, is_local } => {
+            Operation::Socket { takes, room, rtt_micros } => {
                 self.takes = u32::from(*takes);
                 self.info.send_room = *room;
                 self.info.rtt = Duration::from_micros((*rtt_micros).into());
-                self.info.local = *is_local;
-            }
-            Operation::Acknowledge(bytes) => {
-                self.acknowledged = self.written.min(self.acknowledged + u64::from(*bytes));
             }
             Operation::Writable => connection.on_writable(),
             Operation::Ring { is_full } => {
@@ -266,13 +255,8 @@ impl Bench {
         assert_eq!(first + part.start, expected, "in order, and once");
         let taken = self.takes.min(part.end - part.start);
         connection.on_written(self.now, taken);
-        self.written += u64::from(taken);
         self.expected = Some(expected + taken);
         self.next = expected + taken;
-    }
-
-    fn info(&self) -> SocketInfo {
-        SocketInfo { acknowledged: self.acknowledged, ..self.info }
     }
 
     /// Time passes, with all that is due on the way.
@@ -311,7 +295,7 @@ impl Bench {
 
     fn drive(&mut self) {
         for _ in 0..STEPS {
-            let info = self.info();
+            let info = self.info;
             let Some(connection) = self.connection.as_mut() else { return };
             let Some(action) = connection.poll(self.now) else { return };
             match action {

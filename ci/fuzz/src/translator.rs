@@ -294,7 +294,7 @@ impl TcpSockets for Sockets {
     fn info(&mut self, id: SocketId) -> Option<SocketInfo> {
         self.socket(id);
         let rtt = Duration::from_millis(1);
-        Some(SocketInfo { acknowledged: 0, send_room: self.room, rtt, local: false })
+        Some(SocketInfo { send_room: self.room, rtt })
     }
 
     fn close(&mut self, id: SocketId) {

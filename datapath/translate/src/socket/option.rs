@@ -67,25 +67,15 @@ fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(u32::try_from(bytes).unwrap_or(0)) }
 }
 
-/// What TCP_INFO says of a connection, in the kernel's own units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpInfo {
-    /// Smoothed round trip.
-    pub rtt: Duration,
-    /// Bytes that the far end acknowledged; counts from 0.
-    pub bytes_acknowledged: u64,
-}
-
-/// Reads TCP_INFO (tcp(7), `struct tcp_info` of linux/tcp.h).
+/// The smoothed round trip, as TCP_INFO tells it (tcp(7), `tcpi_rtt` of linux/tcp.h).
 ///
 /// # Errors
 /// The kernel's.
-pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
-    let mut info = [0; 128];
+pub fn round_trip(socket: BorrowedFd<'_>) -> io::Result<Duration> {
+    let mut info = [0; 72];
     get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
-    let u32_at = |at: usize| info.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |b| u32::from_ne_bytes(*b));
-    let u64_at = |at: usize| info.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |b| u64::from_ne_bytes(*b));
-    Ok(TcpInfo { rtt: Duration::from_micros(u32_at(68).into()), bytes_acknowledged: u64_at(120) })
+    let micros = info.last_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    Ok(Duration::from_micros(micros.into()))
 }
 
 /// How much may be in the send queue, in bytes of the kernel's accounting (socket(7), SO_SNDBUF).

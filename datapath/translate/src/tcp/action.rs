@@ -107,15 +107,10 @@ impl Transmit {
 /// What a socket tells of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketInfo {
-    /// How many bytes of data the far end acknowledged since the beginning; SYN and FIN, which Linux counts in
-    /// `tcpi_bytes_acked`, are left out. A SYN or FIN too many does no harm.
-    pub acknowledged: u64,
     /// How many bytes the socket surely takes now.
     pub send_room: u32,
     /// The smoothed round-trip time to the far end.
     pub rtt: Duration,
-    /// The far end is on this host (a local address).
-    pub local: bool,
 }
 
 /// How a socket failed.

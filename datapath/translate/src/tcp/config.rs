@@ -25,9 +25,6 @@ pub struct Config {
     pub rto_max: Duration,
     /// For how long an acknowledgement waits for data to travel with.
     pub delayed_ack: Duration,
-    /// A far end with at most this round-trip time is near: its acknowledgements are not waited for. By default every
-    /// one is (see `receiver`).
-    pub near: Duration,
     /// After how long without a segment of the guest it is probed.
     pub keep_alive: Duration,
     /// The same once the guest has sent its FIN: it may have forgotten the connection.
@@ -59,7 +56,6 @@ impl Default for Config {
             rto_min: Duration::from_millis(200),
             rto_max: Duration::from_secs(120),
             delayed_ack: Duration::from_millis(10),
-            near: Duration::MAX,
             keep_alive: Duration::from_secs(7200),
             keep_alive_half_closed: Duration::from_secs(60),
             keep_alive_interval: Duration::from_secs(75),

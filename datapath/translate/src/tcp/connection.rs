@@ -140,7 +140,7 @@ impl Connection {
     }
 
     fn new(now: Instant, isn: Seq, state: State, config: Arc<Config>) -> Self {
-        let receiver = Receiver::new(now, Seq(0), &config);
+        let receiver = Receiver::new(Seq(0), &config);
         let offer = Offer { mss: config.default_mss, scale: Some(0), sack: true, ecn: config.ecn };
         Self {
             config,
@@ -599,7 +599,7 @@ impl Connection {
     }
 
     fn take_fin(&mut self, now: Instant) {
-        if self.receiver.take_fin(now) {
+        if self.receiver.take_fin() {
             self.moved_at = now;
             self.guest_closed_first = !self.sender.is_ending();
             self.finish(now);
@@ -671,7 +671,7 @@ impl Connection {
             return;
         }
         if !self.receiver.is_done() {
-            return self.receiver.acknowledge_all();
+            return;
         }
         if self.guest_closed_first {
             self.state = State::Ending(Ending::Close);

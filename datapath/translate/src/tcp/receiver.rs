@@ -2,11 +2,10 @@
 //!
 //! Data is written to the socket in order and at once, or not taken. What was written belongs to the kernel, which
 //! sends it again as needed, so it is acknowledged: nothing depends on a timer, and the guest fills the socket's buffer
-//! as an ordinary program would. With [`Config::near`] lower, acknowledgements of farther ends follow the far end's
-//! own, as the kernel counts them: they are asked for when data comes and at a fraction of the round trip, and waited
-//! for no longer than the guest would before it sends again. That is closer to one connection from end to end, but
-//! slower: the guest's congestion control then works on top of the kernel's, with a round trip that our questions make
-//! uneven (measured at 100 ms: 26 to 141 Mbit/s of 170 that the kernel alone and immediate acknowledgements reach).
+//! as an ordinary program would. Acknowledgements that follow the far end's own would be closer to one connection from
+//! end to end, but slower: the guest's congestion control then works on top of the kernel's, with a round trip that our
+//! questions make uneven (measured at 100 ms: 26 to 141 Mbit/s of 170 that the kernel alone and immediate
+//! acknowledgements reach).
 //!
 //! The window is what the socket has room for. The far end's own window is in that: the kernel fills it without asking
 //! us, and a far end that takes nothing makes the socket full. A window is never taken back.
@@ -28,21 +27,12 @@ pub(super) struct Receiver {
     acked: Seq,
     /// The window's right edge, as the guest was told.
     edge: Seq,
-    /// What the guest may know as acknowledged: by the far end, or for other reasons.
-    far: Seq,
-    /// When `far` moved last, or should have begun to.
-    far_at: Instant,
-    /// Bytes written so far.
-    written: u64,
     /// Bytes of the segment that [`Self::place`] offered for writing.
     offered: u32,
     /// What the socket has room for behind `nxt`, as far as is known.
     room: u32,
     /// The most that it had room for lately.
     room_largest: u32,
-    /// To the far end, in microseconds.
-    rtt: u32,
-    is_near: bool,
     /// The last byte's successor, where FIN is.
     fin: Option<Seq>,
     /// FIN was taken: `nxt` is behind it.
@@ -56,7 +46,7 @@ pub(super) struct Receiver {
     ask: bool,
     /// Ask it then.
     ask_at: Option<Instant>,
-    /// How long after the last time, in microseconds.
+    /// How long after the last time, in microseconds; 0: it took something since.
     ask_after: u32,
     /// Ask to be told when there is room.
     await_writable: bool,
@@ -88,20 +78,15 @@ pub(super) struct Announcement {
 
 impl Receiver {
     /// `irs` is the guest's initial sequence number; not known yet when we open, then [`Self::synchronise`] follows.
-    pub(super) fn new(now: Instant, irs: Seq, config: &Config) -> Self {
+    pub(super) fn new(irs: Seq, config: &Config) -> Self {
         let nxt = irs + 1;
         Self {
             nxt,
             acked: nxt,
             edge: nxt,
-            far: nxt,
-            far_at: now,
-            written: 0,
             offered: 0,
             room: 0,
             room_largest: 0,
-            rtt: 0,
-            is_near: true,
             fin: None,
             is_closed: false,
             due: Due::Never,
@@ -121,7 +106,7 @@ impl Receiver {
     /// The guest's SYN came.
     pub(super) fn synchronise(&mut self, irs: Seq) {
         self.nxt = irs + 1;
-        (self.acked, self.edge, self.far) = (self.nxt, self.nxt, self.nxt);
+        (self.acked, self.edge) = (self.nxt, self.nxt);
     }
 
     /// The guest does not scale windows, so neither do we.
@@ -187,10 +172,6 @@ impl Receiver {
     pub(super) fn place(&mut self, seq: Seq, length: u32, has_fin: bool) -> Option<Range<u32>> {
         let end = seq + length;
         let is_old = !end.is_after(self.nxt);
-        if length > 0 && is_old && self.far != self.nxt {
-            // Sent again because of our silence: the kernel has it.
-            self.far = self.data_end();
-        }
         if seq.is_after(self.nxt) || self.is_closed {
             if length > 0 || has_fin {
                 self.due = Due::Now;
@@ -224,17 +205,10 @@ impl Receiver {
             self.due = Due::Now;
         }
         if bytes > 0 {
-            if self.far == self.nxt {
-                self.far_at = now;
-                self.ask_after = self.shortest_wait();
-            }
+            self.ask_after = 0;
             self.nxt = self.nxt + bytes;
-            self.written += u64::from(bytes);
             self.room = self.room.saturating_sub(bytes);
             self.data_at = Some(now);
-            if self.is_near {
-                self.far = self.nxt;
-            }
             self.schedule(now, config);
         }
         self.ask |= self.room < self.room_largest / 2;
@@ -242,30 +216,16 @@ impl Receiver {
     }
 
     /// Takes FIN once everything before it is written. Whether it did.
-    pub(super) fn take_fin(&mut self, now: Instant) -> bool {
+    pub(super) fn take_fin(&mut self) -> bool {
         if self.is_closed || self.fin != Some(self.nxt) {
             return false;
         }
-        let everything_arrived = self.far == self.nxt;
         self.nxt = self.nxt + 1;
         self.is_closed = true;
         self.shutdown = true;
         self.edge = self.edge.max(self.nxt);
-        if everything_arrived || self.is_near {
-            self.far = self.nxt;
-            self.due = Due::Now;
-        } else {
-            self.ask_at.get_or_insert(now + self.wait());
-        }
+        self.due = Due::Now;
         true
-    }
-
-    /// Both ends are through: nothing is gained by waiting for the far end.
-    pub(super) fn acknowledge_all(&mut self) {
-        if self.acked != self.nxt {
-            self.far = self.nxt;
-            self.due = Due::Now;
-        }
     }
 
     pub(super) fn acknowledge_now(&mut self) {
@@ -279,23 +239,10 @@ impl Receiver {
 
     /// What the socket tells.
     pub(super) fn on_info(&mut self, now: Instant, info: &SocketInfo, config: &Config) {
-        self.rtt = u32::try_from(info.rtt.as_micros()).unwrap_or(u32::MAX).min(LONGEST_RTT);
-        self.is_near = info.local || info.rtt <= config.near;
-        let outstanding = self.written.saturating_sub(info.acknowledged);
-        let far = self.data_end() - u32::try_from(outstanding).unwrap_or(u32::MAX).min(self.data_end().since(self.far));
-        let is_late = now.saturating_duration_since(self.far_at) >= self.patience();
-        let moved = far.is_after(self.far);
-        if moved {
-            (self.far, self.far_at) = (far, now);
-            self.ask_after = self.shortest_wait();
-        }
-        if self.is_near || is_late || self.far == self.data_end() {
-            self.far = self.nxt;
-        }
         self.room = info.send_room.min(config.window).min(u32::from(u16::MAX) << self.scale);
         // It is remembered for long, not for ever: a socket's buffer can shrink.
         self.room_largest = (self.room_largest - self.room_largest / 16).max(self.room);
-        if self.acked.is_before(self.far) || self.is_update_due() {
+        if self.acked != self.nxt || self.is_update_due() {
             self.schedule(now, config);
         }
         let is_short = !self.is_closed && self.room < self.least_step();
@@ -303,11 +250,10 @@ impl Receiver {
             self.await_writable = true;
             self.is_awaiting = true;
         }
-        if is_short || self.far != self.nxt {
-            if !moved {
-                self.ask_after = self.ask_after.saturating_mul(2).clamp(self.shortest_wait(), LONGEST_WAIT);
-            }
-            self.ask_at = Some(now + self.wait());
+        if is_short {
+            let shortest = u32::try_from(info.rtt.as_micros() / 8).unwrap_or(u32::MAX).clamp(SHORTEST_WAIT, 20_000);
+            self.ask_after = self.ask_after.saturating_mul(2).clamp(shortest, LONGEST_WAIT);
+            self.ask_at = Some(now + Duration::from_micros(self.ask_after.into()));
         } else {
             self.ask_at = None;
             self.is_awaiting = false;
@@ -316,18 +262,11 @@ impl Receiver {
 
     /// Decides when the guest gets its acknowledgement.
     fn schedule(&mut self, now: Instant, config: &Config) {
-        let news = self.far.since(self.acked);
-        if self.is_update_due()
-            || (news > 0 && (!self.is_near || !self.is_interactive))
-            || news >= 2 * u32::from(self.mss)
-        {
+        let news = self.nxt.since(self.acked);
+        if self.is_update_due() || (news > 0 && !self.is_interactive) || news >= 2 * u32::from(self.mss) {
             self.due = Due::Now;
         } else if news > 0 && self.due == Due::Never {
             self.due = Due::At(now + config.delayed_ack);
-        }
-        if self.far != self.nxt {
-            let at = now + self.wait();
-            self.ask_at = Some(self.ask_at.map_or(at, |before| before.min(at)));
         }
     }
 
@@ -338,7 +277,7 @@ impl Receiver {
 
     /// What the next segment says. In a SYN windows are not scaled: `shift` is 0.
     pub(super) fn announce(&self, shift: u8) -> Announcement {
-        let ack = self.acked.max(self.far);
+        let ack = self.nxt;
         let mut edge = self.edge;
         let open = self.open_to();
         if open.since(edge) >= self.least_step() {
@@ -388,26 +327,6 @@ impl Receiver {
     fn least_step(&self) -> u32 {
         u32::from(self.mss).min(self.room_largest / 2).max(1)
     }
-
-    /// Behind the last byte that was written: `nxt` without FIN.
-    fn data_end(&self) -> Seq {
-        self.nxt - u32::from(self.is_closed)
-    }
-
-    const fn wait(&self) -> Duration {
-        Duration::from_micros(self.ask_after as u64)
-    }
-
-    /// How soon the socket is asked again at least, in microseconds.
-    fn shortest_wait(&self) -> u32 {
-        (self.rtt / 8).clamp(SHORTEST_WAIT, 20_000)
-    }
-
-    /// For how long the guest waits for the far end: a round trip, and less than guests add to it before they send
-    /// again.
-    fn patience(&self) -> Duration {
-        Duration::from_micros(u64::from(self.rtt)) + Duration::from_millis(100)
-    }
 }
 
 /// The shift with which 16 bits hold a window (RFC 7323, 2.2): at most 14.
@@ -418,4 +337,3 @@ fn scale(window: u32) -> u8 {
 /// In microseconds.
 const SHORTEST_WAIT: u32 = 500;
 const LONGEST_WAIT: u32 = 5_000_000;
-const LONGEST_RTT: u32 = 60_000_000;

@@ -10,7 +10,6 @@ use super::super::SocketInfo;
 #[derive(Clone, Debug)]
 pub(super) struct Kind {
     pub(super) rtt: Duration,
-    pub(super) is_local: bool,
     /// The socket's send buffer, in bytes.
     pub(super) send_buffer: usize,
     /// The socket's receive buffer.
@@ -26,7 +25,6 @@ impl Default for Kind {
     fn default() -> Self {
         Self {
             rtt: Duration::from_micros(100),
-            is_local: false,
             send_buffer: 256 << 10,
             receive_buffer: 256 << 10,
             far_buffer: 256 << 10,
@@ -58,7 +56,6 @@ pub(super) struct Kernel {
     flight: VecDeque<(Instant, Vec<u8>)>,
     acknowledgements: VecDeque<(Instant, usize)>,
     flight_bytes: usize,
-    pub(super) acknowledged: u64,
     pub(super) written: u64,
     pub(super) is_shut_down: bool,
     pub(super) far_received: Vec<u8>,
@@ -87,7 +84,6 @@ impl Kernel {
             flight: VecDeque::new(),
             acknowledgements: VecDeque::new(),
             flight_bytes: 0,
-            acknowledged: 0,
             written: 0,
             is_shut_down: false,
             far_received: Vec::new(),
@@ -149,12 +145,7 @@ impl Kernel {
 
     pub(super) fn info(&mut self) -> SocketInfo {
         self.questions += 1;
-        SocketInfo {
-            acknowledged: self.acknowledged,
-            send_room: u32::try_from(self.room()).unwrap(),
-            rtt: self.kind.rtt,
-            local: self.kind.is_local,
-        }
+        SocketInfo { send_room: u32::try_from(self.room()).unwrap(), rtt: self.kind.rtt }
     }
 
     pub(super) fn advance(&mut self, now: Instant) {
@@ -169,7 +160,6 @@ impl Kernel {
             self.far_received.extend(bytes);
         }
         while let Some((_, bytes)) = self.acknowledgements.pop_front_if(|(at, _)| *at <= now) {
-            self.acknowledged += u64::try_from(bytes).unwrap();
             self.flight_bytes -= bytes;
         }
         if self.far_reads {

@@ -101,11 +101,6 @@ impl Pair {
         self.random ^= seed.wrapping_mul(0xd134_2543_de82_ef95) | 1;
     }
 
-    /// Acknowledgements follow those of the far end, unless it is near. To be called before anything opens.
-    pub(super) fn mirror(&mut self) {
-        Arc::get_mut(&mut self.config).expect("no connection yet").near = Duration::from_millis(2);
-    }
-
     /// The guest opens.
     pub(super) fn open_from_guest(&mut self) {
         self.guest.connect();

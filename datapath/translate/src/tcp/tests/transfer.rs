@@ -70,10 +70,9 @@ fn guests() -> impl Strategy<Value = guest::Kind> {
 fn kernels() -> impl Strategy<Value = kernel::Kind> {
     let rtt = prop_oneof![Just(0_u64), Just(200), Just(500), Just(5000), Just(100_000), 0..400_000_u64];
     let buffer = || prop_oneof![Just(256_usize << 10), Just(4096), 1000..1_000_000_usize];
-    (rtt, any::<bool>(), buffer(), buffer(), buffer(), 1..100_000_usize, 1..3000_u64).prop_map(
-        |(rtt, is_local, send_buffer, receive_buffer, far_buffer, chunk, interval)| kernel::Kind {
+    (rtt, buffer(), buffer(), buffer(), 1..100_000_usize, 1..3000_u64).prop_map(
+        |(rtt, send_buffer, receive_buffer, far_buffer, chunk, interval)| kernel::Kind {
             rtt: Duration::from_micros(rtt),
-            is_local,
             send_buffer,
             receive_buffer,
             far_buffer,
@@ -102,13 +101,10 @@ proptest! {
 
     #[test]
     fn anything_between(
-        guest in guests(), kernel in kernels(), faults in faults(), seed: u64, from_host: bool, mirrors: bool, ring in 1..300_usize,
+        guest in guests(), kernel in kernels(), faults in faults(), seed: u64, from_host: bool, ring in 1..300_usize,
         to_far in 0..300_000_usize, to_guest in 0..300_000_usize,
     ) {
         let mut pair = Pair::new(guest, kernel, stream(to_far, 3), stream(to_guest, 4));
-        if mirrors {
-            pair.mirror();
-        }
         pair.faults = faults;
         pair.ring = ring;
         pair.seed(seed);
