@@ -331,7 +331,7 @@ impl Bench {
             bytes = self.arrived.saturating_sub(from).min(u64::from(payload.max));
             if bytes == 0 {
                 assert_eq!(from, self.sent, "what was sent is still there");
-                return if self.has_end { connection.on_end() } else { connection.on_drained() };
+                return if self.has_end { connection.on_end(transmit) } else { connection.on_drained(transmit) };
             }
             if !self.is_full {
                 self.sent = self.sent.max(from + bytes);
@@ -341,7 +341,7 @@ impl Bench {
             return connection.on_blocked();
         }
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        connection.on_transmitted(self.now, bytes);
+        connection.on_transmitted(self.now, transmit, bytes);
         self.check(transmit, bytes);
     }
 

@@ -5,12 +5,18 @@ use std::hash::{BuildHasher, RandomState};
 use hashbrown::HashTable;
 use slab::Slab;
 
-use crate::flow::FlowEnds;
+use crate::flow::{FlowEnds, StoredEnds};
 
 /// A flow that knows its ends.
 pub(crate) trait HasEnds {
-    /// The same for as long as it lives.
-    fn ends(&self) -> &FlowEnds;
+    /// As they are kept: the same for as long as it lives.
+    fn stored_ends(&self) -> &StoredEnds;
+
+    /// The same as anybody can read them.
+    #[inline]
+    fn ends(&self) -> FlowEnds {
+        (*self.stored_ends()).into()
+    }
 }
 
 /// Flows by number and by ends. The ends lie with the flows alone: to find them by these costs five bytes a flow.
@@ -52,10 +58,10 @@ impl<F: HasEnds> FlowTable<F> {
     pub(crate) fn insert(&mut self, flow: F) -> u32 {
         let index = self.next_index();
         let Self { flows, by_ends, hasher } = self;
-        let hash = hasher.hash_one(flow.ends());
+        let hash = hasher.hash_one(flow.stored_ends());
         flows.insert(flow);
         by_ends.insert_unique(hash, index, |&other| {
-            flows.get(other as usize).map_or(0, |flow| hasher.hash_one(flow.ends()))
+            flows.get(other as usize).map_or(0, |flow| hasher.hash_one(flow.stored_ends()))
         });
         index
     }
@@ -73,14 +79,15 @@ impl<F: HasEnds> FlowTable<F> {
     /// The number of the flow with these ends.
     #[inline]
     pub(crate) fn find(&self, ends: &FlowEnds) -> Option<u32> {
-        let is_it = |&index: &u32| self.flows.get(index as usize).is_some_and(|flow| flow.ends() == ends);
+        let ends = StoredEnds::from(*ends);
+        let is_it = |&index: &u32| self.flows.get(index as usize).is_some_and(|flow| *flow.stored_ends() == ends);
         self.by_ends.find(self.hasher.hash_one(ends), is_it).copied()
     }
 
     /// Takes a flow out, if it is there.
     pub(crate) fn remove(&mut self, index: u32) -> Option<F> {
         let flow = self.flows.try_remove(index as usize)?;
-        if let Ok(entry) = self.by_ends.find_entry(self.hasher.hash_one(flow.ends()), |&other| other == index) {
+        if let Ok(entry) = self.by_ends.find_entry(self.hasher.hash_one(flow.stored_ends()), |&other| other == index) {
             entry.remove();
         }
         Some(flow)
@@ -101,8 +108,8 @@ mod tests {
 
     use super::*;
 
-    impl HasEnds for FlowEnds {
-        fn ends(&self) -> &FlowEnds {
+    impl HasEnds for StoredEnds {
+        fn stored_ends(&self) -> &StoredEnds {
             self
         }
     }
@@ -115,17 +122,17 @@ mod tests {
     proptest! {
         #[test]
         fn like_a_plain_map(steps in proptest::collection::vec((0_u16..50, any::<bool>()), 0..300)) {
-            let (mut table, mut model) = (FlowTable::new(), BTreeMap::new());
+            let (mut table, mut model) = (FlowTable::<StoredEnds>::new(), BTreeMap::new());
             for (port, is_wanted) in steps {
                 prop_assert_eq!(table.find(&ends(port)), model.get(&port).copied());
                 match (table.find(&ends(port)), is_wanted) {
                     (None, true) => {
                         let next = table.next_index();
-                        prop_assert_eq!(table.insert(ends(port)), next);
+                        prop_assert_eq!(table.insert(ends(port).into()), next);
                         model.insert(port, next);
                     }
                     (Some(index), false) => {
-                        prop_assert_eq!(table.remove(index), Some(ends(port)));
+                        prop_assert_eq!(table.remove(index), Some(ends(port).into()));
                         prop_assert_eq!((table.remove(index), table.get(index)), (None, None));
                         model.remove(&port);
                     }
@@ -134,7 +141,7 @@ mod tests {
                 prop_assert_eq!((table.len(), table.by_ends.len()), (model.len(), model.len()));
                 prop_assert_eq!(table.is_empty(), model.is_empty());
             }
-            let mut all: Vec<_> = table.iter().map(|ends| ends.guest.port()).collect();
+            let mut all: Vec<_> = table.iter().map(|ends| ends.ends().guest.port()).collect();
             all.sort_unstable();
             prop_assert_eq!(all, model.into_keys().collect::<Vec<_>>());
         }

@@ -51,6 +51,7 @@ pub mod socket;
 pub mod sockets;
 pub mod tcp;
 pub mod time;
+mod timer_wheel;
 pub mod translator;
 pub mod transport;
 pub mod udp;

@@ -17,7 +17,7 @@ use culvert_frame::{MacAddress, Offload};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::flow::{FlowEnds, Target};
+use crate::flow::{FlowEnds, StoredEnds, Target};
 use crate::flow_table::{FlowTable, HasEnds};
 use crate::fragment;
 use crate::head::{Ends, UDP};
@@ -90,7 +90,7 @@ pub struct UdpFlows {
 
 #[derive(Debug)]
 struct Flow {
-    ends: FlowEnds,
+    ends: StoredEnds,
     /// Where datagrams of the guest's go, on the host's side.
     peer: SocketAddr,
     is_group: bool,
@@ -104,7 +104,7 @@ struct Flow {
 
 impl HasEnds for Flow {
     #[inline]
-    fn ends(&self) -> &FlowEnds {
+    fn stored_ends(&self) -> &StoredEnds {
         &self.ends
     }
 }
@@ -188,7 +188,7 @@ impl UdpFlows {
             let cause = Cause::Local(failure.raw_os_error().unwrap_or(0));
             let error = NetworkError { cause, destination: flow.peer, quoted_bytes: length };
             let payload = quoted.get(..length).unwrap_or_default();
-            icmp_error::about_datagram(ctx, &error, (flow.ends.guest, flow.ends.peer, marks), payload);
+            icmp_error::about_datagram(ctx, &error, (flow.ends().guest, flow.ends().peer, marks), payload);
         }
     }
 
@@ -260,7 +260,7 @@ impl UdpFlows {
 
     /// The ends of all flows.
     pub fn iter(&self) -> impl Iterator<Item = FlowEnds> {
-        self.flows.iter().map(|flow| flow.ends)
+        self.flows.iter().map(|flow| flow.ends())
     }
 
     /// How many flows there are.
@@ -306,7 +306,7 @@ impl UdpFlows {
         let port = local.port();
         let is_group = wish.peer.is_none();
         let (guest_was_heard, peer_was_heard) = (false, false);
-        self.flows.insert(Flow { ends: *ends, peer, is_group, port, guest_was_heard, peer_was_heard, marks });
+        self.flows.insert(Flow { ends: (*ends).into(), peer, is_group, port, guest_was_heard, peer_was_heard, marks });
         if is_group {
             *self.group_ports.entry(port).or_default() += 1;
         } else {
@@ -328,7 +328,7 @@ impl UdpFlows {
         self.one_sided.remove(index);
         self.streams.remove(index);
         let Some(flow) = self.flows.remove(index) else { return };
-        tracing::debug!(guest = %flow.ends.guest, peer = %flow.ends.peer, "a UDP flow ends");
+        tracing::debug!(guest = %flow.ends().guest, peer = %flow.ends().peer, "a UDP flow ends");
         if !flow.is_group {
             self.taken.remove(&(flow.port, flow.peer));
         } else if let Some(count) = self.group_ports.get_mut(&flow.port) {
@@ -364,19 +364,19 @@ impl UdpFlows {
         let from = if flow.is_group {
             match mapping::towards_guest(ctx.settings, ctx.guest, datagram.source.ip()) {
                 // Headers are made for addresses of one family.
-                Ok((seen, _)) if !is_echo && seen.is_ipv4() == flow.ends.guest.is_ipv4() => {
+                Ok((seen, _)) if !is_echo && seen.is_ipv4() == flow.ends().guest.is_ipv4() => {
                     SocketAddr::new(seen, datagram.source.port())
                 }
                 _ => return,
             }
         } else if (datagram.source.ip(), datagram.source.port()) == (flow.peer.ip(), flow.peer.port()) {
-            flow.ends.peer
+            flow.ends().peer
         } else {
             // It came between the socket's being bound and connected.
             return;
         };
         flow.peer_was_heard = true;
-        let (to, marks) = (flow.ends.guest, datagram.marks);
+        let (to, marks) = (flow.ends().guest, datagram.marks);
         let gathers = !flow.is_group && header::takes_segments(ctx, to.is_ipv4(), payload.len());
         self.touch(index, ctx.now);
         if !gathers || !self.arrived.add(index, marks, Payload::of_bytes(payload)) {
@@ -393,7 +393,7 @@ impl UdpFlows {
         let arrived = std::mem::take(&mut self.arrived);
         let flow = arrived.flow().and_then(|index| self.flows.get(index));
         if let (Some(FlowEnds { guest, peer }), Some((payload, size, marks))) =
-            (flow.map(|flow| flow.ends), arrived.content())
+            (flow.map(|flow| flow.ends()), arrived.content())
         {
             let segment = Some(size).filter(|&size| usize::from(size) < payload.len());
             self.put(ctx, (peer, guest, marks), ctx.guest.mac_or_broadcast(), payload, segment);
@@ -456,7 +456,7 @@ impl UdpFlows {
         for _ in 0..ERRORS {
             let Ok(error) = ctx.sockets.receive_error(SocketId::Udp(index), &mut quoted) else { return false };
             let payload = quoted.get(..error.quoted_bytes).unwrap_or(&quoted);
-            icmp_error::about_datagram(ctx, &error, (flow.ends.guest, flow.ends.peer, flow.marks), payload);
+            icmp_error::about_datagram(ctx, &error, (flow.ends().guest, flow.ends().peer, flow.marks), payload);
         }
         true
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::connection::Proposed;
 use super::options::Options;
 use super::segment::{FIXED, Flags};
 use super::seq::Seq;
@@ -48,6 +49,8 @@ pub struct Transmit {
     pub mss: u16,
     /// The IP header says that ECN is understood: ECT(0) (RFC 3168, 5).
     pub ect: bool,
+    /// What it is to its connection; none has `None`.
+    pub(super) proposed: Option<Proposed>,
 }
 
 /// A part of the socket's receive queue.
@@ -63,7 +66,17 @@ impl Transmit {
     /// Without options, window and payload.
     pub(super) fn bare(seq: Seq, ack: Option<Seq>, flags: Flags) -> Self {
         let flags = if ack.is_some() { flags | Flags::ACK } else { flags };
-        Self { seq, ack, flags, window: 0, options: Options::default(), payload: None, mss: 0, ect: false }
+        Self {
+            seq,
+            ack,
+            flags,
+            window: 0,
+            options: Options::default(),
+            payload: None,
+            mss: 0,
+            ect: false,
+            proposed: None,
+        }
     }
 
     /// Writes the TCP header with a checksum of 0, and tells its length in bytes: 20 to 60.

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
+use crate::time::Instant;
+
 /// What holds for every connection of a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// The zero of our clock, by which timestamps count (RFC 7323). All connections must have one: a guest that remembers an
+    /// earlier connection of the same ends, in TIME-WAIT, drops a SYN that seems older than what it saw last (RFC 7323,
+    /// 5.2; RFC 6191).
+    pub epoch: Instant,
     /// What we announce as MSS, and never exceed: the link's MTU without IP and TCP headers, in bytes.
     pub mss: u16,
     /// What a guest takes that announces no MSS: 536 for IPv4, 1220 for IPv6 (RFC 9293, 3.7.1).
@@ -43,9 +49,10 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// For IPv4 with an MTU of 1500; timers as Linux has them.
+    /// For IPv4 with an MTU of 1500 and a clock that starts now; timers as Linux has them.
     fn default() -> Self {
         Self {
+            epoch: Instant::now(),
             mss: 1460,
             default_mss: 536,
             burst: 65_535 - 60 - 60,

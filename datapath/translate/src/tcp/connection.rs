@@ -21,8 +21,6 @@ pub struct Connection {
     state: State,
     sender: Sender,
     receiver: Receiver,
-    /// Our clock's zero.
-    epoch: Instant,
     /// The guest's clock, where timestamps are used (RFC 7323, TS.Recent).
     clock: Option<u32>,
     /// What the guest's SYN said, and ours says.
@@ -39,8 +37,6 @@ pub struct Connection {
     probes: u8,
     /// To be dropped from the receive queue.
     discard: u32,
-    /// The segment that was proposed last.
-    proposed: Option<Proposed>,
     /// What is to be answered with RST.
     refuse: Option<Seq>,
     /// The guest's numbers are known.
@@ -95,8 +91,9 @@ struct Offer {
     ecn: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Proposed {
+/// What a proposed segment is, for when it is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Proposed {
     kind: Kind,
     announced: Announcement,
 }
@@ -130,15 +127,6 @@ impl Connection {
         connection
     }
 
-    /// Timestamps count from `zero` on. All connections must have one clock: a guest that remembers an earlier
-    /// connection of the same ends, in TIME-WAIT, drops a SYN that seems older than what it saw last (RFC 7323, 5.2;
-    /// RFC 6191).
-    #[must_use]
-    pub fn with_clock(mut self, zero: Instant) -> Self {
-        self.epoch = zero;
-        self
-    }
-
     fn new(now: Instant, isn: Seq, state: State, config: Arc<Config>) -> Self {
         let receiver = Receiver::new(Seq(0), &config);
         let offer = Offer { mss: config.default_mss, scale: Some(0), sack: true, ecn: config.ecn };
@@ -147,7 +135,6 @@ impl Connection {
             state,
             sender: Sender::new(isn),
             receiver,
-            epoch: now,
             clock: Some(0),
             offer,
             timer: None,
@@ -157,7 +144,6 @@ impl Connection {
             challenged_at: None,
             probes: 0,
             discard: 0,
-            proposed: None,
             refuse: None,
             is_synchronised: false,
             wants_syn: false,
@@ -295,10 +281,10 @@ impl Connection {
         self.propose(now).map(Action::Transmit)
     }
 
-    /// The segment is on its way, with that many bytes of payload: at most what it asked for, and 0 where it asked for
+    /// `transmit` is on its way, with that many bytes of payload: at most what it asked for, and 0 where it asked for
     /// none.
-    pub fn on_transmitted(&mut self, now: Instant, payload_bytes: u32) {
-        let Some(Proposed { kind, announced }) = self.proposed.take() else { return };
+    pub fn on_transmitted(&mut self, now: Instant, transmit: &Transmit, payload_bytes: u32) {
+        let Some(Proposed { kind, announced }) = transmit.proposed else { return };
         let mut has_data = false;
         match kind {
             Kind::Chunk(chunk) => {
@@ -335,7 +321,6 @@ impl Connection {
 
     /// The guest has no room: nothing was sent. No segment is asked for until [`Self::on_unblocked`].
     pub fn on_blocked(&mut self) {
-        self.proposed = None;
         self.is_blocked = true;
     }
 
@@ -346,8 +331,8 @@ impl Connection {
 
     /// Nothing was sent, because nothing is in the receive queue at that offset (EAGAIN); [`Self::on_readable`] tells
     /// of more.
-    pub fn on_drained(&mut self) {
-        match self.proposed.take().map(|proposed| proposed.kind) {
+    pub fn on_drained(&mut self, transmit: &Transmit) {
+        match transmit.proposed.map(|proposed| proposed.kind) {
             Some(Kind::Chunk(Chunk::Again { .. })) => self.on_lost(),
             _ => self.sender.on_drained(),
         }
@@ -355,8 +340,8 @@ impl Connection {
 
     /// Nothing was sent, because at that offset the far end's data ends: a read into a buffer that is not empty gave 0
     /// bytes.
-    pub fn on_end(&mut self) {
-        match self.proposed.take().map(|proposed| proposed.kind) {
+    pub fn on_end(&mut self, transmit: &Transmit) {
+        match transmit.proposed.map(|proposed| proposed.kind) {
             Some(Kind::Chunk(Chunk::New { .. })) => self.sender.on_end(),
             Some(Kind::Chunk(Chunk::Again { .. })) => self.on_lost(),
             _ => {}
@@ -632,7 +617,7 @@ impl Connection {
 
     /// Our clock, in milliseconds; it wraps.
     fn time(&self, now: Instant) -> u32 {
-        let millis = now.saturating_duration_since(self.epoch).as_millis() & u128::from(u32::MAX);
+        let millis = now.saturating_duration_since(self.config.epoch).as_millis() & u128::from(u32::MAX);
         u32::try_from(millis).unwrap_or(0)
     }
 
@@ -715,8 +700,8 @@ impl Connection {
     fn propose(&mut self, now: Instant) -> Option<Transmit> {
         if let Some(seq) = self.refuse {
             let announced = self.receiver.announce(0);
-            self.proposed = Some(Proposed { kind: Kind::Refusal, announced });
-            return Some(Transmit::bare(seq, None, Flags::RST));
+            let proposed = Some(Proposed { kind: Kind::Refusal, announced });
+            return Some(Transmit { proposed, ..Transmit::bare(seq, None, Flags::RST) });
         }
         let kind = match self.state {
             State::SynSent | State::SynReceived => self.wants_syn.then_some(Kind::Syn)?,
@@ -727,8 +712,8 @@ impl Connection {
         };
         let shift = if kind == Kind::Syn { 0 } else { self.receiver.scale() };
         let announced = self.receiver.announce(shift);
-        self.proposed = Some(Proposed { kind, announced });
-        Some(self.segment(now, kind, &announced))
+        let proposed = Some(Proposed { kind, announced });
+        Some(Transmit { proposed, ..self.segment(now, kind, &announced) })
     }
 
     fn propose_open(&mut self, now: Instant) -> Option<Kind> {

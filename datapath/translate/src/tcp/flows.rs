@@ -5,11 +5,11 @@
 //! does it. Connections that frames or events have touched are driven once at the end of the burst, so that a burst of
 //! segments is acknowledged once. Those for which the guest had no room wait, in order, until it has.
 
-use crate::time::Instant;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use culvert_guest::Rooms;
 use super::{Action, Config, Connection, Failure, Flags, Segment, Seq, Transmit, refusal};
 use crate::context::Context;
 use crate::failure::is_out_of_descriptors;
-use crate::flow::{FlowEnds, Target};
+use crate::flow::{FlowEnds, StoredEnds, Target};
 use crate::flow_table::{FlowTable, HasEnds};
 use crate::head::{Ends, HOP_LIMIT, Head, TCP};
 use crate::icmp_error::{self, FailedConnect};
@@ -30,19 +30,21 @@ use crate::packet::IpPacket;
 use crate::refusal::Refusal;
 use crate::settings::{DEFAULT_MTU, Settings};
 use crate::sockets::{Readiness, SocketId, TcpSockets};
+use crate::time::Instant;
+use crate::timer_wheel::TimerWheel;
 
 /// The TCP connections of one guest.
 #[derive(Debug)]
 pub struct TcpFlows {
     flows: FlowTable<Flow>,
-    /// When connections are to be woken, one time for each: [`Flow::timer`].
-    timers: BTreeSet<(Instant, u32)>,
+    /// When connections are to be woken: perhaps too early, never too late.
+    timers: TimerWheel,
     /// To be driven at the end of the burst.
     touched: Vec<u32>,
     /// For which the guest had no room, by their tickets ([`Flow::ticket`]): they get it in this order.
-    blocked: BTreeMap<u64, u32>,
+    blocked: BTreeMap<NonZeroU64, u32>,
     /// The last ticket.
-    tickets: u64,
+    tickets: NonZeroU64,
     /// Makes initial sequence numbers that nobody can guess (RFC 6528).
     secret: RandomState,
     started: Instant,
@@ -53,29 +55,33 @@ pub struct TcpFlows {
 /// One connection.
 #[derive(Debug)]
 struct Flow {
-    ends: FlowEnds,
-    /// The far end as the host knows it.
-    far: SocketAddr,
+    ends: StoredEnds,
+    /// The far end as the host knows it, where the guest knows it as another.
+    far: Option<Box<SocketAddr>>,
     connection: Connection,
     /// The number of the guest's SYN, while the socket is connecting.
     connecting: Option<Seq>,
     is_touched: bool,
     /// Its place in the line of those for which the guest had no room.
-    ticket: Option<u64>,
-    /// When it is woken: perhaps too early, never too late.
-    timer: Option<Instant>,
+    ticket: Option<NonZeroU64>,
 }
 
 impl HasEnds for Flow {
     #[inline]
-    fn ends(&self) -> &FlowEnds {
+    fn stored_ends(&self) -> &StoredEnds {
         &self.ends
     }
 }
 
 impl Flow {
     fn new(ends: FlowEnds, far: SocketAddr, connection: Connection, connecting: Option<Seq>) -> Self {
-        Self { ends, far, connection, connecting, is_touched: false, ticket: None, timer: None }
+        let far = (far != ends.peer).then(|| Box::new(far));
+        Self { ends: ends.into(), far, connection, connecting, is_touched: false, ticket: None }
+    }
+
+    /// The far end as the host knows it.
+    fn far(&self) -> SocketAddr {
+        self.far.as_deref().copied().unwrap_or(self.ends().peer)
     }
 }
 
@@ -85,14 +91,14 @@ impl TcpFlows {
         let mtu = settings.mtu.unwrap_or(DEFAULT_MTU);
         Self {
             flows: FlowTable::new(),
-            timers: BTreeSet::new(),
+            timers: TimerWheel::new(now),
             touched: Vec::new(),
             blocked: BTreeMap::new(),
-            tickets: 0,
+            tickets: NonZeroU64::MIN,
             secret: RandomState::new(),
             started: now,
-            v4: Arc::new(Config { mss: mtu.saturating_sub(40), default_mss: 536, ..Config::default() }),
-            v6: Arc::new(Config { mss: mtu.saturating_sub(60), default_mss: 1220, ..Config::default() }),
+            v4: Arc::new(Config { mss: mtu.saturating_sub(40), default_mss: 536, epoch: now, ..Config::default() }),
+            v6: Arc::new(Config { mss: mtu.saturating_sub(60), default_mss: 1220, epoch: now, ..Config::default() }),
         }
     }
 
@@ -108,7 +114,7 @@ impl TcpFlows {
 
     /// The ends of each connection, and the far end as the host knows it.
     pub fn iter(&self) -> impl Iterator<Item = (FlowEnds, SocketAddr)> + '_ {
-        self.flows.iter().map(|flow| (flow.ends, flow.far))
+        self.flows.iter().map(|flow| (flow.ends(), flow.far()))
     }
 
     /// A packet of the guest's with TCP in it.
@@ -193,8 +199,7 @@ impl TcpFlows {
             return Err(Refusal::BadDestination);
         }
         ctx.limits.open(ctx.now, Share::Tcp)?;
-        let connection = Connection::from_guest(ctx.now, self.isn(ctx.now, ends), syn, self.config(to.ip()))
-            .with_clock(self.started);
+        let connection = Connection::from_guest(ctx.now, self.isn(ctx.now, ends), syn, self.config(to.ip()));
         let index = self.insert(Flow::new(ends, to, connection, Some(syn.seq)));
         let outbound = mapping::outbound(ctx.settings, to.ip());
         if let Err(error) = ctx.sockets.connect(SocketId::Tcp(index), to, &outbound) {
@@ -256,8 +261,7 @@ impl TcpFlows {
             ctx.limits.close(Share::Tcp);
             return Err(Refusal::SocketError);
         };
-        let connection =
-            Connection::from_host(ctx.now, self.isn(ctx.now, ends), &info, self.config(guest)).with_clock(self.started);
+        let connection = Connection::from_host(ctx.now, self.isn(ctx.now, ends), &info, self.config(guest));
         let index = self.insert(Flow::new(ends, far, connection, None));
         ctx.counters.tcp_flows += 1;
         self.touch(index);
@@ -272,7 +276,7 @@ impl TcpFlows {
         ready: Readiness,
     ) {
         let Some(flow) = self.flows.get_mut(index) else { return };
-        tracing::trace!(ends = %flow.ends, ?ready, "a TCP socket is ready");
+        tracing::trace!(ends = %flow.ends(), ?ready, "a TCP socket is ready");
         let id = SocketId::Tcp(index);
         if flow.connecting.is_some() {
             match ctx.sockets.connected(id) {
@@ -301,7 +305,7 @@ impl TcpFlows {
     fn fail<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32, error: &io::Error) {
         let Some(flow) = self.flows.get_mut(index) else { return };
         let Some(syn) = flow.connecting.take() else { return };
-        let FlowEnds { guest, peer } = flow.ends;
+        let FlowEnds { guest, peer } = flow.ends();
         let connect = FailedConnect { guest, peer, sequence: syn.0 };
         let told = icmp_error::about_connect(ctx, &connect, error);
         flow.connection.on_failed(ctx.now, if told { Failure::Unreachable } else { Failure::Reset });
@@ -334,17 +338,13 @@ impl TcpFlows {
 
     /// When [`Self::expire`] is to be called.
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(time, _)| *time)
+        self.timers.deadline()
     }
 
     /// Wakes the connections whose time has come.
     pub fn expire<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
-        while let Some(&(time, index)) = self.timers.first()
-            && time <= ctx.now
-        {
-            self.timers.pop_first();
+        while let Some(index) = self.timers.expire(ctx.now) {
             let Some(flow) = self.flows.get_mut(index) else { continue };
-            flow.timer = None;
             flow.connection.on_timer(ctx.now);
             self.drive(ctx, index);
         }
@@ -376,7 +376,7 @@ impl TcpFlows {
                     if send(ctx, index, flow, &transmit) == Err(Full) {
                         flow.connection.on_blocked();
                         if flow.ticket.is_none() {
-                            self.tickets += 1;
+                            self.tickets = self.tickets.saturating_add(1);
                             flow.ticket = Some(self.tickets);
                             self.blocked.insert(self.tickets, index);
                         }
@@ -388,14 +388,9 @@ impl TcpFlows {
     }
 
     fn set_timer(&mut self, index: u32) {
-        let Some(flow) = self.flows.get_mut(index) else { return };
-        let Some(deadline) = flow.connection.deadline() else { return };
-        // Waking too early is harmless; so most changes need no new time.
-        if flow.timer.is_none_or(|timer| deadline < timer) {
-            if let Some(later) = flow.timer.replace(deadline) {
-                self.timers.remove(&(later, index));
-            }
-            self.timers.insert((deadline, index));
+        if let Some(deadline) = self.flows.get(index).and_then(|flow| flow.connection.deadline()) {
+            // Waking too early is harmless; so most changes need no new time.
+            self.timers.set_earlier(index, deadline);
         }
     }
 
@@ -409,16 +404,14 @@ impl TcpFlows {
     }
 
     fn insert(&mut self, flow: Flow) -> u32 {
-        tracing::debug!(ends = %flow.ends, far = %flow.far, "a TCP connection begins");
+        tracing::debug!(ends = %flow.ends(), far = %flow.far(), "a TCP connection begins");
         self.flows.insert(flow)
     }
 
     fn forget<S, L>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) {
         if let Some(flow) = self.flows.remove(index) {
-            tracing::debug!(ends = %flow.ends, "a TCP connection ends");
-            if let Some(timer) = flow.timer {
-                self.timers.remove(&(timer, index));
-            }
+            tracing::debug!(ends = %flow.ends(), "a TCP connection ends");
+            self.timers.stop(index);
             if let Some(ticket) = flow.ticket {
                 self.blocked.remove(&ticket);
             }
@@ -452,15 +445,15 @@ fn send<S: TcpSockets, L: GuestLink>(
     transmit: &Transmit,
 ) -> Result<(), Full> {
     let Some(payload) = transmit.payload else {
-        put(ctx, flow.ends, transmit, 0)?;
-        flow.connection.on_transmitted(ctx.now, 0);
+        put(ctx, flow.ends(), transmit, 0)?;
+        flow.connection.on_transmitted(ctx.now, transmit, 0);
         return Ok(());
     };
-    let read = send_payload(ctx, index, flow.ends, transmit, payload.offset, payload.max)?;
+    let read = send_payload(ctx, index, flow.ends(), transmit, payload.offset, payload.max)?;
     match read {
-        Ok(0) => flow.connection.on_end(),
-        Ok(bytes) => flow.connection.on_transmitted(ctx.now, bytes),
-        Err(error) if would_block(&error) => flow.connection.on_drained(),
+        Ok(0) => flow.connection.on_end(transmit),
+        Ok(bytes) => flow.connection.on_transmitted(ctx.now, transmit, bytes),
+        Err(error) if would_block(&error) => flow.connection.on_drained(transmit),
         Err(error) => {
             ctx.note_memory_fault(&error);
             flow.connection.on_failed(ctx.now, Failure::Reset);

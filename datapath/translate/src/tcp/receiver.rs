@@ -37,7 +37,10 @@ pub(super) struct Receiver {
     fin: Option<Seq>,
     /// FIN was taken: `nxt` is behind it.
     is_closed: bool,
-    due: Due,
+    /// The guest is to get an acknowledgement now.
+    is_due: bool,
+    /// Or then.
+    due_at: Option<Instant>,
     /// When data was taken last.
     data_at: Option<Instant>,
     /// Data of ours follows the guest's soon: acknowledgements may travel with it.
@@ -57,14 +60,6 @@ pub(super) struct Receiver {
     scale: u8,
     /// The most payload of a guest's segment.
     mss: u16,
-}
-
-/// When the guest is to get an acknowledgement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    At(Instant),
-    Never,
-    Now,
 }
 
 /// What a header says of our side.
@@ -89,7 +84,8 @@ impl Receiver {
             room_largest: 0,
             fin: None,
             is_closed: false,
-            due: Due::Never,
+            is_due: false,
+            due_at: None,
             data_at: None,
             is_interactive: false,
             ask: false,
@@ -147,16 +143,12 @@ impl Receiver {
 
     /// When [`Self::on_timer`] has something to do.
     pub(super) fn timer(&self) -> Option<Instant> {
-        let acknowledgement = match self.due {
-            Due::At(at) => Some(at),
-            Due::Never | Due::Now => None,
-        };
-        acknowledgement.into_iter().chain(self.ask_at).min()
+        self.due_at.into_iter().chain(self.ask_at).min()
     }
 
     pub(super) fn on_timer(&mut self, now: Instant) {
-        if matches!(self.due, Due::At(at) if now >= at) {
-            self.due = Due::Now;
+        if self.due_at.is_some_and(|at| now >= at) {
+            self.acknowledge_now();
             // Nothing came along to travel with.
             self.is_interactive = false;
         }
@@ -174,7 +166,7 @@ impl Receiver {
         let is_old = !end.is_after(self.nxt);
         if seq.is_after(self.nxt) || self.is_closed {
             if length > 0 || has_fin {
-                self.due = Due::Now;
+                self.acknowledge_now();
             }
             return None;
         }
@@ -184,7 +176,7 @@ impl Receiver {
         let limit = self.fin.map_or(self.edge, |fin| fin.min(self.edge.max(self.nxt)));
         let (first, last) = (self.nxt - seq, limit.since(seq).min(length));
         if last < length || (length > 0 && is_old) {
-            self.due = Due::Now;
+            self.acknowledge_now();
             self.ask = true;
         }
         if first < last {
@@ -202,7 +194,7 @@ impl Receiver {
             self.room = 0;
             self.await_writable = true;
             self.is_awaiting = true;
-            self.due = Due::Now;
+            self.acknowledge_now();
         }
         if bytes > 0 {
             self.ask_after = 0;
@@ -224,12 +216,13 @@ impl Receiver {
         self.is_closed = true;
         self.shutdown = true;
         self.edge = self.edge.max(self.nxt);
-        self.due = Due::Now;
+        self.acknowledge_now();
         true
     }
 
     pub(super) fn acknowledge_now(&mut self) {
-        self.due = Due::Now;
+        self.is_due = true;
+        self.due_at = None;
     }
 
     /// Ask the socket how much room it has: the guest wants to know, or it has more.
@@ -264,15 +257,15 @@ impl Receiver {
     fn schedule(&mut self, now: Instant, config: &Config) {
         let news = self.nxt.since(self.acked);
         if self.is_update_due() || (news > 0 && !self.is_interactive) || news >= 2 * u32::from(self.mss) {
-            self.due = Due::Now;
-        } else if news > 0 && self.due == Due::Never {
-            self.due = Due::At(now + config.delayed_ack);
+            self.acknowledge_now();
+        } else if news > 0 && !self.is_due && self.due_at.is_none() {
+            self.due_at = Some(now + config.delayed_ack);
         }
     }
 
     /// Whether the guest waits for an acknowledgement that should go now.
     pub(super) fn is_due(&self) -> bool {
-        self.due == Due::Now
+        self.is_due
     }
 
     /// What the next segment says. In a SYN windows are not scaled: `shift` is 0.
@@ -296,7 +289,8 @@ impl Receiver {
         if has_data && self.data_at.is_some_and(|at| now.saturating_duration_since(at) < config.delayed_ack) {
             self.is_interactive = true;
         }
-        self.due = Due::Never;
+        self.is_due = false;
+        self.due_at = None;
     }
 
     pub(super) fn take_ask(&mut self) -> bool {

@@ -38,6 +38,21 @@ pub(super) struct Sender {
     readable: bool,
     /// The window is closed, and a byte is to be sent nevertheless (RFC 9293, 3.8.6.1).
     probing: bool,
+    duplicates: u8,
+    /// How often in a row something was sent again without an answer.
+    retries: u8,
+    rtt: Rtt,
+    /// What is being timed, where there are no timestamps: the byte behind it, and when it was sent.
+    timed: Option<(Seq, Instant)>,
+    /// Retransmission, or a probe of a closed window.
+    timer: Option<Instant>,
+    /// Since something was lost or marked, until that has no effect any more.
+    loss: Option<Box<Loss>>,
+}
+
+/// What follows a loss.
+#[derive(Debug)]
+struct Loss {
     congestion_window: u32,
     slow_start_until: u32,
     recovery: Recovery,
@@ -45,15 +60,8 @@ pub(super) struct Sender {
     cursor: Seq,
     /// How many bytes may be sent during recovery.
     credit: u32,
-    duplicates: u8,
-    /// How often in a row something was sent again without an answer.
-    retries: u8,
-    sacked: Option<Box<Scoreboard>>,
-    rtt: Rtt,
-    /// What is being timed, where there are no timestamps: the byte behind it, and when it was sent.
-    timed: Option<(Seq, Instant)>,
-    /// Retransmission, or a probe of a closed window.
-    timer: Option<Instant>,
+    /// What the guest told that it has behind a hole.
+    sacked: Option<Scoreboard>,
     /// Up to where congestion was answered (RFC 3168, 6.1.2).
     slowed: Seq,
 }
@@ -118,19 +126,36 @@ impl Sender {
             end: None,
             readable: true,
             probing: false,
-            congestion_window: UNLIMITED,
-            slow_start_until: UNLIMITED,
-            recovery: Recovery::None,
-            cursor: isn,
-            credit: 0,
             duplicates: 0,
             retries: 0,
-            sacked: None,
             rtt: Rtt::default(),
             timed: None,
             timer: None,
-            slowed: isn,
+            loss: None,
         }
+    }
+
+    fn loss(&mut self) -> &mut Loss {
+        self.loss.get_or_insert_with(|| {
+            Box::new(Loss {
+                congestion_window: UNLIMITED,
+                slow_start_until: UNLIMITED,
+                recovery: Recovery::None,
+                cursor: self.una,
+                credit: 0,
+                sacked: None,
+                slowed: self.una,
+            })
+        })
+    }
+
+    fn recovery(&self) -> Recovery {
+        self.loss.as_deref().map_or(Recovery::None, |loss| loss.recovery)
+    }
+
+    /// How many bytes the guest has behind a hole.
+    fn sacked_bytes(&self) -> u32 {
+        self.loss.as_deref().and_then(|loss| loss.sacked.as_ref()).map_or(0, Scoreboard::bytes)
     }
 
     pub(super) const fn una(&self) -> Seq {
@@ -196,8 +221,6 @@ impl Sender {
     ) {
         self.una = ack;
         self.nxt = ack;
-        self.slowed = ack;
-        self.cursor = ack;
         self.mss = guest_mss.max(SMALLEST_MSS) - options;
         self.window_from = (seq, ack);
         self.set_window(window);
@@ -242,15 +265,16 @@ impl Sender {
 
     /// The next hole that is to be filled.
     fn again(&self, config: &Config) -> Option<Chunk> {
-        let from = self.cursor.max(self.una);
-        let (seq, behind) = match self.recovery {
+        let loss = self.loss.as_deref()?;
+        let from = loss.cursor.max(self.una);
+        let (seq, behind) = match loss.recovery {
             Recovery::None => return None,
-            Recovery::Fast { until } => match self.sacked.as_deref() {
+            Recovery::Fast { until } => match &loss.sacked {
                 Some(sacked) => sacked.hole(from)?,
                 // Without SACK only the first segment is known to be missing (RFC 6582).
                 None => (from, until.min(self.una + u32::from(self.mss))),
             },
-            Recovery::Timeout { until } => match self.sacked.as_deref() {
+            Recovery::Timeout { until } => match &loss.sacked {
                 Some(sacked) => sacked.hole(from).unwrap_or_else(|| (sacked.skip(from), until)),
                 None => (from, until),
             },
@@ -259,7 +283,7 @@ impl Sender {
             return Some(Chunk::Fin);
         }
         let behind = self.end.map_or(behind, |end| behind.min(end)).min(self.una + self.window.max(1));
-        let length = behind.since(seq).min(self.credit).min(self.most(config));
+        let length = behind.since(seq).min(loss.credit).min(self.most(config));
         (length > 0).then_some(Chunk::Again { seq, length })
     }
 
@@ -273,10 +297,13 @@ impl Sender {
             return None;
         }
         let mss = u32::from(self.mss);
-        let in_flight = self.in_flight() - self.sacked.as_deref().map_or(0, Scoreboard::bytes).min(self.in_flight());
-        let allowed = match self.recovery {
-            Recovery::None => self.congestion_window.saturating_sub(in_flight),
-            _ => self.credit,
+        let in_flight = self.in_flight() - self.sacked_bytes().min(self.in_flight());
+        let allowed = match self.loss.as_deref() {
+            None => UNLIMITED,
+            Some(Loss { recovery: Recovery::None, congestion_window, .. }) => {
+                congestion_window.saturating_sub(in_flight)
+            }
+            Some(Loss { credit, .. }) => *credit,
         };
         let length = edge.since(self.nxt).min(allowed);
         // No small segments because of a small window (RFC 9293, 3.8.6.2.1).
@@ -299,8 +326,9 @@ impl Sender {
         let fresh = match chunk {
             Chunk::Again { seq, length } => {
                 let bytes = bytes.min(length);
-                self.cursor = seq + bytes;
-                self.credit = self.credit.saturating_sub(bytes);
+                let loss = self.loss();
+                loss.cursor = seq + bytes;
+                loss.credit = loss.credit.saturating_sub(bytes);
                 self.timed = None;
                 if seq == self.una {
                     self.timer = None;
@@ -309,19 +337,21 @@ impl Sender {
             }
             Chunk::Fin => {
                 let seq = self.end.unwrap_or(self.nxt);
-                self.cursor = if self.recovery == Recovery::None { self.cursor } else { seq + 1 };
+                if let Some(loss) = self.recovering() {
+                    loss.cursor = seq + 1;
+                }
                 u32::from(seq == self.nxt)
             }
             Chunk::New { length } => {
                 let bytes = bytes.min(length);
-                if self.recovery != Recovery::None {
-                    self.credit = self.credit.saturating_sub(bytes);
+                if let Some(loss) = self.recovering() {
+                    loss.credit = loss.credit.saturating_sub(bytes);
                 }
                 bytes
             }
         };
         self.nxt = self.nxt + fresh;
-        if fresh > 0 && self.timed.is_none() && !has_timestamps && self.recovery == Recovery::None {
+        if fresh > 0 && self.timed.is_none() && !has_timestamps && self.recovery() == Recovery::None {
             self.timed = Some((self.nxt, now));
         }
         if self.timer.is_none() && self.in_flight() > 0 {
@@ -359,8 +389,7 @@ impl Sender {
         for (first, end) in told.sack.iter() {
             let (from, to) = (first - una, end - una);
             if from < to && to <= in_flight && from > 0 {
-                let sacked = self.sacked.get_or_insert_default();
-                newly += sacked.add(una, first, end);
+                newly += self.loss().sacked.get_or_insert_default().add(una, first, end);
             }
         }
         newly
@@ -376,11 +405,13 @@ impl Sender {
         if self.window == 0 && told.window > 0 {
             self.probing = false;
             self.rtt.undouble();
-            self.credit = self.credit.max(u32::from(self.mss));
             if self.in_flight() == 0 {
                 self.timer = None;
-            } else {
-                self.cursor = self.una;
+            }
+            let (una, mss) = (self.una, u32::from(self.mss));
+            if let Some(loss) = self.recovering() {
+                loss.credit = loss.credit.max(mss);
+                loss.cursor = una;
             }
         }
         self.window_from = (told.seq, told.ack);
@@ -405,23 +436,13 @@ impl Sender {
             self.rtt.sample(rtt);
         }
         self.rtt.undouble();
-        if let Some(sacked) = self.sacked.as_deref_mut() {
-            sacked.acknowledge(self.una);
-        }
         self.timer = (self.in_flight() > 0).then(|| now + self.rtt.timeout(config));
-        let mss = u32::from(self.mss);
-        match self.recovery {
-            Recovery::None => self.grow(newly),
-            Recovery::Fast { until } | Recovery::Timeout { until } if !self.una.is_before(until) => {
-                self.recovery = Recovery::None;
-                self.congestion_window = self.slow_start_until;
-                self.credit = 0;
+        let (una, mss, window_largest) = (self.una, u32::from(self.mss), self.window_largest);
+        if let Some(loss) = self.loss.as_deref_mut() {
+            loss.advance(una, newly, newly_sacked, mss);
+            if loss.is_over(una, window_largest) {
+                self.loss = None;
             }
-            Recovery::Fast { .. } => self.earn(newly.saturating_add(newly_sacked).max(mss)),
-            Recovery::Timeout { .. } => self.earn(newly.saturating_mul(2).max(mss)),
-        }
-        if self.recovery == Recovery::None && self.sacked.as_deref().is_some_and(Scoreboard::is_empty) {
-            self.sacked = None;
         }
         newly - u32::from(self.is_ended() && !had_ended)
     }
@@ -438,59 +459,47 @@ impl Sender {
     /// Something behind a hole arrived, or the same was acknowledged again.
     fn on_duplicate(&mut self, newly_sacked: u32) {
         let mss = u32::from(self.mss);
-        match self.recovery {
+        match self.recovery() {
             Recovery::None => {
                 self.duplicates = self.duplicates.saturating_add(1);
-                let sacked = self.sacked.as_deref().map_or(0, Scoreboard::bytes);
-                if self.duplicates >= DUPLICATES || sacked >= u32::from(DUPLICATES) * mss {
-                    self.reduce();
-                    self.congestion_window = self.slow_start_until;
-                    self.recovery = Recovery::Fast { until: self.nxt };
-                    self.cursor = self.una;
-                    self.credit = newly_sacked.max(mss);
+                if self.duplicates >= DUPLICATES || self.sacked_bytes() >= u32::from(DUPLICATES) * mss {
+                    let (una, nxt) = (self.una, self.nxt);
+                    let loss = self.reduce();
+                    loss.congestion_window = loss.slow_start_until;
+                    loss.recovery = Recovery::Fast { until: nxt };
+                    loss.cursor = una;
+                    loss.credit = newly_sacked.max(mss);
                 }
             }
-            Recovery::Fast { .. } => self.earn(newly_sacked.max(mss)),
-            Recovery::Timeout { .. } => self.earn(newly_sacked),
+            Recovery::Fast { .. } => self.loss().earn(newly_sacked.max(mss), mss),
+            Recovery::Timeout { .. } => self.loss().earn(newly_sacked, mss),
         }
     }
 
-    fn earn(&mut self, bytes: u32) {
-        self.credit = self.credit.saturating_add(bytes).min(self.slow_start_until.max(2 * u32::from(self.mss)));
+    /// What follows a loss, while what was lost is sent again.
+    fn recovering(&mut self) -> Option<&mut Loss> {
+        self.loss.as_deref_mut().filter(|loss| loss.recovery != Recovery::None)
     }
 
     /// RFC 5681, equation 4.
-    fn reduce(&mut self) {
-        self.slow_start_until = (self.in_flight() / 2).max(2 * u32::from(self.mss));
+    fn reduce(&mut self) -> &mut Loss {
         self.timed = None;
-    }
-
-    /// RFC 5681, 3.1, counting bytes (RFC 3465). Nothing grows before something was lost.
-    fn grow(&mut self, newly: u32) {
-        if self.congestion_window == UNLIMITED {
-            return;
-        }
-        let mss = u64::from(self.mss);
-        let more = if self.congestion_window < self.slow_start_until {
-            newly
-        } else {
-            let more = mss * u64::from(newly) / u64::from(self.congestion_window.max(1));
-            u32::try_from(more).unwrap_or(u32::MAX).max(1)
-        };
-        self.congestion_window = self.congestion_window.saturating_add(more);
-        if self.congestion_window / 2 > self.window_largest {
-            self.congestion_window = UNLIMITED;
-        }
+        let half = (self.in_flight() / 2).max(2 * u32::from(self.mss));
+        let loss = self.loss();
+        loss.slow_start_until = half;
+        loss
     }
 
     /// The guest tells that a segment of ours was marked (RFC 3168, 6.1.2). Whether we slow down: once per window.
     pub(super) fn on_congestion(&mut self) -> bool {
-        if self.recovery != Recovery::None || self.una.is_before(self.slowed) || self.in_flight() == 0 {
+        let is_slowed = self.loss.as_deref().is_some_and(|loss| self.una.is_before(loss.slowed));
+        if self.recovery() != Recovery::None || is_slowed || self.in_flight() == 0 {
             return false;
         }
-        self.reduce();
-        self.congestion_window = self.slow_start_until;
-        self.slowed = self.nxt;
+        let nxt = self.nxt;
+        let loss = self.reduce();
+        loss.congestion_window = loss.slow_start_until;
+        loss.slowed = nxt;
         true
     }
 
@@ -516,19 +525,69 @@ impl Sender {
             return Err(Unanswered);
         }
         self.retries += 1;
-        if self.recovery == Recovery::None {
+        if self.recovery() == Recovery::None {
             self.reduce();
         }
         self.timed = None;
         self.duplicates = 0;
-        self.recovery = Recovery::Timeout { until: self.nxt };
-        self.cursor = self.una;
+        let (una, nxt, mss) = (self.una, self.nxt, u32::from(self.mss));
+        let loss = self.loss();
+        loss.recovery = Recovery::Timeout { until: nxt };
+        loss.cursor = una;
         // Two segments rather than one: one would wait for the guest's delayed acknowledgement.
-        self.credit = 2 * u32::from(self.mss);
+        loss.credit = 2 * mss;
         // The guest may have dropped what it told to have (RFC 2018, 8).
-        self.sacked = None;
+        loss.sacked = None;
         self.timer = Some(now + self.rtt.timeout(config));
         Ok(())
+    }
+}
+
+impl Loss {
+    /// Something new was acknowledged: all before `una`.
+    fn advance(&mut self, una: Seq, newly: u32, newly_sacked: u32, mss: u32) {
+        if let Some(sacked) = &mut self.sacked {
+            sacked.acknowledge(una);
+        }
+        match self.recovery {
+            Recovery::None => self.grow(newly, mss),
+            Recovery::Fast { until } | Recovery::Timeout { until } if !una.is_before(until) => {
+                self.recovery = Recovery::None;
+                self.congestion_window = self.slow_start_until;
+                self.credit = 0;
+            }
+            Recovery::Fast { .. } => self.earn(newly.saturating_add(newly_sacked).max(mss), mss),
+            Recovery::Timeout { .. } => self.earn(newly.saturating_mul(2).max(mss), mss),
+        }
+        if self.recovery == Recovery::None && self.sacked.as_ref().is_some_and(Scoreboard::is_empty) {
+            self.sacked = None;
+        }
+    }
+
+    fn earn(&mut self, bytes: u32, mss: u32) {
+        self.credit = self.credit.saturating_add(bytes).min(self.slow_start_until.max(2 * mss));
+    }
+
+    /// RFC 5681, 3.1, counting bytes (RFC 3465). Nothing grows before something was lost.
+    fn grow(&mut self, newly: u32, mss: u32) {
+        if self.congestion_window == UNLIMITED {
+            return;
+        }
+        let more = if self.congestion_window < self.slow_start_until {
+            newly
+        } else {
+            let more = u64::from(mss) * u64::from(newly) / u64::from(self.congestion_window.max(1));
+            u32::try_from(more).unwrap_or(u32::MAX).max(1)
+        };
+        self.congestion_window = self.congestion_window.saturating_add(more);
+    }
+
+    /// It has no effect any more: the guest's window is what limits.
+    fn is_over(&self, una: Seq, window_largest: u32) -> bool {
+        self.recovery == Recovery::None
+            && self.sacked.is_none()
+            && !una.is_before(self.slowed)
+            && self.congestion_window / 2 > window_largest
     }
 }
 

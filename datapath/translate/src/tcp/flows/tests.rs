@@ -92,7 +92,7 @@ impl Setup {
             self.finish();
         }
         assert_eq!(self.flows.len(), 0);
-        assert!(self.flows.timers.is_empty() && self.flows.blocked.is_empty());
+        assert!(self.flows.timers.deadline().is_none() && self.flows.blocked.is_empty());
         assert!(self.world.sockets.streams.open.is_empty());
         assert_eq!(self.world.limits.in_use(), 0);
     }

@@ -382,8 +382,8 @@ impl Pair {
             None => Vec::new(),
             Some(payload) => match self.kernel.peek(payload.offset, payload.max) {
                 Peek::Data(bytes) => bytes,
-                Peek::End => return connection.on_end(),
-                Peek::Nothing => return connection.on_drained(),
+                Peek::End => return connection.on_end(transmit),
+                Peek::Nothing => return connection.on_drained(transmit),
             },
         };
         let is_full = self.to_guest.len() >= self.ring || self.is_ring_closed;
@@ -398,7 +398,7 @@ impl Pair {
         let mut frame = header_of(transmit);
         frame.payload = payload;
         frame.is_marked = self.faults.marked > 0 && transmit.ect;
-        self.connection.as_mut().unwrap().on_transmitted(self.now, length);
+        self.connection.as_mut().unwrap().on_transmitted(self.now, transmit, length);
         self.transmitted.push((self.now, *transmit));
         let is_lost = self.happens(self.faults.lost_to_guest) || self.loses_place(is_new && length > 0);
         if is_lost {
