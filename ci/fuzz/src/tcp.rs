@@ -254,7 +254,7 @@ impl Bench {
         let expected = self.expected.expect("data comes once both ends are known");
         assert_eq!(first + part.start, expected, "in order, and once");
         let taken = self.takes.min(part.end - part.start);
-        connection.on_written(self.now, taken);
+        connection.on_written(self.now, &part, taken);
         self.expected = Some(expected + taken);
         self.next = expected + taken;
     }

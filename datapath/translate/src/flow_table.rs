@@ -93,9 +93,9 @@ impl<F: HasEnds> FlowTable<F> {
         Some(flow)
     }
 
-    /// All flows.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &F> {
-        self.flows.iter().map(|(_, flow)| flow)
+    /// All flows with their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &F)> {
+        self.flows.iter().map(|(index, flow)| (u32::try_from(index).unwrap_or(u32::MAX), flow))
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
                 prop_assert_eq!((table.len(), table.by_ends.len()), (model.len(), model.len()));
                 prop_assert_eq!(table.is_empty(), model.is_empty());
             }
-            let mut all: Vec<_> = table.iter().map(|ends| ends.ends().guest.port()).collect();
+            let mut all: Vec<_> = table.iter().map(|(_, ends)| ends.ends().guest.port()).collect();
             all.sort_unstable();
             prop_assert_eq!(all, model.into_keys().collect::<Vec<_>>());
         }

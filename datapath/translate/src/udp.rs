@@ -260,7 +260,7 @@ impl UdpFlows {
 
     /// The ends of all flows.
     pub fn iter(&self) -> impl Iterator<Item = FlowEnds> {
-        self.flows.iter().map(|flow| flow.ends())
+        self.flows.iter().map(|(_, flow)| flow.ends())
     }
 
     /// How many flows there are.

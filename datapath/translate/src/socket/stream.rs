@@ -70,6 +70,13 @@ impl ListenAt<'_> {
 }
 
 impl KernelSockets {
+    /// The far end of a connection, as the host knows it.
+    #[must_use]
+    pub fn peer(&self, id: SocketId) -> Option<SocketAddr> {
+        let peer = getpeername(&self.stream(id).ok()?.socket).ok()??;
+        SocketAddr::try_from(peer).ok().map(canonical)
+    }
+
     fn stream(&self, id: SocketId) -> io::Result<&Stream> {
         match id {
             SocketId::Tcp(index) => self.streams.get(index),

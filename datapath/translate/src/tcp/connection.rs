@@ -25,8 +25,6 @@ pub struct Connection {
     clock: Option<u32>,
     /// What the guest's SYN said, and ours says.
     offer: Offer,
-    /// The handshake, or the end.
-    timer: Option<Instant>,
     retries: u8,
     /// When the guest was heard last.
     heard_at: Instant,
@@ -137,7 +135,6 @@ impl Connection {
             receiver,
             clock: Some(0),
             offer,
-            timer: None,
             retries: 0,
             heard_at: now,
             moved_at: now,
@@ -156,6 +153,12 @@ impl Connection {
         }
     }
 
+    /// The number of the guest's SYN, until data follows.
+    #[must_use]
+    pub fn guest_isn(&self) -> Seq {
+        self.receiver.nxt() - 1
+    }
+
     /// A segment of the guest. Tells which part of its payload is to be written to the socket now; then
     /// [`Self::on_written`] or [`Self::on_failed`] must be called before any other method.
     pub fn on_segment(&mut self, now: Instant, segment: &Segment) -> Option<Range<u32>> {
@@ -168,9 +171,10 @@ impl Connection {
         None
     }
 
-    /// The socket took the first `bytes` of what [`Self::on_segment`] named: 0 where it had no room.
-    pub fn on_written(&mut self, now: Instant, bytes: u32) {
-        if self.receiver.on_written(now, bytes, &self.config) > 0 {
+    /// The socket took the first `bytes` of `part`, which [`Self::on_segment`] named: 0 where it had no room.
+    pub fn on_written(&mut self, now: Instant, part: &Range<u32>, bytes: u32) {
+        let offered = part.end.saturating_sub(part.start);
+        if self.receiver.on_written(now, offered, bytes, &self.config) > 0 {
             self.moved_at = now;
         }
         self.take_fin(now);
@@ -221,10 +225,10 @@ impl Connection {
         if self.state == State::Open {
             return self.on_timer_open(now);
         }
-        if self.timer.is_none_or(|timer| now < timer) {
+        if self.sender.timer().is_none_or(|timer| now < timer) {
             return;
         }
-        self.timer = None;
+        self.sender.set_timer(None);
         match self.state {
             State::SynSent | State::SynReceived => self.repeat_handshake(now),
             State::TimeWait => self.state = State::Ending(Ending::Close),
@@ -238,7 +242,7 @@ impl Connection {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         if self.state != State::Open {
-            return self.timer;
+            return self.sender.timer();
         }
         [self.sender.timer(), self.receiver.timer(), Some(self.lost_at())].into_iter().flatten().min()
     }
@@ -396,7 +400,7 @@ impl Connection {
     fn start_handshake(&mut self, now: Instant) {
         self.wants_syn = true;
         self.retries = 0;
-        self.timer = Some(now + rtt::INITIAL);
+        self.sender.set_timer(Some(now + rtt::INITIAL));
     }
 
     /// SYN was not answered. This goes on also while the guest's ring is full, so that a guest that never came up is
@@ -408,13 +412,13 @@ impl Connection {
         self.retries += 1;
         self.wants_syn = true;
         let doublings = self.retries.saturating_sub(self.config.syn_linear).min(16);
-        self.timer = Some(now + (rtt::INITIAL * (1 << doublings)).min(self.config.rto_max));
+        self.sender.set_timer(Some(now + (rtt::INITIAL * (1 << doublings)).min(self.config.rto_max)));
     }
 
     /// The guest gets a RST, and the socket ends.
     fn refuse_guest(&mut self, now: Instant, then: Ending) {
         self.state = State::Refusing { then };
-        self.timer = Some(now + RST_WAIT);
+        self.sender.set_timer(Some(now + RST_WAIT));
     }
 
     fn on_segment_connecting(&mut self, segment: &Segment) {
@@ -462,7 +466,7 @@ impl Connection {
         let rtt = self.measured_rtt(now, segment).filter(|_| self.retries == 0);
         self.sender.open(segment.seq, ack, window, mss, options, rtt);
         self.state = State::Open;
-        self.timer = None;
+        self.sender.set_timer(None);
         self.wants_syn = false;
         self.heard_at = now;
         self.moved_at = now;
@@ -579,7 +583,7 @@ impl Connection {
             self.receiver.acknowledge_now();
         }
         if segment.flags.contains(Flags::FIN) {
-            self.timer = Some(now + self.config.time_wait);
+            self.sender.set_timer(Some(now + self.config.time_wait));
         }
     }
 
@@ -662,7 +666,7 @@ impl Connection {
             self.state = State::Ending(Ending::Close);
         } else {
             self.state = State::TimeWait;
-            self.timer = Some(now + self.config.time_wait);
+            self.sender.set_timer(Some(now + self.config.time_wait));
             self.wants_close_socket = true;
         }
     }
@@ -684,7 +688,7 @@ impl Connection {
 
     /// There is data to move, in one direction at least.
     fn is_moving(&self) -> bool {
-        self.sender.is_pending() || self.receiver.is_stalled()
+        self.sender.is_pending() || self.receiver.is_stalled(&self.config)
     }
 
     /// When the guest is probed, or given up.
@@ -699,7 +703,7 @@ impl Connection {
     /// The next segment.
     fn propose(&mut self, now: Instant) -> Option<Transmit> {
         if let Some(seq) = self.refuse {
-            let announced = self.receiver.announce(0);
+            let announced = self.receiver.announce(0, &self.config);
             let proposed = Some(Proposed { kind: Kind::Refusal, announced });
             return Some(Transmit { proposed, ..Transmit::bare(seq, None, Flags::RST) });
         }
@@ -711,7 +715,7 @@ impl Connection {
             State::Connecting | State::Ending(_) | State::Over => return None,
         };
         let shift = if kind == Kind::Syn { 0 } else { self.receiver.scale() };
-        let announced = self.receiver.announce(shift);
+        let announced = self.receiver.announce(shift, &self.config);
         let proposed = Some(Proposed { kind, announced });
         Some(Transmit { proposed, ..self.segment(now, kind, &announced) })
     }

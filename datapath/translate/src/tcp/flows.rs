@@ -56,11 +56,9 @@ pub struct TcpFlows {
 #[derive(Debug)]
 struct Flow {
     ends: StoredEnds,
-    /// The far end as the host knows it, where the guest knows it as another.
-    far: Option<Box<SocketAddr>>,
     connection: Connection,
-    /// The number of the guest's SYN, while the socket is connecting.
-    connecting: Option<Seq>,
+    /// The socket is connecting, for the guest's SYN.
+    is_connecting: bool,
     is_touched: bool,
     /// Its place in the line of those for which the guest had no room.
     ticket: Option<NonZeroU64>,
@@ -74,14 +72,8 @@ impl HasEnds for Flow {
 }
 
 impl Flow {
-    fn new(ends: FlowEnds, far: SocketAddr, connection: Connection, connecting: Option<Seq>) -> Self {
-        let far = (far != ends.peer).then(|| Box::new(far));
-        Self { ends: ends.into(), far, connection, connecting, is_touched: false, ticket: None }
-    }
-
-    /// The far end as the host knows it.
-    fn far(&self) -> SocketAddr {
-        self.far.as_deref().copied().unwrap_or(self.ends().peer)
+    fn new(ends: FlowEnds, connection: Connection, is_connecting: bool) -> Self {
+        Self { ends: ends.into(), connection, is_connecting, is_touched: false, ticket: None }
     }
 }
 
@@ -112,9 +104,9 @@ impl TcpFlows {
         self.flows.is_empty()
     }
 
-    /// The ends of each connection, and the far end as the host knows it.
-    pub fn iter(&self) -> impl Iterator<Item = (FlowEnds, SocketAddr)> + '_ {
-        self.flows.iter().map(|flow| (flow.ends(), flow.far()))
+    /// The number of each connection and its ends.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, FlowEnds)> + '_ {
+        self.flows.iter().map(|(index, flow)| (index, flow.ends()))
     }
 
     /// A packet of the guest's with TCP in it.
@@ -167,8 +159,8 @@ impl TcpFlows {
         if let Some(range) = flow.connection.on_segment(ctx.now, segment) {
             let bytes = packet.payload.skip(header_bytes + range.start).take(range.end.saturating_sub(range.start));
             match ctx.sockets.write(SocketId::Tcp(index), bytes) {
-                Ok(count) => flow.connection.on_written(ctx.now, count),
-                Err(error) if would_block(&error) => flow.connection.on_written(ctx.now, 0),
+                Ok(count) => flow.connection.on_written(ctx.now, &range, count),
+                Err(error) if would_block(&error) => flow.connection.on_written(ctx.now, &range, 0),
                 Err(error) => {
                     ctx.note_memory_fault(&error);
                     flow.connection.on_failed(ctx.now, Failure::Reset);
@@ -200,7 +192,7 @@ impl TcpFlows {
         }
         ctx.limits.open(ctx.now, Share::Tcp)?;
         let connection = Connection::from_guest(ctx.now, self.isn(ctx.now, ends), syn, self.config(to.ip()));
-        let index = self.insert(Flow::new(ends, to, connection, Some(syn.seq)));
+        let index = self.insert(Flow::new(ends, connection, true));
         let outbound = mapping::outbound(ctx.settings, to.ip());
         if let Err(error) = ctx.sockets.connect(SocketId::Tcp(index), to, &outbound) {
             if is_out_of_descriptors(&error) {
@@ -262,7 +254,7 @@ impl TcpFlows {
             return Err(Refusal::SocketError);
         };
         let connection = Connection::from_host(ctx.now, self.isn(ctx.now, ends), &info, self.config(guest));
-        let index = self.insert(Flow::new(ends, far, connection, None));
+        let index = self.insert(Flow::new(ends, connection, false));
         ctx.counters.tcp_flows += 1;
         self.touch(index);
         Ok(())
@@ -278,11 +270,11 @@ impl TcpFlows {
         let Some(flow) = self.flows.get_mut(index) else { return };
         tracing::trace!(ends = %flow.ends(), ?ready, "a TCP socket is ready");
         let id = SocketId::Tcp(index);
-        if flow.connecting.is_some() {
+        if flow.is_connecting {
             match ctx.sockets.connected(id) {
                 Ok(false) => return,
                 Ok(true) => {
-                    flow.connecting = None;
+                    flow.is_connecting = false;
                     match ctx.sockets.info(id) {
                         Some(info) => flow.connection.on_connected(ctx.now, &info),
                         None => flow.connection.on_failed(ctx.now, Failure::Reset),
@@ -304,9 +296,11 @@ impl TcpFlows {
     /// Connecting failed: the guest is told by an ICMP error where the network was the reason, else by RST.
     fn fail<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32, error: &io::Error) {
         let Some(flow) = self.flows.get_mut(index) else { return };
-        let Some(syn) = flow.connecting.take() else { return };
+        if !std::mem::take(&mut flow.is_connecting) {
+            return;
+        }
         let FlowEnds { guest, peer } = flow.ends();
-        let connect = FailedConnect { guest, peer, sequence: syn.0 };
+        let connect = FailedConnect { guest, peer, sequence: flow.connection.guest_isn().0 };
         let told = icmp_error::about_connect(ctx, &connect, error);
         flow.connection.on_failed(ctx.now, if told { Failure::Unreachable } else { Failure::Reset });
     }
@@ -404,7 +398,7 @@ impl TcpFlows {
     }
 
     fn insert(&mut self, flow: Flow) -> u32 {
-        tracing::debug!(ends = %flow.ends(), far = %flow.far(), "a TCP connection begins");
+        tracing::debug!(ends = %flow.ends(), "a TCP connection begins");
         self.flows.insert(flow)
     }
 

@@ -27,8 +27,6 @@ pub(super) struct Receiver {
     acked: Seq,
     /// The window's right edge, as the guest was told.
     edge: Seq,
-    /// Bytes of the segment that [`Self::place`] offered for writing.
-    offered: u32,
     /// What the socket has room for behind `nxt`, as far as is known.
     room: u32,
     /// The most that it had room for lately.
@@ -58,8 +56,6 @@ pub(super) struct Receiver {
     shutdown: bool,
     /// By how many bits our windows are shifted.
     scale: u8,
-    /// The most payload of a guest's segment.
-    mss: u16,
 }
 
 /// What a header says of our side.
@@ -79,7 +75,6 @@ impl Receiver {
             nxt,
             acked: nxt,
             edge: nxt,
-            offered: 0,
             room: 0,
             room_largest: 0,
             fin: None,
@@ -95,7 +90,6 @@ impl Receiver {
             is_awaiting: false,
             shutdown: false,
             scale: scale(config.window),
-            mss: config.mss,
         }
     }
 
@@ -137,8 +131,8 @@ impl Receiver {
     }
 
     /// The guest may want to send, but has no window to speak of.
-    pub(super) fn is_stalled(&self) -> bool {
-        !self.is_closed && self.edge.since(self.nxt) < self.least_step()
+    pub(super) fn is_stalled(&self, config: &Config) -> bool {
+        !self.is_closed && self.edge.since(self.nxt) < self.least_step(config)
     }
 
     /// When [`Self::on_timer`] has something to do.
@@ -180,15 +174,13 @@ impl Receiver {
             self.ask = true;
         }
         if first < last {
-            self.offered = last - first;
             return Some(first..last);
         }
         None
     }
 
-    /// The socket took that many bytes of what was offered. Returns how many of them there were.
-    pub(super) fn on_written(&mut self, now: Instant, bytes: u32, config: &Config) -> u32 {
-        let offered = std::mem::take(&mut self.offered);
+    /// The socket took that many bytes of what [`Self::place`] offered. Returns how many of them there were.
+    pub(super) fn on_written(&mut self, now: Instant, offered: u32, bytes: u32, config: &Config) -> u32 {
         let bytes = bytes.min(offered);
         if bytes < offered {
             self.room = 0;
@@ -235,10 +227,10 @@ impl Receiver {
         self.room = info.send_room.min(config.window).min(u32::from(u16::MAX) << self.scale);
         // It is remembered for long, not for ever: a socket's buffer can shrink.
         self.room_largest = (self.room_largest - self.room_largest / 16).max(self.room);
-        if self.acked != self.nxt || self.is_update_due() {
+        if self.acked != self.nxt || self.is_update_due(config) {
             self.schedule(now, config);
         }
-        let is_short = !self.is_closed && self.room < self.least_step();
+        let is_short = !self.is_closed && self.room < self.least_step(config);
         if is_short && !self.is_awaiting {
             self.await_writable = true;
             self.is_awaiting = true;
@@ -256,7 +248,7 @@ impl Receiver {
     /// Decides when the guest gets its acknowledgement.
     fn schedule(&mut self, now: Instant, config: &Config) {
         let news = self.nxt.since(self.acked);
-        if self.is_update_due() || (news > 0 && !self.is_interactive) || news >= 2 * u32::from(self.mss) {
+        if self.is_update_due(config) || (news > 0 && !self.is_interactive) || news >= 2 * u32::from(config.mss) {
             self.acknowledge_now();
         } else if news > 0 && !self.is_due && self.due_at.is_none() {
             self.due_at = Some(now + config.delayed_ack);
@@ -269,11 +261,11 @@ impl Receiver {
     }
 
     /// What the next segment says. In a SYN windows are not scaled: `shift` is 0.
-    pub(super) fn announce(&self, shift: u8) -> Announcement {
+    pub(super) fn announce(&self, shift: u8, config: &Config) -> Announcement {
         let ack = self.nxt;
         let mut edge = self.edge;
         let open = self.open_to();
-        if open.since(edge) >= self.least_step() {
+        if open.since(edge) >= self.least_step(config) {
             edge = open;
         }
         // Rounded down (RFC 7323, 2.4): with many acknowledgements, rounding up would creep beyond what there is room
@@ -306,9 +298,9 @@ impl Receiver {
     }
 
     /// A window update is worth a segment of its own: the guest has used half of what there is.
-    fn is_update_due(&self) -> bool {
+    fn is_update_due(&self, config: &Config) -> bool {
         let (told, open) = (self.edge.since(self.nxt), self.open_to());
-        told < open.since(self.nxt) / 2 && open.since(self.edge) >= self.least_step()
+        told < open.since(self.nxt) / 2 && open.since(self.edge) >= self.least_step(config)
     }
 
     /// Up to where the guest may send.
@@ -318,8 +310,8 @@ impl Receiver {
 
     /// The edge moves by no less (RFC 9293, 3.8.6.2.2), so that windows are not cut into crumbs; also where the
     /// socket's buffer is smaller than a segment.
-    fn least_step(&self) -> u32 {
-        u32::from(self.mss).min(self.room_largest / 2).max(1)
+    fn least_step(&self, config: &Config) -> u32 {
+        u32::from(config.mss).min(self.room_largest / 2).max(1)
     }
 }
 

@@ -43,8 +43,9 @@ pub(super) struct Sender {
     retries: u8,
     rtt: Rtt,
     /// What is being timed, where there are no timestamps: the byte behind it, and when it was sent.
-    timed: Option<(Seq, Instant)>,
-    /// Retransmission, or a probe of a closed window.
+    timed: Seq,
+    timed_at: Option<Instant>,
+    /// Retransmission, or a probe of a closed window. Before, the handshake; and after, the end.
     timer: Option<Instant>,
     /// Since something was lost or marked, until that has no effect any more.
     loss: Option<Box<Loss>>,
@@ -129,7 +130,8 @@ impl Sender {
             duplicates: 0,
             retries: 0,
             rtt: Rtt::default(),
-            timed: None,
+            timed: isn,
+            timed_at: None,
             timer: None,
             loss: None,
         }
@@ -172,6 +174,11 @@ impl Sender {
 
     pub(super) const fn timer(&self) -> Option<Instant> {
         self.timer
+    }
+
+    /// Of the handshake or of the end.
+    pub(super) fn set_timer(&mut self, timer: Option<Instant>) {
+        self.timer = timer;
     }
 
     pub(super) fn in_flight(&self) -> u32 {
@@ -329,7 +336,7 @@ impl Sender {
                 let loss = self.loss();
                 loss.cursor = seq + bytes;
                 loss.credit = loss.credit.saturating_sub(bytes);
-                self.timed = None;
+                self.timed_at = None;
                 if seq == self.una {
                     self.timer = None;
                 }
@@ -351,8 +358,8 @@ impl Sender {
             }
         };
         self.nxt = self.nxt + fresh;
-        if fresh > 0 && self.timed.is_none() && !has_timestamps && self.recovery() == Recovery::None {
-            self.timed = Some((self.nxt, now));
+        if fresh > 0 && self.timed_at.is_none() && !has_timestamps && self.recovery() == Recovery::None {
+            (self.timed, self.timed_at) = (self.nxt, Some(now));
         }
         if self.timer.is_none() && self.in_flight() > 0 {
             self.timer = Some(now + self.rtt.timeout(config));
@@ -448,11 +455,11 @@ impl Sender {
     }
 
     fn timed_rtt(&mut self, now: Instant) -> Option<Duration> {
-        let (behind, sent) = self.timed?;
-        if self.una.is_before(behind) {
+        let sent = self.timed_at?;
+        if self.una.is_before(self.timed) {
             return None;
         }
-        self.timed = None;
+        self.timed_at = None;
         Some(now.saturating_duration_since(sent))
     }
 
@@ -483,7 +490,7 @@ impl Sender {
 
     /// RFC 5681, equation 4.
     fn reduce(&mut self) -> &mut Loss {
-        self.timed = None;
+        self.timed_at = None;
         let half = (self.in_flight() / 2).max(2 * u32::from(self.mss));
         let loss = self.loss();
         loss.slow_start_until = half;
@@ -528,7 +535,7 @@ impl Sender {
         if self.recovery() == Recovery::None {
             self.reduce();
         }
-        self.timed = None;
+        self.timed_at = None;
         self.duplicates = 0;
         let (una, nxt, mss) = (self.una, self.nxt, u32::from(self.mss));
         let loss = self.loss();

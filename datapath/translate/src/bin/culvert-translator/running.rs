@@ -6,6 +6,7 @@ use culvert_translate::forward::{ForwardTable, Protocol, Rule, open_all};
 use culvert_translate::refusal::Refusal;
 use culvert_translate::request::Controlled;
 use culvert_translate::socket::KernelSockets;
+use culvert_translate::sockets::SocketId;
 use culvert_translate::translator::Translator;
 use culvert_translate::transport::Transport;
 
@@ -94,7 +95,8 @@ impl Controlled for Running {
     }
 
     fn flows(&self, each: &mut dyn FnMut(&str) -> bool) {
-        for (ends, far) in self.translator.tcp().iter() {
+        for (index, ends) in self.translator.tcp().iter() {
+            let far = self.sockets.peer(SocketId::Tcp(index)).unwrap_or(ends.peer);
             if !each(&format!("tcp {ends} far {far}")) {
                 return;
             }

@@ -318,7 +318,7 @@ proptest! {
             if let Some(range) = connection.on_segment(pair.now, &segment) {
                 prop_assert!(range.start < range.end && range.end <= segment.length);
                 let taken = pair.kernel.write(&vec![0; (range.end - range.start) as usize]);
-                connection.on_written(pair.now, u32::try_from(taken).unwrap());
+                connection.on_written(pair.now, &range, u32::try_from(taken).unwrap());
             }
             pair.drive();
             pair.run(Duration::from_millis(3), |_| false);

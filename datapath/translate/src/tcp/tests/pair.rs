@@ -337,7 +337,7 @@ impl Pair {
             let payload = &frame.payload[range.start as usize..range.end as usize];
             assert!(!payload.is_empty());
             let taken = self.kernel.write(payload);
-            connection.on_written(self.now, u32::try_from(taken).unwrap());
+            connection.on_written(self.now, &range, u32::try_from(taken).unwrap());
         }
     }
 
