@@ -3,10 +3,12 @@
 //! [`ForwardTable`] is what `-t`, `-u` and the control socket's `forward add` and `forward remove` say, as rules that
 //! do not contradict each other. It is not the sockets: a table is a list of [`Listen`]s, and
 //! [`ForwardTable::changes_to`] tells which of them to open and to close for another table; [`open_all`] does the
-//! opening with a function of the caller's. The text of a specification is read in [`spec`]. Called by the binary's
+//! opening with a function of the caller's. Ports that are steered (`culvert-steer`) need none: [`Steered`] tells where they
+//! lead. The text of a specification is read in [`spec`]. Called by the binary's
 //! start and by its event loop.
 
 mod spec;
+mod steered;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 
 pub use spec::{MAX_SPEC_BYTES, SpecError};
 use spec::{Ports, Spec};
+pub use steered::{Left, Steered};
 
 /// What is forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -220,6 +223,17 @@ impl ForwardTable {
         }
     }
 
+    /// Whether there are ports that could be [`Steered`].
+    pub fn can_be_steered(&self) -> bool {
+        self.rules.iter().any(Rule::can_be_steered)
+    }
+
+    /// The table of those that take sockets of their own: all, or with `steering` those that cannot be steered.
+    pub fn listened(&self, steering: bool) -> Self {
+        let rules = self.rules.iter().filter(|rule| !(steering && rule.can_be_steered())).cloned().collect();
+        Self { ground: self.ground.clone(), rules }
+    }
+
     fn check(&self, rule: &Rule) -> Result<(), ForwardError> {
         let there_is = match rule.protocol {
             Protocol::Tcp => self.ground.tcp,
@@ -277,6 +291,12 @@ impl Rule {
     /// The pod's ports.
     pub fn ports(&self) -> RangeInclusive<u16> {
         self.first..=self.last
+    }
+
+    /// Whether it means all ports that nobody has, of all addresses: those that are named must be had for certain, and
+    /// only a socket of ours makes sure of that.
+    fn can_be_steered(&self) -> bool {
+        !self.strict && self.address.is_none() && self.interface.is_none()
     }
 
     fn listens(&self) -> impl Iterator<Item = Listen> + '_ {

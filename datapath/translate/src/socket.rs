@@ -2,12 +2,15 @@
 //!
 //! Every socket is non-blocking and registered edge-triggered with the event loop under its [`SocketId`]. TCP is in
 //! [`stream`], UDP and echo in [`datagram`] (what they receive, in [`message`]), socket options that no library has in
-//! [`option`], what addresses the machine has in [`own_address`].
+//! [`option`], what addresses the machine has in [`own_address`], the sockets of steered ports in [`steered`] and the
+//! table by which they are steered in [`port_table`].
 
 mod datagram;
 mod message;
 mod option;
 mod own_address;
+pub mod port_table;
+pub mod steered;
 mod stream;
 
 use std::io;
@@ -27,6 +30,8 @@ pub struct KernelSockets {
     registry: Registry,
     streams: Table<stream::Stream>,
     listeners: Table<OwnedFd>,
+    /// To which all steered TCP ports lead.
+    steered_tcp: Option<OwnedFd>,
     datagrams: datagram::Datagrams,
     own_addresses: own_address::OwnAddresses,
     /// Whether the kernel keeps a peek's offset for TCP (SO_PEEK_OFF), over IPv4 and IPv6: since Linux 6.11.
@@ -50,7 +55,8 @@ impl KernelSockets {
         let (streams, listeners) = (Table::default(), Table::default());
         let datagrams = datagram::Datagrams::default();
         let own_addresses = own_address::OwnAddresses::new();
-        Ok(Self { registry, streams, listeners, datagrams, own_addresses, peek_offset, trash })
+        let steered_tcp = None;
+        Ok(Self { registry, streams, listeners, steered_tcp, datagrams, own_addresses, peek_offset, trash })
     }
 
     /// Without the kernel keeping offsets of peeks, as before Linux 6.9.

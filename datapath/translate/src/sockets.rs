@@ -28,6 +28,10 @@ pub enum SocketId {
     TcpListener(u32),
     /// Of a forwarded UDP port.
     UdpListener(u32),
+    /// To which all steered TCP ports lead.
+    SteeredTcp,
+    /// To which all steered UDP ports lead.
+    SteeredUdp,
 }
 
 impl SocketId {
@@ -39,6 +43,8 @@ impl SocketId {
             Self::Echo(index) => (2, index),
             Self::TcpListener(index) => (3, index),
             Self::UdpListener(index) => (4, index),
+            Self::SteeredTcp => (5, 0),
+            Self::SteeredUdp => (6, 0),
         };
         kind << 32 | index as usize
     }
@@ -52,6 +58,8 @@ impl SocketId {
             2 => Some(Self::Echo(index)),
             3 => Some(Self::TcpListener(index)),
             4 => Some(Self::UdpListener(index)),
+            5 => Some(Self::SteeredTcp),
+            6 => Some(Self::SteeredUdp),
             _ => None,
         }
     }
@@ -94,7 +102,7 @@ pub trait TcpSockets: Host {
     /// Takes no more connections there.
     fn stop_listening(&mut self, index: u32);
 
-    /// Takes the next connection of a listener, which becomes the socket `id`; returns the far end's address and ours.
+    /// Takes the next connection of a listener, or of [`SocketId::SteeredTcp`], which becomes the socket `id`; returns the far end's address and ours.
     ///
     /// # Errors
     /// `WouldBlock` when there is none; the kernel's otherwise.

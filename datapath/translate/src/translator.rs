@@ -15,7 +15,7 @@ use slab::Slab;
 
 use crate::context::{Context, SCRATCH_BYTES};
 use crate::flow::Target;
-use crate::forward::{Listen, Protocol};
+use crate::forward::{Listen, Protocol, Steered};
 use crate::fragment::Reassembler;
 use crate::guest::Guest;
 use crate::head::{ICMP, ICMPV6, IGMP, TCP, UDP};
@@ -44,6 +44,7 @@ pub struct Translator {
     fragments: Reassembler,
     advertiser: Advertiser,
     forwards: Slab<Listen>,
+    steered: Steered,
     /// When it is the turn, without an event, of sockets that have more than could be taken at once.
     unfinished: BTreeMap<SocketId, Instant>,
     /// Where in `forwards`: there may be ten thousands.
@@ -98,6 +99,7 @@ impl Translator {
             fragments: Reassembler::default(),
             advertiser: Advertiser::new(now, seed),
             forwards: Slab::new(),
+            steered: Steered::default(),
             unfinished: BTreeMap::new(),
             forward_index: HashMap::new(),
             shared: Shared {
@@ -274,6 +276,11 @@ impl Translator {
                     Protocol::Udp => self.udp.from_listener(ctx, &self.groups, index, &target).then_some(now),
                 }
             }
+            SocketId::SteeredTcp => self.tcp.from_steered(ctx, |port| self.steered.target(Protocol::Tcp, port)),
+            SocketId::SteeredUdp => {
+                let target = |port| self.steered.target(Protocol::Udp, port);
+                self.udp.from_steered(ctx, &self.groups, target).then_some(now)
+            }
         };
         if let Some(time) = again {
             self.unfinished.insert(id, time);
@@ -347,6 +354,11 @@ impl Translator {
                 Protocol::Udp => sockets.close_datagrams(SocketId::UdpListener(index)),
             }
         }
+    }
+
+    /// From now on what comes to the sockets of steered ports goes where this says.
+    pub fn steer(&mut self, steered: Steered) {
+        self.steered = steered;
     }
 
     /// What was counted.

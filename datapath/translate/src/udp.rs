@@ -217,9 +217,32 @@ impl UdpFlows {
         listener: u32,
         target: &Target,
     ) -> bool {
+        self.arrive(ctx, groups, SocketId::UdpListener(listener), |_| Some(*target))
+    }
+
+    /// The socket of all steered ports ([`SocketId::SteeredUdp`]) has datagrams. `target`: where a port leads to; `None`:
+    /// they are not for us. Whether there may be more: call again soon then, nobody else tells.
+    pub fn from_steered<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        groups: &Groups,
+        target: impl Fn(u16) -> Option<Target>,
+    ) -> bool {
+        self.arrive(ctx, groups, SocketId::SteeredUdp, target)
+    }
+
+    fn arrive<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        groups: &Groups,
+        socket: SocketId,
+        target: impl Fn(u16) -> Option<Target>,
+    ) -> bool {
         let mut burst = std::mem::take(&mut self.burst);
-        let more = receive(ctx, SocketId::UdpListener(listener), &mut burst, |ctx, datagram, payload| {
-            if let Err(refusal) = self.forward(ctx, groups, target, datagram, payload) {
+        let more = receive(ctx, socket, &mut burst, |ctx, datagram, payload| {
+            let port = datagram.destination.map_or(0, |destination| destination.port());
+            let target = target(port).ok_or(Refusal::BadDestination);
+            if let Err(refusal) = target.and_then(|target| self.forward(ctx, groups, &target, datagram, payload)) {
                 ctx.refuse(refusal);
             }
         });

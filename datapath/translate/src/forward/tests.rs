@@ -6,7 +6,7 @@ fn ground() -> Ground {
     Ground { v4: true, v6: true, tcp: true, udp: true, ephemeral: 32768..=60999 }
 }
 
-fn table() -> ForwardTable {
+pub(super) fn table() -> ForwardTable {
     ForwardTable::new(ground())
 }
 

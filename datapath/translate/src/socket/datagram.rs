@@ -27,15 +27,19 @@ pub(super) struct Datagrams {
     udp: Table<Datagram>,
     echo: Table<Datagram>,
     listeners: Table<Datagram>,
+    /// To which all steered ports lead.
+    pub(super) steered: Option<Datagram>,
     /// One of each family that is in the groups which the guest listens to: that is enough for all.
     members: [Option<OwnedFd>; 2],
 }
 
 #[derive(Debug)]
-struct Datagram {
-    socket: OwnedFd,
+pub(super) struct Datagram {
+    pub(super) socket: OwnedFd,
     /// The port or identifier that it is bound to.
-    port: u16,
+    pub(super) port: u16,
+    /// Whether it is connected to a peer.
+    is_connected: bool,
     is_v4: bool,
     /// What the kernel was told last to send with.
     marks: Option<Marks>,
@@ -49,7 +53,8 @@ impl Datagrams {
             SocketId::Udp(index) => self.udp.get_mut(index),
             SocketId::Echo(index) => self.echo.get_mut(index),
             SocketId::UdpListener(index) => self.listeners.get_mut(index),
-            SocketId::Tcp(_) | SocketId::TcpListener(_) => Err(closed()),
+            SocketId::SteeredUdp => self.steered.as_mut().ok_or_else(closed),
+            SocketId::Tcp(_) | SocketId::TcpListener(_) | SocketId::SteeredTcp => Err(closed()),
         }
     }
 
@@ -58,22 +63,49 @@ impl Datagrams {
             SocketId::Udp(index) => Some((&mut self.udp, index)),
             SocketId::Echo(index) => Some((&mut self.echo, index)),
             SocketId::UdpListener(index) => Some((&mut self.listeners, index)),
-            SocketId::Tcp(_) | SocketId::TcpListener(_) => None,
+            SocketId::Tcp(_) | SocketId::TcpListener(_) | SocketId::SteeredTcp | SocketId::SteeredUdp => None,
         }
+    }
+
+    /// Sockets of flows that hear anybody who speaks to their port.
+    pub(super) fn unconnected(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.udp.iter().filter(|flow| !flow.is_connected).map(|flow| flow.socket.as_fd())
     }
 }
 
 impl KernelSockets {
     /// Has the event loop tell when there is something to receive, not when there is room to send: nothing waits for
     /// that.
-    fn keep_datagram(&mut self, id: SocketId, socket: OwnedFd) -> io::Result<SocketAddr> {
+    fn keep_datagram(&mut self, id: SocketId, socket: OwnedFd, is_connected: bool) -> io::Result<SocketAddr> {
         let local = SocketAddr::try_from(getsockname(&socket)?)?;
         self.registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(id.to_token()), Interest::READABLE)?;
-        let datagram = Datagram { socket, port: local.port(), is_v4: local.is_ipv4(), marks: None, segment: 0 };
-        if let Some((table, index)) = self.datagrams.table(id) {
+        let (port, is_v4) = (local.port(), local.is_ipv4());
+        let datagram = Datagram { socket, port, is_connected, is_v4, marks: None, segment: 0 };
+        if id == SocketId::SteeredUdp {
+            self.datagrams.steered = Some(datagram);
+        } else if let Some((table, index)) = self.datagrams.table(id) {
             table.insert(index, datagram);
         }
         Ok(local)
+    }
+
+    /// A socket whose datagrams come with all that is to be known of where they went.
+    fn keep_listener(&mut self, id: SocketId, socket: OwnedFd) -> io::Result<SocketAddr> {
+        let is_v4 = SocketAddr::try_from(getsockname(&socket)?)?.is_ipv4();
+        ask_for_marks(socket.as_fd(), is_v4)?;
+        ask_for_destination(socket.as_fd(), is_v4)?;
+        // What goes to any group that this host is in; for IPv4 through a socket of IPv6 that is not so by itself.
+        option::set_number(socket.as_fd(), libc::SOL_IP, libc::IP_MULTICAST_ALL, 1)?;
+        self.keep_datagram(id, socket, false)
+    }
+
+    /// Opens the socket to which steered ports lead; which port it has itself does not matter. Returns that one.
+    pub(super) fn open_steered_udp(&mut self) -> io::Result<u16> {
+        let at = ListenAt { address: None, port: 0, interface: None, freebind: false };
+        let socket = at.bind(SocketType::DGRAM, false)?;
+        let is_v4 = SocketAddr::try_from(getsockname(&socket)?)?.is_ipv4();
+        ask_for_original_destination(socket.as_fd(), is_v4)?;
+        self.keep_listener(SocketId::SteeredUdp, socket).map(|local| local.port())
     }
 }
 
@@ -92,7 +124,7 @@ impl DatagramSockets for KernelSockets {
         if let Some(peer) = wish.peer {
             connect(&socket, &peer)?;
         }
-        self.keep_datagram(SocketId::Udp(index), socket)
+        self.keep_datagram(SocketId::Udp(index), socket, wish.peer.is_some())
     }
 
     fn open_udp_listener(&mut self, index: u32, at: &ListenAt<'_>) -> io::Result<()> {
@@ -102,12 +134,7 @@ impl DatagramSockets for KernelSockets {
             result => result?,
         };
         sockopt::set_socket_reuseaddr(&socket, true)?;
-        let is_v4 = SocketAddr::try_from(getsockname(&socket)?)?.is_ipv4();
-        ask_for_marks(socket.as_fd(), is_v4)?;
-        ask_for_destination(socket.as_fd(), is_v4)?;
-        // What goes to any group that this host is in; for IPv4 through a socket of IPv6 that is not so by itself.
-        option::set_number(socket.as_fd(), libc::SOL_IP, libc::IP_MULTICAST_ALL, 1)?;
-        self.keep_datagram(SocketId::UdpListener(index), socket).map(|_| ())
+        self.keep_listener(SocketId::UdpListener(index), socket).map(|_| ())
     }
 
     fn open_echo(&mut self, index: u32, v6: bool, identifier: u16, outbound: Outbound<'_>) -> io::Result<u16> {
@@ -118,7 +145,7 @@ impl DatagramSockets for KernelSockets {
         if bind(&socket, &SocketAddr::new(address, identifier)).is_err() {
             bind(&socket, &SocketAddr::new(address, 0))?;
         }
-        self.keep_datagram(SocketId::Echo(index), socket).map(|local| local.port())
+        self.keep_datagram(SocketId::Echo(index), socket, false).map(|local| local.port())
     }
 
     fn send_datagram(
@@ -270,6 +297,15 @@ fn ask_for_destination(socket: BorrowedFd<'_>, v4: bool) -> io::Result<()> {
     option::set_number(socket, libc::SOL_IP, libc::IP_PKTINFO, 1)?;
     if !v4 {
         option::set_number(socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+    }
+    Ok(())
+}
+
+/// The port comes with each datagram that it was sent to (IP_RECVORIGDSTADDR of ip(7), and its like of IPv6).
+fn ask_for_original_destination(socket: BorrowedFd<'_>, v4: bool) -> io::Result<()> {
+    option::set_number(socket, libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?;
+    if !v4 {
+        option::set_number(socket, libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR, 1)?;
     }
     Ok(())
 }

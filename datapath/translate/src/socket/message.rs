@@ -24,7 +24,7 @@ type Name = [u8; 28];
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
-/// Addresses, time to live, type of service of both families; an error with the address of who reported it.
+/// Addresses, original destination, time to live, type of service of both families; an error with the address of who reported it.
 const CONTROL_BYTES: usize = 256;
 
 /// Receives into the slots of `burst`, after what it holds is removed. `port` is the one that the socket is bound to.
@@ -106,6 +106,8 @@ fn header(name: &mut Name, control: &mut Control, range: &mut libc::iovec) -> li
 struct Told {
     destination: Option<SocketAddr>,
     local: Option<SocketAddr>,
+    /// The port that the datagram was sent to, where that need not be the socket's.
+    original_port: Option<u16>,
     marks: Marks,
     cause: Option<Cause>,
 }
@@ -113,9 +115,12 @@ struct Told {
 impl Told {
     fn of(control: &Control, length: usize, port: u16) -> Self {
         let marks = Marks { hop_limit: HOP_LIMIT, traffic_class: 0 };
-        let mut told = Self { destination: None, local: None, marks, cause: None };
+        let mut told = Self { destination: None, local: None, original_port: None, marks, cause: None };
         for (level, kind, data) in control_messages(control.0.get(..length).unwrap_or(&control.0)) {
             told.take(level, kind, data, port);
+        }
+        if let Some(port) = told.original_port {
+            [&mut told.destination, &mut told.local].into_iter().flatten().for_each(|address| address.set_port(port));
         }
         told
     }
@@ -144,6 +149,12 @@ impl Told {
                     let address = SocketAddr::from(SocketAddrV6::new(ip, port, 0, scope));
                     self.destination = Some(address);
                     self.local = Some(address).filter(|_| !ip.is_multicast());
+                }
+            }
+            // struct sockaddr_in, struct sockaddr_in6: both have the port after the family.
+            (libc::SOL_IP, libc::IP_ORIGDSTADDR) | (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR) => {
+                if let Some(&[_, _, high, low]) = data.first_chunk() {
+                    self.original_port = Some(u16::from_be_bytes([high, low]));
                 }
             }
             (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR) => self.cause = cause(data),

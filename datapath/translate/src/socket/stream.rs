@@ -131,8 +131,12 @@ impl TcpSockets for KernelSockets {
     }
 
     fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<(SocketAddr, SocketAddr)> {
-        let SocketId::TcpListener(index) = listener else { return Err(super::closed()) };
-        let socket = accept_with(self.listeners.get(index)?, FLAGS)?;
+        let listener = match listener {
+            SocketId::TcpListener(index) => self.listeners.get(index)?,
+            SocketId::SteeredTcp => self.steered_tcp.as_ref().ok_or_else(super::closed)?,
+            _ => return Err(super::closed()),
+        };
+        let socket = accept_with(listener, FLAGS)?;
         let peer = SocketAddr::try_from(getpeername(&socket)?.ok_or_else(super::closed)?)?;
         let local = SocketAddr::try_from(getsockname(&socket)?)?;
         self.keep(id, socket)?;
@@ -228,6 +232,18 @@ impl TcpSockets for KernelSockets {
 }
 
 impl KernelSockets {
+    /// Opens the socket to which steered ports lead; which port it has itself does not matter. Returns that one.
+    pub(super) fn open_steered_tcp(&mut self) -> io::Result<u16> {
+        let at = ListenAt { address: None, port: 0, interface: None, freebind: false };
+        // Connections have it as well: while there is one, others may still listen at its port.
+        let socket = at.bind(SocketType::STREAM, true)?;
+        listen(&socket, BACKLOG)?;
+        register(&self.registry, SocketId::SteeredTcp, &socket)?;
+        let port = SocketAddr::try_from(getsockname(&socket)?)?.port();
+        self.steered_tcp = Some(socket);
+        Ok(port)
+    }
+
     /// A peek where the kernel keeps no offset: the first `offset` bytes are read as well.
     fn peek_behind(&mut self, id: SocketId, offset: u32, into: Rooms<'_>) -> io::Result<u32> {
         let mut trash = std::mem::take(&mut self.trash);

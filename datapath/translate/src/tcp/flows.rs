@@ -214,11 +214,30 @@ impl TcpFlows {
         listener: u32,
         target: Target,
     ) -> Option<Instant> {
+        self.accept_all(ctx, SocketId::TcpListener(listener), |_| Some(target))
+    }
+
+    /// Connections wait at the socket of all steered ports. `target`: where a port leads to; `None`: the connection is
+    /// not for us. Returns when to try again if there may be more.
+    pub fn from_steered<S: TcpSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        target: impl Fn(u16) -> Option<Target>,
+    ) -> Option<Instant> {
+        self.accept_all(ctx, SocketId::SteeredTcp, target)
+    }
+
+    fn accept_all<S: TcpSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        listener: SocketId,
+        target: impl Fn(u16) -> Option<Target>,
+    ) -> Option<Instant> {
         for _ in 0..ACCEPTED_AT_ONCE {
             let index = self.flows.next_index();
             let id = SocketId::Tcp(index);
-            let far = match ctx.sockets.accept(SocketId::TcpListener(listener), id) {
-                Ok((far, _)) => far,
+            let (far, own) = match ctx.sockets.accept(listener, id) {
+                Ok(ends) => ends,
                 Err(error) if would_block(&error) => return None,
                 Err(error) if is_out_of_descriptors(&error) => {
                     ctx.refuse(Refusal::NoDescriptor);
@@ -227,7 +246,8 @@ impl TcpFlows {
                 // The peer has gone already.
                 Err(_) => continue,
             };
-            if let Err(reason) = self.accepted(ctx, id, far, target) {
+            let target = target(own.port()).ok_or(Refusal::BadDestination);
+            if let Err(reason) = target.and_then(|target| self.accepted(ctx, id, far, target)) {
                 ctx.sockets.reset(id);
                 ctx.refuse(reason);
             }

@@ -801,3 +801,25 @@ fn all_kinds_of_flows_end_by_time() {
     assert!(udp.flows.is_empty() && udp.world.sockets.open.is_empty());
     udp.assert_consistent();
 }
+
+/// Each datagram tells its port; those for others' are refused.
+#[test]
+fn steered_datagrams_go_where_their_port_leads() {
+    let mut udp = Udp::new();
+    let steered = udp.world.sockets.open.entry(SocketId::SteeredUdp).or_default();
+    for (port, payload) in [(53, b"name"), (54, b"none"), (55, b"move")] {
+        let to = Some(SocketAddr::new("192.0.2.2".parse().unwrap(), port));
+        let arrived = Datagram { destination: to, local: to, ..datagram("198.51.100.9:5000") };
+        steered.inbox.push_back((arrived, payload.to_vec()));
+    }
+    let target = |port| [(53, 53), (55, 5555)].into_iter().find(|(from, _)| *from == port);
+    let target = |port| target(port).map(|(_, port)| Target { address: None, port });
+    assert!(!udp.flows.from_steered(&mut udp.world.context(), &udp.groups, target));
+    let heard: Vec<_> = udp.heard().into_iter().map(|heard| (heard.ports, heard.payload)).collect();
+    assert_eq!(heard, [(Some((5000, 53)), b"name".to_vec()), (Some((5000, 5555)), b"move".to_vec())]);
+    assert_eq!(udp.world.refused(Refusal::BadDestination), 1);
+    // The flows' sockets have the ports that the peer has sent to.
+    assert_eq!([0, 1].map(|index| udp.world.sockets.udp(index).local.unwrap().port()), [53, 55]);
+    udp.world.sockets.open.remove(&SocketId::SteeredUdp);
+    udp.assert_consistent();
+}

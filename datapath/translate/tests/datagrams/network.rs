@@ -16,7 +16,8 @@ type Job = Box<dyn FnOnce() + Send>;
 /// A network namespace, held by a thread in it.
 pub struct Namespace {
     jobs: Sender<Job>,
-    thread: i32,
+    /// Its number, by which `ip link` moves interfaces.
+    pub thread: i32,
 }
 
 impl Namespace {
@@ -46,7 +47,7 @@ impl Namespace {
 
 /// Moves this thread to a network namespace of its own.
 #[expect(unsafe_code, reason = "rustix calls all kinds of unshare unsafe")]
-fn enter_new_namespace() {
+pub fn enter_new_namespace() {
     // SAFETY: descriptors, which unshare could make this thread alone have, stay shared: only the network is left.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("root's rights: run this in ci/isolated");
 }
@@ -65,12 +66,12 @@ pub fn forbid_echo() {
 }
 
 /// Sets a variable of the kernel's in the namespace of this thread.
-fn sysctl(name: &str, value: &str) {
+pub fn sysctl(name: &str, value: &str) {
     fs::write(format!("/proc/sys/net/{name}"), value).expect("a variable of the kernel's");
 }
 
 /// What every namespace here has. Addresses are usable at once, and no error is held back: neither is what is tested.
-fn start() {
+pub fn start() {
     sysctl("ipv6/conf/all/accept_dad", "0");
     sysctl("ipv6/conf/default/accept_dad", "0");
     sysctl("ipv4/icmp_ratelimit", "0");

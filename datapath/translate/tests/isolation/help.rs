@@ -4,6 +4,7 @@
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -131,7 +132,7 @@ fn a_packet_socket_is_handed_over_and_replaced() {
     assert_eq!(helper.hear(), "ok");
     exchange(&guest);
     let said = translator.stop();
-    assert!(said.contains("cannot give a packet socket on the guest's tap: there is no tap yet"), "{said}");
+    assert!(said.contains("culvertd cannot help: there is no tap yet"), "{said}");
 }
 
 #[test]
@@ -147,10 +148,13 @@ fn what_is_no_packet_socket_is_refused() {
     for (text, descriptors, answer) in [
         ("packet", vec![unix()], "error: the descriptor is not a packet socket"),
         ("packet", vec![file()], "error: Socket operation on non-socket (os error 88)"),
-        ("packet", vec![], "error: a message is packet, with a descriptor, or error: WHY"),
-        ("packet", vec![unix(), unix(), unix()], "error: a message is packet, with a descriptor, or error: WHY"),
-        ("\u{1b}[2J", vec![], "error: a message is packet, with a descriptor, or error: WHY"),
-        (&"x".repeat(5000), vec![file()], "error: a message is packet, with a descriptor, or error: WHY"),
+        ("packet", vec![], NO_MESSAGE),
+        ("packet", vec![unix(), unix()], NO_MESSAGE),
+        ("packet", vec![unix(), unix(), unix()], NO_MESSAGE),
+        ("ports", vec![unix()], NO_MESSAGE),
+        ("ports", vec![file(), file()], "error: unsupported"),
+        ("\u{1b}[2J", vec![], NO_MESSAGE),
+        (&"x".repeat(5000), vec![file()], NO_MESSAGE),
     ] {
         helper.say(text, &descriptors);
         assert_eq!(helper.hear(), answer, "{text:?} with {}", descriptors.len());
@@ -175,3 +179,38 @@ fn what_is_no_packet_socket_is_refused() {
     exchange(&guest);
     translator.stop();
 }
+
+/// What says that it steers, and is a file that somebody could cut short.
+#[test]
+fn what_does_not_steer_is_refused() {
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+    ip("link set lo up");
+    let folder = folder();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let mut without_rights = command();
+    without_rights.wrap(&["setpriv", "--reuid=107", "--regid=107", "--clear-groups", "--bounding-set=-all"]);
+    let mut translator = Translator::start_in_foreground(without_rights, &folder, &["-t", "~1-65000"]);
+    let file = || OwnedFd::from(std::fs::File::open("/etc/passwd").unwrap());
+    let memory = || {
+        let memory = rustix::fs::memfd_create("table", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&memory, 131_072).unwrap();
+        memory
+    };
+    let helper = Helper::connect(folder.path());
+    assert_eq!(helper.hear(), "ports");
+    let refused = "error: invalid input parameter";
+    for (descriptors, answer) in
+        [(vec![file(), file()], refused), (vec![memory(), memory()], refused), (vec![file()], NO_MESSAGE)]
+    {
+        helper.say("ports", &descriptors);
+        assert_eq!(helper.hear(), answer);
+    }
+    helper.say("error: not here", &[]);
+    // The ports are listened at all the same.
+    std::net::TcpStream::connect("127.0.0.1:65001").unwrap();
+    let said = translator.stop();
+    assert!(said.contains("culvertd cannot help: not here"), "{said}");
+}
+
+const NO_MESSAGE: &str = "error: a message is packet or ports, with descriptors, or error: WHY";

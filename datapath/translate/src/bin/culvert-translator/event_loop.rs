@@ -32,7 +32,7 @@ use crate::control::ControlSocket;
 use crate::help::HelpSocket;
 use crate::pcap::Pcap;
 use crate::recorded::Recorded;
-use crate::running::Running;
+use crate::running::{Running, Steers};
 use crate::setup::{self, Setup};
 use crate::statistics::Statistics;
 
@@ -77,10 +77,11 @@ impl EventLoop {
         if let (Some(told), Some(most)) = (&mut setup.settings.mtu, transport.mtu()) {
             *told = u16::try_from(most).map_or(*told, |most| most.min(*told));
         }
-        let sockets = KernelSockets::new(registry.try_clone()?).context("cannot make sockets")?;
+        let mut sockets = KernelSockets::new(registry.try_clone()?).context("cannot make sockets")?;
         // The standard library's hasher has random keys.
         let seed = RandomState::new().hash_one(0);
-        let (limits, most_best_effort) = limits(&setup.forwards);
+        let steering = Steers::begin(&setup.forwards, &mut sockets, setup.first_unprivileged_port);
+        let (limits, most_best_effort) = limits(&setup.forwards.listened(steering.is_working()));
         let translator = Translator::new(setup.settings, limits, Instant::now(), seed);
         let mut control = setup.control;
         if let Some(control) = &mut control {
@@ -91,8 +92,10 @@ impl EventLoop {
             help.register(registry, HELP).context("cannot wait for the socket for help")?;
         }
         registry.register(&mut SourceFd(&setup.quit.as_raw_fd()), QUIT, Interest::READABLE)?;
+        let Setup { forwards, freebind, .. } = setup;
+        let running = Running::new(translator, sockets, transport, forwards, freebind, most_best_effort, steering)?;
         Ok(Self {
-            running: Running::new(translator, sockets, transport, setup.forwards, setup.freebind, most_best_effort)?,
+            running,
             control,
             help,
             pcap: setup.pcap,
@@ -135,7 +138,8 @@ impl EventLoop {
 
     fn deadline(&self, now: Instant) -> Instant {
         let Running { translator, transport, .. } = &self.running;
-        let others = [transport.deadline(now), self.statistics.as_ref().map(Statistics::deadline)];
+        let statistics = self.statistics.as_ref().map(Statistics::deadline);
+        let others = [transport.deadline(now), statistics, self.running.deadline()];
         others.into_iter().flatten().fold(translator.deadline(), Instant::min)
     }
 
@@ -145,7 +149,7 @@ impl EventLoop {
             let token = event.token();
             if token >= HELP {
                 if let Some(help) = &mut self.help {
-                    help.ready(token, &mut self.running.transport);
+                    help.ready(token, &mut self.running);
                 }
             } else if token >= TRANSPORT {
                 self.running.transport.event(token, now);
@@ -155,6 +159,9 @@ impl EventLoop {
                 control.ready(token, now, &mut self.running);
             }
         }
+        let is_steered = |id| matches!(id, Some(SocketId::SteeredTcp | SocketId::SteeredUdp));
+        let has_arrived = events.iter().any(|event| is_steered(SocketId::from_token(event.token().0)));
+        self.running.look_if_due(now, has_arrived);
         let Running { translator, sockets, transport, .. } = &mut self.running;
         let news = transport.turn(now);
         let (mut source, link) = transport.halves();
@@ -195,7 +202,7 @@ impl EventLoop {
             transport.quarantine(RingFault::MemoryLost.to_string());
         }
         if let Some(help) = &mut self.help {
-            help.ask(&self.running.transport);
+            help.ask(&mut self.running);
         }
         if let Some(statistics) = &mut self.statistics {
             statistics.print(now, &self.running);

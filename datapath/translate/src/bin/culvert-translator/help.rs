@@ -1,22 +1,29 @@
-//! The socket `S.help`: culvertd hands over what only a privilege can open, a packet socket on the guest's tap.
+//! The socket `S.help`: culvertd hands over what only a privilege can open: a packet socket on the guest's tap, and what
+//! steers all ports to two sockets ([`crate::steering`]).
 //!
 //! Messages of a SOCK_SEQPACKET socket, docs/TRANSLATOR.md has them all: this side says `packet` when it has no packet
 //! socket, or none any more, and `ok` when it has one; culvertd answers `packet` with the descriptor, or `error:` and why
-//! not; this side says `ok`, or `error:` and why it does not take it. Who may connect is for the kernel to say (mode
+//! not; this side says `ok`, or `error:` and why it does not take it. And it says `ports` with two sockets when ports could
+//! be steered to them, and `steered` when culvertd has answered with what does that. Who may connect is for the kernel to say (mode
 //! 0660). There is one client, the last that came: without it the guest's packet socket stays. Nothing here waits.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use culvert_steer::Steering;
 use culvert_translate::transport::Transport;
 use culvert_vhost::listen::BindError;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags,
+};
 
+use crate::running::Running;
 use crate::side_socket::SideSocket;
 
 /// The socket and its client.
@@ -24,6 +31,8 @@ use crate::side_socket::SideSocket;
 pub struct HelpSocket {
     side: SideSocket,
     client: Option<Client>,
+    /// Whether the guest's transport is a packet socket.
+    packets: bool,
     /// Why there was no help the last time, so that the log has it once.
     refusal: String,
 }
@@ -33,24 +42,27 @@ struct Client {
     socket: OwnedFd,
     /// Whether there is a packet socket, as it was told.
     told: Option<bool>,
+    /// Whether it has the sockets to which ports are to be steered, or knows that they are.
+    has_sockets: bool,
 }
 
 /// What a client has said.
 #[derive(Debug)]
 enum Message {
     Packet(OwnedFd),
+    Ports(Steering),
     Error(String),
     /// It speaks another language.
     Other,
 }
 
 impl HelpSocket {
-    /// Creates the socket. One that a dead process left is replaced.
+    /// Creates the socket. One that a dead process left is replaced. `packets`: packet sockets are asked for.
     ///
     /// # Errors
     /// Any [`BindError`].
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
-        Ok(Self { side: SideSocket::bind(path)?, client: None, refusal: String::new() })
+    pub fn bind(path: &Path, packets: bool) -> Result<Self, BindError> {
+        Ok(Self { side: SideSocket::bind(path)?, client: None, packets, refusal: String::new() })
     }
 
     /// See [`SideSocket::leave_name`].
@@ -67,7 +79,7 @@ impl HelpSocket {
     }
 
     /// Does what is to be done after an event with `token`.
-    pub fn ready(&mut self, token: Token, transport: &mut Transport) {
+    pub fn ready(&mut self, token: Token, running: &mut Running) {
         let Some((registry, first)) = &self.side.token else { return };
         if token == *first {
             if let Some(socket) = newest(&self.side.socket) {
@@ -75,25 +87,23 @@ impl HelpSocket {
                 self.client = None;
                 let next = Token(first.0 + 1);
                 match registry.register(&mut SourceFd(&socket.as_raw_fd()), next, Interest::READABLE) {
-                    Ok(()) => self.client = Some(Client { socket, told: None }),
+                    Ok(()) => self.client = Some(Client { socket, told: None, has_sockets: false }),
                     Err(error) => tracing::debug!(%error, "a client of the socket for help cannot be served"),
                 }
             }
         } else if let Some(client) = &mut self.client
-            && client.serve(transport, &mut self.refusal).is_err()
+            && client.serve(running, &mut self.refusal).is_err()
         {
             self.client = None;
         }
     }
 
-    /// Asks for a packet socket if there is none, and tells when there is one. To be called once in each round.
-    pub fn ask(&mut self, transport: &Transport) {
+    /// Asks for a packet socket if there is none, and tells when there is one; asks to have ports steered. To be called
+    /// once in each round.
+    pub fn ask(&mut self, running: &mut Running) {
         let Some(client) = &mut self.client else { return };
-        let has_one = !is_waiting(transport);
-        if client.told != Some(has_one) && say(&client.socket, if has_one { "ok" } else { "packet" }).is_err() {
+        if client.ask(running, self.packets).is_err() {
             self.client = None;
-        } else {
-            client.told = Some(has_one);
         }
     }
 }
@@ -117,11 +127,38 @@ fn newest(socket: &OwnedFd) -> Option<OwnedFd> {
 }
 
 impl Client {
+    fn ask(&mut self, running: &mut Running, packets: bool) -> Result<(), Errno> {
+        let has_one = !is_waiting(&running.transport);
+        if packets && self.told != Some(has_one) {
+            say(&self.socket, if has_one { "ok" } else { "packet" })?;
+            self.told = Some(has_one);
+        }
+        if self.has_sockets {
+            return Ok(());
+        }
+        if running.is_steering() {
+            say(&self.socket, "steered")?;
+            self.has_sockets = true;
+        } else if let Some(sockets) = running.sockets_to_steer() {
+            say_with(&self.socket, "ports", &sockets)?;
+            self.has_sockets = true;
+        }
+        Ok(())
+    }
+
     /// Takes what it has said. An error: it has gone, or is to be cut off.
-    fn serve(&mut self, transport: &mut Transport, refusal: &mut String) -> Result<(), Errno> {
+    fn serve(&mut self, running: &mut Running, refusal: &mut String) -> Result<(), Errno> {
         for _ in 0..MAX_MESSAGES {
             match receive(&self.socket) {
-                Ok(Message::Packet(descriptor)) => match take(transport, descriptor) {
+                Ok(Message::Ports(held)) => match running.steer(held) {
+                    Ok(()) => {
+                        tracing::info!("culvertd steers all ports that nobody has: they need no listeners");
+                        refusal.clear();
+                        say(&self.socket, "steered")?;
+                    }
+                    Err(error) => say(&self.socket, &format!("error: {error}"))?,
+                },
+                Ok(Message::Packet(descriptor)) => match take(&mut running.transport, descriptor) {
                     Ok(()) => {
                         tracing::info!("culvertd has given a packet socket on the guest's tap");
                         refusal.clear();
@@ -132,12 +169,12 @@ impl Client {
                 },
                 Ok(Message::Error(sentence)) => {
                     if *refusal != sentence {
-                        tracing::warn!("culvertd cannot give a packet socket on the guest's tap: {sentence}");
+                        tracing::warn!("culvertd cannot help: {sentence}");
                         *refusal = sentence;
                     }
                 }
                 Ok(Message::Other) => {
-                    say(&self.socket, "error: a message is packet, with a descriptor, or error: WHY")?
+                    say(&self.socket, "error: a message is packet or ports, with descriptors, or error: WHY")?
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(()),
@@ -164,10 +201,20 @@ fn say(socket: &OwnedFd, text: &str) -> Result<(), Errno> {
     rustix::net::send(socket, text.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map(drop)
 }
 
+fn say_with(socket: &OwnedFd, text: &str, descriptors: &[BorrowedFd<'_>; 2]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(Errno::NOBUFS);
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(socket, &[IoSlice::new(text.as_bytes())], &mut control, flags).map(drop)
+}
+
 /// The next message. `Errno::PIPE`: the client has gone.
 fn receive(socket: &OwnedFd) -> Result<Message, Errno> {
     let mut bytes = [0; MAX_MESSAGE_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
@@ -185,10 +232,11 @@ fn receive(socket: &OwnedFd) -> Result<Message, Errno> {
         return Err(Errno::PIPE);
     }
     let text = str::from_utf8(bytes.get(..received.bytes).unwrap_or_default()).unwrap_or_default();
-    let (one, others) = (descriptors.pop(), descriptors.len());
-    Ok(match (text, one) {
-        ("packet", Some(descriptor)) if others == 0 => Message::Packet(descriptor),
-        (text, None) if !text.contains(char::is_control) => match text.strip_prefix("error: ") {
+    let (last, first, others) = (descriptors.pop(), descriptors.pop(), descriptors.len());
+    Ok(match (text, first, last) {
+        ("packet", None, Some(descriptor)) => Message::Packet(descriptor),
+        ("ports", Some(link), Some(table)) if others == 0 => Message::Ports(Steering { link, table }),
+        (text, None, None) if !text.contains(char::is_control) => match text.strip_prefix("error: ") {
             Some(sentence) => Message::Error(sentence.to_owned()),
             None => Message::Other,
         },

@@ -99,9 +99,11 @@ fn limit_capabilities(kept: CapabilitySet) -> io::Result<()> {
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
-/// What opening files and ports, and changing the user, may take.
+/// What opening files and ports, steering ports, and changing the user, may take.
 const WHILE_OPENING: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETPCAP)
     .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::NET_BIND_SERVICE);
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::BPF)
+    .union(CapabilitySet::NET_ADMIN);

@@ -22,6 +22,7 @@ mod running;
 mod setup;
 mod side_socket;
 mod statistics;
+mod steering;
 
 use culvert_translate::time::Instant;
 use std::fs::File;
@@ -178,7 +179,14 @@ fn setup(options: &Options) -> Result<Setup> {
         (Control::None | Control::BesideGuest, _) => None,
     };
     let help = match &transport {
-        Transport::PacketHelp { path } => Some(HelpSocket::bind(&options::help_beside(path))?),
+        Transport::PacketHelp { path } => Some(HelpSocket::bind(&options::help_beside(path), true)?),
+        Transport::VhostUser { path, .. } | Transport::Stream { path }
+            if options.control != Control::None && forwards.can_be_steered() && !steering::is_permitted() =>
+        {
+            // Nobody asked for it either.
+            let bound = HelpSocket::bind(&options::help_beside(path), false);
+            bound.inspect_err(|error| tracing::warn!("there is no socket for help: {error}")).ok()
+        }
         _ => None,
     };
     for rule in forwards.rules().iter().take(MAX_RULES_TOLD) {
@@ -192,6 +200,7 @@ fn setup(options: &Options) -> Result<Setup> {
         settings,
         transport,
         forwards,
+        first_unprivileged_port: first_unprivileged_port(),
         freebind: options.freebind,
         one_off: options.one_off,
         control,
@@ -249,9 +258,17 @@ fn ephemeral_ports() -> RangeInclusive<u16> {
     }
 }
 
+/// Below it, ports need a right.
+fn first_unprivileged_port() -> u16 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    text.trim().parse().unwrap_or(DEFAULT_UNPRIVILEGED_PORT)
+}
+
 /// Rules that are told at the start.
 const MAX_RULES_TOLD: usize = 32;
 /// What QEMU's documentation of vhost-user backends asks for.
 const CAPABILITIES: &str = "{\n  \"type\": \"net\"\n}";
+/// Those of Linux.
+const DEFAULT_UNPRIVILEGED_PORT: u16 = 1024;
 /// Those of Linux.
 const DEFAULT_EPHEMERAL_PORTS: RangeInclusive<u16> = 32768..=60999;

@@ -1,7 +1,12 @@
 //! The translator as it runs: its protocol cores, its sockets, the way to the guest, and what is forwarded; and what
 //! can be asked of it and changed by the control socket.
 
+use culvert_translate::time::Instant;
+use std::collections::HashSet;
+use std::os::fd::BorrowedFd;
+
 use anyhow::Result;
+use culvert_steer::Steering as Held;
 use culvert_translate::forward::{ForwardTable, Protocol, Rule, open_all};
 use culvert_translate::refusal::Refusal;
 use culvert_translate::request::Controlled;
@@ -9,6 +14,8 @@ use culvert_translate::socket::KernelSockets;
 use culvert_translate::sockets::SocketId;
 use culvert_translate::translator::Translator;
 use culvert_translate::transport::Transport;
+
+use crate::steering::{self, Prepared, Steering};
 
 /// A translator with its sockets and its guest.
 #[derive(Debug)]
@@ -23,6 +30,46 @@ pub struct Running {
     freebind: bool,
     /// How many descriptors best-effort forwards may take.
     most_best_effort: usize,
+    steering: Steers,
+}
+
+/// How all ports that nobody has are forwarded.
+#[derive(Debug)]
+pub enum Steers {
+    /// By a listener for each. UDP's ports below this one could not be steered.
+    Not(u16),
+    /// So as well, until there is help.
+    Prepared(Prepared),
+    /// They are steered.
+    Yes(Box<Steering>),
+    /// By a listener for each; it was tried, and cannot be otherwise.
+    Never,
+}
+
+impl Steers {
+    /// Steers before the first port is opened, where that is asked for and this process has the right.
+    pub fn begin(forwards: &ForwardTable, sockets: &mut KernelSockets, udp_below: u16) -> Self {
+        if !forwards.can_be_steered() || !steering::is_permitted() {
+            return Self::Not(udp_below);
+        }
+        let steering = Prepared::open(sockets, udp_below).and_then(|prepared| {
+            let held = Prepared::attach(sockets)?;
+            Steering::new(prepared, held, Instant::now()).map_err(|(_, error)| error.into())
+        });
+        match steering {
+            Ok(steering) => Self::Yes(Box::new(steering)),
+            Err(error) => {
+                tracing::warn!("each port that is forwarded takes a listener of its own: {error:#}");
+                sockets.close_steered();
+                Self::Never
+            }
+        }
+    }
+
+    /// Whether there are no listeners for ports that can be steered.
+    pub fn is_working(&self) -> bool {
+        matches!(self, Self::Yes(_))
+    }
 }
 
 impl Running {
@@ -37,9 +84,10 @@ impl Running {
         forwards: ForwardTable,
         freebind: bool,
         most_best_effort: usize,
+        steering: Steers,
     ) -> Result<Self> {
         let none = forwards.without_rules();
-        let mut running = Self { translator, sockets, transport, forwards: none, freebind, most_best_effort };
+        let mut running = Self { translator, sockets, transport, forwards: none, freebind, most_best_effort, steering };
         running.change(forwards)?;
         Ok(running)
     }
@@ -47,7 +95,8 @@ impl Running {
     /// Makes `new` what is forwarded, or leaves everything as it is.
     fn change(&mut self, new: ForwardTable) -> Result<()> {
         let Self { translator, sockets, freebind, most_best_effort, .. } = self;
-        let changes = self.forwards.changes_to(&new);
+        let is_steering = self.steering.is_working();
+        let changes = self.forwards.listened(is_steering).changes_to(&new.listened(is_steering));
         for listen in &changes.close {
             translator.close_forward(listen, sockets);
         }
@@ -71,6 +120,91 @@ impl Running {
             return Err(error.into());
         }
         self.forwards = new;
+        self.look(Instant::now());
+        Ok(())
+    }
+
+    /// Asks the kernel which ports others have, and leaves those alone.
+    fn look(&mut self, now: Instant) {
+        if let Steers::Yes(steering) = &mut self.steering {
+            steering.forward(&self.forwards, &HashSet::new(), &self.sockets, now);
+            self.translator.steer(steering.steered().clone());
+        }
+    }
+
+    /// Does that if it is due. `has_arrived`: something came that could be another's.
+    pub fn look_if_due(&mut self, now: Instant, has_arrived: bool) {
+        if let Steers::Yes(steering) = &self.steering
+            && steering.deadline(has_arrived) <= now
+        {
+            self.look(now);
+        }
+    }
+
+    /// When to call [`Self::look_if_due`] although nothing has arrived.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.steering {
+            Steers::Yes(steering) => Some(steering.deadline(false)),
+            Steers::Not(_) | Steers::Prepared(_) | Steers::Never => None,
+        }
+    }
+
+    /// Whether ports are steered.
+    pub fn is_steering(&self) -> bool {
+        self.steering.is_working()
+    }
+
+    /// The sockets to which ports are to be steered, TCP's first; opens them if need be. `None`: nothing is to be.
+    pub fn sockets_to_steer(&mut self) -> Option<[BorrowedFd<'_>; 2]> {
+        if !self.forwards.can_be_steered() {
+            return None;
+        }
+        if let Steers::Not(udp_below) = self.steering {
+            self.steering = match Prepared::open(&mut self.sockets, udp_below) {
+                Ok(prepared) => Steers::Prepared(prepared),
+                Err(error) => {
+                    tracing::warn!("each port that is forwarded takes a listener of its own: {error:#}");
+                    self.sockets.close_steered();
+                    Steers::Never
+                }
+            };
+        }
+        match self.steering {
+            Steers::Prepared(_) => self.sockets.steered(),
+            Steers::Not(_) | Steers::Yes(_) | Steers::Never => None,
+        }
+    }
+
+    /// Steers from now on by what culvertd has given, and closes the listeners that this is in place of.
+    ///
+    /// # Errors
+    /// It is not what was asked for.
+    pub fn steer(&mut self, held: Held) -> std::io::Result<()> {
+        let now = Instant::now();
+        let prepared = match std::mem::replace(&mut self.steering, Steers::Never) {
+            Steers::Prepared(prepared) => prepared,
+            other => {
+                self.steering = other;
+                return Err(std::io::ErrorKind::Unsupported.into());
+            }
+        };
+        let mut steering = match Steering::new(prepared, held, now) {
+            Ok(steering) => Box::new(steering),
+            Err((prepared, error)) => {
+                self.steering = Steers::Prepared(prepared);
+                return Err(error);
+            }
+        };
+        let close = self.forwards.changes_to(&self.forwards.listened(true)).close;
+        // Nothing is to be refused between the one and the other.
+        let ours = close.iter().map(|listen| (listen.protocol, listen.port)).collect();
+        steering.forward(&self.forwards, &ours, &self.sockets, now);
+        self.translator.steer(steering.steered().clone());
+        self.steering = Steers::Yes(steering);
+        for listen in &close {
+            self.translator.close_forward(listen, &mut self.sockets);
+        }
+        self.look(now);
         Ok(())
     }
 
@@ -121,6 +255,7 @@ impl Controlled for Running {
             ("tcp_flows_total", counters.tcp_flows),
             ("udp_flows_total", counters.udp_flows),
             ("echo_flows_total", counters.echo_flows),
+            ("steered_ports", if let Steers::Yes(steering) = &self.steering { steering.len() as u64 } else { 0 }),
             ("guest_connections", transport.connections),
             ("guest_faults", transport.quarantined),
             ("tx_segmented", transport.tx_segmented),

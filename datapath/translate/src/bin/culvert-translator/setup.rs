@@ -26,13 +26,15 @@ pub struct Setup {
     pub transport: Transport,
     /// What is forwarded at first. Nothing of it is open.
     pub forwards: ForwardTable,
+    /// The first port that may be bound without a right (net.ipv4.ip_unprivileged_port_start).
+    pub first_unprivileged_port: u16,
     /// Whether forwards may bind addresses that the pod does not have (IP_FREEBIND).
     pub freebind: bool,
     /// End with exit status 0 once the first guest's connection has ended.
     pub one_off: bool,
     /// The socket `S.ctl`, which listens; none where there is no S.
     pub control: Option<ControlSocket>,
-    /// The socket `S.help`, which listens; only with [`Transport::PacketHelp`].
+    /// The socket `S.help`, which listens; only with [`Transport::PacketHelp`], or where ports could be steered.
     pub help: Option<HelpSocket>,
     /// Where frames of the guest are recorded.
     pub pcap: Option<Pcap>,

@@ -255,6 +255,25 @@ fn who_cannot_be_told_apart_is_not_accepted() {
     setup.wait_for_the_end();
 }
 
+/// Those that come for a port which has become another's are reset.
+#[test]
+fn steered_connections_go_where_their_port_leads() {
+    let mut setup = Setup::new();
+    let accept = |setup: &mut Setup, target: Option<Target>| {
+        setup.world.sockets.streams.waiting.push_back(Ok(at("198.51.100.9:5000")));
+        // That of the simulated sockets.
+        let target = |port| target.filter(|_| port == 80);
+        assert_eq!(setup.flows.from_steered(&mut setup.world.context(), target), None);
+    };
+    accept(&mut setup, None);
+    assert_eq!((setup.flows.len(), setup.world.sockets.streams.open.len(), setup.world.limits.in_use()), (0, 0, 0));
+    assert_eq!(setup.world.refused(Refusal::BadDestination), 1);
+    accept(&mut setup, Some(Target { address: None, port: 8080 }));
+    setup.finish();
+    assert_eq!(setup.heard().iter().map(|segment| segment.destination_port).collect::<Vec<_>>(), [8080]);
+    setup.wait_for_the_end();
+}
+
 /// A kernel that has lost what it gave before: the connection ends, and it is not asked for ever.
 #[test]
 fn what_cannot_be_sent_again_ends_its_connection() {
