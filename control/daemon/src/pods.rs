@@ -3,10 +3,12 @@
 //!
 //! - [`folder`]: a pod's folder, where nothing is trusted, and the sockets in it;
 //! - [`packets`]: a packet socket on a tap in a pod's network namespace;
-//! - [`help`]: who has asked for one at `S.help`, and got it.
+//! - [`steering`]: all ports of a pod's network namespace to two sockets;
+//! - [`help`]: who has asked for one of these at `S.help`, and got it.
 //!
 //! `node::pods` calls [`help`] once a second with the pods that are known; `translators` looks into the folders.
 
 pub mod folder;
 pub mod help;
 pub mod packets;
+pub mod steering;

@@ -1,18 +1,19 @@
 //! Help at `S.help`, for translators that behave and for others. Needs root.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use culvertd::config::{Pod, read_objects};
 use culvertd::pods::help::{Helper, PodHelp};
-use culvertd::pods::packets;
+use culvertd::pods::{packets, steering};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 /// A translator's `S.help`, and its connection to culvertd.
@@ -40,6 +41,14 @@ impl Translator {
         rustix::net::send(self.client.as_ref().unwrap(), text.as_bytes(), SendFlags::NOSIGNAL).unwrap();
     }
 
+    fn say_with(&self, text: &str, descriptors: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+        let text = [IoSlice::new(text.as_bytes())];
+        rustix::net::sendmsg(self.client.as_ref().unwrap(), &text, &mut control, SendFlags::NOSIGNAL).unwrap();
+    }
+
     /// What has come, and how many descriptors with it; `None` when nothing has.
     fn hear(&self) -> Option<(String, usize)> {
         let mut bytes = [0; 1000];
@@ -54,11 +63,15 @@ impl Translator {
             received => received.unwrap().bytes,
         };
         let rights = control.drain().map(|message| match message {
-            RecvAncillaryMessage::ScmRights(rights) => rights.map(|one| assert_is_packet_socket(&one)).count(),
-            _ => 0,
+            RecvAncillaryMessage::ScmRights(rights) => rights.collect(),
+            _ => Vec::new(),
         });
-        let count = rights.sum();
-        Some((String::from_utf8(bytes[..length].to_vec()).unwrap(), count))
+        let rights: Vec<_> = rights.flatten().collect();
+        let text = String::from_utf8(bytes[..length].to_vec()).unwrap();
+        if text == "packet" {
+            rights.iter().for_each(assert_is_packet_socket);
+        }
+        Some((text, rights.len()))
     }
 }
 
@@ -122,6 +135,37 @@ fn who_asks_gets_the_taps_packet_socket_once() {
     // The pod goes: so does the help.
     assert!(helper.turn(&[]).is_empty());
     assert_eq!(translator.hear(), Some((String::new(), 0)));
+}
+
+/// What does that works without whoever gave it; to other sockets nothing is steered.
+#[test]
+fn who_asks_gets_the_pods_ports() {
+    let (_folder, path) = folder();
+    let mut pod = pod("launcher", &path, "lo");
+    pod.tap = None;
+    let mut helper = Helper::new(packets::open).with_steering(steering::open);
+    let mut translator = Translator::listen(&path.join("vm.sock.help"));
+    turn(&mut helper, &pod);
+    assert!(translator.accept());
+    let (tcp, udp) = (TcpListener::bind("[::]:0").unwrap(), UdpSocket::bind("[::]:0").unwrap());
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let sentence = "ports are steered to sockets of the pod, one that listens and one of UDP";
+    translator.say_with("ports", &[udp.as_fd(), tcp.as_fd()]);
+    assert_eq!(turn(&mut helper, &pod).problems, [sentence]);
+    assert_eq!(translator.hear(), Some((format!("error: {sentence}"), 0)));
+    // Trying is not for free: whoever asks again waits.
+    translator.say_with("ports", &[file.as_fd(), file.as_fd()]);
+    translator.say_with("ports", &[tcp.as_fd(), udp.as_fd()]);
+    (0..9).for_each(|_| drop(turn(&mut helper, &pod)));
+    assert_eq!(translator.hear(), None);
+    assert_eq!(turn(&mut helper, &pod).helped.len(), 0);
+    assert_eq!(translator.hear(), Some(("ports".to_owned(), 2)));
+    translator.say("steered");
+    let help = turn(&mut helper, &pod);
+    assert_eq!((help.helped, help.problems.len()), (vec![path.join("vm.sock").display().to_string()], 0));
+    // No tap is registered.
+    translator.say("packet");
+    assert!(turn(&mut helper, &pod).problems[0].contains("no tap is registered"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use culvert_steer::Steering;
 use rustix::net::RecvFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::process::{Pid, Signal};
@@ -128,6 +129,22 @@ impl Broker {
         let request = Request::Packets { tap: tap.to_owned(), netns: netns.to_owned() };
         match self.ask(&request, &[]) {
             Ok((Reply::Descriptors, mut descriptors)) if descriptors.len() == 1 => Ok(descriptors.remove(0)),
+            Ok((other, _)) => Err(unexpected(&other).to_string()),
+            Err(error) => Err(format!("the supervisor does not answer: {error}; restart culvertd")),
+        }
+    }
+
+    /// What steers the ports of the network namespace at `netns` to two sockets, as
+    /// [`steering::open`](crate::pods::steering::open) opens it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn steer(&self, netns: &Path, sockets: &[OwnedFd]) -> Result<Steering, String> {
+        match self.ask(&Request::Steer(netns.to_owned()), sockets) {
+            Ok((Reply::Descriptors, descriptors)) => match <[OwnedFd; 2]>::try_from(descriptors) {
+                Ok([link, table]) => Ok(Steering { link, table }),
+                Err(_) => Err("the supervisor gives something else; restart culvertd".to_owned()),
+            },
             Ok((other, _)) => Err(unexpected(&other).to_string()),
             Err(error) => Err(format!("the supervisor does not answer: {error}; restart culvertd")),
         }

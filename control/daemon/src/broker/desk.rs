@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use culvert_steer::Steering;
 use rustix::net::RecvFlags;
 
 use super::closing::Closing;
@@ -101,6 +102,10 @@ impl Desk {
                 Ok(socket) => return answer(&Reply::Descriptors, &[socket]),
                 Err(sentence) => Reply::Refused(sentence),
             },
+            Request::Steer(netns) => match self.steering(&netns, descriptors) {
+                Ok(Steering { link, table }) => return answer(&Reply::Descriptors, &[link, table]),
+                Err(sentence) => Reply::Refused(sentence),
+            },
             Request::Ready => {
                 self.ready = true;
                 Reply::Done
@@ -151,6 +156,22 @@ impl Desk {
         }
     }
 
+    /// What steers a pod's ports to these sockets; in the node's own namespace it would be everybody's. Whoever has handed
+    /// them over can make their closing last.
+    fn steering(&mut self, netns: &Path, sockets: Vec<OwnedFd>) -> Result<Steering, String> {
+        let name = format!("{STEERING}{}", netns.display());
+        if self.closing.is_stuck(&name) {
+            self.closing.close(&name, sockets);
+            return Err("what the pod has handed over before cannot be closed".to_owned());
+        }
+        let steer = move |namespace: Result<Namespace, String>| {
+            (namespace.and_then(|namespace| namespace.steering(&sockets)), sockets)
+        };
+        let (steering, sockets) = in_pod(netns, steer)?;
+        self.closing.close(&name, sockets);
+        steering
+    }
+
     fn forget(&mut self, name: &str) {
         if let Some(kept) = self.kept.remove(name) {
             self.closing.close(name, kept.descriptors);
@@ -166,25 +187,37 @@ impl Desk {
 
 /// A packet socket in a pod's namespace. In the node's own the daemon has no business: it would hear everybody.
 fn packets(netns: &Path, tap: &str) -> Result<OwnedFd, String> {
+    let tap = tap.to_owned();
+    in_pod(netns, move |namespace| namespace?.packets(&tap))?
+}
+
+/// Does `action` in a thread, with the namespace of a pod.
+fn in_pod<T: Send + 'static>(
+    netns: &Path,
+    action: impl FnOnce(Result<Namespace, String>) -> T + Send + 'static,
+) -> Result<T, String> {
     let (answer, answered) = std::sync::mpsc::sync_channel(1);
-    let (path, tap) = (netns.to_owned(), tap.to_owned());
+    let path = netns.to_owned();
     // Whoever can make the path hang must not hang the supervisor.
     let thread = std::thread::Builder::new().name("namespace".to_owned());
     thread
         .spawn(move || {
             let opened = Namespace::open(&path).and_then(|namespace| match namespace.is_own() {
                 true => Err(format!("{} is the node's own network namespace; name that of the pod", path.display())),
-                false => namespace.packets(&tap),
+                false => Ok(namespace),
             });
-            let _ = answer.send(opened);
+            let _ = answer.send(action(opened));
         })
         .map_err(|error| format!("a thread cannot start: {error}"))?;
     let late = |_| format!("{} does not answer within {} s", netns.display(), PATIENCE.as_secs());
-    answered.recv_timeout(PATIENCE).map_err(late)?
+    answered.recv_timeout(PATIENCE).map_err(late)
 }
 
 /// How the names of connections begin, see `node::connections`.
 pub const CONNECTION: &str = "connection:";
+
+/// How the names begin under which pods' sockets are closed.
+const STEERING: &str = "steering:";
 
 /// Names that are kept at most: more than there can be ports.
 const MAX_KEPT: usize = 4096;
@@ -263,6 +296,8 @@ mod tests {
             let refused = broker.packets(Path::new(path), "lo").unwrap_err();
             assert!(refused.contains("is the node's own network namespace"), "{refused}");
         }
+        let refused = broker.steer(Path::new("/proc/self/ns/net"), &[]).unwrap_err();
+        assert!(refused.contains("is the node's own network namespace"), "{refused}");
         assert!(
             broker
                 .packets(Path::new("/nowhere/netns"), "lo")

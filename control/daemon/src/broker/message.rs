@@ -11,7 +11,7 @@ use rustix::net::{
     SendFlags,
 };
 
-/// What the daemon asks for. Descriptors come with [`Request::Store`] alone.
+/// What the daemon asks for. Descriptors come with [`Request::Store`] and [`Request::Steer`] alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Tells that signals reach the daemon from now on. Answered by [`Reply::Done`], as all that ask for nothing.
@@ -35,6 +35,9 @@ pub enum Request {
         /// The namespace's path.
         netns: PathBuf,
     },
+    /// Asks for what steers the ports of a pod's network namespace, whose path this is, to two sockets:
+    /// [`Reply::Descriptors`], the link and the table.
+    Steer(PathBuf),
 }
 
 /// What the supervisor answers. Descriptors come with [`Reply::Descriptors`] alone.
@@ -69,6 +72,7 @@ impl Request {
             Self::Forget(name) => format!("forget {name}"),
             Self::ForgetOthers => "forget-others".to_owned(),
             Self::Packets { tap, netns } => format!("packets {tap} {}", netns.display()),
+            Self::Steer(netns) => format!("steer {}", netns.display()),
         }
     }
 
@@ -87,6 +91,7 @@ impl Request {
                 let netns = PathBuf::from(netns);
                 netns.is_absolute().then(|| Self::Packets { tap: tap.to_owned(), netns })
             }
+            "steer" => text().map(PathBuf::from).filter(|netns| netns.is_absolute()).map(Self::Steer),
             "ready" if rest.is_empty() => Some(Self::Ready),
             "history" if rest.is_empty() => Some(Self::History),
             "forget-others" if rest.is_empty() => Some(Self::ForgetOthers),
@@ -213,6 +218,7 @@ mod tests {
             Request::Forget(name()),
             Request::ForgetOthers,
             Request::Packets { tap: "tap0".to_owned(), netns: "/run/netns/a b".into() },
+            Request::Steer("/run/netns/a b".into()),
         ];
         for request in requests {
             assert_eq!(Request::parse(&request.text()), Some(request));
@@ -244,6 +250,8 @@ mod tests {
             "forget-others x",
             "packets t",
             "packets t n/s",
+            "steer",
+            "steer n/s",
         ] {
             assert_eq!(Request::parse(text), None, "{text}");
         }

@@ -49,7 +49,7 @@ impl Helped {
         }
         for socket in help.helped.iter().filter(|socket| !seen.help.helped.contains(socket)) {
             if let Some(left_out) = seen.log.permit(Instant::now()) {
-                tracing::info!(pod = name, left_out, "the translator of {socket} has the tap's packet socket");
+                tracing::info!(pod = name, left_out, "the translator of {socket} has what it has asked for");
             }
         }
         seen.help = help;
@@ -89,8 +89,7 @@ pub fn start(
 
 /// Tells each pod's thread what is registered for it; those of pods that are gone end by themselves.
 fn look_after(looking: &mut BTreeMap<Name, Sender<Pod>>, pods: Vec<Pod>, helped: &Helped, broker: &Arc<Broker>) {
-    let is_helped = |pod: &Pod| pod.netns.is_some() && pod.tap.is_some();
-    let pods: Vec<_> = pods.into_iter().filter(is_helped).collect();
+    let pods: Vec<_> = pods.into_iter().filter(|pod| pod.netns.is_some()).collect();
     looking.retain(|name, _| pods.iter().any(|pod| pod.name == *name));
     helped.retain(&pods);
     for pod in pods {
@@ -114,7 +113,9 @@ fn start_one(pod: Pod, helped: Helped, broker: Arc<Broker>) -> io::Result<Sender
     let (sender, registered) = std::sync::mpsc::channel::<Pod>();
     let _ = sender.send(pod);
     std::thread::Builder::new().name("pod".to_owned()).spawn(move || {
-        let mut helper = Helper::new(move |netns, tap| broker.packets(netns, tap));
+        let steering = Arc::clone(&broker);
+        let mut helper = Helper::new(move |netns, tap| broker.packets(netns, tap))
+            .with_steering(move |netns, sockets| steering.steer(netns, sockets));
         while let Ok(pod) = registered.recv() {
             // While this one waited for its pod more have come: the last one holds.
             let pod = registered.try_iter().last().unwrap_or(pod);

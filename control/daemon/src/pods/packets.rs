@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -58,6 +58,20 @@ impl Namespace {
     /// A sentence.
     pub fn packets(&self, tap: &str) -> Result<OwnedFd, String> {
         let path = self.path.display();
+        self.inside("packets", || {
+            on(tap).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => format!("there is no interface {tap} in {path}; it is looked for again"),
+                _ => format!("no packet socket on {tap} in {path}: {error}"),
+            })
+        })
+    }
+
+    /// Does `action` in the namespace, in a thread of that name.
+    ///
+    /// # Errors
+    /// A sentence: the action's, or the namespace cannot be entered.
+    pub fn inside<T: Send>(&self, name: &str, action: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+        let path = self.path.display();
         let there = || {
             rustix::thread::move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
                 .map_err(|errno| format!("network namespace {path} cannot be entered: {errno}"))?;
@@ -65,13 +79,10 @@ impl Namespace {
             if !self.is_own() {
                 return Err(format!("network namespace {path} was not entered"));
             }
-            on(tap).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => format!("there is no interface {tap} in {path}; it is looked for again"),
-                _ => format!("no packet socket on {tap} in {path}: {error}"),
-            })
+            action()
         };
         let thread = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("packets".to_owned()).spawn_scoped(scope, there);
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, there);
             thread.map(|thread| thread.join())
         });
         match thread {
@@ -100,6 +111,12 @@ fn on(tap: &str) -> io::Result<OwnedFd> {
 
 fn link(address: &nix::ifaddrs::InterfaceAddress, name: &str) -> Option<LinkAddr> {
     (address.interface_name == name).then(|| address.address?.as_link_addr().copied())?
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 fn identity(file: &File) -> io::Result<(u64, u64)> {
