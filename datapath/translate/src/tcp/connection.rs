@@ -205,7 +205,7 @@ impl Connection {
 
     /// The socket has room again.
     pub fn on_writable(&mut self) {
-        self.receiver.ask();
+        self.receiver.on_writable();
     }
 
     /// The answer to [`Action::AskInfo`].

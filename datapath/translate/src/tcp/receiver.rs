@@ -222,6 +222,11 @@ impl Receiver {
         self.ask = true;
     }
 
+    /// The socket has room. It says so with whatever else it tells: nothing is asked unless room was waited for.
+    pub(super) fn on_writable(&mut self) {
+        self.ask |= self.is_awaiting;
+    }
+
     /// What the socket tells.
     pub(super) fn on_info(&mut self, now: Instant, info: &SocketInfo, config: &Config) {
         self.room = info.send_room.min(config.window).min(u32::from(u16::MAX) << self.scale);

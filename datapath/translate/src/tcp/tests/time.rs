@@ -27,6 +27,20 @@ fn an_idle_connection_lives_for_a_day() {
     pair.assert_delivered();
 }
 
+/// The kernel tells all that holds: that there is room comes with each answer of the far end.
+#[test]
+fn a_socket_that_tells_of_room_by_the_way_is_not_asked_how_much() {
+    let mut pair = opened();
+    let questions = pair.kernel.questions;
+    for round in 1..=10 {
+        pair.kernel.stream.extend(stream(100, 3));
+        pair.kernel.on_change();
+        pair.kernel.writable = true;
+        assert!(pair.run(HOUR, |pair| pair.kernel.discarded == 1000 + 100 * round));
+    }
+    assert_eq!(pair.kernel.questions, questions);
+}
+
 /// RFC 9293, 3.8.4.
 #[test]
 fn a_guest_that_vanished_is_noticed() {
