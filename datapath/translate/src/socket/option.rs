@@ -78,11 +78,37 @@ pub fn round_trip(socket: BorrowedFd<'_>) -> io::Result<Duration> {
     Ok(Duration::from_micros(micros.into()))
 }
 
+/// Lets the send queue have up to so many bytes of the kernel's accounting, and more when the kernel finds that it needs more: a limit that was
+/// set is one for ever, unless the lock is taken off (socket(7), SO_SNDBUF; linux/socket.h, SO_BUF_LOCK).
+///
+/// # Errors
+/// Before Linux 5.14. Nothing is changed then.
+pub fn widen_send_buffer(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    let bytes = c_int::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // Whether it can be taken off, first.
+    set_number(socket, libc::SOL_SOCKET, SO_BUF_LOCK, 0)?;
+    // The kernel doubles it, and has a limit of its own (net.core.wmem_max).
+    set_number(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes / 2)?;
+    set_number(socket, libc::SOL_SOCKET, SO_BUF_LOCK, 0)
+}
+
+/// Whether the kernel leaves the send buffer as it was set.
+#[cfg(test)]
+pub fn is_send_buffer_fixed(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut locks = [0; 4];
+    get(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &mut locks)?;
+    // SOCK_SNDBUF_LOCK.
+    Ok(u32::from_ne_bytes(locks) & 1 != 0)
+}
+
+/// linux/socket.h (asm-generic).
+const SO_BUF_LOCK: c_int = 72;
+
 /// How much may be in the send queue, in bytes of the kernel's accounting (socket(7), SO_SNDBUF).
 ///
 /// # Errors
 /// The kernel's.
-fn send_buffer(socket: BorrowedFd<'_>) -> io::Result<u32> {
+pub fn send_buffer(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let mut bytes = [0; 4];
     get(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, &mut bytes)?;
     Ok(u32::from_ne_bytes(bytes))
