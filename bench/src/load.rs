@@ -16,11 +16,12 @@ use culvert_driver::{Interface, Ram, Shape};
 use culvert_system::frontend::FrontendGuest;
 use rustix::fs::MemfdFlags;
 
-use ring::{Buffers, FastRing, Layout};
+pub use ring::FastRing;
+use ring::{Buffers, Layout};
 pub use shape::{Frames, Lengths};
 
 /// Bytes of the virtio-net header in front of each frame.
-const HEADER_BYTES: u32 = 12;
+pub const HEADER_BYTES: u32 = 12;
 
 /// What the rings of a guest are like.
 #[derive(Clone, Copy, Debug)]
@@ -72,40 +73,7 @@ impl LoadGuest {
         // The interface lays out the rings; buffers, and what the rings say of them, are ours.
         let shape = Shape { queue_size: entries, receive_bytes: 64, packed: rings.packed, ..Shape::default() };
         let mut interface = Interface::in_ram(shape, 64, memory(ram_bytes, rings.huge)?);
-        let mut made = Vec::new();
-        for writes in [false, true] {
-            let ring = if writes { &mut interface.receive } else { &mut interface.transmit };
-            ring.reset();
-            ring.want_interrupt(false);
-            let [first, second, third] = <[u64; 3]>::from(ring.guest_addresses());
-            let ram = interface.ram();
-            let address = ram.allocate(u64::from(entries) * stride, 4096);
-            let mut lengths = Vec::new();
-            for index in 0..entries {
-                let at = address + u64::from(index) * stride;
-                let frame = frames.image(index);
-                ram.write(at, &[0; HEADER_BYTES as usize]);
-                ram.write(at + u64::from(HEADER_BYTES), &frame);
-                lengths.push(if writes { stride as u32 } else { HEADER_BYTES + frame.len() as u32 });
-            }
-            let count = usize::from(entries);
-            let descriptors = ram.at(first, 16 * count);
-            let layout = if rings.packed {
-                Layout::Packed { descriptors, event: ram.at(third, 4) }
-            } else {
-                Layout::Split {
-                    descriptors,
-                    available: ram.at(second, 6 + 2 * count),
-                    used: ram.at(third, 6 + 8 * count),
-                }
-            };
-            let (start, stride) = (ram.at(address, count * stride as usize), stride as usize);
-            let buffers = Buffers { start, address, stride, lengths: lengths.into(), writes };
-            // SAFETY: the areas have room for a ring of so many entries, the buffers for as many of that length, and all
-            // live as long as the interface, which is kept beside the rings.
-            made.push(unsafe { FastRing::new(layout, buffers) });
-        }
-        let (Some(mut receive), Some(transmit)) = (made.pop(), made.pop()) else { anyhow::bail!("two rings") };
+        let [transmit, mut receive] = lay_out(&mut interface, rings, [stride; 2], |index| frames.image(index));
         receive.offer(entries);
         let guest = FrontendGuest::join(socket, interface, true, if rings.packed { RING_PACKED } else { 0 })?;
         let step = 7919 % frames.identities();
@@ -313,8 +281,48 @@ impl Slot {
     }
 }
 
+/// The transmit and the receive ring of an interface, with as many buffers as they have entries, `stride` bytes from one to the next (of each
+/// ring its own). `image` is what lies in a transmit buffer behind a header of zeros, and in a receive buffer at first.
+pub fn lay_out(
+    interface: &mut Interface,
+    rings: Rings,
+    strides: [u64; 2],
+    image: impl Fn(u16) -> Vec<u8>,
+) -> [FastRing; 2] {
+    let entries = rings.entries;
+    [false, true].map(|writes| {
+        let stride = strides[usize::from(writes)];
+        let ring = if writes { &mut interface.receive } else { &mut interface.transmit };
+        ring.reset();
+        ring.want_interrupt(false);
+        let [first, second, third] = <[u64; 3]>::from(ring.guest_addresses());
+        let ram = interface.ram();
+        let address = ram.allocate(u64::from(entries) * stride, 4096);
+        let mut lengths = Vec::new();
+        for index in 0..entries {
+            let at = address + u64::from(index) * stride;
+            let frame = image(index);
+            ram.write(at, &[0; HEADER_BYTES as usize]);
+            ram.write(at + u64::from(HEADER_BYTES), &frame);
+            lengths.push(if writes { stride as u32 } else { HEADER_BYTES + frame.len() as u32 });
+        }
+        let count = usize::from(entries);
+        let descriptors = ram.at(first, 16 * count);
+        let layout = if rings.packed {
+            Layout::Packed { descriptors, event: ram.at(third, 4) }
+        } else {
+            Layout::Split { descriptors, available: ram.at(second, 6 + 2 * count), used: ram.at(third, 6 + 8 * count) }
+        };
+        let (start, stride) = (ram.at(address, count * stride as usize), stride as usize);
+        let buffers = Buffers { start, address, stride, lengths: lengths.into(), writes };
+        // SAFETY: the areas have room for a ring of so many entries, the buffers for as many of that length, and all
+        // live as long as the interface, which is kept beside the rings.
+        unsafe { FastRing::new(layout, buffers) }
+    })
+}
+
 /// Memory for a guest.
-fn memory(bytes: u64, huge: bool) -> Result<Ram> {
+pub fn memory(bytes: u64, huge: bool) -> Result<Ram> {
     if !huge {
         return Ok(Ram::new(bytes, false));
     }

@@ -19,6 +19,8 @@ pub struct FastRing {
     seen: u16,
     /// Up to where they were offered.
     offered: u16,
+    /// With EVENT_IDX: up to where the backend was asked whether it wants a kick.
+    asked: Option<u16>,
     disorder: bool,
 }
 
@@ -74,7 +76,18 @@ impl FastRing {
                 }
             }
         }
-        Self { size, layout, buffers: start, stride, lengths, writes, seen: 0, offered: 0, disorder: false }
+        Self {
+            size,
+            layout,
+            buffers: start,
+            stride,
+            lengths,
+            writes,
+            seen: 0,
+            offered: 0,
+            asked: None,
+            disorder: false,
+        }
     }
 
     /// Its entries.
@@ -198,15 +211,26 @@ impl FastRing {
         }
     }
 
+    /// EVENT_IDX was negotiated; of split rings.
+    pub fn use_events(&mut self) {
+        self.asked = Some(self.offered);
+    }
+
     /// Whether the backend asks for a kick: as every driver does, after a full barrier (virtio 1.3, 2.7.13.4.1 and 2.8.21.3.1).
     #[inline]
-    pub fn wants_kick(&self) -> bool {
+    pub fn wants_kick(&mut self) -> bool {
         fence(Ordering::SeqCst);
-        match self.layout {
+        match (self.layout, self.asked) {
+            (Layout::Split { used, .. }, Some(asked)) => {
+                // SAFETY: inside of the area, behind the elements.
+                let event = unsafe { used.add(4 + 8 * usize::from(self.size)).cast::<u16>().read_volatile() };
+                self.asked = Some(self.offered);
+                self.offered.wrapping_sub(event).wrapping_sub(1) < self.offered.wrapping_sub(asked)
+            }
             // SAFETY: inside of the area.
-            Layout::Split { used, .. } => unsafe { used.cast::<u16>().read_volatile() & 1 == 0 },
+            (Layout::Split { used, .. }, None) => unsafe { used.cast::<u16>().read_volatile() & 1 == 0 },
             // SAFETY: inside of the area.
-            Layout::Packed { event, .. } => unsafe { event.add(2).cast::<u16>().read_volatile() & 3 != 1 },
+            (Layout::Packed { event, .. }, _) => unsafe { event.add(2).cast::<u16>().read_volatile() & 3 != 1 },
         }
     }
 
@@ -320,6 +344,22 @@ mod tests {
         ring.offer(4);
         memory.set(1, 60 | 1 << 32 | 0x8080 << 48);
         assert_eq!((ring.done(), ring.disorder()), (1, true));
+    }
+
+    #[test]
+    fn a_kick_is_due_where_the_backend_wants_one() {
+        let memory = Memory::new();
+        let mut ring = memory.ring(false);
+        ring.use_events();
+        // avail_event lies behind four used elements: 4 + 32 bytes into the area.
+        let want_at = |index: u64| memory.set(36, index << 32);
+        want_at(2);
+        ring.offer(2);
+        assert!(!ring.wants_kick());
+        ring.offer(1);
+        assert!(ring.wants_kick());
+        ring.offer(1);
+        assert!(!ring.wants_kick());
     }
 
     #[test]

@@ -18,9 +18,11 @@ pub struct FrontendGuest {
     /// Its network interface; broken rings are made here.
     pub interface: Interface,
     frontend: Frontend,
+    features: u64,
     transmit_kick: EventFd,
+    receive_kick: EventFd,
     /// The backend must find the other descriptors open.
-    _events: [EventFd; 3],
+    _calls: [EventFd; 2],
 }
 
 impl FrontendGuest {
@@ -45,22 +47,32 @@ impl FrontendGuest {
     /// # Errors
     /// Nobody listens, or the backend refuses something.
     pub fn join(socket: &Path, interface: Interface, mergeable: bool, features: u64) -> Result<Self> {
+        Self::join_wishing(socket, interface, features | if mergeable { MRG_RXBUF } else { 0 }, 0)
+    }
+
+    /// As [`FrontendGuest::join`], with features that must be offered and others that are taken where they are, as a driver does.
+    ///
+    /// # Errors
+    /// Nobody listens, or the backend refuses something.
+    pub fn join_wishing(socket: &Path, interface: Interface, features: u64, wishes: u64) -> Result<Self> {
         let mut frontend = Frontend::connect(socket, 2).with_context(|| socket.display().to_string())?;
-        let wanted = VERSION_1 | PROTOCOL_FEATURES | if mergeable { MRG_RXBUF } else { 0 } | features;
+        let wanted = VERSION_1 | PROTOCOL_FEATURES | features;
         frontend.set_owner()?;
         let offered = frontend.get_features()?;
         ensure!(offered & wanted == wanted, "the backend offers {offered:#x} only, not {wanted:#x}");
+        let features = wanted | offered & wishes;
         let protocol = frontend.get_protocol_features()?;
         frontend.set_protocol_features(protocol & VhostUserProtocolFeatures::REPLY_ACK)?;
         // Each request is answered from here on, so that all is ready when this returns.
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        frontend.set_features(wanted)?;
+        frontend.set_features(features)?;
 
         frontend.set_mem_table(&[memory(interface.ram())])?;
         let event = || EventFd::new(0).context("eventfd");
         let (receive_kick, receive_call) = start_ring(&mut frontend, 0, &interface.receive, event)?;
         let (transmit_kick, transmit_call) = start_ring(&mut frontend, 1, &interface.transmit, event)?;
-        Ok(Self { interface, frontend, transmit_kick, _events: [receive_kick, receive_call, transmit_call] })
+        let _calls = [receive_call, transmit_call];
+        Ok(Self { interface, frontend, features, transmit_kick, receive_kick, _calls })
     }
 
     /// Sends a frame; `false` when its ring is full.
@@ -79,6 +91,19 @@ impl FrontendGuest {
     /// The kick does not work.
     pub fn kick(&self) -> Result<()> {
         self.transmit_kick.write(1).context("kick")
+    }
+
+    /// Tells the backend that there are new receive buffers.
+    ///
+    /// # Errors
+    /// The kick does not work.
+    pub fn kick_receive(&self) -> Result<()> {
+        self.receive_kick.write(1).context("kick")
+    }
+
+    /// The features that were negotiated.
+    pub fn features(&self) -> u64 {
+        self.features
     }
 
     /// Waits for the next frame.

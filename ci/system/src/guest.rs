@@ -40,9 +40,17 @@ impl Guest {
     /// # Errors
     /// It does not boot, or has no network interface.
     pub fn wait_booted(&mut self) -> Result<()> {
-        self.console.wait_for("GUEST-READY\n", BOOT_LIMIT)?;
+        self.wait_prompt()?;
         let mac = mac(self.number);
         self.check(&format!("ip link set eth0 address {mac}")).map(drop)
+    }
+
+    /// Waits until it has booted, whatever its network interface is called.
+    ///
+    /// # Errors
+    /// It does not boot.
+    pub fn wait_prompt(&mut self) -> Result<()> {
+        self.console.wait_for("GUEST-READY\n", BOOT_LIMIT).map(drop)
     }
 
     /// Its IPv4 address.

@@ -33,6 +33,14 @@ pub fn boot_newest(place: &Place, name: &str, socket: &Path, number: u8) -> Resu
     start(place, name, number, &[socket, &peer("")?])
 }
 
+/// As [`boot_newest`], with a tap of the namespace that it runs in, in place of a vhost-user backend.
+///
+/// # Errors
+/// The newer kernel has not been fetched.
+pub fn boot_on_tap(place: &Place, name: &str, tap: &str, number: u8) -> Result<Guest> {
+    start(place, name, number, &[Path::new(&format!("tap:{tap}")), &peer("")?])
+}
+
 fn start(place: &Place, name: &str, number: u8, arguments: &[&Path]) -> Result<Guest> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../uml-guest");
     Ok(Guest::new(name, number, Console::start_in(place, name, program, arguments)?))
