@@ -40,6 +40,12 @@ pub enum Peer {
     RustVmm,
     /// passt, in the translator's place.
     Passt,
+    /// In the translator's place a program that moves bytes between sockets, without a guest, by calls of 256 KiB: the floor.
+    Sockets,
+    /// The same by calls of 64 KiB.
+    Sockets64,
+    /// In the translator's place a bridge of the kernel, and a tap.
+    Bridge,
 }
 
 impl Peer {
@@ -125,7 +131,7 @@ impl Switch {
             Peer::Ovs => ovs::start(setup, false)?,
             Peer::OvsTso => ovs::start(setup, true)?,
             Peer::RustVmm => rust_vmm::start(setup)?,
-            Peer::Passt => bail!("passt is no switch"),
+            Peer::Passt | Peer::Sockets | Peer::Sockets64 | Peer::Bridge => bail!("{} is no switch", peer.name()),
         };
         Ok(Self { sockets, cores: setup.cores.len(), running })
     }

@@ -2,7 +2,9 @@
 //! takes less than half an hour.
 
 use crate::options::Options;
-use crate::peer::Peer::{self, Culvert, CulvertPlain, Ovs, OvsTso, Passt, RustVmm, Testpmd, TestpmdTso};
+use crate::peer::Peer::{
+    self, Bridge, Culvert, CulvertPlain, Ovs, OvsTso, Passt, RustVmm, Sockets, Sockets64, Testpmd, TestpmdTso,
+};
 
 /// What is measured of a scenario.
 pub struct Part {
@@ -83,7 +85,21 @@ pub const PARTS: &[Part] = &[
     part("tcp", &[], &[Culvert, Testpmd, TestpmdTso, Ovs, OvsTso], 2, 3.0),
     part("tcp-uml", &[], &[Culvert, CulvertPlain], 3, 3.0),
     part("two-nodes", &[], &[Culvert, Testpmd], 2, 3.0),
-    part("translator", &[], &[Culvert, Passt], 2, 3.0),
+    part("translator", &[], &[Culvert, Passt, Sockets, Bridge], 2, 3.0),
+    part("translator-streams", &[], &[Culvert, Passt, Sockets, Sockets64], 2, 1.0),
+    part("translator-guests", &[], &[Culvert, Passt], 2, 1.0),
+    part("translator-requests", &[], &[Culvert, Passt], 3, 1.0),
+    part("translator-datagrams", &[], &[Culvert, Passt], 2, 1.0),
+    part(
+        "translator-goodput",
+        &["1 % lost near", "1 % lost far, 0 ms", "0 % lost far, 1 ms", "0.1 % lost far, 10 ms", "0 % lost far, 100 ms"],
+        &[Culvert, Passt],
+        2,
+        3.0,
+    ),
+    part("translator-connections", &["8000 connections", "15000 connections"], &[Culvert, Passt], 2, 1.0),
+    part("translator-idle", &[], &[Culvert, Passt], 1, 3.0),
+    part("translator-all-ports", &[], &[Culvert, Passt], 1, 1.0),
 ];
 
 #[cfg(test)]

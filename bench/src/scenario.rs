@@ -74,7 +74,10 @@ pub fn find(name: &str) -> Option<&'static Scenario> {
     SCENARIOS.iter().find(|scenario| scenario.name == name)
 }
 
-use Peer::{Culvert, CulvertGuestsOff, CulvertPlain, Ovs, OvsTso, Passt, RustVmm, Testpmd, TestpmdMac, TestpmdTso};
+use Peer::{
+    Bridge, Culvert, CulvertGuestsOff, CulvertPlain, Ovs, OvsTso, Passt, RustVmm, Sockets, Sockets64, Testpmd,
+    TestpmdMac, TestpmdTso,
+};
 
 /// All of them.
 pub const SCENARIOS: &[Scenario] = &[
@@ -159,7 +162,55 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "translator",
         what: "TCP between a guest on the translator and the world around its pod; ci/peers, root, in ci/isolated",
-        peers: &[Culvert, Passt],
+        peers: &[Culvert, Passt, Sockets, Sockets64, Bridge],
         cases: translator::cases,
+    },
+    Scenario {
+        name: "translator-streams",
+        what: "TCP between a played guest on the translator and the world, on 1 to 1,000 connections",
+        peers: &[Culvert, Passt, Sockets, Sockets64],
+        cases: translator::cases_of_streams,
+    },
+    Scenario {
+        name: "translator-guests",
+        what: "the same with 1 to 16 guests on one core, 4 connections each",
+        peers: &[Culvert, Passt],
+        cases: translator::cases_of_guests,
+    },
+    Scenario {
+        name: "translator-requests",
+        what: "requests of a played guest on the translator, one after the other",
+        peers: &[Culvert, Passt],
+        cases: translator::cases_of_requests,
+    },
+    Scenario {
+        name: "translator-datagrams",
+        what: "the highest rate of UDP at which nothing is lost between a played guest on the translator and the world",
+        peers: &[Culvert, Passt],
+        cases: translator::cases_of_datagrams,
+    },
+    Scenario {
+        name: "translator-goodput",
+        what: "what one connection of a guest carries where frames are lost, near it or far from it, and take their time",
+        peers: &[Culvert, Passt],
+        cases: translator::cases_of_goodput,
+    },
+    Scenario {
+        name: "translator-connections",
+        what: "many connections at the same time: memory of each, and what a frame takes of the translator beside 10 connections",
+        peers: &[Culvert, Passt],
+        cases: translator::cases_of_many,
+    },
+    Scenario {
+        name: "translator-idle",
+        what: "a translator whose guest does nothing: wake-ups, memory",
+        peers: &[Culvert, Passt],
+        cases: translator::cases_of_rest,
+    },
+    Scenario {
+        name: "translator-all-ports",
+        what: "a translator that forwards all ports, with a limit of 1,024 descriptors and with a high one",
+        peers: &[Culvert, Passt],
+        cases: translator::cases_of_all_ports,
     },
 ];

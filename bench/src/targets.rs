@@ -1,6 +1,7 @@
 //! What Culvert promises of its speed, as ratios within a run, and whether a run has shown it.
 
 use crate::result::RunResult;
+use crate::translator::{BACK, BACK_CPU, THERE, THERE_CPU};
 use crate::vm_to_vm::OF_ONE;
 
 /// A promise.
@@ -69,6 +70,14 @@ use Bound::{AtLeast, AtMost};
 
 const TESTPMD: Option<&str> = Some("testpmd");
 const OVS: Option<&str> = Some("ovs");
+const PASST: Option<&str> = Some("passt");
+const SOCKETS: Option<&str> = Some("sockets");
+
+const V4: &str = "IPv4, MTU 1500";
+const V6: &str = "IPv6, MTU 1500";
+const CONNECTIONS: &str = "TCP, a connection for each";
+const MANY: &str = "15000 connections";
+const FEW: &str = "1,024 descriptors";
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
@@ -97,6 +106,56 @@ pub const TARGETS: &[Target] = &[
     target("256 idle ports, % of the rate alone", ["idle-ports", "256 idle", "of the rate alone"], None, AtLeast(97.0)),
     target("10,000 addresses, % of one", ["vm-to-vm", "64 B, 10,000 addresses", OF_ONE], None, AtLeast(90.0)),
     target("10,000 flows, % of one", ["vm-to-vm", "64 B, 10,000 flows", OF_ONE], None, AtLeast(90.0)),
+    target("translator: s/GB to the world, IPv4", ["translator", V4, THERE_CPU], PASST, AtMost(0.75)),
+    target("the same, IPv6", ["translator", V6, THERE_CPU], PASST, AtMost(0.75)),
+    target("the same, IPv4", ["translator", V4, THERE_CPU], SOCKETS, AtMost(1.3)),
+    target("translator: s/GB to the guest, IPv4", ["translator", V4, BACK_CPU], PASST, AtMost(0.4)),
+    target("the same, IPv6", ["translator", V6, BACK_CPU], PASST, AtMost(0.4)),
+    target("the same, IPv4", ["translator", V4, BACK_CPU], SOCKETS, AtMost(1.3)),
+    target("translator: Gbit/s to the world", ["translator-streams", "1 stream", THERE], PASST, AtLeast(2.0)),
+    target("translator: Gbit/s to the guest", ["translator-streams", "1 stream", BACK], PASST, AtLeast(2.0)),
+    target("to the world, the default MTU", ["translator", "IPv4, the default MTU", THERE], PASST, AtLeast(1.5)),
+    target("the same, s/GB", ["translator", "IPv4, the default MTU", THERE_CPU], PASST, AtMost(0.8)),
+    target("to the guest, the default MTU", ["translator", "IPv4, the default MTU", BACK], PASST, AtLeast(1.5)),
+    target("the same, s/GB", ["translator", "IPv4, the default MTU", BACK_CPU], PASST, AtMost(0.8)),
+    target("translator: request and answer, p50", ["translator-requests", "TCP", "p50"], PASST, AtMost(0.8)),
+    target("the same, p99", ["translator-requests", "TCP", "p99"], PASST, AtMost(0.8)),
+    target("the same, a connection for each", ["translator-requests", CONNECTIONS, "rate"], PASST, AtLeast(1.5)),
+    target(
+        "translator: UDP to the world, 64 B",
+        ["translator-datagrams", "64 B, guest to world", "rate"],
+        PASST,
+        AtLeast(2.0),
+    ),
+    target("the same, 1400 B", ["translator-datagrams", "1400 B, guest to world", "rate"], PASST, AtLeast(2.0)),
+    target(
+        "translator: UDP to the guest, 64 B",
+        ["translator-datagrams", "64 B, world to guest", "rate"],
+        PASST,
+        AtLeast(2.0),
+    ),
+    target("the same, 1400 B", ["translator-datagrams", "1400 B, world to guest", "rate"], PASST, AtLeast(2.0)),
+    target("translator: to the guest, 1 % lost", ["translator-goodput", "1 % lost near", BACK], PASST, AtLeast(5.0)),
+    target(
+        "translator: memory of a connection, B",
+        ["translator-connections", MANY, "memory of each"],
+        None,
+        AtMost(300.0),
+    ),
+    target("15,000 connections, % of 10", ["translator-connections", MANY, "of that with 10"], None, AtMost(120.0)),
+    target(
+        "translator: wake-ups a second, idle",
+        ["translator-idle", "one guest, one connection", "wake-ups"],
+        None,
+        AtMost(0.1),
+    ),
+    target("all ports: resident memory, KiB", ["translator-all-ports", FEW, "resident memory"], None, AtMost(6144.0)),
+    target(
+        "the same: the kernel's slabs, KiB",
+        ["translator-all-ports", FEW, "the kernel's slabs"],
+        None,
+        AtMost(1024.0),
+    ),
 ];
 
 #[cfg(test)]
