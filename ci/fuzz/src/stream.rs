@@ -43,12 +43,7 @@ pub fn run(data: &[u8]) {
     for operation in operations.iter().take(200) {
         let bytes = match operation {
             Operation::Bytes(bytes) => bytes.clone(),
-            Operation::Frame(length) => {
-                let payload = COUNT.iter().cycle().map(|at| at.wrapping_mul(7));
-                let mut frame = u32::from(*length).to_be_bytes().to_vec();
-                frame.extend(payload.take((*length).into()));
-                frame
-            }
+            Operation::Frame(length) => [&u32::from(*length).to_be_bytes(), &PAYLOAD[..usize::from(*length)]].concat(),
             Operation::Segments { flow, count, bytes, flags } => {
                 let mut all = Vec::new();
                 for _ in 0..count % 70 {
@@ -92,15 +87,21 @@ pub fn run(data: &[u8]) {
 }
 
 /// 0 to 255 again and again: from any of them on as many bytes as a segment has.
-static COUNT: [u8; 0x800] = {
-    let mut bytes = [0; 0x800];
+static COUNT: [u8; 0x800] = multiples(1);
+/// What a frame has in it, of any length.
+static PAYLOAD: [u8; 0x1_0000] = multiples(7);
+
+/// The multiples of a number, their lowest bytes.
+const fn multiples<const LENGTH: usize>(of: u8) -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
     let mut at = 0;
     while at < bytes.len() {
-        bytes[at] = at as u8;
+        bytes[at] = of.wrapping_mul(at as u8);
         at += 1;
     }
     bytes
-};
+}
+
 const FIRST: Token = Token(7);
 
 /// The translator's event loop, which is woken for everything.
