@@ -4,7 +4,6 @@
 //! Checked: there is a socket for each flow and no other; there are never more flows than allowed; frames to the guest are
 //! right and fit its MTU; nothing but the guest's own bytes is sent; when everybody is silent, all of it ends.
 
-use culvert_translate::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +31,7 @@ use culvert_translate::sockets::datagram::{
     BURST, Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish,
 };
 use culvert_translate::sockets::{Host, ListenAt, SocketId};
+use culvert_translate::time::Instant;
 use culvert_translate::udp::{UdpFlows, UdpSettings};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 

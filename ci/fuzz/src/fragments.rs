@@ -1,7 +1,6 @@
 //! Fragments of some packets in any order, doubled and overlapping: what becomes whole has each byte where its packet has
 //! it, and everything has gone when time is up.
 
-use culvert_translate::time::Instant;
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -9,6 +8,7 @@ use culvert_guest::{NetHeader, Packet};
 use culvert_translate::fragment::Reassembler;
 use culvert_translate::packet::{self, Content};
 use culvert_translate::refusal::Refusal;
+use culvert_translate::time::Instant;
 
 use crate::network::{GUEST_MAC, ip_frame, mend_v4};
 

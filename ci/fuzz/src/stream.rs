@@ -1,7 +1,6 @@
 //! What a peer writes to the translator's stream socket, cut anywhere: each frame comes out as it went in, whatever is read
 //! at once, but that TCP segments may have been joined; and a length that no frame has ends the connection.
 
-use culvert_translate::time::Instant;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -11,6 +10,7 @@ use culvert_frame::checksum::Sum;
 use culvert_frame::layers::{IpVersion, TCP};
 use culvert_frame::{Layers, MAX_FRAME_BYTES, Offload};
 use culvert_translate::link::GuestLink;
+use culvert_translate::time::Instant;
 use culvert_translate::transport::{QemuStream, Transport};
 use mio::{Poll, Token};
 

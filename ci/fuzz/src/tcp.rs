@@ -4,12 +4,12 @@
 //! reach; what is discarded was sent; windows are not taken back, and nothing is acknowledged that did not come; it always stops
 //! saying what to do, and no time of its own stands still; and when the guest falls silent the connection ends by itself.
 
-use culvert_translate::time::Instant;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use culvert_translate::tcp::{Action, Config, Connection, Failure, Flags, Segment, Seq, SocketInfo, Transmit, refusal};
+use culvert_translate::time::Instant;
 
 #[derive(Arbitrary, Debug)]
 struct Input {

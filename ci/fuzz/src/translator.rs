@@ -4,7 +4,6 @@
 //! Checked: nothing is asked of a socket that is not open, no more is taken from it than it has, every frame to the guest
 //! can be read, and in the end, when nobody says anything any more, no flow is left.
 
-use culvert_translate::time::Instant;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,6 +20,7 @@ use culvert_translate::settings::DEFAULT_MAC;
 use culvert_translate::sockets::datagram::{Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish};
 use culvert_translate::sockets::{Host, ListenAt, Readiness, SocketId, TcpSockets};
 use culvert_translate::tcp::SocketInfo;
+use culvert_translate::time::Instant;
 use culvert_translate::translator::Translator;
 use etherparse::{PacketBuilder, SlicedPacket};
 

@@ -1,6 +1,5 @@
 //! What every protocol core is handed with a packet or an event: the time, the settings, and the ways out.
 
-use crate::time::Instant;
 use std::io;
 use std::net::SocketAddr;
 
@@ -14,6 +13,7 @@ use crate::mapping;
 use crate::refusal::{Counters, Refusal};
 use crate::settings::Settings;
 use crate::sockets::Host;
+use crate::time::Instant;
 
 /// Lent to a core for one call.
 #[derive(Debug)]

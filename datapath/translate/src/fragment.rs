@@ -6,7 +6,6 @@
 //! well); a repeated fragment is passed over. What became whole goes the way of all packets. [`Reassembler`] is called
 //! by the translator, [`put`] by those who make datagrams.
 
-use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use crate::link::{Full, GuestLink};
 use crate::packet::{Fragment, IpPacket, Payload, internet_checksum};
 use crate::refusal::Refusal;
 use crate::settings::Settings;
+use crate::time::Instant;
 
 /// Packets of the guest's that are not whole yet.
 #[derive(Debug, Default)]

@@ -6,7 +6,6 @@
 //! are nobody's business here. Neighbour discovery is in [`crate::ndp`], multicast listening in [`crate::multicast`];
 //! both see a packet before. Called by the translator.
 
-use crate::time::Instant;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -28,6 +27,7 @@ use crate::recency::Recency;
 use crate::refusal::Refusal;
 use crate::sockets::SocketId;
 use crate::sockets::datagram::{Burst, Datagram, DatagramSockets, Marks, NetworkError, receive};
+use crate::time::Instant;
 
 /// How long flows last, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

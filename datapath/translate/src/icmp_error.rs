@@ -6,7 +6,6 @@
 //! (RFC 1122, section 3.2.2; RFC 1812, section 4.3.2.8; RFC 4443, section 2.4). Called by [`crate::udp`],
 //! [`crate::icmp`], and by the translator for TCP.
 
-use crate::time::Instant;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -23,6 +22,7 @@ use crate::mapping;
 use crate::packet::IpPacket;
 use crate::refusal::Refusal;
 use crate::sockets::datagram::{Cause, Marks, NetworkError};
+use crate::time::Instant;
 
 /// How many errors the guest may be sent: a bucket that fills steadily (RFC 4443, section 2.4 (f)).
 #[derive(Clone, Copy, Debug)]

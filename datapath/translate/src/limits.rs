@@ -6,10 +6,10 @@
 //! transport. New flows are paid from a
 //! bucket that fills at a steady rate, so that a scan of the guest's cannot starve the machine of ports and memory.
 
-use crate::time::Instant;
 use std::time::Duration;
 
 use crate::refusal::Refusal;
+use crate::time::Instant;
 
 /// What was configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,6 @@
 //!
 //! Called by the translator with each ICMPv6 frame, before echo requests are looked for, and by a timer.
 
-use crate::time::Instant;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::domain_name;
 use crate::guest::Guest;
 use crate::reply::{self, Link};
 use crate::settings::{Ipv6, Settings};
+use crate::time::Instant;
 
 /// The reply to a neighbour or router solicitation of the guest's, both from the Ethernet header on; `None` where there
 /// is none.

@@ -5,7 +5,6 @@
 //! frame, [`Translator::link_ready`] when the guest has room again, then [`Translator::finish`] once, which sends what
 //! is due. Nothing here makes system calls or waits: sockets and the way to the guest are arguments.
 
-use crate::time::Instant;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
@@ -30,6 +29,7 @@ use crate::refusal::{Counters, Refusal};
 use crate::settings::Settings;
 use crate::sockets::{ListenAt, Readiness, SocketId, Sockets};
 use crate::tcp::flows::TcpFlows;
+use crate::time::Instant;
 use crate::udp::{UdpFlows, UdpSettings};
 use crate::{arp, dhcp, dhcpv6, icmp_error, ndp};
 

@@ -16,7 +16,6 @@ pub mod packet_socket;
 pub mod qemu_stream;
 pub mod vhost_user;
 
-use crate::time::Instant;
 use std::io;
 use std::ops::Range;
 
@@ -26,6 +25,7 @@ use culvert_guest::{NetHeader, Packet, Piece, Received, Rooms};
 use mio::{Registry, Token};
 
 use crate::link::{Full, GuestLink};
+use crate::time::Instant;
 pub use packet_socket::PacketSocket;
 pub use qemu_stream::QemuStream;
 pub use vhost_user::VhostUser;

@@ -8,7 +8,6 @@
 //! of the same round (`train`): what does not fit is dropped, and counted. Fragments are put together before
 //! ([`crate::fragment`]); echo is in [`crate::icmp`]. Called by the translator.
 
-use crate::time::Instant;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -33,6 +32,7 @@ use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::sockets::SocketId;
 use crate::sockets::datagram::{Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish, receive};
+use crate::time::Instant;
 
 mod header;
 mod train;

@@ -4,7 +4,6 @@
 
 pub mod streams;
 
-use crate::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +25,7 @@ use crate::samples;
 use crate::settings::Settings;
 use crate::sockets::datagram::{BURST, Burst, Datagram, DatagramSockets, Marks, NetworkError, UdpWish};
 use crate::sockets::{Host, ListenAt, SocketId};
+use crate::time::Instant;
 use crate::transport::Reservation;
 
 /// Everything that a [`Context`] lends.

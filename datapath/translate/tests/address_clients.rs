@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
-use culvert_translate::time::Instant;
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use culvert_translate::guest::Guest;
 use culvert_translate::ndp::Advertiser;
 use culvert_translate::settings::{DEFAULT_MAC, Ipv4, Ipv6, Mapping, Services, Settings};
+use culvert_translate::time::Instant;
 use culvert_translate::{arp, dhcp, ndp};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};

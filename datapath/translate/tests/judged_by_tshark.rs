@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use culvert_translate::time::Instant;
 use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
@@ -11,6 +10,7 @@ use std::time::Duration;
 
 use culvert_translate::guest::Guest;
 use culvert_translate::settings::{DEFAULT_MAC, Ipv4, Ipv6, Mapping, Services, Settings};
+use culvert_translate::time::Instant;
 use culvert_translate::{arp, dhcp, dhcpv6, ndp};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 

@@ -1,6 +1,5 @@
 //! One connection: what happens on either side goes in, what is to be done comes out.
 
-use crate::time::Instant;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use super::rtt;
 use super::segment::{Flags, Segment};
 use super::sender::{Acknowledgement, Chunk, Sender};
 use super::seq::Seq;
+use crate::time::Instant;
 
 /// TCP with the guest, for one flow.
 #[derive(Debug)]

@@ -10,13 +10,13 @@
 //! The window is what the socket has room for. The far end's own window is in that: the kernel fills it without asking
 //! us, and a far end that takes nothing makes the socket full. A window is never taken back.
 
-use crate::time::Instant;
 use std::ops::Range;
 use std::time::Duration;
 
 use super::action::SocketInfo;
 use super::config::Config;
 use super::seq::Seq;
+use crate::time::Instant;
 
 /// One direction's state: from the guest.
 #[derive(Debug)]

@@ -9,7 +9,6 @@
 //! what the guest acknowledges (the idea of RFC 6937): `credit` grows with that, so that a loss is not answered with a
 //! burst.
 
-use crate::time::Instant;
 use std::time::Duration;
 
 use super::config::Config;
@@ -17,6 +16,7 @@ use super::options::SackBlocks;
 use super::rtt::Rtt;
 use super::scoreboard::Scoreboard;
 use super::seq::Seq;
+use crate::time::Instant;
 
 /// One direction's state: towards the guest.
 #[derive(Debug)]

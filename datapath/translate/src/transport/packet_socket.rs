@@ -6,7 +6,6 @@
 //! Without one there is no guest: what is for it is lost, as on a wire that leads nowhere. The kernel's offloads are used
 //! both ways: what the guest's own device does not take, the kernel finishes.
 
-use crate::time::Instant;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -21,6 +20,7 @@ use rustix::io::{Errno, IoSlice};
 use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::link::Full;
+use crate::time::Instant;
 use crate::transport::finish::{self, Backlog, Sink, Workspace};
 use crate::transport::{Burst, Frames, News, Place, Totals, Watch};
 

@@ -6,7 +6,6 @@
 //! unknown then. TCP segments that follow each other are joined ([`join`](super::join)), for nobody has done that
 //! before us. One peer at a time; another one is refused while it is there.
 
-use crate::time::Instant;
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::os::unix::net::UnixStream as StdStream;
@@ -25,6 +24,7 @@ use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
 use crate::link::Full;
+use crate::time::Instant;
 use crate::transport::finish::{self, Backlog, Sink, Workspace};
 use crate::transport::join::Joiner;
 use crate::transport::{Burst, Frames, MAX_FRAMES, News, Place, Totals, Watch};

@@ -7,7 +7,6 @@
 //!
 //! What the guest does to its rings is its own affair: it costs it its connection, never us the process.
 
-use crate::time::Instant;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -25,6 +24,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use crate::link::Full;
+use crate::time::Instant;
 use crate::transport::finish::{self, Backlog, Sink, Workspace};
 use crate::transport::{Burst, Frames, News, Totals, Watch};
 

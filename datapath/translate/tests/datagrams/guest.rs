@@ -1,6 +1,5 @@
 //! A guest of frames behind a translator with real sockets, in the test's own thread.
 
-use culvert_translate::time::Instant;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use culvert_translate::link::{Full, GuestLink};
 use culvert_translate::settings::{DEFAULT_MAC, Ipv4, Ipv6, Mapping, Services, Settings};
 use culvert_translate::socket::KernelSockets;
 use culvert_translate::sockets::{Readiness, SocketId};
+use culvert_translate::time::Instant;
 use culvert_translate::translator::Translator;
 use culvert_translate::transport::Reservation;
 use etherparse::{IpFragOffset, IpHeaders, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice};

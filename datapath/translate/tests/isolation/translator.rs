@@ -1,6 +1,5 @@
 //! A translator that a test has started, and what /proc tells of it.
 
-use culvert_translate::time::Instant;
 use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
@@ -8,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use culvert_translate::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A command line to come.

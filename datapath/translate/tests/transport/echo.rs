@@ -1,6 +1,5 @@
 //! An event loop around one transport, in a thread of its own, that sends each frame back as it came.
 
-use culvert_translate::time::Instant;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use culvert_frame::{DropReason, Offload};
 use culvert_guest::{Packet, descriptor};
 use culvert_translate::link::{Full, GuestLink};
+use culvert_translate::time::Instant;
 use culvert_translate::transport::{Link, News, Totals, Transport};
 use mio::{Events, Poll, Registry, Token, Waker};
 use rustix::net::RecvFlags;

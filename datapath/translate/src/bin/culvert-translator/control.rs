@@ -6,13 +6,13 @@
 //! is cut off. What requests mean is for [`culvert_translate::request`]. The event loop registers a [`ControlSocket`]
 //! and calls [`ControlSocket::ready`].
 
-use culvert_translate::time::Instant;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use culvert_translate::request::{Controlled, MAX_REQUEST_BYTES, REQUESTS, answer};
+use culvert_translate::time::Instant;
 use culvert_vhost::listen::BindError;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};

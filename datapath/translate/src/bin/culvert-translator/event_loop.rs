@@ -4,7 +4,6 @@
 //! bounded number of frames from the guest, and ends with what is due. What the control socket may ask is answered by
 //! [`running`](crate::running).
 
-use culvert_translate::time::Instant;
 use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
@@ -19,6 +18,7 @@ use culvert_translate::limits::{LimitSettings, MAX_FLOWS};
 use culvert_translate::settings::DEFAULT_MTU;
 use culvert_translate::socket::KernelSockets;
 use culvert_translate::sockets::{Readiness, SocketId};
+use culvert_translate::time::Instant;
 use culvert_translate::translator::Translator;
 use culvert_translate::transport::{PacketSocket, QemuStream, Transport, VhostUser};
 use culvert_vhost::{PortKey, PortSocket, Role};

@@ -24,7 +24,6 @@ mod side_socket;
 mod statistics;
 mod steering;
 
-use culvert_translate::time::Instant;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::ops::RangeInclusive;
@@ -36,6 +35,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use culvert_translate::forward::{ForwardTable, Ground, Protocol};
+use culvert_translate::time::Instant;
 use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 

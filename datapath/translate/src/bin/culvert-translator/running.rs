@@ -1,7 +1,6 @@
 //! The translator as it runs: its protocol cores, its sockets, the way to the guest, and what is forwarded; and what
 //! can be asked of it and changed by the control socket.
 
-use culvert_translate::time::Instant;
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 
@@ -12,6 +11,7 @@ use culvert_translate::refusal::Refusal;
 use culvert_translate::request::Controlled;
 use culvert_translate::socket::KernelSockets;
 use culvert_translate::sockets::SocketId;
+use culvert_translate::time::Instant;
 use culvert_translate::translator::Translator;
 use culvert_translate::transport::Transport;
 

@@ -1,11 +1,11 @@
 //! Statistics on standard error, at intervals (`--stats`): the same as the control socket tells. Called by the event
 //! loop.
 
-use culvert_translate::time::Instant;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use culvert_translate::request::Controlled;
+use culvert_translate::time::Instant;
 
 /// Prints statistics at intervals, when there is something new.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! A kernel socket and the far end behind it: buffers, a round trip, an application that reads or does not.
 
-use crate::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::SocketInfo;
+use crate::time::Instant;
 
 /// What kind of a far end it is.
 #[derive(Clone, Debug)]

@@ -2,7 +2,6 @@
 //!
 //! The link to the guest can lose, repeat, delay and reorder, and be full. What must always hold is checked on the way.
 
-use crate::time::Instant;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use etherparse::TcpHeader;
 use super::super::{Action, Config, Connection, Failure, Flags, Segment, Seq, Transmit};
 use super::guest::{self, Frame, Guest};
 use super::kernel::{self, Kernel, Peek};
+use crate::time::Instant;
 
 /// What goes wrong on the way, each in thousandths of the segments.
 #[derive(Clone, Copy, Debug, Default)]
