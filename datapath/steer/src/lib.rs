@@ -8,6 +8,7 @@
 //! forwarded is not decided here: the translator does that, and culvertd attaches for those that may not.
 
 pub mod bound;
+pub mod netlink;
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice, IoSliceMut};

@@ -139,18 +139,15 @@ impl TimerWheel {
     fn next_place(&self) -> Option<(Place, u64)> {
         let present = low(self.present);
         (0..).zip(&self.taken).find_map(|(wheel, taken)| {
-            let [a, b, c, d] = present.to_le_bytes();
-            let (now, rest) = match wheel {
-                0 => (a, [0, b, c, d]),
-                1 => (b, [0, 0, c, d]),
-                2 => (c, [0, 0, 0, d]),
-                _ => (d, [0; 4]),
-            };
+            let shift = 8 * u32::from(wheel);
+            let [now, ..] = (present >> shift).to_le_bytes();
+            // When the place of digit 0 begins.
+            let start = present & u32::MAX.checked_shl(shift + 8).unwrap_or(0);
             // The present place of the first wheel may have some yet. The last wheel's places behind the present one are
             // those of its next turn.
             let from = if wheel == 0 { usize::from(now) } else { usize::from(now) + 1 };
             let digit = next_bit(taken, from).or_else(|| if wheel == 3 { next_bit(taken, 0) } else { None })?;
-            let at = u32::from_le_bytes(rest) | u32::from(digit) << (8 * u32::from(wheel));
+            let at = start | u32::from(digit) << shift;
             Some((Place { wheel, digit }, self.present + u64::from(at.wrapping_sub(present))))
         })
     }

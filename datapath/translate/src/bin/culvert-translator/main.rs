@@ -268,7 +268,7 @@ fn first_unprivileged_port() -> u16 {
 const MAX_RULES_TOLD: usize = 32;
 /// What QEMU's documentation of vhost-user backends asks for.
 const CAPABILITIES: &str = "{\n  \"type\": \"net\"\n}";
-/// Those of Linux.
+/// Linux's.
 const DEFAULT_UNPRIVILEGED_PORT: u16 = 1024;
-/// Those of Linux.
+/// Linux's.
 const DEFAULT_EPHEMERAL_PORTS: RangeInclusive<u16> = 32768..=60999;

@@ -58,12 +58,14 @@ impl Steers {
         });
         match steering {
             Ok(steering) => Self::Yes(Box::new(steering)),
-            Err(error) => {
-                tracing::warn!("each port that is forwarded takes a listener of its own: {error:#}");
-                sockets.close_steered();
-                Self::Never
-            }
+            Err(error) => Self::never(&error, sockets),
         }
+    }
+
+    fn never(why: &anyhow::Error, sockets: &mut KernelSockets) -> Self {
+        tracing::warn!("each port that is forwarded takes a listener of its own: {why:#}");
+        sockets.close_steered();
+        Self::Never
     }
 
     /// Whether there are no listeners for ports that can be steered.
@@ -126,8 +128,9 @@ impl Running {
 
     /// Asks the kernel which ports others have, and leaves those alone.
     fn look(&mut self, now: Instant) {
-        if let Steers::Yes(steering) = &mut self.steering {
-            steering.forward(&self.forwards, &HashSet::new(), &self.sockets, now);
+        if let Steers::Yes(steering) = &mut self.steering
+            && steering.forward(&self.forwards, &HashSet::new(), &self.sockets, now)
+        {
             self.translator.steer(steering.steered().clone());
         }
     }
@@ -162,11 +165,7 @@ impl Running {
         if let Steers::Not(udp_below) = self.steering {
             self.steering = match Prepared::open(&mut self.sockets, udp_below) {
                 Ok(prepared) => Steers::Prepared(prepared),
-                Err(error) => {
-                    tracing::warn!("each port that is forwarded takes a listener of its own: {error:#}");
-                    self.sockets.close_steered();
-                    Steers::Never
-                }
+                Err(error) => Steers::never(&error, &mut self.sockets),
             };
         }
         match self.steering {

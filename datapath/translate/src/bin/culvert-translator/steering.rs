@@ -68,7 +68,7 @@ impl Prepared {
             }
             bound => bound?,
         }
-        let mut question = Question::new().context(UNKNOWN)?;
+        let question = Question::new().context(UNKNOWN)?;
         question.ask().context(UNKNOWN)?;
         let own = sockets.open_steered()?;
         Ok(Self { question, own, udp_below, _name: name })
@@ -116,19 +116,20 @@ impl Steering {
         }
     }
 
-    /// Steers what `forwards` says and others do not have. Ports of `ours` are not others', though somebody listens there.
+    /// Steers what `forwards` says and others do not have; tells if that is not what was steered before. Ports of `ours`
+    /// are not others', though somebody listens there.
     pub fn forward(
         &mut self,
         forwards: &ForwardTable,
         ours: &HashSet<(Protocol, u16)>,
         sockets: &KernelSockets,
         now: Instant,
-    ) {
+    ) -> bool {
         self.looked = now;
         let left = Left { taken: self.taken(ours, sockets), udp_below: self.prepared.udp_below };
         let steered = Steered::of(forwards, left);
         if steered == self.steered {
-            return;
+            return false;
         }
         for (protocol, own) in [(Protocol::Tcp, self.prepared.own.tcp), (Protocol::Udp, self.prepared.own.udp)] {
             let mut wanted: BTreeSet<u16> = steered.ports(protocol).collect();
@@ -148,6 +149,7 @@ impl Steering {
             tracing::debug!("{protocol} port {port} is another's: it is left alone");
         }
         self.steered = steered;
+        true
     }
 
     /// Ports that others have. As they were known if the kernel does not answer.

@@ -6,12 +6,12 @@
 use std::io;
 use std::net::IpAddr;
 
+use culvert_steer::netlink;
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
 
 /// An address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,45 +67,11 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
     Ok(rustix::net::netdevice::name_to_index(socket, name)?)
 }
 
-/// Asks, and collects all parts of the answer. Parts that cannot be read are passed over.
+/// Asks, and collects all parts of the answer.
 fn dump(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut question = NetlinkMessage::new(header, NetlinkPayload::from(question));
-    question.finalize();
-    let mut bytes = vec![0; question.buffer_len()];
-    question.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
     let mut parts = Vec::new();
-    loop {
-        let (answer, _) = socket.recv_from_full()?;
-        if read(&answer, &mut parts)? {
-            return Ok(parts);
-        }
-    }
-}
-
-/// Reads the messages of one datagram; whether the last one was among them.
-fn read(mut datagram: &[u8], parts: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
-    while let Some(length) = datagram.first_chunk().map(|length| u32::from_ne_bytes(*length)) {
-        // At least its own header (16 bytes), or this would never end.
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let Some((message, _)) = datagram.split_at_checked(length).filter(|_| length >= 16) else {
-            return Err(io::Error::other("a message of rtnetlink is cut off"));
-        };
-        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map(|message| message.payload) {
-            Ok(NetlinkPayload::Done(_)) => return Ok(true),
-            Ok(NetlinkPayload::Error(error)) => return Err(error.to_io()),
-            Ok(NetlinkPayload::InnerMessage(part)) => parts.push(part),
-            Ok(_) => {}
-            Err(error) => tracing::debug!("a message of rtnetlink is not understood: {error}"),
-        }
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-    }
-    Ok(false)
+    netlink::dump(&netlink::open(NETLINK_ROUTE)?, question, &mut |part| parts.push(part))?;
+    Ok(parts)
 }
 
 fn address(message: RouteNetlinkMessage) -> Option<Address> {
@@ -218,6 +184,7 @@ fn stays_on_link(destination: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use culvert_steer::netlink::read;
     use netlink_packet_core::NLM_F_MULTIPART;
 
     use super::*;
@@ -245,10 +212,12 @@ mod tests {
         [&8_u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat()
     }
 
+    fn ignore(_: RouteNetlinkMessage) {}
+
     #[test]
     fn an_answer_of_several_messages() {
         let mut parts = Vec::new();
-        assert!(read(&answer(), &mut parts).unwrap());
+        assert!(read(&answer(), &mut |part| parts.push(part)).unwrap());
         let expected = Route {
             is_v6: false,
             is_default: true,
@@ -264,17 +233,16 @@ mod tests {
     fn answers_that_are_cut_off_end_or_go_on() {
         let whole = answer();
         for length in 0..whole.len() {
-            let mut parts = Vec::new();
-            match read(&whole[..length], &mut parts) {
+            match read(&whole[..length], &mut ignore) {
                 Ok(ended) => assert!(!ended && (length % 60 < 4), "{length} bytes"),
-                Err(error) => assert_eq!(error.to_string(), "a message of rtnetlink is cut off"),
+                Err(error) => assert_eq!(error.to_string(), "a message of the kernel's over netlink is cut off"),
             }
         }
         // Lengths that lead nowhere.
         for length in [0_u32, 1, 15, u32::MAX] {
             let mut bytes = whole.clone();
             bytes[..4].copy_from_slice(&length.to_ne_bytes());
-            assert!(read(&bytes, &mut Vec::new()).is_err(), "{length}");
+            assert!(read(&bytes, &mut ignore).is_err(), "{length}");
         }
     }
 
@@ -284,12 +252,12 @@ mod tests {
         // An attribute longer than the message.
         bytes[28..30].copy_from_slice(&200_u16.to_ne_bytes());
         let mut parts = Vec::new();
-        assert!(read(&bytes, &mut parts).unwrap());
+        assert!(read(&bytes, &mut |part| parts.push(part)).unwrap());
         assert_eq!(parts.into_iter().filter_map(route).count(), 1);
         let eperm = -1_i32;
         let refused =
             [&36_u32.to_ne_bytes()[..], &2_u16.to_ne_bytes(), &[0; 10], &eperm.to_ne_bytes(), &[0; 16]].concat();
-        let error = read(&refused, &mut Vec::new()).unwrap_err();
+        let error = read(&refused, &mut ignore).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
 }
