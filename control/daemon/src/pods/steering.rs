@@ -31,7 +31,7 @@ impl Namespace {
         let numbers = [tcp, udp].map(|socket| rustix::fs::fstat(socket).map(|status| status.st_ino));
         let [Ok(of_tcp), Ok(of_udp)] = numbers else { return Err("ports are steered to sockets".to_owned()) };
         let bound = self.inside("ports", || {
-            let asked = Question::new().and_then(|mut question| question.ask());
+            let asked = Question::new().and_then(|question| question.ask());
             asked.map_err(|error| format!("the kernel does not list the pod's sockets: {error}"))
         })?;
         let is_there = |is_udp, inode| bound.iter().any(|bound| bound.is_udp == is_udp && bound.inode == inode);
