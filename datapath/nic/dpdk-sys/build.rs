@@ -38,7 +38,6 @@ const FUNCTIONS: &[&str] = &[
     "rte_log_cur_msg_loglevel",
     "rte_mempool_avail_count",
     "rte_mempool_calc_obj_size",
-    "rte_pktmbuf_free_bulk",
     "rte_pktmbuf_pool_create",
     "rte_strerror",
     "rte_thread_register",

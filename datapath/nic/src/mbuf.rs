@@ -28,6 +28,7 @@ impl Mbuf {
 
     /// Length of the frame in bytes, over all segments.
     #[must_use]
+    #[inline]
     pub fn length(&self) -> u32 {
         // SAFETY: a live mbuf; pkt_len is a u32 at this offset.
         unsafe { member(self.0, ffi::CULVERT_MBUF_PKT_LEN) }
@@ -35,6 +36,7 @@ impl Mbuf {
 
     /// Number of segments, at least 1.
     #[must_use]
+    #[inline]
     pub fn segment_count(&self) -> u16 {
         // SAFETY: a live mbuf; nb_segs is a u16 at this offset.
         unsafe { member(self.0, ffi::CULVERT_MBUF_NB_SEGS) }
@@ -42,24 +44,47 @@ impl Mbuf {
 
     /// The frame's bytes, segment by segment; as a rule there is one.
     #[must_use]
+    #[inline]
     pub fn segments(&self) -> Segments<'_> {
         Segments { next: Some(self.0), _frame: PhantomData }
     }
 
     /// The frame's bytes, to be written.
+    #[inline]
     pub fn segments_mut(&mut self) -> SegmentsMut<'_> {
         SegmentsMut { next: Some(self.0), _frame: PhantomData }
     }
 
     /// The first segment's bytes.
     #[must_use]
+    #[inline]
     pub fn head(&self) -> &[u8] {
         self.segments().next().unwrap_or_default()
     }
 
     /// The first segment's bytes, to be written.
+    #[inline]
     pub fn head_mut(&mut self) -> &mut [u8] {
         self.segments_mut().next().unwrap_or_default()
+    }
+
+    /// Makes a frame of one buffer so many bytes long, and gives all of them to be written: those that it did not have before are left from an
+    /// earlier frame. None, with nothing changed, where the buffer has no room for as many, or there are several.
+    #[inline]
+    pub fn resize(&mut self, length: u32) -> Option<&mut [u8]> {
+        // SAFETY: a live mbuf; members of these types are at these offsets.
+        let (before, room, segments): (u16, u16, u16) = unsafe {
+            (
+                member(self.0, ffi::CULVERT_MBUF_DATA_OFF),
+                member(self.0, ffi::CULVERT_MBUF_BUF_LEN),
+                member(self.0, ffi::CULVERT_MBUF_NB_SEGS),
+            )
+        };
+        let here = u16::try_from(length).ok().filter(|&here| here <= room.saturating_sub(before) && segments == 1)?;
+        // SAFETY: the data begins where it did, and ends within the buffer.
+        unsafe { self.set_front(before, here, length) };
+        // SAFETY: a live mbuf of this value's alone; the bytes lie within its buffer.
+        Some(unsafe { std::slice::from_raw_parts_mut(data(self.0), usize::from(here)) })
     }
 
     /// Puts `bytes` in front of the frame. False, with nothing changed, where there is no room for them: a fresh
@@ -124,9 +149,15 @@ impl Mbuf {
     }
 
     /// ol_flags.
+    #[inline]
     pub(crate) fn flags(&self) -> u64 {
         // SAFETY: a live mbuf; ol_flags is a u64 at this offset.
         unsafe { member(self.0, ffi::CULVERT_MBUF_OL_FLAGS) }
+    }
+
+    pub(crate) fn set_flags(&mut self, flags: u64) {
+        // SAFETY: a live mbuf of this value's alone; ol_flags is a u64 at this offset.
+        unsafe { set_member(self.0, ffi::CULVERT_MBUF_OL_FLAGS, flags) };
     }
 
     pub(crate) fn raw(&mut self) -> *mut rte_mbuf {
@@ -153,6 +184,7 @@ impl Mbuf {
     ///
     /// # Safety
     /// They describe bytes of this frame's buffer.
+    #[inline]
     unsafe fn set_front(&mut self, before: u16, here: u16, all: u32) {
         // SAFETY: a live mbuf of this value's alone; members of these types are at these offsets.
         unsafe {
@@ -167,7 +199,7 @@ impl Drop for Mbuf {
     fn drop(&mut self) {
         let mut frame = self.0.as_ptr();
         // SAFETY: an array of one owned chain, which nobody uses afterwards.
-        unsafe { ffi::rte_pktmbuf_free_bulk(&raw mut frame, 1) }
+        unsafe { ffi::culvert_free(&raw mut frame, 1) }
     }
 }
 
@@ -181,6 +213,7 @@ pub struct Segments<'a> {
 impl<'a> Iterator for Segments<'a> {
     type Item = &'a [u8];
 
+    #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
         let segment = self.next?;
         // SAFETY: a live mbuf of a chain that is borrowed for 'a.
@@ -200,6 +233,7 @@ pub struct SegmentsMut<'a> {
 impl<'a> Iterator for SegmentsMut<'a> {
     type Item = &'a mut [u8];
 
+    #[inline]
     fn next(&mut self) -> Option<&'a mut [u8]> {
         let segment = self.next?;
         // SAFETY: a live mbuf of a chain that is borrowed mutably for 'a.
@@ -213,6 +247,7 @@ impl<'a> Iterator for SegmentsMut<'a> {
 ///
 /// # Safety
 /// `mbuf` is live and has a member of type T at `offset`.
+#[inline]
 unsafe fn member<T: Copy>(mbuf: NonNull<rte_mbuf>, offset: ffi::culvert_mbuf_layout) -> T {
     // SAFETY: the caller's promise; DPDK aligns members and the mbuf itself.
     unsafe { mbuf.as_ptr().cast::<u8>().add(offset as usize).cast::<T>().read() }
@@ -222,6 +257,7 @@ unsafe fn member<T: Copy>(mbuf: NonNull<rte_mbuf>, offset: ffi::culvert_mbuf_lay
 ///
 /// # Safety
 /// As for [`member`], and nobody else uses the mbuf.
+#[inline]
 unsafe fn set_member<T: Copy>(mbuf: NonNull<rte_mbuf>, offset: ffi::culvert_mbuf_layout, value: T) {
     // SAFETY: the caller's promise; DPDK aligns members and the mbuf itself.
     unsafe { mbuf.as_ptr().cast::<u8>().add(offset as usize).cast::<T>().write(value) }
@@ -229,6 +265,7 @@ unsafe fn set_member<T: Copy>(mbuf: NonNull<rte_mbuf>, offset: ffi::culvert_mbuf
 
 /// # Safety
 /// `mbuf` is live.
+#[inline]
 unsafe fn following(mbuf: NonNull<rte_mbuf>) -> Option<NonNull<rte_mbuf>> {
     // SAFETY: next is a pointer at this offset.
     NonNull::new(unsafe { member::<*mut rte_mbuf>(mbuf, ffi::CULVERT_MBUF_NEXT) })
@@ -236,6 +273,7 @@ unsafe fn following(mbuf: NonNull<rte_mbuf>) -> Option<NonNull<rte_mbuf>> {
 
 /// # Safety
 /// `mbuf` is live.
+#[inline]
 unsafe fn data(mbuf: NonNull<rte_mbuf>) -> *mut u8 {
     // SAFETY: buf_addr is a pointer and data_off a u16, within the buffer, at these offsets.
     unsafe {
@@ -246,6 +284,7 @@ unsafe fn data(mbuf: NonNull<rte_mbuf>) -> *mut u8 {
 
 /// # Safety
 /// `mbuf` is live.
+#[inline]
 unsafe fn data_length(mbuf: NonNull<rte_mbuf>) -> usize {
     // SAFETY: data_len is a u16 at this offset.
     usize::from(unsafe { member::<u16>(mbuf, ffi::CULVERT_MBUF_DATA_LEN) })

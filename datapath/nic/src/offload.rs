@@ -107,6 +107,7 @@ impl Mbuf {
 
     /// What the driver found out about the checksum on receiving; Unknown of frames that were not received.
     #[must_use]
+    #[inline]
     pub fn rx_checksum(&self) -> RxChecksum {
         match self.flags() & ffi::CULVERT_MBUF_RX_L4_MASK {
             ffi::CULVERT_MBUF_RX_L4_GOOD => RxChecksum::Good,
@@ -114,6 +115,17 @@ impl Mbuf {
             ffi::CULVERT_MBUF_RX_L4_NONE => RxChecksum::Partial,
             _ => RxChecksum::Unknown,
         }
+    }
+
+    /// Says what is known of the checksum, as a driver does on receiving.
+    pub fn set_rx_checksum(&mut self, checksum: RxChecksum) {
+        let known = match checksum {
+            RxChecksum::Unknown => 0,
+            RxChecksum::Good => ffi::CULVERT_MBUF_RX_L4_GOOD,
+            RxChecksum::Bad => ffi::CULVERT_MBUF_RX_L4_BAD,
+            RxChecksum::Partial => ffi::CULVERT_MBUF_RX_L4_NONE,
+        };
+        self.set_flags(self.flags() & !ffi::CULVERT_MBUF_RX_L4_MASK | known);
     }
 
     /// Payload bytes of each of the TCP segments that the device has joined to this frame; None of an ordinary frame.

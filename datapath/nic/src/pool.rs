@@ -117,6 +117,22 @@ impl Pool {
         unsafe { frames.fill(allocate) }
     }
 
+    /// So many frames of one buffer each, without bytes, added to `frames`. `false`, with nothing done, where the pool has not as many, or
+    /// `frames` no room for them. [`Mbuf::resize`] gives them a length.
+    #[must_use]
+    #[inline]
+    pub fn allocate_empty(&self, count: usize, frames: &mut Batch) -> bool {
+        let allocate = |places, room: u16| match u16::try_from(count) {
+            // SAFETY: a live pool, and room for `count` frames.
+            Ok(count) if count <= room && unsafe { ffi::culvert_allocate_empty(self.pool.as_ptr(), places, count) } => {
+                count
+            }
+            _ => 0,
+        };
+        // SAFETY: the shim has put all of them at the front, or none.
+        unsafe { frames.fill(allocate) == count }
+    }
+
     pub(crate) fn raw(&self) -> *mut rte_mempool {
         self.pool.as_ptr()
     }

@@ -38,6 +38,7 @@ impl RxQueue {
     }
 
     /// Receives frames into the free places of `frames`, by one call of the driver. Returns how many.
+    #[inline]
     pub fn receive(&mut self, frames: &mut Batch) -> usize {
         let (port, queue) = (self.device.id(), self.queue);
         // SAFETY: a started device and a queue of its that is this value's alone; the room is as told. The driver
@@ -118,6 +119,7 @@ impl TxQueue {
     /// all: a request that the driver refuses, or a chain where it sends none. So a caller that drops what is left
     /// loses nothing that it should keep; one that tries again does so a limited number of times. Trying again with
     /// the same frames does no harm: the checksum fields that a driver needs prepared are computed afresh.
+    #[inline]
     pub fn send(&mut self, frames: &mut Batch) -> usize {
         let (port, queue, chains) = (self.device.id(), self.queue, self.chains);
         let send = |places, count| {

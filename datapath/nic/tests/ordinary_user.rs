@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use culvert_nic::{BURST, Batch, EalError, HugepageUse, Pool, Port};
+use culvert_nic::{BURST, Batch, EalError, HugepageUse, Pool, Port, RxChecksum};
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 use process::{Kind, broadcast, config, content, contents, frame, open, own, pool, start};
 
@@ -370,6 +370,52 @@ fn an_empty_pool_gives_what_it_has() {
         assert_eq!((frames.len(), frames.iter().count()), (1, 1));
         assert!(frames.get(1).is_none() && frames.get(2).is_none());
         drop((held, frames));
+        assert_eq!(pool.free_buffers(), all);
+    }
+}
+
+#[test]
+fn empty_frames_get_their_length_later() {
+    if own("empty_frames_get_their_length_later", Kind::OrdinaryUser) {
+        let eal = start();
+        let pool = pool(&eal);
+        let all = pool.free_buffers();
+        let mut frames = Batch::new();
+        // What an earlier user has left in a buffer does not show.
+        let mut used = pool.allocate(100).unwrap();
+        assert!(used.prepend(&[1; 20]));
+        used.set_rx_checksum(RxChecksum::Good);
+        drop(used);
+        assert!(pool.allocate_empty(3, &mut frames));
+        assert_eq!((frames.len(), pool.free_buffers()), (3, all - 3));
+        for (frame, length) in frames.iter_mut_from(0).zip([60, 2048, 14]) {
+            assert_eq!((frame.length(), frame.segment_count(), frame.rx_checksum()), (0, 1, RxChecksum::Unknown));
+            assert!(frame.resize(2049).is_none());
+            assert!(frame.head().is_empty());
+            frame.resize(length).unwrap().fill(length as u8);
+            assert!(frame.prepend(&[9; 128]) && frame.trim_front(128), "its data begins where it always does");
+        }
+        let mut chain = pool.allocate(3000).unwrap();
+        assert!(chain.resize(60).is_none());
+        assert_eq!((chain.length(), chain.segment_count()), (3000, 2));
+        drop(chain);
+        assert!(!pool.allocate_empty(BURST - 2, &mut frames), "no room");
+        assert_eq!((frames.len(), frames.iter_mut_from(2).count(), frames.iter_mut_from(9).count()), (3, 1, 0));
+        let mut port = open(&eal, &pool, "net_ring0");
+        let (mut rx, mut tx) = port.take_queues();
+        assert_eq!(tx[0].send(&mut frames), 3);
+        assert_eq!(rx[0].receive(&mut frames), 3);
+        let lengths: Vec<_> = frames.iter().map(content).collect();
+        assert_eq!(lengths, [vec![60; 60], vec![0; 2048], vec![14; 14]]);
+        drop(frames.take(1));
+        frames.truncate(2);
+        assert_eq!((frames.len(), frames.iter().count(), pool.free_buffers()), (2, 1, all - 1));
+        frames.clear();
+        assert_eq!(pool.free_buffers(), all);
+        let mut held: Vec<Batch> = (0..all / BURST as u32).map(|_| Batch::new()).collect();
+        assert!(held.iter_mut().all(|batch| pool.allocate_empty(BURST, batch)));
+        assert!(!pool.allocate_empty(BURST, &mut frames) && frames.is_empty(), "all or none");
+        drop(held);
         assert_eq!(pool.free_buffers(), all);
     }
 }

@@ -39,7 +39,11 @@ int culvert_errno(void)
 
 uint16_t culvert_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count)
 {
-	return rte_eth_rx_burst(port, queue, frames, count);
+	count = rte_eth_rx_burst(port, queue, frames, count);
+	/* The bytes of all are on their way when those of the first are looked at. */
+	for (uint16_t i = 0; i < count; i++)
+		rte_prefetch0(rte_pktmbuf_mtod(frames[i], void *));
+	return count;
 }
 
 /* Moves frames that cannot be sent behind the others, in order, and returns the number of the others. */
@@ -142,6 +146,57 @@ uint16_t culvert_allocate(struct rte_mempool *pool, const uint32_t *lengths, uin
 		}
 	}
 	return count;
+}
+
+bool culvert_allocate_empty(struct rte_mempool *pool, struct rte_mbuf **frames, uint16_t count)
+{
+	if (rte_mempool_get_bulk(pool, (void **)frames, count) < 0)
+		return false;
+	/*
+	 * A buffer comes from its pool with one user, in one segment, without a next one (rte_mbuf_raw_alloc()). All that is left to be set is
+	 * in the mbuf's first cache line; what is in the other one counts only where a flag says so.
+	 */
+	for (uint16_t i = 0; i < count; i++) {
+		struct rte_mbuf *frame = frames[i];
+
+		rte_pktmbuf_reset_headroom(frame);
+		__builtin_prefetch(rte_pktmbuf_mtod(frame, void *), 1);
+		frame->port = RTE_MBUF_PORT_INVALID;
+		frame->ol_flags = 0;
+		frame->packet_type = 0;
+		frame->pkt_len = 0;
+		frame->data_len = 0;
+		frame->vlan_tci = 0;
+	}
+	return true;
+}
+
+void culvert_free(struct rte_mbuf **frames, uint16_t count)
+{
+	struct rte_mbuf *held[32];
+	struct rte_mempool *pool = NULL;
+	unsigned int many = 0;
+
+	for (uint16_t i = 0; i < count; i++) {
+		struct rte_mbuf *frame = frames[i];
+
+		if (unlikely(frame == NULL))
+			continue;
+		/* Segments, and buffers with other users or elsewhere, are DPDK's matter. */
+		if (unlikely(frame->nb_segs != 1 || !RTE_MBUF_DIRECT(frame) || rte_mbuf_refcnt_read(frame) != 1)) {
+			rte_pktmbuf_free(frame);
+			continue;
+		}
+		if (unlikely(frame->pool != pool || many == RTE_DIM(held))) {
+			if (many > 0)
+				rte_mempool_put_bulk(pool, (void **)held, many);
+			pool = frame->pool;
+			many = 0;
+		}
+		held[many++] = frame;
+	}
+	if (many > 0)
+		rte_mempool_put_bulk(pool, (void **)held, many);
 }
 
 int culvert_link(uint16_t port, bool *up, uint32_t *speed)

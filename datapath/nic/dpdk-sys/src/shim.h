@@ -81,6 +81,7 @@ enum culvert_header_limits {
 /* rte_errno of this thread. */
 int culvert_errno(void);
 
+/* Receives up to `count` frames; returns how many. Their first bytes are fetched. */
 uint16_t culvert_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count);
 
 /*
@@ -106,6 +107,15 @@ struct rte_mempool *culvert_pool_across_pages(const char *name, unsigned int buf
  * length members set. Returns how many there are, from the front; fewer when the pool is empty.
  */
 uint16_t culvert_allocate(struct rte_mempool *pool, const uint32_t *lengths, uint16_t count, struct rte_mbuf **frames);
+
+/*
+ * Allocates `count` frames of one buffer each, without bytes. False, with none allocated, where the pool has not as many. The lengths are
+ * the caller's to set.
+ */
+bool culvert_allocate_empty(struct rte_mempool *pool, struct rte_mbuf **frames, uint16_t count);
+
+/* Frees `count` frames; a null pointer is none. */
+void culvert_free(struct rte_mbuf **frames, uint16_t count);
 
 /* Speed in Mbit/s (RTE_ETH_SPEED_NUM_UNKNOWN where the driver does not know). Returns 0 or a negative errno. */
 int culvert_link(uint16_t port, bool *up, uint32_t *speed);
