@@ -272,6 +272,23 @@ impl<'a> From<&'a mut [u8]> for Rooms<'a> {
     }
 }
 
+/// Copies a whole frame, its first bytes and the rest, if `out` is as long as both together; returns whether it is.
+#[inline(always)]
+pub(crate) fn copy_whole(head: &[u8], rest: Piece<'_>, out: &mut [u8]) -> bool {
+    let is_as_long = out.len() == head.len().wrapping_add(rest.length as usize);
+    if is_as_long {
+        // SAFETY: both follow each other in `out`, and fill it. They cannot overlap with it, which is borrowed mutably: the sources are
+        // another port's memory or ours.
+        unsafe {
+            copy(head.as_ptr(), out.as_mut_ptr(), head.len());
+            if rest.length > 0 {
+                copy(rest.address, out.as_mut_ptr().add(head.len()), rest.length as usize);
+            }
+        }
+    }
+    is_as_long
+}
+
 /// How much of a piece or a room is brought near ahead of its turn: more would push out what is needed sooner.
 const FETCH_BYTES: u32 = 2048;
 
@@ -389,6 +406,18 @@ mod tests {
             assert_eq!(target[1..=length], source[..length]);
             assert!(target[0] == 0xee && target[length + 1..].iter().all(|&byte| byte == 0xee), "{length}");
         }
+    }
+
+    #[test]
+    fn a_frame_is_copied_whole_or_not_at_all() {
+        let (head, rest) = (*b"abcd", Piece::from(&b"efg"[..]));
+        let mut out = [0; 7];
+        assert!(copy_whole(&head, rest, &mut out));
+        assert_eq!(&out, b"abcdefg");
+        assert!(!copy_whole(&head, rest, &mut out[..6]));
+        assert!(!copy_whole(b"", rest, &mut out));
+        assert!(copy_whole(b"xyz", rest.take(0), &mut out[..3]));
+        assert_eq!(&out, b"xyzdefg");
     }
 
     #[test]

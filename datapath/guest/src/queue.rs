@@ -15,7 +15,7 @@ use crate::packed::receive::{PackedReceiveQueue, PackedReserved};
 use crate::packed::transmit::PackedTransmitQueue;
 use crate::packed::{FIRST_POSITION, PackedStart};
 use crate::piece::{Piece, Rooms};
-use crate::receive::{PutError, SplitReceiveQueue, SplitReserved};
+use crate::receive::{PutError, SplitReceiveQueue, SplitReserved, Straight};
 use crate::record::Record;
 use crate::split::{RingFault, StartError};
 use crate::transmit::{Received, SplitTransmitQueue, TransmitBurst};
@@ -170,7 +170,7 @@ impl ReceiveQueue {
     /// buffer, to which nothing is left to be done, and which are no longer than `longest` bytes, until one is not, or needs more than the next
     /// buffer. Returns the bits of those that were put, and how many bytes they have. Into packed rings none is put so.
     #[inline]
-    pub fn put_straight(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+    pub fn put_straight(&mut self, burst: &impl Straight, frames: u32, longest: u32) -> (u32, u64) {
         match &mut self.0 {
             Receive::Split(queue) => queue.put_straight(burst, frames, longest),
             Receive::Packed(_) => (0, 0),
@@ -224,6 +224,17 @@ impl ReceiveQueue {
         match &mut self.0 {
             Receive::Split(queue) => queue.has_half(),
             Receive::Packed(queue) => queue.has_half(),
+        }
+    }
+
+    /// How many frames may be put straight before [`Self::has_half`] says otherwise; 0 also where that is not known.
+    ///
+    /// # Errors
+    /// [`PutError::Fault`].
+    pub fn above_half(&mut self) -> Result<u16, PutError> {
+        match &mut self.0 {
+            Receive::Split(queue) => queue.above_half(),
+            Receive::Packed(_) => Ok(0),
         }
     }
 

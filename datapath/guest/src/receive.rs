@@ -19,7 +19,7 @@ use crate::memory::Memory;
 use crate::net_header::{NET_HEADER_BYTES, NetHeader, header_bytes};
 use crate::piece::{Piece, Room, Rooms};
 use crate::split::{DESC_INDIRECT, DESC_NEXT, Offer, RingFault, SplitRing, StartError};
-use crate::transmit::{BURST, HEAD_BYTES, Received};
+use crate::transmit::{BURST, HEAD_BYTES};
 #[cfg(target_arch = "x86_64")]
 use crate::wide;
 
@@ -60,6 +60,13 @@ impl From<RingFault> for PutError {
     fn from(fault: RingFault) -> Self {
         Self::Fault(fault)
     }
+}
+
+/// A burst of frames, of which many are put as they came.
+pub trait Straight {
+    /// Flags of its virtio-net header, first bytes, and what follows those, of frame `index`, if the rest lies in one piece, and nothing but
+    /// that is to be said and done.
+    fn straight_parts(&self, index: usize) -> Option<(u8, &[u8], Piece<'_>)>;
 }
 
 /// The only buffer of a chain that is not where the last one was; none where the chain has several, or something is wrong with it.
@@ -156,7 +163,7 @@ impl SplitReceiveQueue {
     /// that has room for all of it. Returns the bits of those that were put, and how many bytes they have. The first
     /// one that is not so ends it: [`Self::put`] deals with that.
     #[inline]
-    pub fn put_straight(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+    pub fn put_straight(&mut self, burst: &impl Straight, frames: u32, longest: u32) -> (u32, u64) {
         self.found = None;
         self.busy = true;
         #[cfg(target_arch = "x86_64")]
@@ -174,12 +181,12 @@ impl SplitReceiveQueue {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi1,bmi2")]
-    fn copy_straight_wide(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+    fn copy_straight_wide(&mut self, burst: &impl Straight, frames: u32, longest: u32) -> (u32, u64) {
         self.copy_straight(burst, frames, longest)
     }
 
     #[inline(always)]
-    fn copy_straight(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+    fn copy_straight(&mut self, burst: &impl Straight, frames: u32, longest: u32) -> (u32, u64) {
         match self.gathered.header_bytes() {
             NET_HEADER_BYTES => self.copy_behind(&NetHeader::default().to_bytes(1), burst, frames, longest),
             _ => self.copy_behind(&[0; 10], burst, frames, longest),
@@ -191,7 +198,7 @@ impl SplitReceiveQueue {
     fn copy_behind<const N: usize>(
         &mut self,
         header: &[u8; N],
-        burst: &Received<'_>,
+        burst: &impl Straight,
         frames: u32,
         longest: u32,
     ) -> (u32, u64) {
@@ -200,7 +207,7 @@ impl SplitReceiveQueue {
         let header_bytes = u32::try_from(N).unwrap_or(0);
         let (mut left, mut bytes, mut taken) = (frames, 0_u64, self.taken);
         while let [look, more @ ..] = looks
-            && let Some((head, rest)) = burst.plain_parts(left.trailing_zeros() as usize)
+            && let Some((flags, head, rest)) = burst.straight_parts(left.trailing_zeros() as usize)
         {
             let others = left & left.wrapping_sub(1);
             // The next frame is mostly as long as this one.
@@ -211,11 +218,15 @@ impl SplitReceiveQueue {
                 }
             }
             if rest.length() > 0
-                && let Some((.., next)) = burst.plain_parts(others.trailing_zeros() as usize)
+                && let Some((.., next)) = burst.straight_parts(others.trailing_zeros() as usize)
             {
                 next.fetch();
             }
-            let Some(length) = look.room.fill_whole(header, head, rest, longest) else { break };
+            let mut header = *header;
+            if let [place, ..] = &mut header[..] {
+                *place = flags;
+            }
+            let Some(length) = look.room.fill_whole(&header, head, rest, longest) else { break };
             self.ring.put_used(taken, look.chain, length.wrapping_add(header_bytes));
             taken = taken.wrapping_add(1);
             (left, looks) = (others, more);
@@ -349,6 +360,17 @@ impl SplitReceiveQueue {
         (self.taken, self.looked) = (0, 0);
         self.found = None;
         std::mem::take(&mut self.busy)
+    }
+
+    /// How many chains may be filled before [`Self::has_half`] says otherwise, of those that are known of.
+    ///
+    /// # Errors
+    /// [`PutError::Fault`].
+    pub fn above_half(&mut self) -> Result<u16, PutError> {
+        if !self.has_half()? {
+            return Ok(0);
+        }
+        Ok(self.ring.known(self.taken).saturating_sub(self.most / 2))
     }
 
     /// Asks for a kick when the guest adds buffers; `true` if it has added none since the last look, so that it is safe to

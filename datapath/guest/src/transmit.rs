@@ -17,7 +17,8 @@ use crate::layout::{MAX_QUEUE_SIZE, RingLayout};
 use crate::memory::Memory;
 use crate::net_header::{NEEDS_CSUM, NET_HEADER_BYTES, NetHeader, header_bytes};
 use crate::packed::PackedRing;
-use crate::piece::{Piece, copy};
+use crate::piece::{Piece, copy, copy_whole};
+use crate::receive::Straight;
 use crate::split::{DESC_INDIRECT, DESC_NEXT, Offer, RingFault, SplitRing, StartError};
 #[cfg(target_arch = "x86_64")]
 use crate::wide;
@@ -408,6 +409,75 @@ impl Received<'_> {
         Some((bytes.get(..usize::from(slot.head))?, slot.rest))
     }
 
+    /// The first of `frames`, a bit for each, that lie whole in one buffer, have an Ethernet header, and to which nothing is left to be done:
+    /// until one is otherwise.
+    #[inline]
+    pub fn straight(&self, frames: u32) -> u32 {
+        let slots = self.burst.slots.get(..self.burst.count).unwrap_or_default();
+        let all = (0_u32..).zip(slots).fold(0, |all, (index, slot)| all | u32::from(slot.plain & slot.whole) << index);
+        let others = frames & !all;
+        frames & (others & others.wrapping_neg()).wrapping_sub(1)
+    }
+
+    /// Copies as many of `frames` as are [straight](Self::straight) and no longer than `longest` bytes, the lowest first, each into the room of
+    /// its length that `room` makes in the next of `targets`, until there is none. Returns the bits of those that were copied, and how many bytes
+    /// they have.
+    #[inline]
+    pub fn copy_straight<'t, T: 't>(
+        &self,
+        frames: u32,
+        longest: u32,
+        targets: impl Iterator<Item = &'t mut T>,
+        room: impl Fn(&'t mut T, u32) -> Option<&'t mut [u8]>,
+    ) -> (u32, u64) {
+        #[cfg(target_arch = "x86_64")]
+        if wide::has_avx2() {
+            // SAFETY: the processor has what the function is compiled for.
+            return unsafe { self.copy_straight_wide(frames, longest, targets, room) };
+        }
+        self.copy_straight_any(frames, longest, targets, room)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2")]
+    fn copy_straight_wide<'t, T: 't>(
+        &self,
+        frames: u32,
+        longest: u32,
+        targets: impl Iterator<Item = &'t mut T>,
+        room: impl Fn(&'t mut T, u32) -> Option<&'t mut [u8]>,
+    ) -> (u32, u64) {
+        self.copy_straight_any(frames, longest, targets, room)
+    }
+
+    #[inline(always)]
+    fn copy_straight_any<'t, T: 't>(
+        &self,
+        frames: u32,
+        longest: u32,
+        targets: impl Iterator<Item = &'t mut T>,
+        room: impl Fn(&'t mut T, u32) -> Option<&'t mut [u8]>,
+    ) -> (u32, u64) {
+        let (mut left, mut bytes) = (frames, 0_u64);
+        for target in targets {
+            let Some((head, rest)) = self.plain_parts(left.trailing_zeros() as usize) else { break };
+            let others = left & left.wrapping_sub(1);
+            if rest.length() > 0
+                && let Some((_, next)) = self.plain_parts(others.trailing_zeros() as usize)
+            {
+                next.fetch();
+            }
+            // At most `MAX_FRAME_BYTES`.
+            let length = rest.length().wrapping_add(u32::try_from(head.len()).unwrap_or(u32::MAX));
+            if length > longest || !room(target, length).is_some_and(|out| copy_whole(head, rest, out)) {
+                break;
+            }
+            left = others;
+            bytes = bytes.wrapping_add(u64::from(length));
+        }
+        (frames & !left, bytes)
+    }
+
     /// First bytes, length, and what follows those bytes, where that lies in one piece.
     #[inline]
     pub fn parts(&self, index: usize) -> Option<(&[u8], u32, Piece<'_>)> {
@@ -426,6 +496,14 @@ impl Received<'_> {
             let bytes = slot.scratch.get(self.header_bytes..).unwrap_or_default();
             (slot.length, bytes.get(..usize::from(slot.head)).unwrap_or_default())
         })
+    }
+}
+
+impl Straight for Received<'_> {
+    #[inline(always)]
+    fn straight_parts(&self, index: usize) -> Option<(u8, &[u8], Piece<'_>)> {
+        let (head, rest) = self.plain_parts(index)?;
+        Some((0, head, rest))
     }
 }
 

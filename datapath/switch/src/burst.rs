@@ -1,7 +1,8 @@
 //! Frames that have arrived, wherever they lie: in a guest's buffers, in mbufs, or made by ourselves.
 
 use culvert_frame::{DropReason, ETHERNET_HEADER_BYTES, Offload, OffloadRequest, Offloads, checksum};
-use culvert_guest::receive::PutError;
+use culvert_guest::net_header::DATA_VALID;
+use culvert_guest::receive::{PutError, Straight};
 use culvert_guest::transmit::HEAD_BYTES;
 use culvert_guest::{NetHeader, Packet, Piece, ReceiveQueue, Received};
 use culvert_nic::{Batch, Mbuf, RxChecksum};
@@ -64,6 +65,11 @@ pub(crate) trait Sink {
     /// Whether it takes a frame that is flooded.
     fn takes_flooded(&mut self) -> Result<bool, PutError>;
 
+    /// How many frames may be flooded now that need nothing but to be copied; 0 also where that is not known.
+    fn flood_room(&mut self) -> Result<u16, PutError> {
+        Ok(0)
+    }
+
     /// So many frames come now.
     fn look_ahead(&mut self, frames: usize) {
         let _ = frames;
@@ -93,6 +99,10 @@ impl Sink for ReceiveQueue {
         self.has_half()
     }
 
+    fn flood_room(&mut self) -> Result<u16, PutError> {
+        self.above_half()
+    }
+
     #[inline]
     fn look_ahead(&mut self, frames: usize) {
         Self::look_ahead(self, frames);
@@ -102,8 +112,62 @@ impl Sink for ReceiveQueue {
     fn put_straight(&mut self, burst: &Burst<'_>, frames: u32, longest: u32) -> (u32, u64) {
         match burst {
             Burst::Guest(received) => Self::put_straight(self, received, frames, longest),
-            Burst::Nic(_) | Burst::Local(_) => (0, 0),
+            Burst::Nic(batch) => {
+                let valid = if self.takes().contains(Offloads::CHECKSUM) { DATA_VALID } else { 0 };
+                Self::put_straight(self, &FromNic { batch, valid }, frames, longest)
+            }
+            Burst::Local(_) => (0, 0),
         }
+    }
+}
+
+/// A NIC's frames as a guest gets them.
+struct FromNic<'a> {
+    batch: &'a Batch,
+    /// Flags of those whose checksum the NIC found right.
+    valid: u8,
+}
+
+impl Straight for FromNic<'_> {
+    #[inline(always)]
+    fn straight_parts(&self, index: usize) -> Option<(u8, &[u8], Piece<'_>)> {
+        let mbuf = self.batch.get(index).filter(|mbuf| mbuf.segment_count() == 1)?;
+        let flags = if is_valid(mbuf)? { self.valid } else { 0 };
+        let (head, rest) = mbuf.head().split_at_checked(HEAD_BYTES).unwrap_or((mbuf.head(), &[]));
+        Some((flags, head, Piece::from(rest)))
+    }
+}
+
+/// A burst whose frames may be judged by their first bytes.
+pub(crate) trait Starts {
+    /// Ethernet header and length of frame `index`, and whether its checksum is known to be right, if it has such a header and nothing is left
+    /// to be done to it.
+    fn start(&self, index: usize) -> Option<(&[u8; ETHERNET_HEADER_BYTES], u32, bool)>;
+}
+
+impl Starts for Received<'_> {
+    #[inline(always)]
+    fn start(&self, index: usize) -> Option<(&[u8; ETHERNET_HEADER_BYTES], u32, bool)> {
+        let (start, length) = self.plain_start(index)?;
+        Some((start, length, false))
+    }
+}
+
+impl Starts for Batch {
+    #[inline(always)]
+    fn start(&self, index: usize) -> Option<(&[u8; ETHERNET_HEADER_BYTES], u32, bool)> {
+        let mbuf = self.get(index)?;
+        Some((mbuf.head().first_chunk()?, mbuf.length(), is_valid(mbuf)?))
+    }
+}
+
+/// Whether a NIC found a frame's checksum right; `None` where there is none yet.
+#[inline(always)]
+fn is_valid(mbuf: &Mbuf) -> Option<bool> {
+    match mbuf.rx_checksum() {
+        RxChecksum::Good => Some(true),
+        RxChecksum::Unknown | RxChecksum::Bad => Some(false),
+        RxChecksum::Partial => None,
     }
 }
 
@@ -139,6 +203,14 @@ impl Burst<'_> {
         Some(before.saturating_sub(received.len()))
     }
 
+    /// Ends it: a NIC's buffers go back to their pool while they are near, those of a guest when this is dropped.
+    #[inline]
+    pub fn release(self) {
+        if let Self::Nic(batch) = self {
+            batch.clear();
+        }
+    }
+
     /// Frame `index`, below [`Self::len`].
     ///
     /// # Errors
@@ -170,7 +242,7 @@ impl Burst<'_> {
         if let Self::Guest(received) = self { Some(received) } else { None }
     }
 
-    /// Calls `with` for each of a guest's frames from number `from` on, below `end`, that has these first bytes and to which nothing is left to
+    /// Calls `with` for each frame from number `from` on, below `end`, that has these first bytes and to which nothing is left to
     /// be done, with its length, until one is not so or `with` says that it was the last. Returns the number of the next frame.
     #[inline(always)]
     pub(crate) fn each_alike(
@@ -180,10 +252,9 @@ impl Burst<'_> {
         start: &[u8; ETHERNET_HEADER_BYTES],
         mut with: impl FnMut(u32) -> bool,
     ) -> usize {
-        let Self::Guest(received) = self else { return from };
         let mut index = from;
         while index < end
-            && let Some((found, length)) = received.plain_start(index)
+            && let Some((found, length, false)) = self.start(index)
             && found == start
         {
             index = index.wrapping_add(1);
@@ -192,6 +263,16 @@ impl Burst<'_> {
             }
         }
         index
+    }
+
+    /// See [`Starts::start`].
+    #[inline(always)]
+    fn start(&self, index: usize) -> Option<(&[u8; ETHERNET_HEADER_BYTES], u32, bool)> {
+        match self {
+            Self::Guest(received) => received.start(index),
+            Self::Nic(batch) => batch.start(index),
+            Self::Local(_) => None,
+        }
     }
 
     /// First bytes, length, and what follows those bytes, of frame `index` if it lies in one buffer.

@@ -13,17 +13,17 @@ use std::time::Duration;
 
 use culvert_frame::header::Start;
 use culvert_frame::{Direction, DropReason, ETHERNET_HEADER_BYTES, EthernetHeader, MacAddress, Offload};
+use culvert_guest::RingFault;
 use culvert_guest::transmit::BURST;
-use culvert_guest::{Received, RingFault};
 
-use crate::burst::{Burst, Frame};
+use crate::burst::{Burst, Frame, Starts};
 use crate::counters::PortCounters;
 use crate::egress::Workspace;
 use crate::ingress::{self, Ingress, Way};
 use crate::mac_table::{Learned, MacTable};
 use crate::metering::Arrivals;
 use crate::network::{Network, Topology};
-use crate::outlet::{Admitted, Frames, Outlet, refuse, tap};
+use crate::outlet::{Admitted, Frames, Outlet, each, refuse, tap};
 use crate::port::{MAX_PORTS, Port, PortId, Rules};
 use crate::snoop::{self, Snooped};
 use crate::vlan::{Membership, TRANSPARENT, Tag, TagEdit, Vlans};
@@ -65,12 +65,15 @@ pub struct Forwarder {
 }
 
 /// The way of a frame for those behind it that begin like it. It holds within one burst: the source is known as the table would
-/// note it, and the destination is behind that port.
+/// note it, and the destination is behind that port, or behind none that is known.
 #[derive(Clone, Copy, Debug)]
 struct Beaten {
     start: [u8; ETHERNET_HEADER_BYTES],
     ingress: Ingress,
-    port: PortId,
+    /// The port; `None` where it went to all.
+    port: Option<PortId>,
+    /// To how many ports it went.
+    receivers: u64,
 }
 
 impl Beaten {
@@ -80,6 +83,16 @@ impl Beaten {
         let Membership { tag, has_inner, .. } = self.ingress.membership;
         let tells_all = self.ingress.offload == Offload::None && tag == Tag::None && !has_inner;
         tells_all && source.rules.guard.addresses.is_empty() && source.taps.is_empty()
+    }
+
+    /// What a frame of that length costs that goes its way.
+    #[inline(always)]
+    const fn cost(&self, length: u32) -> u64 {
+        let copy = u64::wrapping_add(length as u64, COPY_COST as u64);
+        match self.port {
+            Some(_) => copy,
+            None => copy.wrapping_mul(self.receivers).wrapping_add(COPY_COST as u64),
+        }
     }
 }
 
@@ -119,11 +132,18 @@ impl Forwarder {
         let length = length.min(BURST);
         let mut next = 0;
         while next < length {
-            if is_simple
-                && cost <= u64::from(TURN_COST)
-                && let Some(received) = burst.of_guest()
-            {
-                let passed = self.pass_known(topology, &network.table, source, received, next..length, cost, seconds);
+            let (numbers, table) = (next..length, &*network.table);
+            let may_pass = is_simple && cost <= u64::from(TURN_COST);
+            let passed = match &*burst {
+                Burst::Guest(frames) if may_pass => {
+                    Some(self.pass_known(topology, table, source, frames, numbers, cost, seconds))
+                }
+                Burst::Nic(frames) if may_pass => {
+                    Some(self.pass_known(topology, table, source, &**frames, numbers, cost, seconds))
+                }
+                Burst::Guest(_) | Burst::Nic(_) | Burst::Local(_) => None,
+            };
+            if let Some(passed) = passed {
                 let frames = below(passed.next) & !below(next);
                 bytes += passed.bytes;
                 (admitted, one) = (admitted | frames, one | frames);
@@ -133,24 +153,32 @@ impl Forwarder {
                 if next == length {
                     break;
                 }
-            } else if let Some((beaten, true)) = &self.beaten
+            }
+            if let Some((beaten, true)) = self.beaten
                 && cost <= u64::from(TURN_COST)
             {
                 // Those that begin like the last one, if that tells all, go its way without being looked at.
                 let from = next;
                 next = burst.each_alike(from, length, &beaten.start, |length| {
                     bytes = u64::wrapping_add(bytes, length.into());
-                    cost = u64::wrapping_add(cost, length.into()).wrapping_add(u64::from(COPY_COST));
+                    cost = cost.wrapping_add(beaten.cost(length));
                     cost <= u64::from(TURN_COST)
                 });
                 if next > from {
-                    let (port, ingress) = (beaten.port, beaten.ingress);
-                    self.arrived.get_mut(from..next).unwrap_or_default().fill(ingress);
+                    self.arrived.get_mut(from..next).unwrap_or_default().fill(beaten.ingress);
                     let frames = below(next) & !below(from);
-                    (admitted, one) = (admitted | frames, one | frames);
-                    copies += u64::from(frames.count_ones());
+                    admitted |= frames;
+                    copies += u64::from(frames.count_ones()) * beaten.receivers;
                     forwarded += u64::from(frames.count_ones());
-                    self.want(port, frames);
+                    if let Some(port) = beaten.port {
+                        one |= frames;
+                        self.want(port, frames);
+                    } else {
+                        let vlan = beaten.ingress.membership.vlan;
+                        ingress::each_receiver(topology, network, source, vlan, Way::Flood, |port| {
+                            want(&mut self.wanted, &mut self.touched, port, frames);
+                        });
+                    }
                     continue;
                 }
             }
@@ -205,6 +233,11 @@ impl Forwarder {
                         receivers += 1;
                         want(&mut self.wanted, &mut self.touched, port, bit);
                     });
+                    match &mut self.beaten {
+                        Some((beaten, _)) if receivers > 0 => beaten.receivers = receivers,
+                        // Each is refused by itself.
+                        beaten => *beaten = None,
+                    }
                     if receivers == 0 {
                         refuse(counters, ingress::no_receiver(way), burst, index);
                         continue;
@@ -314,7 +347,7 @@ impl Forwarder {
             && Some(beaten.start) == start
             && beaten.ingress.membership.vlan == vlan
         {
-            return Ok(Way::Port(beaten.port));
+            return Ok(beaten.port.map_or(Way::Flood, Way::Port));
         }
         // The frame's source may be the destination of those that go another way.
         self.beaten = None;
@@ -341,8 +374,14 @@ impl Forwarder {
         {
             self.snooped.push((source.id, vlan, snooped));
         }
-        if let (Way::Port(port), Learned::Known, Some(start)) = (route.way, learned, start) {
-            let beaten = Beaten { start, ingress: *ingress, port };
+        let port = match route.way {
+            Way::Port(port) => Some(Some(port)),
+            // Of those behind it nothing else decides: neither a limit nor what they say about groups.
+            Way::Flood if source.rules.limits.is_none() && !(is_group && network.groups.is_some()) => Some(None),
+            Way::Flood | Way::Group(_) => None,
+        };
+        if let (Some(port), Learned::Known, Some(start)) = (port, learned, start) {
+            let beaten = Beaten { start, ingress: *ingress, port, receivers: 1 };
             self.beaten = Some((beaten, beaten.is_all(source)));
         }
         Ok(route.way)
@@ -358,17 +397,18 @@ impl Forwarder {
         topology: &Topology,
         table: &MacTable,
         source: &Port,
-        burst: &Received<'_>,
+        burst: &impl Starts,
         numbers: Range<usize>,
         mut cost: u64,
         now: u32,
     ) -> Passed {
         let bound = source.rules.guard.mac.map(MacAddress::to_u64);
         let (mut next, mut bytes, mut frames) = (numbers.start, 0_u64, 0);
+        let mut valid: Frames = 0;
         let mut last: Option<(Start, PortId)> = None;
         while next < numbers.end
             && cost <= u64::from(TURN_COST)
-            && let Some((start, length)) = burst.plain_start(next)
+            && let Some((start, length, is_valid)) = burst.start(next)
             && let Some(start) = Start::of(start)
         {
             if last.is_none_or(|(alike, _)| alike != start) {
@@ -390,6 +430,7 @@ impl Forwarder {
                 last = Some((start, port));
             }
             frames |= 1 << next;
+            valid |= Frames::from(is_valid) << next;
             bytes = bytes.wrapping_add(u64::from(length));
             cost = cost.wrapping_add(u64::from(length)).wrapping_add(u64::from(COPY_COST));
             next = next.wrapping_add(1);
@@ -398,6 +439,11 @@ impl Forwarder {
             self.want(port, frames);
         }
         self.arrived.get_mut(numbers.start..next).unwrap_or_default().fill(Ingress::default());
+        each(valid, |index| {
+            if let Some(place) = self.arrived.get_mut(index) {
+                place.offload = Offload::Valid;
+            }
+        });
         Passed { next, bytes, cost }
     }
 

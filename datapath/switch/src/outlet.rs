@@ -242,11 +242,9 @@ impl Outlet {
         let (mut count, mut bytes) = (0_u64, 0_u64);
         let mut left = frames;
         sink.look_ahead(frames.count_ones() as usize);
-        let straight = if keeps { !flooded } else { 0 };
         loop {
             // Most frames: they leave as they came, many of them one after the other.
-            let others = left & !straight;
-            let ahead = left & (others & others.wrapping_neg()).wrapping_sub(1);
+            let ahead = if keeps { ahead(left, flooded, sink) } else { 0 };
             if ahead != 0 {
                 let (put, put_bytes) = sink.put_straight(burst.burst, ahead, port.longest_untagged());
                 left &= !put;
@@ -316,6 +314,26 @@ impl Outlet {
     }
 }
 
+/// The first of the frames that are `left` which are addressed to this port, or which are flooded and may be put as they are.
+#[inline]
+fn ahead(left: Frames, flooded: Frames, sink: &mut impl Sink) -> Frames {
+    let others = left & flooded;
+    let addressed = left & (others & others.wrapping_neg()).wrapping_sub(1);
+    if addressed != 0 || others == 0 { addressed } else { flooded_ahead(left, flooded, sink) }
+}
+
+/// The first of the frames that are `left` which are flooded, as many as there is room for.
+#[inline(never)]
+fn flooded_ahead(left: Frames, flooded: Frames, sink: &mut impl Sink) -> Frames {
+    let others = left & !flooded;
+    let mut run = left & (others & others.wrapping_neg()).wrapping_sub(1);
+    let room = sink.flood_room().map_or(0, u32::from);
+    while run.count_ones() > room {
+        run &= Frames::MAX >> run.leading_zeros() >> 1;
+    }
+    run
+}
+
 /// Why a frame was not put.
 enum NotPut {
     Refused(DropReason),
@@ -357,7 +375,7 @@ fn note(faults: &mut Vec<(PortId, RingFault)>, port: PortId, fault: RingFault) {
 
 /// Calls `with` with the number of each frame, in order.
 #[inline]
-fn each(frames: Frames, mut with: impl FnMut(usize)) {
+pub(crate) fn each(frames: Frames, mut with: impl FnMut(usize)) {
     let mut left = frames;
     while left != 0 {
         with(left.trailing_zeros() as usize);

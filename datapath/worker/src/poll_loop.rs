@@ -418,7 +418,9 @@ fn take_burst(
                 fault.happen(topology, port);
             }
             forwarder.forward(topology, port, &mut burst, now);
-            Ok((burst.len(), forwarder.cost()))
+            let taken = (burst.len(), forwarder.cost());
+            burst.release();
+            Ok(taken)
         }
         Some(Arrival::Disabled(burst)) => {
             forwarder.refuse_burst(topology, port, &burst, DropReason::QueueDisabled);

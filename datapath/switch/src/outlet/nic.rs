@@ -2,15 +2,15 @@
 //!
 //! What the NIC can do (checksums, segmentation of TCP) is left to it; the rest is done in the worker's workspace.
 
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Instant;
 
 use culvert_frame::checksum::Sum;
 use culvert_frame::{Direction, DropReason, Layers, Offload, PartialChecksum, Segmentation, layers};
-use culvert_guest::transmit::BURST;
+use culvert_guest::Received;
 use culvert_nic::{Batch, Mbuf, Pool, TxOffload, TxQueue};
 
-use super::{Admitted, Frames, MAX_WAIT, Outlet, each, keeps_frames, refuse, refuse_all};
+use super::{Admitted, Frames, MAX_WAIT, Outlet, keeps_frames, refuse, refuse_all};
 use crate::burst::{Burst, Frame};
 use crate::counters::PortCounters;
 use crate::egress::{Treatment, Work};
@@ -31,92 +31,82 @@ impl Outlet {
         last: Frames,
     ) {
         let Some(queue) = queues.get(self.worker % queues.len().max(1)) else { return };
-        let start = Instant::now();
-        let mut queue = loop {
-            match queue.try_lock() {
-                Ok(queue) => break queue,
-                Err(TryLockError::WouldBlock) if start.elapsed() < MAX_WAIT => std::hint::spin_loop(),
-                Err(TryLockError::WouldBlock) => return refuse_all(counters, DropReason::RxBusy, burst.burst, frames),
-                // A worker panicked while it held the queue, which the driver keeps in order by itself.
-                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
-            }
+        let Some(mut queue) = lock(queue) else {
+            return refuse_all(counters, DropReason::RxBusy, burst.burst, frames);
         };
-        if self.send_straight(port, counters, &mut queue, pool, burst, frames) {
-            return;
+        let keeps = keeps_frames(port);
+        let mut left = frames;
+        loop {
+            // Most frames: they leave as they came, many of them one after the other.
+            if keeps && let Some(received) = burst.burst.of_guest() {
+                left &= !self.copy_straight(port, pool, received, left);
+            }
+            if left == 0 {
+                break;
+            }
+            let index = left.trailing_zeros() as usize;
+            left &= left - 1;
+            self.send_any(port, counters, &mut queue, pool, burst, index, last);
         }
-        each(frames, |index| {
-            let Some((frame, ingress)) = burst.get(index) else { return };
-            let length = frame.length;
-            let treatment = match self.treat(port, ingress, &frame) {
-                Ok(treatment) => treatment,
-                Err(reason) => return counters.drop_frame(reason, length, frame.head),
-            };
-            port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame, treatment.edit));
-            if let Work::Segment(segmentation) = treatment.work {
-                // What comes before it leaves before it; its segments are a frame of their own in the counters.
-                self.flush(counters, &mut queue);
-                match self.send_segments(pool, &mut queue, &frame, treatment.edit, segmentation) {
-                    Ok(()) => {
-                        counters.tx_frames.add(1);
-                        counters.tx_bytes.add(u64::from(treatment.edit.length(length)));
-                    }
-                    Err(reason) => counters.drop_frame(reason, length, frame.head),
-                }
-                return;
-            }
-            let handed_over = if last & (1 << index) == 0 { None } else { take_mbuf(burst.burst, index) };
-            let mbuf = match handed_over {
-                Some(mbuf) => change_mbuf(mbuf, treatment),
-                None => burst.get(index).and_then(|(frame, _)| self.copy_to_mbuf(pool, &frame, treatment)),
-            };
-            let Some(mbuf) = mbuf else { return refuse(counters, DropReason::PoolEmpty, burst.burst, index) };
-            if self.outgoing.push(mbuf).is_err() {
-                refuse(counters, DropReason::NicFull, burst.burst, index);
-            }
-        });
         self.flush(counters, &mut queue);
     }
 
-    /// Sends `frames`, if each of them leaves as it came and lies in one buffer of a guest's: mbufs for all of them are allocated by one
-    /// call. `false`, with nothing done, where one is otherwise.
-    fn send_straight(
+    /// Copies those of the `frames` at the start that leave as they came, and of which each lies in one buffer, into mbufs that are allocated by
+    /// one call; returns which. Of a pool that has not as many it is none.
+    #[inline]
+    fn copy_straight(&mut self, port: &Port, pool: &Pool, burst: &Received<'_>, frames: Frames) -> Frames {
+        let (straight, before) = (burst.straight(frames), self.outgoing.len());
+        if straight == 0 || !pool.allocate_empty(straight.count_ones() as usize, &mut self.outgoing) {
+            return 0;
+        }
+        let fresh = self.outgoing.iter_mut_from(before);
+        let (copied, _) = burst.copy_straight(straight, port.longest_untagged(), fresh, Mbuf::resize);
+        // One of the others was longer than all, or than a buffer.
+        self.outgoing.truncate(before + copied.count_ones() as usize);
+        copied
+    }
+
+    /// Makes one frame ready to leave, whatever is to be done to it; one that is cut leaves at once, behind those before it.
+    #[expect(clippy::too_many_arguments, reason = "one frame of one burst, for the only caller")]
+    #[inline(never)]
+    fn send_any(
         &mut self,
         port: &Port,
         counters: &PortCounters,
         queue: &mut TxQueue,
         pool: &Pool,
-        burst: &Admitted<'_, '_>,
-        frames: Frames,
-    ) -> bool {
-        if !keeps_frames(port) || burst.burst.of_guest().is_none() {
-            return false;
-        }
-        let (mut lengths, mut count, mut is_straight) = ([0; BURST], 0, true);
-        each(frames, |index| match (burst.burst.parts(index), burst.arrived.get(index), lengths.get_mut(count)) {
-            (Some((head, length, _)), Some(ingress), Some(place))
-                if ingress.offload == Offload::None && !port.exceeds_mtu(length, head) =>
-            {
-                *place = length;
-                count += 1;
+        burst: &mut Admitted<'_, '_>,
+        index: usize,
+        last: Frames,
+    ) {
+        let Some((frame, ingress)) = burst.get(index) else { return };
+        let length = frame.length;
+        let treatment = match self.treat(port, ingress, &frame) {
+            Ok(treatment) => treatment,
+            Err(reason) => return counters.drop_frame(reason, length, frame.head),
+        };
+        port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame, treatment.edit));
+        if let Work::Segment(segmentation) = treatment.work {
+            // What comes before it leaves before it; its segments are a frame of their own in the counters.
+            self.flush(counters, queue);
+            match self.send_segments(pool, queue, &frame, treatment.edit, segmentation) {
+                Ok(()) => {
+                    counters.tx_frames.add(1);
+                    counters.tx_bytes.add(u64::from(treatment.edit.length(length)));
+                }
+                Err(reason) => counters.drop_frame(reason, length, frame.head),
             }
-            _ => is_straight = false,
-        });
-        if !is_straight {
-            return false;
+            return;
         }
-        pool.allocate_burst(lengths.get(..count).unwrap_or_default(), &mut self.outgoing);
-        let mut place = 0;
-        each(frames, |index| {
-            let filled = self.outgoing.get_mut(place).is_some_and(|mbuf| fill(mbuf, burst.burst, index));
-            if !filled {
-                // What is not full would send bytes of an earlier frame.
-                drop(self.outgoing.take(place));
-                refuse(counters, DropReason::PoolEmpty, burst.burst, index);
-            }
-            place += 1;
-        });
-        self.flush(counters, queue);
-        true
+        let handed_over = if last & (1 << index) == 0 { None } else { take_mbuf(burst.burst, index) };
+        let mbuf = match handed_over {
+            Some(mbuf) => change_mbuf(mbuf, treatment),
+            None => burst.get(index).and_then(|(frame, _)| self.copy_to_mbuf(pool, &frame, treatment)),
+        };
+        let Some(mbuf) = mbuf else { return refuse(counters, DropReason::PoolEmpty, burst.burst, index) };
+        if self.outgoing.push(mbuf).is_err() {
+            refuse(counters, DropReason::NicFull, burst.burst, index);
+        }
     }
 
     /// Sends the outgoing batch, each mbuf of which is a frame; what cannot be sent is dropped.
@@ -177,17 +167,29 @@ impl Outlet {
     }
 }
 
-/// Copies a frame that lies in one buffer into an mbuf of its length. `false`: not all of it.
-fn fill(mbuf: &mut Mbuf, burst: &Burst<'_>, index: usize) -> bool {
-    let Some((head, length, rest)) = burst.parts(index) else { return false };
-    match mbuf.head_mut().split_at_mut_checked(head.len()) {
-        Some((to_head, to_rest)) if to_rest.len() == rest.length() as usize => {
-            to_head.copy_from_slice(head);
-            rest.copy_to(0, to_rest) == to_rest.len()
-        }
-        // A frame that takes several buffers.
-        _ => burst.frame(index).is_ok_and(|frame| frame.copy_into(mbuf.segments_mut()) == length as usize),
+/// Takes a queue, for which it waits [`MAX_WAIT`] at the most.
+#[inline]
+fn lock(queue: &Mutex<TxQueue>) -> Option<MutexGuard<'_, TxQueue>> {
+    match queue.try_lock() {
+        Ok(queue) => Some(queue),
+        Err(TryLockError::WouldBlock) => wait_for(queue),
+        // A worker panicked while it held the queue, which the driver keeps in order by itself.
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
     }
+}
+
+#[cold]
+#[inline(never)]
+fn wait_for(queue: &Mutex<TxQueue>) -> Option<MutexGuard<'_, TxQueue>> {
+    let start = Instant::now();
+    while start.elapsed() < MAX_WAIT {
+        match queue.try_lock() {
+            Ok(queue) => return Some(queue),
+            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+        }
+    }
+    None
 }
 
 /// An mbuf with these bytes.
