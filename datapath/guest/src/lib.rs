@@ -7,7 +7,7 @@
 //! - [`memory`]: the table of memory regions that a frontend shares with us; [`bus_fault`]: surviving their truncation;
 //! - [`features`]: the virtio feature bits that we know; [`device`]: the state of one device, as its frontend configures it;
 //! - [`layout`]: where a ring lies; [`split`]: raw access to a split ring; [`chain`]: checked walks over its descriptors;
-//! - [`transmit`]: taking frames from a guest's transmit queue; [`receive`]: putting frames into its receive queue, `gather`: those over several buffers;
+//! - [`transmit`]: taking frames from a guest's transmit queue; [`receive`]: putting frames into its receive queue, `gather`: those over several buffers, `straight`: most of them;
 //! - [`packed`]: the same for packed rings; [`record`]: where those stand; [`queue`]: queues of either kind;
 //! - [`net_header`]: the virtio-net header; [`piece`]: bytes of a frame, wherever they lie; [`call`]: the guest's interrupt;
 //! - [`descriptor`]: guest memory to a file descriptor; [`packet_socket`]: frames by way of the kernel; [`unblock`]: freeing a worker that a frontend holds up; `wide`: what the processor has.
@@ -33,6 +33,7 @@ pub mod queue;
 pub mod receive;
 pub mod record;
 pub mod split;
+mod straight;
 pub mod thread_clock;
 pub mod transmit;
 pub mod unblock;

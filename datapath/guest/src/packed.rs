@@ -22,11 +22,13 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::call::Call;
+use crate::chain::Access;
 use crate::features;
 use crate::layout::{RingLayout, RingPointers};
-use crate::memory::Memory;
+use crate::memory::{Memory, Window};
 use crate::record::{Record, State};
 use crate::split::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, RingFault, StartError};
+use crate::straight::NoteUsed;
 
 /// Where a new ring begins: index 0, wrap counter 1.
 pub const FIRST_POSITION: u16 = WRAP;
@@ -270,6 +272,20 @@ impl PackedRing {
         self.next = self.next.ahead(entries);
     }
 
+    /// How many buffers were taken and not published.
+    pub(crate) const fn taken(&self) -> u16 {
+        self.taken
+    }
+
+    /// Takes the next `count` buffers, each of one descriptor, which were noted by [`NoteUsed`].
+    #[inline]
+    pub(crate) fn take_noted(&mut self, count: u16) {
+        self.taken = self.taken.wrapping_add(count);
+        self.held = self.held.wrapping_add(count);
+        self.next = self.next.ahead(count);
+        debug_assert!(self.held <= self.size);
+    }
+
     /// Leaves what was taken from buffer `count` on to the driver's offer.
     pub(crate) fn leave(&mut self, count: u16) {
         let count = self.taken.min(count);
@@ -469,6 +485,13 @@ impl PackedRing {
     }
 }
 
+impl NoteUsed for PackedRing {
+    #[inline(always)]
+    fn note_used(&self, taken: u16, id: u16, length: u32) {
+        self.record.set_entry(taken, Entry::new(length, id, 1).0);
+    }
+}
+
 /// A buffer that goes back to its driver: bytes that were written into it, the driver's name for it, and its descriptors in the ring; as in
 /// a used descriptor, with that number in place of the flags.
 #[derive(Clone, Copy, Debug)]
@@ -512,6 +535,16 @@ pub(crate) unsafe fn read_descriptor(at: *const u8) -> Descriptor {
 }
 
 impl Descriptor {
+    /// Where it is: `None` where it is no buffer alone, or does not lie in `window`, or has the wrong direction.
+    #[inline(always)]
+    pub(crate) fn only_buffer(&self, access: Access, window: &Window) -> Option<*mut u8> {
+        let wanted = if access == Access::Write { DESC_WRITE } else { 0 };
+        if self.flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE) != wanted {
+            return None;
+        }
+        window.pointer(self.address, self.length)
+    }
+
     /// Whether it is a buffer alone.
     #[inline]
     pub(crate) const fn is_single(&self) -> bool {

@@ -168,12 +168,12 @@ impl ReceiveQueue {
 
     /// Puts as many of `frames`, a bit for each frame of `burst`, lowest first, as the straight way takes: those that lie whole in one
     /// buffer, to which nothing is left to be done, and which are no longer than `longest` bytes, until one is not, or needs more than the next
-    /// buffer. Returns the bits of those that were put, and how many bytes they have. Into packed rings none is put so.
+    /// buffer. Returns the bits of those that were put, and how many bytes they have.
     #[inline]
     pub fn put_straight(&mut self, burst: &impl Straight, frames: u32, longest: u32) -> (u32, u64) {
         match &mut self.0 {
             Receive::Split(queue) => queue.put_straight(burst, frames, longest),
-            Receive::Packed(_) => (0, 0),
+            Receive::Packed(queue) => queue.put_straight(burst, frames, longest),
         }
     }
 

@@ -16,10 +16,11 @@ use crate::features;
 use crate::gather::{Added, Gathered, Look};
 use crate::layout::RingLayout;
 use crate::memory::Memory;
-use crate::net_header::{NET_HEADER_BYTES, NetHeader, header_bytes};
+use crate::net_header::{NetHeader, header_bytes};
 use crate::piece::{Piece, Room, Rooms};
 use crate::split::{DESC_INDIRECT, DESC_NEXT, Offer, RingFault, SplitRing, StartError};
-use crate::transmit::{BURST, HEAD_BYTES};
+use crate::straight::{self, MOST_HEADER, Straight};
+use crate::transmit::BURST;
 #[cfg(target_arch = "x86_64")]
 use crate::wide;
 
@@ -62,13 +63,6 @@ impl From<RingFault> for PutError {
     }
 }
 
-/// A burst of frames, of which many are put as they came.
-pub trait Straight {
-    /// Flags of its virtio-net header, first bytes, and what follows those, of frame `index`, if the rest lies in one piece, and nothing but
-    /// that is to be said and done.
-    fn straight_parts(&self, index: usize) -> Option<(u8, &[u8], Piece<'_>)>;
-}
-
 /// The only buffer of a chain that is not where the last one was; none where the chain has several, or something is wrong with it.
 #[cold]
 #[inline(never)]
@@ -82,13 +76,6 @@ fn other_room(ring: &SplitRing, offer: &Offer, region: &mut usize) -> Room {
         _ => Room::NONE,
     }
 }
-
-/// Bytes of the longest virtio-net header.
-pub(crate) const MOST_HEADER: u32 = 12;
-
-/// Bytes before the rest of a frame, where it has some.
-const BEFORE_REST: u32 = MOST_HEADER + 128;
-const _: () = assert!(BEFORE_REST as usize == NET_HEADER_BYTES + HEAD_BYTES);
 
 impl SplitReceiveQueue {
     /// Takes up a ring; see [`SplitRing::new`].
@@ -187,53 +174,13 @@ impl SplitReceiveQueue {
 
     #[inline(always)]
     fn copy_straight(&mut self, burst: &impl Straight, frames: u32, longest: u32) -> (u32, u64) {
-        match self.gathered.header_bytes() {
-            NET_HEADER_BYTES => self.copy_behind(&NetHeader::default().to_bytes(1), burst, frames, longest),
-            _ => self.copy_behind(&[0; 10], burst, frames, longest),
-        }
-    }
-
-    /// The straight way with this header before each frame.
-    #[inline(always)]
-    fn copy_behind<const N: usize>(
-        &mut self,
-        header: &[u8; N],
-        burst: &impl Straight,
-        frames: u32,
-        longest: u32,
-    ) -> (u32, u64) {
         let first = usize::from(self.taken.wrapping_sub(self.looked_from));
-        let mut looks = self.looks.get(first..usize::from(self.looked)).unwrap_or_default();
-        let header_bytes = u32::try_from(N).unwrap_or(0);
-        let (mut left, mut bytes, mut taken) = (frames, 0_u64, self.taken);
-        while let [look, more @ ..] = looks
-            && let Some((flags, head, rest)) = burst.straight_parts(left.trailing_zeros() as usize)
-        {
-            let others = left & left.wrapping_sub(1);
-            // The next frame is mostly as long as this one.
-            if let [next, ..] = more {
-                next.room.fetch_start();
-                if rest.length() > 0 {
-                    next.room.fetch_behind(rest.length().saturating_add(BEFORE_REST));
-                }
-            }
-            if rest.length() > 0
-                && let Some((.., next)) = burst.straight_parts(others.trailing_zeros() as usize)
-            {
-                next.fetch();
-            }
-            let mut header = *header;
-            if let [place, ..] = &mut header[..] {
-                *place = flags;
-            }
-            let Some(length) = look.room.fill_whole(&header, head, rest, longest) else { break };
-            self.ring.put_used(taken, look.chain, length.wrapping_add(header_bytes));
-            taken = taken.wrapping_add(1);
-            (left, looks) = (others, more);
-            bytes = bytes.wrapping_add(u64::from(length));
-        }
-        self.taken = taken;
-        (frames & !left, bytes)
+        let looks = self.looks.get(first..usize::from(self.looked)).unwrap_or_default();
+        let header_bytes = self.gathered.header_bytes();
+        let put = straight::copy(&self.ring, self.taken, looks, header_bytes, burst, frames, longest);
+        // At most as many as there are bits.
+        self.taken = self.taken.wrapping_add(u16::try_from(put.0.count_ones()).unwrap_or(0));
+        put
     }
 
     /// Copies a frame of `length` bytes, `head` and then `rest`, into the next buffers.

@@ -16,6 +16,7 @@ use crate::chain::Access;
 use crate::features;
 use crate::layout::{RingError, RingLayout, RingPointers};
 use crate::memory::{Memory, Window};
+use crate::straight::NoteUsed;
 
 /// What a guest did to its ring that makes the rest of it meaningless: the port is quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -142,6 +143,32 @@ impl Offers<'_> {
             return None;
         }
         window.pointer(address, length)
+    }
+}
+
+/// Fills used entries one after the other, for loops that do little else.
+#[derive(Debug)]
+pub(crate) struct UsedEntries<'r> {
+    entries: *mut u8,
+    next: usize,
+    /// The last index of the ring.
+    last: usize,
+    ring: PhantomData<&'r SplitRing>,
+}
+
+impl UsedEntries<'_> {
+    /// Writes the next one: chain `head`, `length` bytes written into it.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, head: u16, length: u32) {
+        let slot = self.next & self.last;
+        self.next = self.next.wrapping_add(1);
+        // SAFETY: `last` is the last of the ring's entries, which lie in one region that is borrowed; entries are 4-byte aligned, so this one may
+        // be unaligned for a u64 and is written as two u32.
+        unsafe {
+            let at = self.entries.add(8 * slot).cast::<u32>();
+            at.write_volatile(u32::from(head));
+            at.add(1).write_volatile(length);
+        }
     }
 }
 
@@ -275,13 +302,17 @@ impl SplitRing {
     /// Writes the used entry that is `ahead` entries from our position: chain `head`, `length` bytes written into it.
     #[inline(always)]
     pub(crate) fn put_used(&self, ahead: u16, head: u16, length: u32) {
-        let slot = self.position.wrapping_add(ahead) & self.size.wrapping_sub(1);
-        // SAFETY: slot < size, the used ring has that many entries; it is 4-byte aligned, so the entry may be unaligned
-        // for a u64 and is written as two u32.
-        unsafe {
-            let at = self.pointers.used.add(4 + 8 * usize::from(slot)).cast::<u32>();
-            at.write_volatile(u32::from(head));
-            at.add(1).write_volatile(length);
+        self.used_entries(ahead).put(head, length);
+    }
+
+    /// The used entries from the one on that is `ahead` entries from our position, without end.
+    #[inline(always)]
+    pub(crate) fn used_entries(&self, ahead: u16) -> UsedEntries<'_> {
+        UsedEntries {
+            entries: self.pointers.used.wrapping_add(4),
+            next: usize::from(self.position.wrapping_add(ahead)),
+            last: usize::from(self.size.wrapping_sub(1)),
+            ring: PhantomData,
         }
     }
 
@@ -339,6 +370,13 @@ impl SplitRing {
     fn write_u16(&self, area: *mut u8, offset: usize, value: u16) {
         // SAFETY: as in `read_u16`.
         unsafe { area.add(offset).cast::<u16>().write_volatile(value.to_le()) }
+    }
+}
+
+impl NoteUsed for SplitRing {
+    #[inline(always)]
+    fn note_used(&self, taken: u16, chain: u16, length: u32) {
+        self.put_used(taken, chain, length);
     }
 }
 

@@ -511,12 +511,12 @@ impl Drop for Received<'_> {
     /// Gives the chains back to the guest.
     #[inline]
     fn drop(&mut self) {
-        let mut count = 0;
         match &mut self.ring {
             GiveBack::Split(ring) => {
+                let (mut entries, mut count) = (ring.used_entries(0), 0_u16);
                 for slot in self.burst.slots.iter().take(self.burst.count) {
-                    ring.put_used(count, slot.chain, 0);
-                    count += 1;
+                    entries.put(slot.chain, 0);
+                    count = count.wrapping_add(1);
                 }
                 ring.publish(count);
             }

@@ -16,9 +16,12 @@ use crate::layout::RingLayout;
 use crate::memory::Memory;
 use crate::net_header::{NetHeader, header_bytes};
 use crate::piece::{Piece, Room, Rooms};
-use crate::receive::{MOST_HEADER, PutError};
+use crate::receive::PutError;
 use crate::split::{RingFault, StartError};
-use crate::transmit::BURST;
+use crate::straight::{self, MOST_HEADER};
+use crate::transmit::{BURST, Received};
+#[cfg(target_arch = "x86_64")]
+use crate::wide;
 
 /// A guest's receive queue.
 #[derive(Debug)]
@@ -48,6 +51,20 @@ pub struct PackedReceiveQueue {
 struct Chain {
     id: u16,
     entries: u16,
+}
+
+/// The only buffer of an offer that is not where the last one was; none where it has several, or something is wrong with it.
+#[cold]
+#[inline(never)]
+fn other_room(ring: &PackedRing, offer: &Descriptor, region: &mut usize) -> Room {
+    if !offer.is_single() {
+        return Room::NONE;
+    }
+    match chain::translate(ring, *offer, Access::Write, region) {
+        // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
+        Ok(Some(buffer)) => unsafe { Room::new(buffer.pointer, buffer.length) },
+        _ => Room::NONE,
+    }
 }
 
 impl PackedReceiveQueue {
@@ -92,22 +109,75 @@ impl PackedReceiveQueue {
     /// As for split rings. What is wrong shows when its turn has come.
     #[inline]
     pub(crate) fn look_ahead(&mut self, frames: usize) {
-        let offers = self.offers.get_mut(..frames.min(BURST)).unwrap_or_default();
-        let count = self.ring.read_offers(offers).unwrap_or(0);
-        for (offer, look) in offers.iter().take(count).zip(&mut *self.looks) {
-            let buffer = match offer.is_single() {
-                true => chain::translate(&self.ring, *offer, Access::Write, &mut self.region),
-                false => Ok(None),
-            };
-            let room = match buffer {
+        #[cfg(target_arch = "x86_64")]
+        if wide::has_avx2() {
+            // SAFETY: the processor has what the function is compiled for.
+            return unsafe { self.look_ahead_wide(frames) };
+        }
+        self.look_ahead_any(frames);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2")]
+    fn look_ahead_wide(&mut self, frames: usize) {
+        self.look_ahead_any(frames);
+    }
+
+    #[inline(always)]
+    fn look_ahead_any(&mut self, frames: usize) {
+        let Self { ring, region, offers, looks, .. } = self;
+        let offers = offers.get_mut(..frames.min(BURST)).unwrap_or_default();
+        let count = ring.read_offers(offers).unwrap_or(0);
+        let mut window = ring.memory().window(*region);
+        for (offer, look) in offers.iter().take(count).zip(&mut **looks) {
+            look.chain = offer.id;
+            look.room = match offer.only_buffer(Access::Write, &window) {
                 // SAFETY: the buffer was checked against the ring's memory, which the ring owns.
-                Ok(Some(buffer)) => unsafe { Room::new(buffer.pointer, buffer.length) },
-                _ => Room::NONE,
+                Some(pointer) => unsafe { Room::new(pointer, offer.length) },
+                None => {
+                    let room = other_room(ring, offer, region);
+                    window = ring.memory().window(*region);
+                    room
+                }
             };
-            *look = Look { room, chain: offer.id };
         }
         self.looked_from = self.ring.held();
         self.looked = u16::try_from(count).unwrap_or(0);
+    }
+
+    /// As for split rings.
+    #[inline]
+    pub(crate) fn put_straight(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+        self.found = None;
+        self.busy = true;
+        #[cfg(target_arch = "x86_64")]
+        let put = if wide::has_avx2() {
+            // SAFETY: the processor has what the function is compiled for.
+            unsafe { self.copy_straight_wide(burst, frames, longest) }
+        } else {
+            self.copy_straight(burst, frames, longest)
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let put = self.copy_straight(burst, frames, longest);
+        self.busy = false;
+        put
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2")]
+    fn copy_straight_wide(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+        self.copy_straight(burst, frames, longest)
+    }
+
+    #[inline(always)]
+    fn copy_straight(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+        let first = usize::from(self.ring.held().wrapping_sub(self.looked_from));
+        let looks = self.looks.get(first..usize::from(self.looked)).unwrap_or_default();
+        let header_bytes = self.gathered.header_bytes();
+        let put = straight::copy(&self.ring, self.ring.taken(), looks, header_bytes, burst, frames, longest);
+        // At most as many as there are bits.
+        self.ring.take_noted(u16::try_from(put.0.count_ones()).unwrap_or(0));
+        put
     }
 
     /// The common case: one buffer takes the frame, and it was looked at ahead.
