@@ -118,6 +118,8 @@ enum Way {
 const PORTS: usize = 4;
 /// Of the last port; the others have one.
 const QUEUES: usize = 2;
+/// Of the tables of addresses: the same in each run, so that an input does the same again.
+const SECRETS: [u64; 2] = [0x243f_6a88_85a3_08d3, 0x9e37_79b9_7f4a_7c15];
 const AGE_SECONDS: u32 = 300;
 /// In seconds: the longest frame is paid for, whatever the rate.
 const A_LONG_TIME: u32 = 5000;
@@ -193,7 +195,7 @@ impl Node {
             is_target: std::array::from_fn(|port| targets.contains(&port)),
             guests,
             topology: Topology::default(),
-            tables: [(); 2].map(|()| Arc::new(MacTable::of_size(AGE_SECONDS, 64, PORTS))),
+            tables: [(); 2].map(|()| Arc::new(MacTable::of_size(AGE_SECONDS, 128, PORTS, SECRETS))),
             groups: snooping.then(Default::default),
             limiters: specs.iter().map(|spec| Arc::new(Limiter::new(&spec.limits()))).collect(),
             meters: specs.iter().map(|spec| Arc::new(Meter::new(&spec.rates()))).collect(),

@@ -10,14 +10,14 @@ use crate::port::PortId;
 const A: PortId = PortId(0);
 const B: PortId = PortId(1);
 const ONE: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
-const TWO: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
+const TWO: MacAddress = MacAddress([2, 0, 0, 0, 0, 3]);
 const AGE: u32 = 300;
 /// When everything of the first second is past its age.
 const LATER: u32 = AGE + 1;
 
-/// One bucket: all addresses have the same four places.
+/// Two pairs, and secrets by which all odd addresses have the same places in the same order.
 fn table() -> Arc<MacTable> {
-    Arc::new(MacTable::of_size(AGE, 1, 2))
+    Arc::new(MacTable::of_size(AGE, 2, 2, [0, 1]))
 }
 
 /// Does both at the same time: the first in a thread of its own, or with `SWAPPED` the second.

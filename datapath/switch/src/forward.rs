@@ -20,7 +20,7 @@ use crate::burst::{Burst, Frame, Starts};
 use crate::counters::PortCounters;
 use crate::egress::Workspace;
 use crate::ingress::{self, Ingress, Way};
-use crate::mac_table::{Learned, MacTable};
+use crate::mac_table::{Learned, MOST_WAYS, MacTable};
 use crate::metering::Arrivals;
 use crate::network::{Network, Topology};
 use crate::outlet::{Admitted, Frames, Outlet, each, refuse, tap};
@@ -390,9 +390,37 @@ impl Forwarder {
     /// Frames of a burst, from the first of `numbers` on, that go between stations that are known: to each of them nothing is left to be done,
     /// its source is known at its port, its destination is known behind another one that may have it, and nothing else decides
     /// ([`is_simple`]). Such frames change nothing but counters. Ends before the first one that is not so, or once the turn's cost is reached.
-    #[inline(never)]
+    #[inline]
     #[expect(clippy::too_many_arguments, reason = "one burst and what is known of it, for the only caller")]
     fn pass_known(
+        &mut self,
+        topology: &Topology,
+        table: &MacTable,
+        source: &Port,
+        burst: &impl Starts,
+        numbers: Range<usize>,
+        cost: u64,
+        now: u32,
+    ) -> Passed {
+        let start = |number| burst.start(number).and_then(|(start, ..)| Start::of(start));
+        let passed = if numbers.len() < 2 || start(numbers.start) == start(numbers.start.wrapping_add(1)) {
+            self.pass_alike(topology, table, source, burst, numbers.clone(), cost, now)
+        } else {
+            self.pass_each(topology, table, source, burst, numbers.clone(), cost, now)
+        };
+        self.arrived.get_mut(numbers.start..passed.next).unwrap_or_default().fill(Ingress::default());
+        each(passed.valid, |index| {
+            if let Some(place) = self.arrived.get_mut(index) {
+                place.offload = Offload::Valid;
+            }
+        });
+        passed
+    }
+
+    /// [`Self::pass_known`] for bursts of which many frames begin like the one before them: what such a one goes by is known.
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "one burst and what is known of it, for the only caller")]
+    fn pass_alike(
         &mut self,
         topology: &Topology,
         table: &MacTable,
@@ -417,7 +445,7 @@ impl Forwarder {
                 if is_group || bound.is_some_and(|bound| bound != from) {
                     break;
                 }
-                let Some(port) = table.way(from, to, source.id, now) else { break };
+                let Some(port) = table.glance(now).way(from, to, source.id) else { break };
                 if last.is_none_or(|(_, last)| last != port) {
                     if !may_have(topology, source, port) {
                         break;
@@ -438,13 +466,46 @@ impl Forwarder {
         if let Some((_, port)) = last {
             self.want(port, frames);
         }
-        self.arrived.get_mut(numbers.start..next).unwrap_or_default().fill(Ingress::default());
-        each(valid, |index| {
-            if let Some(place) = self.arrived.get_mut(index) {
-                place.offload = Offload::Valid;
+        Passed { next, bytes, cost, valid }
+    }
+
+    /// [`Self::pass_known`] for bursts between many stations: all frames are looked up before anything is done for the first one.
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "one burst and what is known of it, for the only caller")]
+    fn pass_each(
+        &mut self,
+        topology: &Topology,
+        table: &MacTable,
+        source: &Port,
+        burst: &impl Starts,
+        numbers: Range<usize>,
+        cost: u64,
+        now: u32,
+    ) -> Passed {
+        let mut ways = [PortId(0); BURST];
+        let mut passed = ways_of(table, source, burst, &numbers, cost, now, &mut ways);
+        // Most go the way of the one before.
+        let mut next = numbers.start;
+        let mut left = ways.get(..passed.next.wrapping_sub(next)).unwrap_or_default();
+        while let Some(&port) = left.first() {
+            if !may_have(topology, source, port) {
+                break;
             }
-        });
-        Passed { next, bytes, cost }
+            let alike = left.iter().take_while(|&&way| way == port).count();
+            self.want(port, below(next.wrapping_add(alike)) & !below(next));
+            next = next.wrapping_add(alike);
+            left = left.get(alike..).unwrap_or_default();
+        }
+        if next < passed.next {
+            // Seldom: what is left out was counted.
+            for (_, length, _) in (next..passed.next).filter_map(|index| burst.start(index)) {
+                passed.bytes = passed.bytes.wrapping_sub(u64::from(length));
+                passed.cost = passed.cost.wrapping_sub(u64::from(length)).wrapping_sub(u64::from(COPY_COST));
+            }
+            passed.valid &= below(next);
+            passed.next = next;
+        }
+        passed
     }
 
     #[inline]
@@ -494,6 +555,46 @@ fn is_simple(source: &Port) -> bool {
         && !source.is_mirror_target
 }
 
+/// Where frames of a burst go, from the first of `numbers` on, as the table has it: those before the first one to which something is left to
+/// be done, or one of whose stations is not known. Apart from all else, so that the processor looks up several frames at once.
+#[inline(never)]
+fn ways_of(
+    table: &MacTable,
+    source: &Port,
+    burst: &impl Starts,
+    numbers: &Range<usize>,
+    mut cost: u64,
+    now: u32,
+    ways: &mut [PortId; BURST],
+) -> Passed {
+    // A bound address differs from none, or in none of its bits.
+    let (bound, counts) = source.rules.guard.mac.map_or((0, 0), |bound| (bound.to_u64(), u64::MAX));
+    const { assert!(BURST <= MOST_WAYS) }
+    let mut stations = [[0; 2]; BURST];
+    let mut count = 0_usize;
+    for (place, index) in stations.iter_mut().zip(numbers.clone()) {
+        let Some(start) = burst.start(index).and_then(|(start, ..)| Start::of(start)) else { break };
+        let (from, to) = (start.source(), start.destination());
+        if (from | to) & GROUP | (from ^ bound) & counts != 0 {
+            break;
+        }
+        *place = [from, to];
+        count = count.wrapping_add(1);
+    }
+    let found = table.glance(now).ways(stations.get(..count).unwrap_or_default(), source.id, ways);
+    let (mut next, mut bytes, mut valid) = (numbers.start, 0_u64, 0);
+    while next.wrapping_sub(numbers.start) < found
+        && cost <= u64::from(TURN_COST)
+        && let Some((_, length, is_valid)) = burst.start(next)
+    {
+        valid |= Frames::from(is_valid) << next;
+        next = next.wrapping_add(1);
+        bytes = bytes.wrapping_add(u64::from(length));
+        cost = cost.wrapping_add(u64::from(length)).wrapping_add(u64::from(COPY_COST));
+    }
+    Passed { next, bytes, cost, valid }
+}
+
 /// Whether a frame without a VLAN that came in at `source` may leave at a port behind which its destination is.
 fn may_have(topology: &Topology, source: &Port, port: PortId) -> bool {
     let fits = |to: &Port| !(to.rules.isolated && source.rules.isolated) && ingress::is_member(to, source, TRANSPARENT);
@@ -511,6 +612,8 @@ struct Passed {
     bytes: u64,
     /// What the burst has cost so far.
     cost: u64,
+    /// Those of them whose checksum is known to be right.
+    valid: Frames,
 }
 
 /// Reads what a frame says about multicast groups.

@@ -1,8 +1,9 @@
 //! Which address is behind which port, in each VLAN: one fixed array of atomics per network.
 //!
 //! Theory of operation. An entry is two words: a key (address, VLAN, and a bit that it is in use) and a value (port, time last
-//! seen, whether it is static). An address may be in either of two buckets of one cache line each; which ones is the
-//! table's secret, so that no guest can fill those of another's address. A lookup reads key,
+//! seen, whether it is static). Entries lie in pairs, two of which share a cache line. An address may be in either pair of two lines; which
+//! ones is the table's secret, so that no guest can fill those of another's address. One of the four comes first: as long as the table is not
+//! half full nearly all addresses lie there, and a burst is looked up there only ([`Glance::ways`]). A lookup reads key,
 //! value, key again, and takes no lock. Whoever adds an entry claims a free slot by compare-and-swap of its key from 0 to
 //! `CLAIMED`, writes the value, then the key. An entry moves, is renewed, or goes (`NONE`, then key 0) by compare-and-swap
 //! of its value, and who succeeds counts: so the ports' counts are exact. Two workers may add one address twice at the
@@ -23,8 +24,10 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// Addresses that one table can hold, at most; it has 16 bytes for each, always.
 pub const TABLE_ENTRIES: usize = 32_768;
 
-const BUCKET_ENTRIES: usize = 4;
-const BUCKETS: usize = TABLE_ENTRIES / BUCKET_ENTRIES;
+/// How many pairs of stations [`Glance::ways`] looks up at once.
+pub const MOST_WAYS: usize = 32;
+
+const PAIRS: usize = TABLE_ENTRIES / 2;
 
 const USED: u64 = 1 << 63;
 const CLAIMED: u64 = 1 << 62;
@@ -35,7 +38,7 @@ const NONE: u64 = 1 << 62;
 /// A table of addresses.
 #[derive(Debug)]
 pub struct MacTable {
-    buckets: Box<[Bucket]>,
+    pairs: Box<[Pair]>,
     /// Learned addresses by port.
     learned: Box<[AtomicU32]>,
     age_seconds: AtomicU32,
@@ -67,8 +70,8 @@ pub enum Learned {
 }
 
 #[derive(Debug)]
-#[repr(align(64))]
-struct Bucket([Entry; BUCKET_ENTRIES]);
+#[repr(align(32))]
+struct Pair([Entry; 2]);
 
 #[derive(Debug)]
 struct Entry {
@@ -79,18 +82,17 @@ struct Entry {
 impl MacTable {
     /// An empty table, whose entries are forgotten when not seen for more than `age_seconds`.
     pub fn new(age_seconds: u32) -> Self {
-        Self::of_size(age_seconds, BUCKETS, MAX_PORTS)
+        Self::of_size(age_seconds, PAIRS, MAX_PORTS, [0, 1].map(|number| RandomState::new().hash_one(number)))
     }
 
-    /// As [`Self::new`], of so many buckets (a power of two), for so many ports.
-    pub fn of_size(age_seconds: u32, buckets: usize, ports: usize) -> Self {
+    /// As [`Self::new`], of so many pairs (a power of two), for so many ports, with secrets that are not.
+    pub fn of_size(age_seconds: u32, pairs: usize, ports: usize, secrets: [u64; 2]) -> Self {
         let entry = |_| Entry { key: AtomicU64::new(0), value: AtomicU64::new(NONE) };
-        let bucket = || Bucket(std::array::from_fn(entry));
         Self {
-            buckets: std::iter::repeat_with(bucket).take(buckets).collect(),
+            pairs: std::iter::repeat_with(|| Pair([0, 1].map(entry))).take(pairs).collect(),
             learned: std::iter::repeat_with(|| AtomicU32::new(0)).take(ports).collect(),
             age_seconds: AtomicU32::new(age_seconds),
-            secrets: [0, 1].map(|number| RandomState::new().hash_one(number)),
+            secrets: secrets.map(|secret| secret | 1),
         }
     }
 
@@ -106,16 +108,11 @@ impl MacTable {
         if self.is_expired(value, now) { None } else { Some(port(value)) }
     }
 
-    /// The port that `destination` is behind, where [`Self::learn`] would find nothing to note about `source` at `at`. Both are in VLAN 0, and
-    /// as [`MacAddress::to_u64`] has them.
+    /// The table at a moment, for the addresses of a burst.
     #[inline]
-    pub fn way(&self, source: u64, destination: u64, at: PortId, now: u32) -> Option<PortId> {
-        let (_, seen) = self.find(source | USED)?;
-        if !is_known(seen, at, now) {
-            return None;
-        }
-        let (_, value) = self.find(destination | USED)?;
-        if self.is_expired(value, now) { None } else { Some(port(value)) }
+    pub fn glance(&self, now: u32) -> Glance<'_> {
+        let oldest = now.saturating_sub(self.age_seconds.load(Ordering::Relaxed));
+        Glance { table: self, now: now.into(), oldest: oldest.into() }
     }
 
     /// Notes that `address` was seen in `vlan` at `at`, which may have at most `limit` addresses.
@@ -192,16 +189,14 @@ impl MacTable {
         self.learned.get(at.index()).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
+    /// The entry of a key, and its value.
     #[inline]
     fn find(&self, key: u64) -> Option<(&Entry, u64)> {
-        for index in self.places(key) {
-            let Some(bucket) = self.buckets.get(index) else { continue };
-            for entry in &bucket.0 {
-                if entry.key.load(Ordering::Acquire) == key {
-                    let value = entry.value.load(Ordering::Acquire);
-                    if value != NONE && entry.key.load(Ordering::Acquire) == key {
-                        return Some((entry, value));
-                    }
+        for entry in self.candidates(key) {
+            if entry.key.load(Ordering::Acquire) == key {
+                let value = entry.value.load(Ordering::Acquire);
+                if value != NONE && entry.key.load(Ordering::Acquire) == key {
+                    return Some((entry, value));
                 }
             }
         }
@@ -262,24 +257,15 @@ impl MacTable {
     }
 
     fn all(&self) -> impl Iterator<Item = &Entry> {
-        self.buckets.iter().flat_map(|bucket| &bucket.0)
+        self.pairs.iter().flat_map(|Pair(entries)| entries)
     }
 
+    /// Where an address may be, in the order in which places are taken.
     #[inline]
     fn candidates(&self, key: u64) -> impl Iterator<Item = &Entry> {
-        self.places(key).into_iter().filter_map(|index| self.buckets.get(index)).flat_map(|bucket| &bucket.0)
-    }
-
-    /// The numbers of the two buckets.
-    #[inline]
-    fn places(&self, key: u64) -> [usize; 2] {
-        // A folded multiplication: each bit of it depends on all of the address and of the secrets.
-        let [add, multiply] = self.secrets;
-        let product = u128::from(key ^ add) * u128::from(multiply | 1);
-        let [low, high] = [product & u128::from(u64::MAX), product >> 64].map(|half| u64::try_from(half).unwrap_or(0));
-        let last = self.buckets.len().wrapping_sub(1);
-        let bucket = |shift: u32| usize::try_from((low ^ high) >> shift).unwrap_or(0) & last;
-        [bucket(0), bucket(32)]
+        let hash = hash(self.secrets, key);
+        let pairs = [hash, hash ^ 1, hash >> 32, hash >> 32 ^ 1];
+        pairs.into_iter().filter_map(|number| pair(&self.pairs, number)).flat_map(|Pair(entries)| entries)
     }
 
     fn count_learned(&self, value: u64, by: i32) {
@@ -289,6 +275,84 @@ impl MacTable {
             count.fetch_add(by.cast_unsigned(), Ordering::Relaxed);
         }
     }
+}
+
+/// [`MacTable::glance`].
+#[derive(Clone, Copy, Debug)]
+pub struct Glance<'t> {
+    table: &'t MacTable,
+    now: u64,
+    /// When what is not past its age was seen last, or later.
+    oldest: u64,
+}
+
+impl Glance<'_> {
+    /// The port that `destination` is behind, where [`MacTable::learn`] would find nothing to note about `source` at `at`. Both are in VLAN 0, and
+    /// as [`MacAddress::to_u64`] has them.
+    #[inline(never)]
+    pub fn way(&self, source: u64, destination: u64, at: PortId) -> Option<PortId> {
+        let ((_, seen), (_, value)) = (self.table.find(source | USED)?, self.table.find(destination | USED)?);
+        self.judge(seen, value, at)
+    }
+
+    /// [`Self::way`] of up to [`MOST_WAYS`] pairs of stations; returns how many have one before the first that has none.
+    ///
+    /// In short loops one after the other, so that the processor looks up many addresses at once and waits for none.
+    #[inline]
+    pub fn ways(&self, stations: &[[u64; 2]], at: PortId, ways: &mut [PortId]) -> usize {
+        let mut values = [[NONE; 2]; MOST_WAYS];
+        self.look_first(stations, &mut values);
+        let mut found = 0_usize;
+        for ((&[source, destination], &[seen, value]), way) in stations.iter().zip(&values).zip(ways) {
+            let port = if (seen | value) & NONE == 0 {
+                self.judge(seen, value, at)
+            } else {
+                self.way(source, destination, at)
+            };
+            let Some(port) = port else { break };
+            *way = port;
+            found = found.wrapping_add(1);
+        }
+        found
+    }
+
+    /// The values of addresses that lie in their first pair; [`NONE`] for others. Both keys are compared, without a branch: no
+    /// processor can foretell which one it is, and one that guesses wrong loses more time than that, and what it has begun with the next address.
+    #[inline(never)]
+    fn look_first(&self, stations: &[[u64; 2]], values: &mut [[u64; 2]; MOST_WAYS]) {
+        let MacTable { pairs, secrets, .. } = self.table;
+        let (pairs, secrets) = (&**pairs, *secrets);
+        for (&address, value) in stations.as_flattened().iter().zip(values.as_flattened_mut()) {
+            let key = address | USED;
+            let Some(Pair([one, other])) = pair(pairs, hash(secrets, key)) else { return };
+            let [first, second] = [one, other].map(|entry| entry.key.load(Ordering::Acquire));
+            let (before, entry) = if first == key { (first, one) } else { (second, other) };
+            let found = entry.value.load(Ordering::Acquire);
+            let differs = (before ^ key) | (entry.key.load(Ordering::Acquire) ^ key);
+            *value = if differs == 0 { found } else { NONE };
+        }
+    }
+
+    #[inline(always)]
+    fn judge(&self, seen: u64, value: u64, at: PortId) -> Option<PortId> {
+        // What is static was seen later than any time.
+        let is_known = (seen ^ u64::from(at.0)) & 0xffff == 0 && seen >> 16 >= self.now;
+        (is_known && value >> 16 >= self.oldest).then(|| port(value))
+    }
+}
+
+/// A folded multiplication: each bit of it depends on all of the key and of the secrets.
+#[inline(always)]
+fn hash([add, multiply]: [u64; 2], key: u64) -> u64 {
+    let product = u128::from(key ^ add) * u128::from(multiply);
+    let [low, high] = [product & u128::from(u64::MAX), product >> 64].map(|half| u64::try_from(half).unwrap_or(0));
+    low ^ high
+}
+
+/// The pair that a hash names by its lowest bits.
+#[inline(always)]
+fn pair(pairs: &[Pair], hash: u64) -> Option<&Pair> {
+    pairs.get(usize::try_from(hash).unwrap_or(0) & pairs.len().wrapping_sub(1))
 }
 
 #[inline]
@@ -453,6 +517,61 @@ mod tests {
         assert_eq!(table.count(A) as usize, known);
         // Once the flood has aged, its slots serve again.
         assert_eq!(table.learn(VLAN, mac(2_000_000), B, 10, 301), Learned::Known);
+    }
+
+    /// Many at once, or one by one: what tells nothing to be learned, and where the destination is, is the same.
+    #[test]
+    fn ways_are_those_of_addresses_that_are_learned_and_looked_up_alone() {
+        let (now, addresses) = (1000, 3 * TABLE_ENTRIES as u64 / 4);
+        let table = MacTable::new(300);
+        for number in 0..addresses {
+            // Some at the other port, some past their age, some of an earlier second, some bound; others the table has no room for.
+            let at = if number % 7 == 0 { B } else { A };
+            match number % 11 {
+                0 => table.bind(0, mac(number), at),
+                1 => table.learn(0, mac(number), at, u32::MAX, 699) == Learned::Known,
+                2 => table.learn(0, mac(number), at, u32::MAX, 700) == Learned::Known,
+                _ => table.learn(0, mac(number), at, u32::MAX, now) == Learned::Known,
+            };
+        }
+        let one = |[from, to]: [u64; 2]| {
+            let known = table.find(from | USED).is_some_and(|(_, value)| is_known(value, A, now));
+            known.then(|| table.lookup(0, MacAddress::from_u64(to), now)).flatten()
+        };
+        let (glance, mut some, mut elsewhere) = (table.glance(now), 0, 0);
+        for start in 0..addresses + 100 {
+            let stations =
+                [0, 1, 2, 3].map(|step| [start + step, start + 5 * step + 9].map(|number| mac(number).to_u64()));
+            let expected: Vec<_> = stations.iter().map_while(|stations| one(*stations)).collect();
+            let mut ways = [PortId(99); 4];
+            let found = glance.ways(&stations, A, &mut ways);
+            assert_eq!(ways[..found], expected, "{start}");
+            let [[from, to], ..] = stations;
+            assert_eq!(glance.way(from, to, A), one([from, to]));
+            some += found;
+            let mut values = [[NONE; 2]; MOST_WAYS];
+            glance.look_first(&stations[..1], &mut values);
+            elsewhere += usize::from(values[0].contains(&NONE) && one([from, to]).is_some());
+        }
+        assert!(some > 1000 && elsewhere > 100, "{some} ways, {elsewhere} not in the first pair");
+    }
+
+    /// Nearly all lie where a burst looks first.
+    #[test]
+    fn of_ten_thousand_addresses_nearly_all_lie_in_their_first_pair() {
+        let table = MacTable::new(300);
+        for number in 0..10_000 {
+            // For a few there may be no room.
+            table.learn(0, mac(number), A, u32::MAX, 0);
+        }
+        let mut values = [[NONE; 2]; MOST_WAYS];
+        let glance = table.glance(0);
+        let in_first = (0..10_000).filter(|&number| {
+            glance.look_first(&[[mac(number).to_u64(); 2]], &mut values);
+            !values[0].contains(&NONE)
+        });
+        let count = in_first.count();
+        assert!(count > 9_000, "{count}");
     }
 
     #[test]
