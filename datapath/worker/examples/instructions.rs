@@ -1,8 +1,8 @@
 //! What a frame from guest to guest costs the worker: two guests' rings and all of the datapath in one thread, without frontends,
 //! namespaces or a second core, so that instructions can be counted where times say nothing.
 //!
-//! `instructions [packed] [BYTES [ADDRESSES [FRAMES]]]`: frames of so many bytes (64), both ways, between so many stations on each side (1);
-//! with `packed` both guests have packed rings.
+//! `instructions [packed] [BYTES [ADDRESSES [FRAMES [BURST]]]]`: frames of so many bytes (64), both ways, between so many stations on each side
+//! (1), in bursts of so many (32); with `packed` both guests have packed rings.
 //! It prints the time that [`work`] took for a frame. For instructions:
 //!
 //! ```text
@@ -34,16 +34,16 @@ const HEADER_BYTES: u32 = 12;
 /// Bytes from one transmit buffer to the next.
 const BUFFER_BYTES: u64 = 9216;
 const NOW: Duration = Duration::from_secs(1);
-const BURST: u16 = 32;
+const BURST: u64 = 32;
 
 fn main() {
     let mut words = std::env::args().skip(1).peekable();
     let packed = words.next_if(|word| word == "packed").is_some();
     let mut numbers = words.map(|text| text.parse::<u64>().expect("a number"));
     let mut next = |default| numbers.next().unwrap_or(default);
-    let (length, addresses, wanted) = (next(64) as u32, next(1), next(200_000));
+    let (length, addresses, wanted, burst) = (next(64) as u32, next(1), next(200_000), next(BURST));
 
-    let mut guests = [1, 2].map(|number| Guest::new(number, length, addresses, packed));
+    let mut guests = [1, 2].map(|number| Guest::new(number, length, addresses, burst as u16, packed));
     let table = Arc::new(MacTable::new(300));
     let ports = guests.iter_mut().map(|guest| Some(guest.port())).collect();
     let topology = Topology::new(ports, vec![Some(Bridge { table, groups: None })]);
@@ -54,7 +54,7 @@ fn main() {
     };
 
     // Addresses are learned, pages are there.
-    for _ in 0..2 * addresses / u64::from(BURST) + u64::from(QUEUE_SIZE) {
+    for _ in 0..2 * addresses / burst + u64::from(QUEUE_SIZE) {
         guests.iter_mut().for_each(Guest::turn);
         worker.turn(&topology);
     }
@@ -104,6 +104,7 @@ impl Worker {
 struct Guest {
     number: u8,
     addresses: u64,
+    burst: u16,
     features: u64,
     length: u32,
     driver: Interface,
@@ -117,7 +118,7 @@ struct Guest {
 }
 
 impl Guest {
-    fn new(number: u8, length: u32, addresses: u64, packed: bool) -> Self {
+    fn new(number: u8, length: u32, addresses: u64, burst: u16, packed: bool) -> Self {
         let shape = Shape { queue_size: QUEUE_SIZE, packed, ..Shape::default() };
         let features = FEATURES | if packed { RING_PACKED } else { 0 };
         let mut driver = Interface::in_ram(shape, 64, Ram::new(16 << 20, false));
@@ -148,13 +149,25 @@ impl Guest {
         let transmit = TransmitQueue::new(memory.clone(), &layout(&driver.transmit), features, call()).unwrap();
         let receive = ReceiveQueue::new(memory, &layout(&driver.receive), features, call()).unwrap();
         let (transmit, receive) = (Some(transmit), Some(receive));
-        Self { number, addresses, features, length, driver, transmit, receive, buffers, sent: 0, next_address: 0 }
+        Self {
+            number,
+            addresses,
+            burst,
+            features,
+            length,
+            driver,
+            transmit,
+            receive,
+            buffers,
+            sent: 0,
+            next_address: 0,
+        }
     }
 
     /// Its port, with its receive queue.
     fn port(&mut self) -> Port {
         let queue = self.receive.take().expect("the queue, once");
-        let rules = Rules { mtu: 9000, ..Rules::default() };
+        let rules = Rules { mtu: 9000, mac_limit: u32::MAX, ..Rules::default() };
         Port {
             id: PortId(u16::from(self.number) - 1),
             network: NetworkId(0),
@@ -190,7 +203,7 @@ impl Guest {
             let receive = &self.driver.receive;
             receive.set_available_index(receive.used_index().wrapping_add(QUEUE_SIZE));
         }
-        for ahead in 0..BURST {
+        for ahead in 0..self.burst {
             let slot = u64::from(self.sent.wrapping_add(ahead) & (QUEUE_SIZE - 1));
             let at = self.buffers + BUFFER_BYTES * slot + u64::from(HEADER_BYTES);
             let [to, from] = [3 - self.number, self.number].map(|side| station(side, self.next_address));
@@ -203,7 +216,7 @@ impl Guest {
                 self.driver.transmit.offer(&[buffer]).expect("room in the ring");
             }
         }
-        self.sent = self.sent.wrapping_add(BURST);
+        self.sent = self.sent.wrapping_add(self.burst);
         if is_packed {
             self.driver.transmit.publish();
         } else {

@@ -4,8 +4,9 @@
 //! [share](crate::shares) already, or its port's [rate](culvert_switch::rates) holds it back: then it is not looked at before some of its
 //! frames may come in, which wait in its ring meanwhile. An input that had no frame for `idle_sleep` is
 //! *armed*: its guest is asked to kick, and it is not polled until it does; kicks are looked for every 50 us while other
-//! inputs are busy. When nothing arrived for `idle_sleep` at all, the worker arms everything and sleeps in epoll. Inputs
-//! that cannot wake us (PMDs without interrupts, guests without a kick) are then polled at a low rate.
+//! inputs are busy. Those that are polled stand before all others, which cost a round nothing. When nothing arrived for `idle_sleep`
+//! at all, the worker arms everything and sleeps in epoll. Inputs that cannot wake us (PMDs without interrupts, guests without a kick)
+//! are then polled at a low rate.
 //!
 //! A panic in an input's turn costs the frames of that burst and stops the port to blame. One anywhere else is caught as well: the
 //! worker puts its queues back, counts what was on its way, takes its queues up again, and goes on with the same plan.
@@ -44,8 +45,12 @@ pub const LONGEST_SLEEP: Duration = Duration::from_millis(250);
 /// A worker that fails for the second time within this time ends.
 pub const FAILURES_APART: Duration = Duration::from_secs(60);
 
-/// How many rounds a busy worker goes by one reading of the clock.
+/// How many rounds a worker goes by one reading of the clock: a round that finds nothing takes less time than the reading.
 const ROUNDS_PER_TIME: u32 = 8;
+
+/// After how many turns without a frame the processor's clock is read again: so much of others' time at most is taken for that of a turn
+/// that has frames.
+const TURNS_PER_TIME: u32 = 8;
 
 /// What a burst of a disabled queue costs, which is counted only.
 const BURST_COST: u32 = 4096;
@@ -61,10 +66,12 @@ pub(crate) struct Worker {
     start: Instant,
     plan: Option<Arc<Plan>>,
     inputs: Vec<Input>,
+    /// How many of them are [`State::Polled`] or [`State::Held`]: these stand before the others, see [`Self::sort_out`].
+    polled: usize,
     storage: TransmitBurst,
     forwarder: Forwarder,
     shares: Shares,
-    /// The input that has the first turn of the next round.
+    /// Which of those that are polled has the first turn of the next round.
     first: usize,
     /// When it failed last, outside of any input's turn.
     failed: Option<Instant>,
@@ -94,6 +101,7 @@ impl Worker {
             start,
             plan: None,
             inputs: Vec::new(),
+            polled: 0,
             storage: TransmitBurst::default(),
             forwarder: Forwarder::new(index),
             shares: Shares::new(),
@@ -136,7 +144,7 @@ impl Worker {
                 add(&self.shared.counters.frames, frames as u64);
                 self.last_frame = self.now;
             }
-            if frames == 0 || rounds.is_multiple_of(ROUNDS_PER_TIME) {
+            if rounds.is_multiple_of(ROUNDS_PER_TIME) {
                 let before = std::mem::replace(&mut self.now, Instant::now());
                 if self.now.saturating_duration_since(before) > GAP {
                     self.shared.counters.note_gap(self.now.saturating_duration_since(before));
@@ -198,6 +206,7 @@ impl Worker {
         }
         self.last_frame = self.now;
         self.shared.handover.acknowledge(plan.generation);
+        self.sort_out();
     }
 
     #[inline]
@@ -228,6 +237,25 @@ impl Worker {
         self.reports.begin_plan();
         self.last_frame = self.now;
         self.shared.handover.acknowledge(generation);
+        self.sort_out();
+    }
+
+    /// Puts those inputs that are polled before the others: to be called whenever one was armed or kicked. One that breaks off may stay
+    /// among them.
+    fn sort_out(&mut self) {
+        self.polled = 0;
+        for place in 0..self.inputs.len() {
+            let state = self.inputs.get(place).map(Input::state);
+            if matches!(state, Some(State::Polled | State::Held)) {
+                self.inputs.swap(self.polled, place);
+                self.polled += 1;
+            }
+        }
+    }
+
+    /// Those that are polled.
+    fn polled(&mut self) -> &mut [Input] {
+        self.inputs.get_mut(..self.polled).unwrap_or_default()
     }
 
     /// Takes one burst from every polled input; returns how many frames that were.
@@ -237,11 +265,10 @@ impl Worker {
         let now = self.now - self.start;
         let mut frames = 0;
         self.shares.begin_round();
-        // A guest with several queues that may not take them all in one round takes them by turns.
-        self.first = if self.first < self.inputs.len() { self.first } else { 0 };
-        let (later, sooner) = self.inputs.split_at_mut(self.first);
-        self.first += 1;
-        let (mut ticks, mut busy_ticks) = (cycle_clock::ticks(), 0);
+        let polled = self.inputs.get_mut(..self.polled).unwrap_or_default();
+        self.first = if self.first < polled.len() { self.first } else { 0 };
+        let (later, sooner) = polled.split_at_mut(self.first);
+        let (mut ticks, mut busy_ticks, mut in_vain) = (cycle_clock::ticks(), 0, 0_u32);
         for input in sooner.iter_mut().chain(later) {
             if !input.is_polled(self.now) || !self.shares.may_take(input.port) {
                 continue;
@@ -251,9 +278,15 @@ impl Worker {
                 turn(&mut self.forwarder, &plan.topology, input, &mut self.storage, self.start, now)
             });
             let outcome = catch_unwind(turn);
+            if matches!(outcome, Ok(Ok((0, _)))) {
+                in_vain = in_vain.wrapping_add(1);
+                if in_vain.is_multiple_of(TURNS_PER_TIME) {
+                    ticks = cycle_clock::ticks();
+                }
+                continue;
+            }
             let before = std::mem::replace(&mut ticks, cycle_clock::ticks());
             match outcome {
-                Ok(Ok((0, _))) => {}
                 Ok(Ok((count, cost))) => {
                     frames += count;
                     let taken = ticks.saturating_sub(before);
@@ -278,6 +311,10 @@ impl Worker {
             }
         }
         self.shared.at.pick_up();
+        if frames > 0 {
+            // A guest with several queues that may not take them all in one round takes them by turns.
+            self.first = self.first.wrapping_add(1);
+        }
         if busy_ticks > 0 {
             add(&self.shared.counters.busy_ticks, busy_ticks);
         }
@@ -324,26 +361,34 @@ impl Worker {
     }
 
     fn arm_idle(&mut self, idle_sleep: Duration) {
-        for input in &mut self.inputs {
+        let mut changed = false;
+        for input in self.inputs.get_mut(..self.polled).unwrap_or_default() {
             let idle = input.idle_since().is_none_or(|since| self.now.saturating_duration_since(since) >= idle_sleep);
             if input.state() == State::Polled && idle && input.can_wake() {
                 self.shared.at.drop_at(input.port);
-                input.arm();
+                changed |= input.arm();
             }
         }
         self.shared.at.pick_up();
+        if changed {
+            self.sort_out();
+        }
     }
 
     fn sleep(&mut self) {
-        let mut slow = false;
-        for input in &mut self.inputs {
+        let (mut slow, mut has_frame) = (false, false);
+        for input in self.polled() {
             if input.state() == State::Polled && !input.arm() {
                 if input.can_wake() {
-                    // It has a frame already.
-                    return;
+                    has_frame = true;
+                    break;
                 }
                 slow = true;
             }
+        }
+        self.sort_out();
+        if has_frame {
+            return;
         }
         // The waker's event may have been taken by a look for kicks: look at what control left once more.
         if self.control_waits() {
@@ -371,6 +416,7 @@ impl Worker {
         if self.poll.poll(&mut self.events, Some(timeout)).is_err() {
             return;
         }
+        let mut kicked = false;
         for event in &self.events {
             if event.token() == WAKER {
                 continue;
@@ -379,7 +425,11 @@ impl Worker {
                 input.disarm();
                 input.touch(self.now);
                 self.last_frame = self.now;
+                kicked = true;
             }
+        }
+        if kicked {
+            self.sort_out();
         }
     }
 }

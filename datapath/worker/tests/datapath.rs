@@ -4,7 +4,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_driver::Shape;
 use culvert_frame::{Direction, DropReason, MacAddress};
@@ -321,6 +321,34 @@ fn a_call_that_blocks_does_not_stop_a_worker() {
     a.send(&frame);
     assert_eq!(c.receive(), frame);
     datapath.hold().unwrap();
+}
+
+/// A worker's rounds go by those that it polls: who sleeps among many others is polled again once it kicks, and all have their turns.
+#[test]
+fn guests_that_sleep_among_others_wake_alone() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(200)));
+    let mut guests: Vec<_> = (1..=9).map(|number| Guest::new(&datapath, network, number, Shape::default())).collect();
+    start_all(&datapath, &guests.iter().collect::<Vec<_>>());
+    let mut sink = Guest::new(&datapath, network, 10, Shape::default());
+    sink.start(&datapath);
+    let announce = sink.frame(MacAddress::BROADCAST, 0);
+    sink.send(&announce);
+    guests.iter_mut().for_each(|guest| drop(guest.receive()));
+    for round in 0..60_u32 {
+        // One is busy for longer than it takes the others to sleep, then another one wakes.
+        let (busy, waking) = (round as usize % 9, (round as usize * 4 + 1) % 9);
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_micros(600) {
+            let frame = guests[busy].frame(sink.mac, round);
+            guests[busy].send(&frame);
+            assert_eq!(sink.receive(), frame);
+        }
+        let frame = guests[waking].frame(sink.mac, 1000 + round);
+        guests[waking].send(&frame);
+        assert_eq!(sink.receive(), frame);
+    }
+    let totals = datapath.totals(sink.port).unwrap();
+    assert_eq!(totals.drops, []);
 }
 
 /// A look for kicks could take the waker's event just before the worker slept: the change then waited for a frame.

@@ -1,7 +1,7 @@
 //! What a guest gets does not depend on how either guest's rings are made.
 //!
 //! Two guests for every combination of what the drivers may negotiate of their rings (packed, indirect tables, notifications by index,
-//! mergeable buffers) and of offloads (none, checksums, segmentation of TCP, and of UDP). The same frames go from one to the other in bursts, as they do on
+//! mergeable buffers), of buffers (each frame whole in one, or in parts) and of offloads (none, checksums, segmentation of TCP, and of UDP). The same frames go from one to the other in bursts, as they do on
 //! the fast path, and one by one, where there is nothing to look at ahead and nothing to remember. All must arrive as a model of the sender
 //! expects it, and for the same offloads the same whatever the rings are.
 
@@ -40,31 +40,37 @@ struct Rings {
     indirect: bool,
     event_idx: bool,
     mergeable: bool,
+    /// Its buffers have one part each, with room for any frame; else several.
+    whole: bool,
 }
 
 impl Rings {
     /// The simplest that there are.
-    const PLAIN: Self = Self { packed: false, indirect: false, event_idx: false, mergeable: false };
+    const PLAIN: Self = Self { packed: false, indirect: false, event_idx: false, mergeable: false, whole: false };
 
     /// All combinations.
     fn all() -> impl Iterator<Item = Self> {
-        (0..16_u8).map(|bits| {
-            let [packed, indirect, event_idx, mergeable] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
-            Self { packed, indirect, event_idx, mergeable }
+        (0..32_u8).map(|bits| {
+            let [packed, indirect, event_idx, mergeable, whole] = [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
+            Self { packed, indirect, event_idx, mergeable, whole }
         })
     }
 
     fn features(self) -> u64 {
-        let Self { packed, indirect, event_idx, mergeable } = self;
+        let Self { packed, indirect, event_idx, mergeable, .. } = self;
         let pairs =
             [(packed, RING_PACKED), (indirect, INDIRECT_DESC), (event_idx, EVENT_IDX), (mergeable, NET_MRG_RXBUF)];
         pairs.iter().filter(|(has, _)| *has).fold(VERSION_1, |all, (_, bit)| all | bit)
     }
 
     fn shape(self) -> Shape {
-        let Self { packed, indirect, event_idx, mergeable } = self;
+        let Self { packed, indirect, event_idx, mergeable, whole } = self;
         // A frame over several buffers, or one buffer of several parts.
-        let (receive_bytes, receive_piece_bytes) = if mergeable { (1000, 600) } else { (4400, 1500) };
+        let (receive_bytes, receive_piece_bytes) = match (whole, mergeable) {
+            (true, _) => (4400, u32::MAX),
+            (false, true) => (1000, 600),
+            (false, false) => (4400, 1500),
+        };
         Shape {
             queue_size: 256,
             packed,
@@ -148,7 +154,10 @@ fn run(kind: Kind, rings: [Rings; 2], offloads: [OffloadBits; 2], burst: usize) 
     for start in (0..FRAMES).step_by(burst) {
         let count = burst.min(FRAMES - start);
         for _ in 0..count {
-            let (header, frame, cuts) = stream.frame(PAYLOAD);
+            let (header, frame, mut cuts) = stream.frame(PAYLOAD);
+            if rings[0].whole {
+                cuts.clear();
+            }
             assert!(from.driver.send_with(&header, &frame, &cuts));
         }
         let received = from.transmit.receive(&mut storage).unwrap();
@@ -188,7 +197,7 @@ fn all_rings_do_the_same() {
             let (kind, offloads) = (Kind::ALL, [sender, receiver]);
             let expected = kind.map(|kind| run(kind, [Rings::PLAIN; 2], offloads, 1));
             for (number, from) in Rings::all().enumerate() {
-                for (other, to) in Rings::all().enumerate() {
+                for (other, to) in Rings::all().enumerate().filter(|(_, to)| to.whole == from.whole) {
                     // All kinds of frames come to their turn with all of either side's rings.
                     let at = (number + other) % kind.len();
                     check(kind[at], [from, to], offloads, &expected[at]);
@@ -200,12 +209,15 @@ fn all_rings_do_the_same() {
 
 #[test]
 fn all_offloads_do_the_same_with_all_that_rings_have() {
-    let all = Rings { packed: true, indirect: true, event_idx: true, mergeable: true };
+    let all = Rings { packed: true, indirect: true, event_idx: true, mergeable: true, whole: false };
+    let whole = Rings { whole: true, ..all };
     for sender in OffloadBits::all(Side::Sender) {
         for receiver in OffloadBits::all(Side::Receiver) {
             for kind in Kind::ALL {
                 let expected = run(kind, [Rings::PLAIN; 2], [sender, receiver], 1);
-                assert_eq!(run(kind, [all; 2], [sender, receiver], FRAMES), expected);
+                for rings in [all, whole] {
+                    assert_eq!(run(kind, [rings; 2], [sender, receiver], FRAMES), expected);
+                }
             }
         }
     }
