@@ -47,4 +47,5 @@ pub use net_header::NetHeader;
 pub use piece::{Piece, Rooms};
 pub use queue::{ReceiveQueue, Reserved, TransmitQueue};
 pub use split::RingFault;
+pub use straight::Straight;
 pub use transmit::{Packet, Received, TransmitBurst};

@@ -15,9 +15,10 @@ use crate::packed::receive::{PackedReceiveQueue, PackedReserved};
 use crate::packed::transmit::PackedTransmitQueue;
 use crate::packed::{FIRST_POSITION, PackedStart};
 use crate::piece::{Piece, Rooms};
-use crate::receive::{PutError, SplitReceiveQueue, SplitReserved, Straight};
+use crate::receive::{PutError, SplitReceiveQueue, SplitReserved};
 use crate::record::Record;
 use crate::split::{RingFault, StartError};
+use crate::straight::Straight;
 use crate::transmit::{Received, SplitTransmitQueue, TransmitBurst};
 
 /// A guest's transmit queue. One worker owns it.

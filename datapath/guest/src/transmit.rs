@@ -18,8 +18,8 @@ use crate::memory::Memory;
 use crate::net_header::{NEEDS_CSUM, NET_HEADER_BYTES, NetHeader, header_bytes};
 use crate::packed::PackedRing;
 use crate::piece::{Piece, copy, copy_whole};
-use crate::receive::Straight;
 use crate::split::{DESC_INDIRECT, DESC_NEXT, Offer, RingFault, SplitRing, StartError};
+use crate::straight::Straight;
 #[cfg(target_arch = "x86_64")]
 use crate::wide;
 

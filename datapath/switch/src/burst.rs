@@ -2,9 +2,9 @@
 
 use culvert_frame::{DropReason, ETHERNET_HEADER_BYTES, Offload, OffloadRequest, Offloads, checksum};
 use culvert_guest::net_header::DATA_VALID;
-use culvert_guest::receive::{PutError, Straight};
+use culvert_guest::receive::PutError;
 use culvert_guest::transmit::HEAD_BYTES;
-use culvert_guest::{NetHeader, Packet, Piece, ReceiveQueue, Received};
+use culvert_guest::{NetHeader, Packet, Piece, ReceiveQueue, Received, Straight};
 use culvert_nic::{Batch, Mbuf, RxChecksum};
 
 /// Up to 32 frames from one port.

@@ -18,8 +18,8 @@ use crate::net_header::{NetHeader, header_bytes};
 use crate::piece::{Piece, Room, Rooms};
 use crate::receive::PutError;
 use crate::split::{RingFault, StartError};
-use crate::straight::{self, MOST_HEADER};
-use crate::transmit::{BURST, Received};
+use crate::straight::{self, MOST_HEADER, Straight};
+use crate::transmit::BURST;
 #[cfg(target_arch = "x86_64")]
 use crate::wide;
 
@@ -147,7 +147,7 @@ impl PackedReceiveQueue {
 
     /// As for split rings.
     #[inline]
-    pub(crate) fn put_straight(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+    pub(crate) fn put_straight(&mut self, burst: &impl Straight, frames: u32, longest: u32) -> (u32, u64) {
         self.found = None;
         self.busy = true;
         #[cfg(target_arch = "x86_64")]
@@ -165,12 +165,12 @@ impl PackedReceiveQueue {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi1,bmi2")]
-    fn copy_straight_wide(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+    fn copy_straight_wide(&mut self, burst: &impl Straight, frames: u32, longest: u32) -> (u32, u64) {
         self.copy_straight(burst, frames, longest)
     }
 
     #[inline(always)]
-    fn copy_straight(&mut self, burst: &Received<'_>, frames: u32, longest: u32) -> (u32, u64) {
+    fn copy_straight(&mut self, burst: &impl Straight, frames: u32, longest: u32) -> (u32, u64) {
         let first = usize::from(self.ring.held().wrapping_sub(self.looked_from));
         let looks = self.looks.get(first..usize::from(self.looked)).unwrap_or_default();
         let header_bytes = self.gathered.header_bytes();
