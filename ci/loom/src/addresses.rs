@@ -110,3 +110,24 @@ pub fn bind_while_learned<const SWAPPED: bool>() {
     assert_eq!(table.lookup(0, ONE, 1), Some(A));
     assert_eq!((table.count(A), table.count(B)), (0, 0));
 }
+
+/// What was found while the table was in one state still holds when it is in that state later, once whoever changes it is done.
+pub fn change_while_looked_at<const SWAPPED: bool>() {
+    let table = table();
+    table.learn(0, ONE, A, 10, 0);
+    let look = |table: &MacTable| (table.glance(1).state(), table.lookup(0, ONE, 1));
+    let change = |table: &MacTable| assert_eq!(table.learn(0, ONE, B, 10, 1), Learned::Known);
+    let shared = Arc::clone(&table);
+    let (state, found) = if SWAPPED {
+        let looking = thread::spawn(move || look(&shared));
+        change(&table);
+        looking.join().unwrap()
+    } else {
+        let changing = thread::spawn(move || change(&shared));
+        let looked = look(&table);
+        changing.join().unwrap();
+        looked
+    };
+    let (later, finds) = look(&table);
+    assert!(state != later || found == finds, "behind {found:?}, then in the same state behind {finds:?}");
+}

@@ -48,6 +48,11 @@ impl AtomicU64 {
     pub fn compare_exchange(&self, old: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
         self.0.compare_exchange(old, new, order(success), order(failure))
     }
+
+    /// As std's.
+    pub fn fetch_add(&self, value: u64, ordering: Ordering) -> u64 {
+        self.0.fetch_add(value, order(ordering))
+    }
 }
 
 /// As std's.

@@ -55,3 +55,9 @@ fn a_binding_wins_over_what_is_learned() {
     check(addresses::bind_while_learned::<false>);
     check(addresses::bind_while_learned::<true>);
 }
+
+#[test]
+fn what_a_worker_has_noted_holds_while_the_table_is_in_the_same_state() {
+    check(addresses::change_while_looked_at::<false>);
+    check(addresses::change_while_looked_at::<true>);
+}

@@ -27,6 +27,7 @@ use crate::outlet::{Admitted, Frames, Outlet, each, refuse, tap};
 use crate::port::{MAX_PORTS, Port, PortId, Rules};
 use crate::snoop::{self, Snooped};
 use crate::vlan::{Membership, TRANSPARENT, Tag, TagEdit, Vlans};
+use crate::way_cache::WayCache;
 
 /// How much of a message about multicast groups is read, in bytes: an Ethernet frame's worth.
 const MESSAGE_BYTES: usize = 1518;
@@ -62,6 +63,7 @@ pub struct Forwarder {
     cost: u32,
     /// The way of the last frame of this burst that went to one port, and whether others need not be looked at further.
     beaten: Option<(Beaten, bool)>,
+    ways: WayCache,
 }
 
 /// The way of a frame for those behind it that begin like it. It holds within one burst: the source is known as the table would
@@ -109,6 +111,7 @@ impl Forwarder {
             arrivals: Arrivals::new(),
             cost: 0,
             beaten: None,
+            ways: WayCache::new(),
         }
     }
 
@@ -483,10 +486,13 @@ impl Forwarder {
         now: u32,
     ) -> Passed {
         let mut ways = [PortId(0); BURST];
-        let mut passed = ways_of(table, source, burst, &numbers, cost, now, &mut ways);
-        // Most go the way of the one before.
+        let mut stations = [[0; 2]; BURST];
+        let mut passed = stations_of(source, burst, &numbers, cost, &mut stations);
         let mut next = numbers.start;
-        let mut left = ways.get(..passed.next.wrapping_sub(next)).unwrap_or_default();
+        let stations = stations.get(..passed.next.wrapping_sub(next)).unwrap_or_default();
+        let found = self.ways.ways(&table.glance(now), stations, source.id, &mut ways);
+        // Most go the way of the one before.
+        let mut left = ways.get(..found).unwrap_or_default();
         while let Some(&port) = left.first() {
             if !may_have(topology, source, port) {
                 break;
@@ -555,39 +561,29 @@ fn is_simple(source: &Port) -> bool {
         && !source.is_mirror_target
 }
 
-/// Where frames of a burst go, from the first of `numbers` on, as the table has it: those before the first one to which something is left to
-/// be done, or one of whose stations is not known. Apart from all else, so that the processor looks up several frames at once.
+/// The stations of frames of a burst, from the first of `numbers` on: of those before the first one to which something is left to be done, or
+/// that is to or of no station that may be here. Apart from all else, so that the processor looks at several frames at once.
 #[inline(never)]
-fn ways_of(
-    table: &MacTable,
+fn stations_of(
     source: &Port,
     burst: &impl Starts,
     numbers: &Range<usize>,
     mut cost: u64,
-    now: u32,
-    ways: &mut [PortId; BURST],
+    stations: &mut [[u64; 2]; BURST],
 ) -> Passed {
     // A bound address differs from none, or in none of its bits.
     let (bound, counts) = source.rules.guard.mac.map_or((0, 0), |bound| (bound.to_u64(), u64::MAX));
     const { assert!(BURST <= MOST_WAYS) }
-    let mut stations = [[0; 2]; BURST];
-    let mut count = 0_usize;
+    let (mut next, mut bytes, mut valid) = (numbers.start, 0_u64, 0);
     for (place, index) in stations.iter_mut().zip(numbers.clone()) {
-        let Some(start) = burst.start(index).and_then(|(start, ..)| Start::of(start)) else { break };
+        let Some((start, length, is_valid)) = burst.start(index) else { break };
+        let Some(start) = Start::of(start).filter(|_| cost <= u64::from(TURN_COST)) else { break };
         let (from, to) = (start.source(), start.destination());
         if (from | to) & GROUP | (from ^ bound) & counts != 0 {
             break;
         }
         *place = [from, to];
-        count = count.wrapping_add(1);
-    }
-    let found = table.glance(now).ways(stations.get(..count).unwrap_or_default(), source.id, ways);
-    let (mut next, mut bytes, mut valid) = (numbers.start, 0_u64, 0);
-    while next.wrapping_sub(numbers.start) < found
-        && cost <= u64::from(TURN_COST)
-        && let Some((_, length, is_valid)) = burst.start(next)
-    {
-        valid |= Frames::from(is_valid) << next;
+        valid |= Frames::from(is_valid) << index;
         next = next.wrapping_add(1);
         bytes = bytes.wrapping_add(u64::from(length));
         cost = cost.wrapping_add(u64::from(length)).wrapping_add(u64::from(COPY_COST));

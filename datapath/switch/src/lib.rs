@@ -37,6 +37,7 @@ mod sync;
 pub mod tap;
 pub mod trace;
 pub mod vlan;
+mod way_cache;
 
 pub use burst::Burst;
 pub use counters::{PortCounters, PortTotals};

@@ -43,6 +43,8 @@ pub struct MacTable {
     learned: Box<[AtomicU32]>,
     age_seconds: AtomicU32,
     secrets: [u64; 2],
+    /// Another number after each change to where an address is, or to the age; no two tables have the same.
+    state: AtomicU64,
 }
 
 /// An entry, for showing it.
@@ -92,6 +94,7 @@ impl MacTable {
             pairs: std::iter::repeat_with(|| Pair([0, 1].map(entry))).take(pairs).collect(),
             learned: std::iter::repeat_with(|| AtomicU32::new(0)).take(ports).collect(),
             age_seconds: AtomicU32::new(age_seconds),
+            state: AtomicU64::new(RandomState::new().hash_one(0)),
             secrets: secrets.map(|secret| secret | 1),
         }
     }
@@ -99,6 +102,7 @@ impl MacTable {
     /// Forgets addresses from now on when not seen for more than `seconds`.
     pub fn set_age(&self, seconds: u32) {
         self.age_seconds.store(seconds, Ordering::Relaxed);
+        self.has_changed();
     }
 
     /// The port that `address` is behind in `vlan`.
@@ -224,6 +228,7 @@ impl MacTable {
                 entry.value.store(value, Ordering::Release);
                 self.count_learned(value, 1);
                 entry.key.store(key, Ordering::Release);
+                self.has_changed();
                 return true;
             }
         }
@@ -236,8 +241,17 @@ impl MacTable {
         if changed {
             self.count_learned(new, 1);
             self.count_learned(old, -1);
+            // Not where it was only seen again.
+            if (new ^ old) & (0xffff | STATIC | NONE) != 0 {
+                self.has_changed();
+            }
         }
         changed
+    }
+
+    /// Who has seen the change finds another state from now on, and who finds the same one has not seen it.
+    fn has_changed(&self) {
+        self.state.fetch_add(1, Ordering::Release);
     }
 
     #[inline]
@@ -287,6 +301,19 @@ pub struct Glance<'t> {
 }
 
 impl Glance<'_> {
+    /// The state of the table, to be asked for before anything is looked up: what is found after that holds while it stays the same, and
+    /// [`Self::second`].
+    #[inline]
+    pub fn state(&self) -> u64 {
+        self.table.state.load(Ordering::Acquire)
+    }
+
+    /// The moment of the glance, in seconds.
+    #[inline]
+    pub fn second(&self) -> u64 {
+        self.now
+    }
+
     /// The port that `destination` is behind, where [`MacTable::learn`] would find nothing to note about `source` at `at`. Both are in VLAN 0, and
     /// as [`MacAddress::to_u64`] has them.
     #[inline(never)]
