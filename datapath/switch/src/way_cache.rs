@@ -8,11 +8,12 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::mac_table::{Glance, MOST_WAYS};
+use crate::mac_table::{Glance, MOST_WAYS, hash};
+use crate::outlet::{Frames, each};
 use crate::port::{MAX_PORTS, PortId};
 
 /// Sets of a cache, 32 bytes each, of which only those are touched that are used.
-const SETS: usize = 32_768;
+const SETS: usize = 65_536;
 
 /// One worker's.
 #[derive(Debug)]
@@ -22,8 +23,8 @@ pub(crate) struct WayCache {
     ports: Box<[Stamped]>,
     /// The stamp that was given last.
     last: u16,
-    /// An odd number, so that no guest knows what takes which place.
-    secret: u64,
+    /// So that no guest knows what takes which place.
+    secrets: [u64; 2],
 }
 
 /// Source and stamp, destination and way, of each of two pairs of stations: addresses in the upper 48 bits. 0 is no stamp.
@@ -43,7 +44,7 @@ impl WayCache {
             sets: vec![[[0; 2]; 2]; SETS].into(),
             ports: vec![Stamped::default(); MAX_PORTS].into(),
             last: 0,
-            secret: RandomState::new().hash_one(0) | 1,
+            secrets: [0, 1].map(|number| RandomState::new().hash_one(number) | 1),
         }
     }
 
@@ -53,8 +54,11 @@ impl WayCache {
         let Some(stamp) = self.stamp(glance, at) else { return glance.ways(stations, at, ways) };
         let ways = ways.get_mut(..stations.len()).unwrap_or_default();
         self.look(stations, stamp, ways);
-        let is_one_unknown = ways.iter().fold(false, |one, way| one | (*way == UNKNOWN));
-        if is_one_unknown { self.look_up(glance, stations, at, stamp, ways) } else { stations.len() }
+        if ways.iter().fold(false, |one, way| one | (*way == UNKNOWN)) {
+            self.look_up(glance, stations, at, stamp, ways)
+        } else {
+            stations.len()
+        }
     }
 
     /// The stamp of a port. None as long as each burst finds another table: nothing that is noted would be found.
@@ -90,9 +94,9 @@ impl WayCache {
     /// Finds the ways that are known; [`UNKNOWN`] for others. Without a branch, as [`Glance::ways`] itself.
     #[inline(never)]
     fn look(&self, stations: &[[u64; 2]], stamp: u16, ways: &mut [PortId]) {
-        let (sets, secret) = (&*self.sets, self.secret);
+        let (sets, secrets) = (&*self.sets, self.secrets);
         for (&[source, destination], way) in stations.iter().zip(ways) {
-            let Some(&[[a, b], [c, d]]) = sets.get(place(secret, source, destination)) else { return };
+            let Some(&[[a, b], [c, d]]) = sets.get(place(secrets, source, destination)) else { return };
             let (from, to) = (source << 16 | u64::from(stamp), destination << 16);
             let [newer, older] = [(a ^ from) | (b ^ to) >> 16, (c ^ from) | (d ^ to) >> 16];
             let found = if older == 0 { d } else { u64::from(UNKNOWN.0) };
@@ -111,29 +115,33 @@ impl WayCache {
         stamp: u16,
         ways: &mut [PortId],
     ) -> usize {
+        let unknown = (0_u32..).zip(&*ways).fold(0, |all, (number, way)| all | Frames::from(*way == UNKNOWN) << number);
         let mut asked = [[0; 2]; MOST_WAYS];
-        let mut found = [UNKNOWN; MOST_WAYS];
-        let unknown = |way: &PortId| *way == UNKNOWN;
-        let mut count = 0_usize;
-        for (place, (&stations, _)) in asked.iter_mut().zip(stations.iter().zip(&*ways).filter(|(_, way)| unknown(way)))
-        {
-            *place = stations;
-            count = count.wrapping_add(1);
-        }
-        let asked = asked.get(..count).unwrap_or_default();
-        let known = glance.ways(asked, at, &mut found);
-        for (&[source, destination], &port) in asked.iter().zip(&found).take(known) {
-            if let Some(set) = self.sets.get_mut(place(self.secret, source, destination)) {
-                let [newer, _] = *set;
-                *set = [[source << 16 | u64::from(stamp), destination << 16 | u64::from(port.0)], newer];
+        let mut places = asked.iter_mut();
+        each(unknown, |number| {
+            if let (Some(place), Some(&stations)) = (places.next(), stations.get(number)) {
+                *place = stations;
             }
-        }
-        let mut answers = found.iter().take(known);
-        for way in ways.iter_mut().filter(|way| unknown(way)) {
-            let Some(&answer) = answers.next() else { break };
-            *way = answer;
-        }
-        ways.iter().position(unknown).unwrap_or(stations.len())
+        });
+        let count = places.len();
+        let asked = asked.get(..MOST_WAYS.wrapping_sub(count)).unwrap_or_default();
+        let mut found = [UNKNOWN; MOST_WAYS];
+        let known = glance.ways(asked, at, &mut found);
+        let mut answers = asked.iter().zip(&found).take(known);
+        let mut end = stations.len();
+        each(unknown, |number| match answers.next() {
+            Some((&[source, destination], &port)) => {
+                if let Some(way) = ways.get_mut(number) {
+                    *way = port;
+                }
+                if let Some(set) = self.sets.get_mut(place(self.secrets, source, destination)) {
+                    let [newer, _] = *set;
+                    *set = [[source << 16 | u64::from(stamp), destination << 16 | u64::from(port.0)], newer];
+                }
+            }
+            None => end = end.min(number),
+        });
+        end
     }
 }
 
@@ -142,10 +150,8 @@ const UNKNOWN: PortId = PortId(u16::MAX);
 
 /// The set in which a pair of stations is.
 #[inline(always)]
-fn place(secret: u64, source: u64, destination: u64) -> usize {
-    let product = (source ^ destination.rotate_left(23)).wrapping_mul(secret);
-    // The upper bits depend on all of both.
-    usize::try_from(product >> (u64::BITS - SETS.ilog2())).unwrap_or(0)
+fn place(secrets: [u64; 2], source: u64, destination: u64) -> usize {
+    usize::try_from(hash(secrets, source ^ destination.rotate_left(23))).unwrap_or(0) & (SETS - 1)
 }
 
 #[cfg(test)]
