@@ -52,9 +52,10 @@ enum Command {
     /// Measures scenarios; writes result.json and report.html into a folder of the run's own.
     Run {
         /// Their names, see `list`.
-        #[arg(required_unless_present = "record", conflicts_with = "record")]
+        #[arg(required_unless_present = "record")]
         scenarios: Vec<String>,
-        /// What a release's record has, in rounds and seconds of its own; `--rounds 1` rehearses it. Root, in ci/isolated.
+        /// What a release's record has of them, or of all, in rounds and seconds of its own; `--rounds 1` rehearses it. Root, in
+        /// ci/isolated.
         #[arg(long, conflicts_with_all = ["seconds", "peers", "cases", "sizes", "mtus"])]
         record: bool,
         #[command(flatten)]
@@ -85,14 +86,11 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
-        Command::Run { record: true, options, .. } => {
-            options.check()?;
-            run::record(&options)
-        }
-        Command::Run { scenarios, options, .. } => {
+        Command::Run { scenarios, record, options } => {
             options.check()?;
             let find = |name: &String| scenario::find(name).with_context(|| format!("no scenario {name}: see list"));
-            run::run(&scenarios.iter().map(find).collect::<Result<Vec<_>>>()?, &options)
+            let scenarios = scenarios.iter().map(find).collect::<Result<Vec<_>>>()?;
+            if record { run::record(&scenarios, &options) } else { run::run(&scenarios, &options) }
         }
         Command::Report { folder } => run::report_again(&folder),
         Command::Table { runs } => run::print_tables(&runs),

@@ -47,13 +47,14 @@ pub fn run(scenarios: &[&'static Scenario], options: &Options) -> Result<()> {
     measure_all(parts, options)
 }
 
-/// Measures what a release's record has.
+/// Measures what a release's record has of these scenarios; of all, if there are none.
 ///
 /// # Errors
 /// As [`run`].
-pub fn record(options: &Options) -> Result<()> {
+pub fn record(scenarios: &[&Scenario], options: &Options) -> Result<()> {
     let mut parts = Vec::new();
-    for part in PARTS {
+    let is_wanted = |name| scenarios.is_empty() || scenarios.iter().any(|scenario| scenario.name == name);
+    for part in PARTS.iter().filter(|part| is_wanted(part.scenario)) {
         let scenario = scenario::find(part.scenario).context(part.scenario)?;
         let options = part.options(options);
         let chosen = |case: &Case| part.cases.is_empty() || part.cases.contains(&case.name.as_str());
