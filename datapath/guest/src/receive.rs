@@ -287,8 +287,7 @@ impl SplitReceiveQueue {
     /// # Errors
     /// [`PutError::Fault`].
     pub fn has_half(&mut self) -> Result<bool, PutError> {
-        let known = self.ring.known(self.taken);
-        let left = if known > self.most / 2 { known } else { self.ring.refresh()?.saturating_sub(self.taken) };
+        let left = self.ring.refresh()?.saturating_sub(self.taken);
         self.most = self.most.max(left);
         Ok(left > self.most / 2)
     }
