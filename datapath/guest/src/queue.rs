@@ -228,14 +228,14 @@ impl ReceiveQueue {
         }
     }
 
-    /// How many frames may be put straight before [`Self::has_half`] says otherwise; 0 also where that is not known.
+    /// How many frames may be put straight before [`Self::has_half`] says otherwise, of a packed ring those of a burst at most.
     ///
     /// # Errors
     /// [`PutError::Fault`].
     pub fn above_half(&mut self) -> Result<u16, PutError> {
         match &mut self.0 {
             Receive::Split(queue) => queue.above_half(),
-            Receive::Packed(_) => Ok(0),
+            Receive::Packed(queue) => queue.above_half(),
         }
     }
 

@@ -263,6 +263,20 @@ impl PackedReceiveQueue {
         Ok(self.most > 0)
     }
 
+    /// How many buffers of one descriptor may be filled before [`Self::has_half`] says otherwise, those of a burst at most.
+    pub(crate) fn above_half(&mut self) -> Result<u16, PutError> {
+        const MOST: u16 = BURST as u16;
+        if !self.has_half()? {
+            return Ok(0);
+        }
+        // Mostly one look tells: there is room for all of a burst.
+        let half = self.most / 2;
+        if self.ring.offers_more_than(half + MOST - 1) {
+            return Ok(MOST);
+        }
+        Ok(self.ring.offered().saturating_sub(half))
+    }
+
     #[inline]
     pub(crate) fn publish(&mut self) {
         self.ring.publish();
