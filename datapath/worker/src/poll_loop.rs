@@ -128,7 +128,7 @@ impl Worker {
     }
 
     fn poll_until_stopped(&mut self, registration: &mut Option<WorkerThread>) {
-        let mut rounds = 0_u32;
+        let (mut rounds, mut busy) = (0_u32, false);
         while !self.shared.handover.is_stopped() {
             if self.has_new_plan() {
                 if registration.is_none() {
@@ -142,14 +142,19 @@ impl Worker {
             if frames > 0 {
                 add(&self.shared.counters.busy_rounds, 1);
                 add(&self.shared.counters.frames, frames as u64);
-                self.last_frame = self.now;
+                busy = true;
             }
             if rounds.is_multiple_of(ROUNDS_PER_TIME) {
                 let before = std::mem::replace(&mut self.now, Instant::now());
                 if self.now.saturating_duration_since(before) > GAP {
                     self.shared.counters.note_gap(self.now.saturating_duration_since(before));
                 }
-                self.rest(frames > 0);
+                // Any of the rounds since the last look at the clock.
+                let was_busy = std::mem::take(&mut busy);
+                if was_busy {
+                    self.last_frame = self.now;
+                }
+                self.rest(was_busy);
             }
         }
     }
