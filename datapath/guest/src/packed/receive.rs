@@ -265,6 +265,7 @@ impl PackedReceiveQueue {
 
     /// How many buffers of one descriptor may be filled before [`Self::has_half`] says otherwise, those of a burst at most.
     pub(crate) fn above_half(&mut self) -> Result<u16, PutError> {
+        #[expect(clippy::cast_possible_truncation, reason = "it is 32")]
         const MOST: u16 = BURST as u16;
         if !self.has_half()? {
             return Ok(0);
