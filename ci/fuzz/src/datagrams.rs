@@ -303,8 +303,8 @@ impl World {
         loop {
             let ctx = &mut self.shared.context(self.now, &mut self.sockets, &mut self.link);
             let more = match id {
-                SocketId::Udp(index) => self.udp.from_socket(ctx, index),
-                SocketId::Echo(index) => self.echo.from_socket(ctx, index),
+                SocketId::Udp(index) => self.udp.from_socket(ctx, index, true),
+                SocketId::Echo(index) => self.echo.from_socket(ctx, index, true),
                 _ => self.udp.from_listener(ctx, &self.groups, 0, &Target { address: None, port: 53 }),
             };
             if !more {
@@ -534,7 +534,7 @@ impl DatagramSockets for Simulated {
             slot[..payload.len().min(65_507)].copy_from_slice(&payload[..payload.len().min(65_507)]);
         }
         for (datagram, payload) in &received {
-            burst.received(*datagram, payload.len().min(65_507));
+            burst.received(*datagram, payload.len().min(65_507), None);
         }
         if received.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     }

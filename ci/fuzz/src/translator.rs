@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -109,7 +110,8 @@ pub fn run(data: &[u8]) {
                     3 => SocketId::TcpListener(index),
                     _ => SocketId::UdpListener(index),
                 };
-                translator.socket_event(now, id, Readiness { readable, writable }, &mut sockets, &mut guest);
+                let ready = Readiness { readable, writable, failed: readable };
+                translator.socket_event(now, id, ready, &mut sockets, &mut guest);
             }
             Step::Sockets { failing, room, arriving, ended } => {
                 sockets.failing = failing;
@@ -141,7 +143,7 @@ pub fn run(data: &[u8]) {
     // The kernel lets no attempt to connect go on for ever.
     sockets.failing = false;
     for index in 0..FLOWS {
-        let ready = Readiness { readable: false, writable: true };
+        let ready = Readiness { readable: false, writable: true, failed: false };
         translator.socket_event(now, SocketId::Tcp(index), ready, &mut sockets, &mut guest);
     }
     // Nobody says anything any more. Keep-alive, retransmissions and timeouts end everything in the end.
@@ -344,7 +346,9 @@ impl DatagramSockets for Sockets {
         let source = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 5000);
         let local = Some(SocketAddr::new(LOCAL, 2000));
         let datagram = Datagram { source, destination: local, local, marks };
-        burst.received(datagram, bytes as usize);
+        // As the kernel gives several that came together.
+        let segment = NonZeroU16::new((bytes % 3 * 500) as u16);
+        burst.received(datagram, bytes as usize, segment);
         Ok(())
     }
 

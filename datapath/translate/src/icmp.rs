@@ -142,13 +142,18 @@ impl EchoFlows {
         })
     }
 
-    /// The socket of flow `index` ([`SocketId::Echo`]) has replies, or errors. Whether there may be more: call again
-    /// soon then, nobody else tells.
-    pub fn from_socket<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) -> bool {
+    /// The socket of flow `index` ([`SocketId::Echo`]) has replies, or, if it has `failed`, errors. Whether there may be
+    /// more: call again soon then, nobody else tells.
+    pub fn from_socket<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        index: u32,
+        failed: bool,
+    ) -> bool {
         if !self.flows.contains(index as usize) {
             return false;
         }
-        let mut more = self.pass_errors_on(ctx, index);
+        let mut more = failed && self.pass_errors_on(ctx, index);
         let mut burst = std::mem::take(&mut self.burst);
         more |= receive(ctx, SocketId::Echo(index), &mut burst, |ctx, datagram, message| {
             self.deliver(ctx, index, datagram, message);

@@ -23,6 +23,10 @@ struct Link {
 }
 
 impl Recency {
+    /// What it keeps of each index, in bytes.
+    #[cfg(test)]
+    pub(crate) const BYTES_OF_EACH: usize = size_of::<Option<Link>>();
+
     /// Says that `index` was used now. `now` does not go back.
     pub(crate) fn touch(&mut self, index: u32, now: Instant) {
         self.remove(index);

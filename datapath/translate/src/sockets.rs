@@ -72,6 +72,8 @@ pub struct Readiness {
     pub readable: bool,
     /// There is room, or the connection came to be, or an error.
     pub writable: bool,
+    /// There is an error: of datagrams, what the network reported about those that were sent.
+    pub failed: bool,
 }
 
 /// What is asked of the kernel before anything is sent.

@@ -266,8 +266,8 @@ impl Translator {
                 self.tcp.from_socket(ctx, index, ready);
                 None
             }
-            SocketId::Udp(index) => self.udp.from_socket(ctx, index).then_some(now),
-            SocketId::Echo(index) => self.echo.from_socket(ctx, index).then_some(now),
+            SocketId::Udp(index) => self.udp.from_socket(ctx, index, ready.failed).then_some(now),
+            SocketId::Echo(index) => self.echo.from_socket(ctx, index, ready.failed).then_some(now),
             SocketId::TcpListener(index) | SocketId::UdpListener(index) => {
                 let Some(listen) = self.forwards.get(index as usize) else { return };
                 let target = Target { address: listen.target, port: listen.target_port };
@@ -300,7 +300,7 @@ impl Translator {
         }
         for (id, time) in std::mem::take(&mut self.unfinished) {
             if time <= now {
-                self.socket_event(now, id, Readiness { readable: true, writable: false }, sockets, link);
+                self.socket_event(now, id, LEFT_OVER, sockets, link);
             } else {
                 self.unfinished.insert(id, time);
             }
@@ -381,6 +381,9 @@ impl Translator {
         &self.echo
     }
 }
+
+/// What a socket may have of which not all was taken.
+const LEFT_OVER: Readiness = Readiness { readable: true, writable: false, failed: true };
 
 /// What we answer ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

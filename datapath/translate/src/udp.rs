@@ -192,13 +192,18 @@ impl UdpFlows {
         }
     }
 
-    /// The socket of flow `index` ([`SocketId::Udp`]) has datagrams, or errors. Whether there may be more: call again
-    /// soon then, nobody else tells.
-    pub fn from_socket<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32) -> bool {
+    /// The socket of flow `index` ([`SocketId::Udp`]) has datagrams, or, if it has `failed`, errors. Whether there may be
+    /// more: call again soon then, nobody else tells.
+    pub fn from_socket<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        index: u32,
+        failed: bool,
+    ) -> bool {
         if self.flows.get(index).is_none() {
             return false;
         }
-        let mut more = self.pass_errors_on(ctx, index);
+        let mut more = failed && self.pass_errors_on(ctx, index);
         let mut burst = std::mem::take(&mut self.burst);
         more |= receive(ctx, SocketId::Udp(index), &mut burst, |ctx, datagram, payload| {
             self.deliver(ctx, index, datagram, payload);

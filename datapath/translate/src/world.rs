@@ -305,7 +305,7 @@ impl DatagramSockets for Simulated {
             slot[..payload.len()].copy_from_slice(payload);
         }
         for (datagram, payload) in &received {
-            burst.received(*datagram, payload.len());
+            burst.received(*datagram, payload.len(), None);
         }
         if received.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     }

@@ -39,7 +39,7 @@ impl Echo {
     fn message(&mut self, index: u32, from: &str, message: &[u8]) {
         let from = SocketAddr::new(ip(from), 0).to_string();
         self.world.sockets.echo(index).inbox.push_back((datagram(&from), message.to_vec()));
-        assert!(!self.flows.from_socket(&mut self.world.context(), index));
+        assert!(!self.flows.from_socket(&mut self.world.context(), index, true));
     }
 
     /// What the far end makes of the last request.
@@ -223,7 +223,7 @@ fn a_router_that_drops_a_request_is_heard() {
         let cause = Cause::Icmp { from: ip(router), kind, code: 0, information: 0 };
         let error = NetworkError { cause, destination: SocketAddr::new(ip(peer), 0), quoted_bytes: 0 };
         socket.errors.push_back((error, seen));
-        assert!(!echo.flows.from_socket(&mut echo.world.context(), 0));
+        assert!(!echo.flows.from_socket(&mut echo.world.context(), 0, true));
         let [heard] = &echo.heard()[..] else { panic!("one frame") };
         assert_eq!((heard.source, heard.destination, heard.packet[0]), (ip(router), ip(guest), kind));
         let quoted = &heard.payload[if ip(guest).is_ipv4() { 20 } else { 40 }..];
@@ -251,7 +251,7 @@ fn flows_end_after_60_seconds_and_make_room() {
     echo.flows.expire(&mut echo.world.context());
     assert!(echo.flows.is_empty());
     echo.assert_consistent();
-    assert!(!echo.flows.from_socket(&mut echo.world.context(), 0));
+    assert!(!echo.flows.from_socket(&mut echo.world.context(), 0, true));
 }
 
 #[test]

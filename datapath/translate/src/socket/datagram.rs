@@ -45,7 +45,14 @@ pub(super) struct Datagram {
     marks: Option<Marks>,
     /// Into datagrams of how many bytes the kernel was told last to cut; 0: not at all.
     segment: u16,
+    /// Whether its receive buffer is as the kernel made it; see [`RECEIVE_BUFFER`].
+    is_narrow: bool,
 }
+
+/// What the receive buffer of a socket has that carries much, in bytes of the kernel's accounting, as far as net.core.rmem_max
+/// lets it have that: small datagrams fill the usual one in the time that a wake-up may take. What nothing waits in costs no
+/// memory.
+const RECEIVE_BUFFER: usize = 2 << 20;
 
 impl Datagrams {
     fn get_mut(&mut self, id: SocketId) -> io::Result<&mut Datagram> {
@@ -80,7 +87,7 @@ impl KernelSockets {
         let local = SocketAddr::try_from(getsockname(&socket)?)?;
         self.registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(id.to_token()), Interest::READABLE)?;
         let (port, is_v4) = (local.port(), local.is_ipv4());
-        let datagram = Datagram { socket, port, is_connected, is_v4, marks: None, segment: 0 };
+        let datagram = Datagram { socket, port, is_connected, is_v4, marks: None, segment: 0, is_narrow: true };
         if id == SocketId::SteeredUdp {
             self.datagrams.steered = Some(datagram);
         } else if let Some((table, index)) = self.datagrams.table(id) {
@@ -124,6 +131,9 @@ impl DatagramSockets for KernelSockets {
         if let Some(peer) = wish.peer {
             connect(&socket, &peer)?;
         }
+        // Datagrams alike come as one, where the network card or the far end's kernel left them so; before Linux 5.0 they do
+        // not.
+        let _ = option::set_number(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
         self.keep_datagram(SocketId::Udp(index), socket, wish.peer.is_some())
     }
 
@@ -178,7 +188,13 @@ impl DatagramSockets for KernelSockets {
     fn receive_datagrams(&mut self, socket: SocketId, burst: &mut Burst) -> io::Result<()> {
         let datagram = self.datagrams.get_mut(socket)?;
         let (socket, port) = (datagram.socket.as_fd(), datagram.port);
-        once_more(|| message::receive(socket, port, burst))
+        once_more(|| message::receive(socket, port, burst))?;
+        if datagram.is_narrow && burst.is_full() {
+            datagram.is_narrow = false;
+            // Where it fails, more is lost.
+            let _ = sockopt::set_socket_recv_buffer_size(&datagram.socket, RECEIVE_BUFFER / 2);
+        }
+        Ok(())
     }
 
     fn receive_error(&mut self, socket: SocketId, quoted: &mut [u8]) -> io::Result<NetworkError> {
@@ -412,10 +428,59 @@ mod tests {
         wait(&mut poll);
         let mut burst = Burst::default();
         awaited(|| sockets.receive_datagrams(FLOW, &mut burst));
-        assert_eq!(burst.len(), BURST);
+        assert!(burst.is_full());
         assert_eq!(burst.iter().next().unwrap().1, vec![1; 65_507]);
         awaited(|| sockets.receive_datagrams(FLOW, &mut burst));
-        assert_eq!(burst.len(), 1);
+        assert_eq!(burst.iter().count(), 1);
+    }
+
+    #[test]
+    fn datagrams_that_come_as_one_are_told_apart() {
+        for v4 in [true, false] {
+            let (mut sockets, _poll) = sockets();
+            let far = UdpSocket::bind(loopback(v4)).unwrap();
+            let local = sockets.open_udp(5, &wish(&far)).unwrap();
+            option::set_number(far.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 1400).unwrap();
+            let payload: Vec<u8> = (0..5000_u32).map(|at| (at % 251) as u8).collect();
+            far.send_to(&payload, local).unwrap();
+            far.send_to(b"one", local).unwrap();
+            let (mut burst, mut received, mut calls) = (Burst::default(), Vec::new(), 0);
+            while received.len() < 5 {
+                awaited(|| sockets.receive_datagrams(FLOW, &mut burst));
+                calls += burst.slots_in_use();
+                received.extend(burst.iter().map(|(_, payload)| payload.to_vec()));
+            }
+            let mut expected: Vec<_> = payload.chunks(1400).collect();
+            expected.push(b"one");
+            assert_eq!(received, expected);
+            assert_eq!(calls, 2, "the kernel cut them");
+        }
+    }
+
+    #[test]
+    fn a_socket_takes_16_bytes() {
+        assert_eq!(size_of::<Option<Datagram>>(), 16);
+    }
+
+    #[test]
+    fn a_socket_that_carries_much_has_room_for_much() {
+        let (mut sockets, _poll) = sockets();
+        let far = UdpSocket::bind(loopback(true)).unwrap();
+        let local = sockets.open_udp(5, &wish(&far)).unwrap();
+        let room = |sockets: &mut KernelSockets| {
+            sockopt::socket_recv_buffer_size(&sockets.datagrams.udp.get(5).unwrap().socket).unwrap()
+        };
+        // Less than net.core.rmem_max has everywhere.
+        sockopt::set_socket_recv_buffer_size(&sockets.datagrams.udp.get(5).unwrap().socket, 50_000).unwrap();
+        let (before, mut burst) = (room(&mut sockets), Burst::default());
+        far.send_to(b"one", local).unwrap();
+        awaited(|| sockets.receive_datagrams(FLOW, &mut burst));
+        assert_eq!(room(&mut sockets), before);
+        for _ in 0..BURST {
+            far.send_to(b"many", local).unwrap();
+        }
+        awaited(|| sockets.receive_datagrams(FLOW, &mut burst));
+        assert!(room(&mut sockets) > 2 * before);
     }
 
     #[test]

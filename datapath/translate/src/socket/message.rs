@@ -10,6 +10,7 @@
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -65,7 +66,7 @@ pub(super) fn receive(socket: BorrowedFd<'_>, port: u16, burst: &mut Burst) -> i
             local: told.local.map(canonical),
             marks: told.marks,
         };
-        burst.received(datagram, message.msg_len as usize);
+        burst.received(datagram, message.msg_len as usize, told.segment);
     }
     Ok(())
 }
@@ -109,13 +110,15 @@ struct Told {
     /// The port that the datagram was sent to, where that need not be the socket's.
     original_port: Option<u16>,
     marks: Marks,
+    /// Bytes of each, where the kernel gave several datagrams as one.
+    segment: Option<NonZeroU16>,
     cause: Option<Cause>,
 }
 
 impl Told {
     fn of(control: &Control, length: usize, port: u16) -> Self {
         let marks = Marks { hop_limit: HOP_LIMIT, traffic_class: 0 };
-        let mut told = Self { destination: None, local: None, original_port: None, marks, cause: None };
+        let mut told = Self { destination: None, local: None, original_port: None, marks, segment: None, cause: None };
         for (level, kind, data) in control_messages(control.0.get(..length).unwrap_or(&control.0)) {
             told.take(level, kind, data, port);
         }
@@ -156,6 +159,10 @@ impl Told {
                 if let Some(&[_, _, high, low]) = data.first_chunk() {
                     self.original_port = Some(u16::from_be_bytes([high, low]));
                 }
+            }
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                let segment = data.first_chunk().map_or(0, |bytes| c_int::from_ne_bytes(*bytes));
+                self.segment = u16::try_from(segment).ok().and_then(NonZeroU16::new);
             }
             (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR) => self.cause = cause(data),
             _ => {}

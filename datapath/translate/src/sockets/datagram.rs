@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 
 use arrayvec::ArrayVec;
 
@@ -146,31 +147,47 @@ pub enum Cause {
 /// Most datagrams that are received by one call.
 pub const BURST: usize = 32;
 
-/// Bytes of the longest datagram, and a few more.
-const SLOT_BYTES: usize = 65_536;
+/// Bytes of the longest datagram, and some more: were it a power of two, the starts of all slots would share few lines of
+/// the processor's caches.
+const SLOT_BYTES: usize = 65_536 + 192;
 
 /// Room for datagrams, and those in it.
 #[derive(Default)]
 pub struct Burst {
     /// A slot for each, from the first use on. What was never written costs no memory.
     bytes: Box<[u8]>,
-    datagrams: ArrayVec<(Datagram, usize), BURST>,
+    received: ArrayVec<Received, BURST>,
+}
+
+/// What is in a slot.
+#[derive(Debug)]
+struct Received {
+    datagram: Datagram,
+    bytes: usize,
+    /// Bytes of each datagram, but for the last one, where there are several.
+    segment: Option<NonZeroU16>,
 }
 
 impl Burst {
     /// Removes all datagrams.
     pub fn clear(&mut self) {
-        self.datagrams.clear();
+        self.received.clear();
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.datagrams.len()
+    /// Whether all slots are in use: there may be more to receive.
+    pub fn is_full(&self) -> bool {
+        self.received.is_full()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.datagrams.is_empty()
+        self.received.is_empty()
+    }
+
+    /// How many slots are in use.
+    #[cfg(test)]
+    pub(crate) fn slots_in_use(&self) -> usize {
+        self.received.len()
     }
 
     /// All slots, for the kernel to write into; then [`Self::received`] for each that was written, in order.
@@ -181,21 +198,28 @@ impl Burst {
         self.bytes.chunks_exact_mut(SLOT_BYTES)
     }
 
-    /// Says what was written to the next slot.
-    pub fn received(&mut self, datagram: Datagram, bytes: usize) {
-        let _ = self.datagrams.try_push((datagram, bytes.min(SLOT_BYTES)));
+    /// Says what was written to the next slot: a datagram, or several alike of `segment` bytes each, of which the last one
+    /// may be shorter.
+    pub fn received(&mut self, datagram: Datagram, bytes: usize, segment: Option<NonZeroU16>) {
+        let _ = self.received.try_push(Received { datagram, bytes: bytes.min(SLOT_BYTES), segment });
     }
 
     /// The datagrams with their payload, or whole ICMP message.
     pub fn iter(&self) -> impl Iterator<Item = (&Datagram, &[u8])> {
         let slots = self.bytes.chunks_exact(SLOT_BYTES);
-        slots.zip(&self.datagrams).map(|(slot, (datagram, bytes))| (datagram, slot.get(..*bytes).unwrap_or_default()))
+        slots.zip(&self.received).flat_map(|(slot, Received { datagram, bytes, segment })| {
+            let all = slot.get(..*bytes).unwrap_or_default();
+            let each = segment.map_or(all.len(), |segment| segment.get().into()).max(1);
+            // One that is empty is one as well.
+            let only = all.is_empty().then_some(all);
+            only.into_iter().chain(all.chunks(each)).map(move |payload| (datagram, payload))
+        })
     }
 }
 
 impl fmt::Debug for Burst {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Burst").field("datagrams", &self.datagrams).finish_non_exhaustive()
+        f.debug_struct("Burst").field("received", &self.received).finish_non_exhaustive()
     }
 }
 
@@ -215,7 +239,7 @@ pub(crate) fn receive<S: DatagramSockets, L>(
             each(ctx, datagram, payload);
         }
         // Fewer than there is room for: there are no more.
-        if burst.len() < BURST {
+        if !burst.is_full() {
             return false;
         }
     }

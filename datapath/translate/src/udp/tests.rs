@@ -44,7 +44,7 @@ impl Udp {
     /// A peer answers in flow `index`.
     fn answer(&mut self, index: u32, from: &str, payload: &[u8]) {
         self.world.sockets.udp(index).inbox.push_back((datagram(from), payload.to_vec()));
-        assert!(!self.flows.from_socket(&mut self.world.context(), index));
+        assert!(!self.flows.from_socket(&mut self.world.context(), index, true));
     }
 
     /// A datagram arrives at a forwarded port.
@@ -200,7 +200,7 @@ fn flows_end_after_30_seconds_and_streams_after_120() {
     assert_eq!(udp.flows.deadline(), None);
     udp.assert_consistent();
     // An event that comes late, and a new flow in the old one's place.
-    assert!(!udp.flows.from_socket(&mut udp.world.context(), 0));
+    assert!(!udp.flows.from_socket(&mut udp.world.context(), 0, true));
     udp.send(GUEST, PEER, b"x").unwrap();
     assert_eq!(udp.flows.len(), 1);
 }
@@ -635,8 +635,8 @@ fn many_datagrams_take_turns_with_other_sockets() {
     for _ in 0..BURST * BURSTS + 1 {
         udp.world.sockets.udp(0).inbox.push_back((datagram(PEER), vec![1]));
     }
-    assert!(udp.flows.from_socket(&mut udp.world.context(), 0));
-    assert!(!udp.flows.from_socket(&mut udp.world.context(), 0));
+    assert!(udp.flows.from_socket(&mut udp.world.context(), 0, true));
+    assert!(!udp.flows.from_socket(&mut udp.world.context(), 0, true));
     assert_eq!(udp.heard().len(), BURST * BURSTS + 1);
 }
 
@@ -669,7 +669,7 @@ fn what_arrives_together_reaches_a_guest_that_takes_segments_in_one_frame() {
             let payload = vec![u8::try_from(number).unwrap(); bytes];
             udp.world.sockets.udp(0).inbox.push_back((datagram(peer), payload));
         }
-        assert!(!udp.flows.from_socket(&mut udp.world.context(), 0));
+        assert!(!udp.flows.from_socket(&mut udp.world.context(), 0, true));
         let frames = std::mem::take(&mut udp.world.link.frames);
         // Three and a shorter one, one, an empty one, one, a long one in fragments, and two.
         let kinds: Vec<_> = frames.iter().map(|(offload, _)| std::mem::discriminant(offload)).collect();
@@ -717,7 +717,7 @@ fn what_the_network_reports_reaches_the_guest() {
         let mut udp = Udp::new();
         udp.send(guest, peer, b"probe").unwrap();
         udp.world.sockets.udp(0).errors.push_back((error, b"probe".to_vec()));
-        assert!(!udp.flows.from_socket(&mut udp.world.context(), 0));
+        assert!(!udp.flows.from_socket(&mut udp.world.context(), 0, true));
         let [heard] = &udp.heard()[..] else { panic!("one frame") };
         let Cause::Icmp { from, information, .. } = error.cause else { panic!("of the network") };
         assert_eq!((heard.source, heard.destination), (from, at(guest).ip()));
@@ -742,10 +742,22 @@ fn a_report_from_this_host_seems_to_come_from_the_gateway() {
     udp.send(GUEST, "192.0.2.1:9", b"probe").unwrap();
     let error = report("127.0.0.1", 3, 3, 0, "127.0.0.1:9");
     udp.world.sockets.udp(0).errors.push_back((error, b"probe".to_vec()));
-    udp.flows.from_socket(&mut udp.world.context(), 0);
+    udp.flows.from_socket(&mut udp.world.context(), 0, true);
     let heard = udp.heard().remove(0);
     assert_eq!(heard.source, at("192.0.2.1:0").ip());
     assert_eq!(heard.payload[16..20], [192, 0, 2, 1]);
+}
+
+/// That question would be a system call for each event.
+#[test]
+fn a_socket_that_has_not_failed_is_not_asked_for_reports() {
+    let mut udp = Udp::new();
+    udp.send(GUEST, PEER, b"probe").unwrap();
+    udp.world.sockets.udp(0).errors.push_back((report("10.9.8.7", 11, 0, 0, PEER), b"probe".to_vec()));
+    assert!(!udp.flows.from_socket(&mut udp.world.context(), 0, false));
+    assert!(udp.heard().is_empty());
+    assert!(!udp.flows.from_socket(&mut udp.world.context(), 0, true));
+    assert_eq!(udp.heard().len(), 1);
 }
 
 /// N11.
@@ -760,7 +772,7 @@ fn reports_that_mean_nothing_to_a_guest_are_not_passed_on() {
     for error in [quench, redirect, other_family, local] {
         udp.world.sockets.udp(0).errors.push_back((error, b"probe".to_vec()));
     }
-    assert!(!udp.flows.from_socket(&mut udp.world.context(), 0));
+    assert!(!udp.flows.from_socket(&mut udp.world.context(), 0, true));
     assert!(udp.heard().is_empty());
 }
 
@@ -771,7 +783,7 @@ fn quotes_are_as_long_as_they_may_be() {
         udp.send(guest, peer, &[1; 3000]).unwrap();
         let error = report(from, if at(guest).is_ipv4() { 11 } else { 3 }, 0, 0, peer);
         udp.world.sockets.udp(0).errors.push_back((error, vec![1; 3000]));
-        udp.flows.from_socket(&mut udp.world.context(), 0);
+        udp.flows.from_socket(&mut udp.world.context(), 0, true);
         assert_eq!(udp.heard()[0].frame.len(), 14 + longest);
     }
 }
@@ -784,7 +796,7 @@ fn errors_are_sent_at_a_bounded_rate() {
         let error = report("10.9.8.7", 11, 0, 0, PEER);
         udp.world.sockets.udp(0).errors.push_back((error, b"probe".to_vec()));
     }
-    while udp.flows.from_socket(&mut udp.world.context(), 0) {}
+    while udp.flows.from_socket(&mut udp.world.context(), 0, true) {}
     assert_eq!(udp.heard().len(), 100);
     udp.world.wait(1);
     assert!(udp.world.errors.take(udp.world.now));
@@ -822,4 +834,13 @@ fn steered_datagrams_go_where_their_port_leads() {
     assert_eq!([0, 1].map(|index| udp.world.sockets.udp(index).local.unwrap().port()), [53, 55]);
     udp.world.sockets.open.remove(&SocketId::SteeredUdp);
     udp.assert_consistent();
+}
+
+/// Of a flow there are its entry, what finds it by its ends and keeps its socket's name from others (with room to grow), its places in two
+/// lists, and its socket's entry.
+#[test]
+fn a_flow_takes_less_than_300_bytes() {
+    let found = 2 * 5 + 2 * (1 + size_of::<(u16, SocketAddr)>());
+    let bytes = size_of::<Flow>() + found + 2 * Recency::BYTES_OF_EACH + 16;
+    assert!(bytes < 300, "{bytes}");
 }

@@ -164,7 +164,8 @@ impl Guest {
             let now = Instant::now();
             for event in &events {
                 let id = SocketId::from_token(event.token().0).unwrap();
-                let ready = Readiness { readable: true, writable: event.is_writable() };
+                let (writable, failed) = (event.is_writable(), event.is_error());
+                let ready = Readiness { readable: true, writable, failed };
                 self.translator.socket_event(now, id, ready, &mut self.sockets, &mut self.link);
             }
             self.translator.finish(now, &mut self.sockets, &mut self.link);

@@ -177,7 +177,7 @@ impl EventLoop {
                 let failed = event.is_error();
                 let readable = event.is_readable() || event.is_read_closed() || failed;
                 let writable = event.is_writable() || event.is_write_closed() || failed;
-                translator.socket_event(now, id, Readiness { readable, writable }, sockets, &mut link);
+                translator.socket_event(now, id, Readiness { readable, writable, failed }, sockets, &mut link);
             }
         }
         for _ in 0..BURSTS {

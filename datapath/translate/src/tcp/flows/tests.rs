@@ -40,7 +40,7 @@ impl Setup {
     }
 
     fn ready(&mut self, index: u32) {
-        let ready = Readiness { readable: true, writable: true };
+        let ready = Readiness { readable: true, writable: true, failed: false };
         self.flows.from_socket(&mut self.world.context(), index, ready);
         self.finish();
     }
