@@ -102,6 +102,23 @@ impl Transport {
         }
     }
 
+    /// Whether the guest has left frames that were not looked at yet: by reading memory alone, where that can be told so.
+    pub fn has_frames(&mut self) -> bool {
+        match self {
+            Self::VhostUser(transport) => transport.has_frames(),
+            Self::Stream(_) | Self::Packet(_) => false,
+        }
+    }
+
+    /// Whether the guest need not tell of frames, until this is said otherwise and there was another turn: the caller looks
+    /// for them ([`Self::has_frames`]), and does not sleep meanwhile. Sockets tell of them always.
+    pub fn stay_awake(&mut self, stay: bool) {
+        match self {
+            Self::VhostUser(transport) => transport.stay_awake(stay),
+            Self::Stream(_) | Self::Packet(_) => {}
+        }
+    }
+
     /// The two directions, which are used at the same time: a burst is borrowed from the one while its answers go
     /// into the other.
     pub fn halves(&mut self) -> (Source<'_>, Link<'_>) {

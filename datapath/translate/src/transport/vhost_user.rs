@@ -127,10 +127,24 @@ impl VhostUser {
 
     /// See [`Transport::deadline`](super::Transport::deadline).
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let at_once = self.transmit.is_awake() || self.receive.room || self.has_fault();
+        let unseen = self.transmit.is_awake() && !self.transmit.stays_awake;
+        let at_once = unseen || self.receive.room || self.has_fault();
         let slow = self.transmit.is_without_kick() || self.receive.is_without_kick();
         let rings = if at_once { Some(now) } else { slow.then(|| now + WITHOUT_KICK) };
         [rings, self.port.deadline(now.to_std()).map(Instant::from_std)].into_iter().flatten().min()
+    }
+
+    /// See [`Transport::has_frames`](super::Transport::has_frames).
+    pub fn has_frames(&mut self) -> bool {
+        self.transmit.rings.iter_mut().flatten().filter(|ring| is_awake(ring)).any(|ring| {
+            // What is wrong with it is found by whoever takes the frames.
+            ring.queue.has_frames().unwrap_or(true)
+        })
+    }
+
+    /// See [`Transport::stay_awake`](super::Transport::stay_awake).
+    pub fn stay_awake(&mut self, stay: bool) {
+        self.transmit.stays_awake = stay;
     }
 
     /// See [`Transport::halves`](super::Transport::halves).
@@ -280,6 +294,8 @@ struct Transmit {
     storage: TransmitBurst,
     /// Whose turn it is.
     next: usize,
+    /// Rings without frames are not armed: somebody looks at them.
+    stays_awake: bool,
     /// Frames from disabled rings.
     disabled: u64,
     fault: Option<String>,
@@ -302,10 +318,13 @@ impl TransmitRing {
         }
     }
 
-    /// Whether there is a frame; if there is none the ring is armed.
-    fn has_frames(&mut self) -> Result<bool, RingFault> {
+    /// Whether there is a frame; if there is none the ring is armed, or `stays_awake`.
+    fn has_frames(&mut self, stays_awake: bool) -> Result<bool, RingFault> {
         if self.queue.has_frames()? {
             return Ok(true);
+        }
+        if stays_awake {
+            return Ok(false);
         }
         if self.queue.arm()? {
             self.state = State::Armed;
@@ -336,7 +355,7 @@ impl Transmit {
             let Some(Some(ring)) = self.rings.get_mut(index).filter(|ring| ring.as_ref().is_some_and(is_awake)) else {
                 continue;
             };
-            let looked = match ring.has_frames() {
+            let looked = match ring.has_frames(self.stays_awake) {
                 Ok(true) if ring.enabled => {
                     self.next = index + 1;
                     return Some(index);

@@ -44,6 +44,8 @@ struct Shared {
 enum Order {
     Stop,
     Quarantine,
+    /// The loop looks for frames, and does not sleep; or no more.
+    Look(bool),
     /// Frames of the loop's own.
     Send(Vec<(Offload, Vec<u8>)>),
 }
@@ -94,6 +96,11 @@ impl Echo {
 
     pub fn send(&self, frames: Vec<(Offload, Vec<u8>)>) {
         self.order(Order::Send(frames));
+    }
+
+    /// From now on the loop looks for frames and does not sleep, or no more.
+    pub fn look(&self, look: bool) {
+        self.order(Order::Look(look));
     }
 
     /// Waits until the transport tells something.
@@ -147,11 +154,15 @@ fn run(mut transport: Transport, mut poll: Poll, shared: &Shared, told: &Sender<
     let mut back: VecDeque<(Offload, Vec<u8>)> = VecDeque::new();
     let mut full = false;
     // Every other frame is received by the transport from a socket.
+    let mut looks = false;
     let (mut by_kernel, pipe) = (false, UnixStream::pair().unwrap());
     loop {
         let now = Instant::now();
         let timeout = transport.deadline(now).map(|at| at.saturating_duration_since(now));
-        poll.poll(&mut events, timeout).unwrap();
+        poll.poll(&mut events, if looks { Some(Duration::ZERO) } else { timeout }).unwrap();
+        if looks && events.is_empty() && !transport.has_frames() {
+            continue;
+        }
         let now = Instant::now();
         for event in events.iter().filter(|event| event.token() != WAKER) {
             transport.event(event.token(), now);
@@ -159,6 +170,10 @@ fn run(mut transport: Transport, mut poll: Poll, shared: &Shared, told: &Sender<
         for order in std::mem::take(&mut *shared.orders.lock().unwrap()) {
             match order {
                 Order::Stop => return,
+                Order::Look(look) => {
+                    looks = look;
+                    transport.stay_awake(look);
+                }
                 Order::Quarantine => transport.quarantine("a test".to_owned()),
                 Order::Send(frames) => back.extend(frames),
             }

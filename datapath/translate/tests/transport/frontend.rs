@@ -99,6 +99,11 @@ impl Guest {
         Self { interface, frontend, receive, transmit, stream }
     }
 
+    /// Sends a frame and does not kick, whatever was asked for.
+    pub fn send_silently(&mut self, header: &[u8], frame: &[u8]) {
+        wait_until("room in the transmit ring", || self.interface.send_with(header, frame, &[]));
+    }
+
     /// Sends a frame and kicks; waits for room before.
     pub fn send(&mut self, header: &[u8], frame: &[u8], cuts: &[u32]) {
         wait_until("room in the transmit ring", || self.interface.send_with(header, frame, cuts));

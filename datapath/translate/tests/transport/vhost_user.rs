@@ -85,6 +85,31 @@ fn frames_come_back_one_by_one_and_the_loop_sleeps() {
 }
 
 #[test]
+fn a_loop_that_looks_needs_no_kick_and_sleeps_again_afterwards() {
+    for shape in shapes() {
+        let setup = Setup::new(1);
+        let mut guest = Guest::attach(setup.connect(), shape, 0);
+        setup.echo.wait_for("the guest", |news| news.came);
+        setup.echo.wait_until_idle();
+        setup.echo.look(true);
+        for length in 60..90 {
+            // The first one ends the sleep.
+            if length == 60 {
+                guest.send(&[0; 12], &frame(60), &[])
+            } else {
+                guest.send_silently(&[0; 12], &frame(length))
+            }
+            assert_eq!(guest.receive().1, frame(length), "{shape:?}");
+        }
+        setup.echo.look(false);
+        setup.echo.wait_until_idle();
+        guest.send(&[0; 12], &frame(100), &[]);
+        assert_eq!(guest.receive().1, frame(100), "{shape:?}");
+        setup.echo.wait_until_idle();
+    }
+}
+
+#[test]
 fn frames_that_find_no_room_wait_for_it() {
     for shape in shapes() {
         let setup = Setup::new(1);

@@ -1,14 +1,15 @@
 //! The event loop: waits for the guest, for sockets, for the control socket and for time, and has the translator act.
 //!
-//! One thread does everything. It sleeps in epoll and never polls; each round serves what the events told of, takes a
-//! bounded number of frames from the guest, and ends with what is due. What the control socket may ask is answered by
-//! [`running`](crate::running).
+//! One thread does everything. It sleeps in epoll, after a short look for more where that is worth its time
+//! ([`patience`](crate::patience)); each round serves what the events told of, takes a bounded number of frames from the
+//! guest, and ends with what is due. What the control socket may ask is answered by [`running`](crate::running).
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use culvert_guest::RingFault;
@@ -30,6 +31,7 @@ use rustix::process::Resource;
 
 use crate::control::ControlSocket;
 use crate::help::HelpSocket;
+use crate::patience::{Patience, SPAN};
 use crate::pcap::Pcap;
 use crate::recorded::Recorded;
 use crate::running::{Running, Steers};
@@ -46,6 +48,7 @@ pub struct EventLoop {
     pcap: Option<Pcap>,
     statistics: Option<Statistics>,
     one_off: bool,
+    patience: Patience,
     /// As they were counted in the round before.
     memory_faults: u64,
     /// Readable when the process is to end.
@@ -101,6 +104,7 @@ impl EventLoop {
             pcap: setup.pcap,
             statistics: setup.statistics.map(Statistics::every),
             one_off: setup.one_off,
+            patience: Patience::new(Instant::now()),
             memory_faults: 0,
             _quit: setup.quit,
             poll,
@@ -123,17 +127,43 @@ impl EventLoop {
         ready()?;
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            let now = Instant::now();
-            let timeout = self.deadline(now).saturating_duration_since(now);
-            match self.poll.poll(&mut events, Some(timeout)) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("cannot wait for events (epoll_wait)"),
-            }
+            self.wait(&mut events)?;
             if events.iter().any(|event| event.token() == QUIT) || self.round(&events, Instant::now()) {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits until something has come or is due: looks for it for a while, or sleeps.
+    fn wait(&mut self, events: &mut Events) -> Result<()> {
+        let begin = Instant::now();
+        let deadline = self.deadline(begin);
+        let looks = deadline > begin && self.patience.is_worth_it();
+        let timeout = if looks { Duration::ZERO } else { deadline.saturating_duration_since(begin) };
+        loop {
+            match self.poll.poll(events, Some(timeout)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("cannot wait for events (epoll_wait)"),
+            }
+            if !events.is_empty() || self.running.transport.has_frames() {
+                let counters = self.running.translator.counters();
+                self.patience.came(Instant::now(), counters.rx_bytes + counters.tx_bytes);
+                break;
+            }
+            if !looks {
+                break;
+            }
+            let now = Instant::now();
+            if now >= begin + SPAN {
+                self.patience.was_in_vain();
+            } else if now < deadline {
+                continue;
+            }
+            break;
+        }
+        self.running.transport.stay_awake(self.patience.is_worth_it());
+        Ok(())
     }
 
     fn deadline(&self, now: Instant) -> Instant {

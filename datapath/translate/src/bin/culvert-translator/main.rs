@@ -14,6 +14,7 @@ mod help;
 mod isolation;
 mod log;
 mod options;
+mod patience;
 mod pcap;
 mod pod;
 mod process;
