@@ -110,7 +110,7 @@ pub fn run(data: &[u8]) {
                     3 => SocketId::TcpListener(index),
                     _ => SocketId::UdpListener(index),
                 };
-                let ready = Readiness { readable, writable, failed: readable };
+                let ready = Readiness { readable, writable, failed: readable, stops: true };
                 translator.socket_event(now, id, ready, &mut sockets, &mut guest);
             }
             Step::Sockets { failing, room, arriving, ended } => {
@@ -143,7 +143,7 @@ pub fn run(data: &[u8]) {
     // The kernel lets no attempt to connect go on for ever.
     sockets.failing = false;
     for index in 0..FLOWS {
-        let ready = Readiness { readable: false, writable: true, failed: false };
+        let ready = Readiness { readable: false, writable: true, failed: false, stops: true };
         translator.socket_event(now, SocketId::Tcp(index), ready, &mut sockets, &mut guest);
     }
     // Nobody says anything any more. Keep-alive, retransmissions and timeouts end everything in the end.

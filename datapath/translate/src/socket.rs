@@ -76,8 +76,8 @@ impl Host for KernelSockets {
 /// Non-blocking, and not inherited.
 const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
-/// What the event loop tells of a TCP socket.
-const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
+/// What the event loop tells of a TCP socket. Of urgent data as well: a look ends there.
+const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
 /// Tells the event loop of a new socket.
 fn register(registry: &Registry, id: SocketId, socket: &impl AsRawFd) -> io::Result<()> {

@@ -74,6 +74,8 @@ pub struct Readiness {
     pub writable: bool,
     /// There is an error: of datagrams, what the network reported about those that were sent.
     pub failed: bool,
+    /// A look at a stream may end before what is there does: at the far end's FIN, at urgent data, at an error.
+    pub stops: bool,
 }
 
 /// What is asked of the kernel before anything is sent.

@@ -383,7 +383,7 @@ impl Translator {
 }
 
 /// What a socket may have of which not all was taken.
-const LEFT_OVER: Readiness = Readiness { readable: true, writable: false, failed: true };
+const LEFT_OVER: Readiness = Readiness { readable: true, writable: false, failed: true, stops: true };
 
 /// What we answer ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -333,6 +333,13 @@ impl Connection {
         self.is_blocked = false;
     }
 
+    /// What was transmitted is all that the socket has at present. What is sent again tells nothing of that.
+    pub fn on_all_transmitted(&mut self, transmit: &Transmit) {
+        if let Some(Kind::Chunk(Chunk::New { .. })) = transmit.proposed.map(|proposed| proposed.kind) {
+            self.sender.on_drained();
+        }
+    }
+
     /// Nothing was sent, because nothing is in the receive queue at that offset (EAGAIN); [`Self::on_readable`] tells
     /// of more.
     pub fn on_drained(&mut self, transmit: &Transmit) {

@@ -57,11 +57,20 @@ pub struct TcpFlows {
 struct Flow {
     ends: StoredEnds,
     connection: Connection,
-    /// The socket is connecting, for the guest's SYN.
-    is_connecting: bool,
+    socket: SocketState,
     is_touched: bool,
     /// Its place in the line of those for which the guest had no room.
     ticket: Option<NonZeroU64>,
+}
+
+/// What is known of a connection's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SocketState {
+    /// It is connecting, for the guest's SYN.
+    Connecting,
+    Connected,
+    /// A look at it may end before what is there does; see [`Readiness::stops`].
+    Stopping,
 }
 
 impl HasEnds for Flow {
@@ -72,8 +81,8 @@ impl HasEnds for Flow {
 }
 
 impl Flow {
-    fn new(ends: FlowEnds, connection: Connection, is_connecting: bool) -> Self {
-        Self { ends: ends.into(), connection, is_connecting, is_touched: false, ticket: None }
+    fn new(ends: FlowEnds, connection: Connection, socket: SocketState) -> Self {
+        Self { ends: ends.into(), connection, socket, is_touched: false, ticket: None }
     }
 }
 
@@ -192,7 +201,7 @@ impl TcpFlows {
         }
         ctx.limits.open(ctx.now, Share::Tcp)?;
         let connection = Connection::from_guest(ctx.now, self.isn(ctx.now, ends), syn, self.config(to.ip()));
-        let index = self.insert(Flow::new(ends, connection, true));
+        let index = self.insert(Flow::new(ends, connection, SocketState::Connecting));
         let outbound = mapping::outbound(ctx.settings, to.ip());
         if let Err(error) = ctx.sockets.connect(SocketId::Tcp(index), to, &outbound) {
             if is_out_of_descriptors(&error) {
@@ -274,7 +283,7 @@ impl TcpFlows {
             return Err(Refusal::SocketError);
         };
         let connection = Connection::from_host(ctx.now, self.isn(ctx.now, ends), &info, self.config(guest));
-        let index = self.insert(Flow::new(ends, connection, false));
+        let index = self.insert(Flow::new(ends, connection, SocketState::Connected));
         ctx.counters.tcp_flows += 1;
         self.touch(index);
         Ok(())
@@ -290,11 +299,11 @@ impl TcpFlows {
         let Some(flow) = self.flows.get_mut(index) else { return };
         tracing::trace!(ends = %flow.ends(), ?ready, "a TCP socket is ready");
         let id = SocketId::Tcp(index);
-        if flow.is_connecting {
+        if flow.socket == SocketState::Connecting {
             match ctx.sockets.connected(id) {
                 Ok(false) => return,
                 Ok(true) => {
-                    flow.is_connecting = false;
+                    flow.socket = SocketState::Connected;
                     match ctx.sockets.info(id) {
                         Some(info) => flow.connection.on_connected(ctx.now, &info),
                         None => flow.connection.on_failed(ctx.now, Failure::Reset),
@@ -304,6 +313,9 @@ impl TcpFlows {
             }
         }
         let Some(flow) = self.flows.get_mut(index) else { return };
+        if ready.stops {
+            flow.socket = SocketState::Stopping;
+        }
         if ready.writable {
             flow.connection.on_writable();
         }
@@ -316,9 +328,10 @@ impl TcpFlows {
     /// Connecting failed: the guest is told by an ICMP error where the network was the reason, else by RST.
     fn fail<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, index: u32, error: &io::Error) {
         let Some(flow) = self.flows.get_mut(index) else { return };
-        if !std::mem::take(&mut flow.is_connecting) {
+        if flow.socket != SocketState::Connecting {
             return;
         }
+        flow.socket = SocketState::Connected;
         let FlowEnds { guest, peer } = flow.ends();
         let connect = FailedConnect { guest, peer, sequence: flow.connection.guest_isn().0 };
         let told = icmp_error::about_connect(ctx, &connect, error);
@@ -465,8 +478,14 @@ fn send<S: TcpSockets, L: GuestLink>(
     };
     let read = send_payload(ctx, index, flow.ends(), transmit, payload.offset, payload.max)?;
     match read {
-        Ok(0) => flow.connection.on_end(transmit),
-        Ok(bytes) => flow.connection.on_transmitted(ctx.now, transmit, bytes),
+        Ok(Read { bytes: 0, .. }) => flow.connection.on_end(transmit),
+        Ok(Read { bytes, room }) => {
+            flow.connection.on_transmitted(ctx.now, transmit, bytes);
+            // That was all, and an event tells of more: no need to look again.
+            if bytes < room && flow.socket != SocketState::Stopping {
+                flow.connection.on_all_transmitted(transmit);
+            }
+        }
         Err(error) if would_block(&error) => flow.connection.on_drained(transmit),
         Err(error) => {
             ctx.note_memory_fault(&error);
@@ -474,6 +493,12 @@ fn send<S: TcpSockets, L: GuestLink>(
         }
     }
     Ok(())
+}
+
+/// What a look at a socket found, and what it would have had room for, in bytes.
+struct Read {
+    bytes: u32,
+    room: u32,
 }
 
 /// Sends at most `most` bytes from `offset` on of what the socket holds: straight into the guest's memory where that
@@ -485,18 +510,20 @@ fn send_payload<S: TcpSockets, L: GuestLink>(
     transmit: &Transmit,
     offset: u32,
     most: u32,
-) -> Result<io::Result<u32>, Full> {
+) -> Result<io::Result<Read>, Full> {
     let id = SocketId::Tcp(index);
     let macs = ctx.macs();
     let (head, offload) = head(macs, ends, transmit, most);
     if let Some(mut room) = ctx.link.reserve(offload, &head, most)? {
-        let read = ctx.sockets.peek(id, offset, room.rooms());
+        let rooms = room.rooms();
+        let room_bytes = rooms.bytes();
+        let read = ctx.sockets.peek(id, offset, rooms);
         if let Ok(bytes @ 1..) = read {
             let (head, offload) = self::head(macs, ends, transmit, bytes);
             room.commit(offload, &head, bytes);
             ctx.counters.tx_frame(head.len() + bytes as usize);
         }
-        return Ok(read);
+        return Ok(read.map(|bytes| Read { bytes, room: room_bytes }));
     }
     // Room is never what is missing here: only a link that is full tells when it has room again.
     let most = ctx.scratch.len().min(most as usize);
@@ -505,7 +532,7 @@ fn send_payload<S: TcpSockets, L: GuestLink>(
     if let Ok(bytes @ 1..) = read {
         put(ctx, ends, transmit, bytes)?;
     }
-    Ok(read)
+    Ok(read.map(|bytes| Read { bytes, room: u32::try_from(most).unwrap_or(0) }))
 }
 
 /// Sends a segment with the first `bytes` of the scratch as payload.

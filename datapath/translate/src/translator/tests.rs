@@ -24,7 +24,7 @@ fn connections_that_found_no_descriptor_are_accepted_later() {
     translator.open_forward(&listen, false, &mut sockets).unwrap();
     let none = || Err(io::Error::from_raw_os_error(libc::EMFILE));
     sockets.streams.waiting.extend([none(), none(), Ok(at("198.51.100.9:5000"))]);
-    let ready = Readiness { readable: true, writable: false, failed: false };
+    let ready = Readiness { readable: true, writable: false, failed: false, stops: true };
     translator.socket_event(now, SocketId::TcpListener(0), ready, &mut sockets, &mut link);
     translator.finish(now, &mut sockets, &mut link);
     assert_eq!(translator.counters().refused(Refusal::NoDescriptor), 1);

@@ -30,6 +30,8 @@ pub struct Stream {
     pub queue: u32,
     /// Bytes that were written.
     pub written: u32,
+    /// How often it was looked at.
+    pub looks: u32,
 }
 
 impl Simulated {
@@ -74,6 +76,7 @@ impl TcpSockets for Simulated {
     }
 
     fn peek(&mut self, id: SocketId, offset: u32, into: Rooms<'_>) -> io::Result<u32> {
+        self.stream(id).looks += 1;
         match self.stream(id).queue.saturating_sub(offset) {
             0 => Err(ErrorKind::WouldBlock.into()),
             bytes => Ok(bytes.min(into.bytes())),

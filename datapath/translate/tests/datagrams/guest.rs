@@ -165,7 +165,7 @@ impl Guest {
             for event in &events {
                 let id = SocketId::from_token(event.token().0).unwrap();
                 let (writable, failed) = (event.is_writable(), event.is_error());
-                let ready = Readiness { readable: true, writable, failed };
+                let ready = Readiness { readable: true, writable, failed, stops: true };
                 self.translator.socket_event(now, id, ready, &mut self.sockets, &mut self.link);
             }
             self.translator.finish(now, &mut self.sockets, &mut self.link);

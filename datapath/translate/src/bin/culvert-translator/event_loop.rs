@@ -207,7 +207,9 @@ impl EventLoop {
                 let failed = event.is_error();
                 let readable = event.is_readable() || event.is_read_closed() || failed;
                 let writable = event.is_writable() || event.is_write_closed() || failed;
-                translator.socket_event(now, id, Readiness { readable, writable, failed }, sockets, &mut link);
+                let stops = event.is_read_closed() || event.is_priority() || failed;
+                let ready = Readiness { readable, writable, failed, stops };
+                translator.socket_event(now, id, ready, sockets, &mut link);
             }
         }
         for _ in 0..BURSTS {

@@ -40,7 +40,7 @@ impl Setup {
     }
 
     fn ready(&mut self, index: u32) {
-        let ready = Readiness { readable: true, writable: true, failed: false };
+        let ready = Readiness { readable: true, writable: true, failed: false, stops: false };
         self.flows.from_socket(&mut self.world.context(), index, ready);
         self.finish();
     }
@@ -272,6 +272,29 @@ fn steered_connections_go_where_their_port_leads() {
     setup.finish();
     assert_eq!(setup.heard().iter().map(|segment| segment.destination_port).collect::<Vec<_>>(), [8080]);
     setup.wait_for_the_end();
+}
+
+/// The second look would be a system call for each request.
+#[test]
+fn a_socket_whose_queue_was_not_full_is_looked_at_once() {
+    for (stops, looks) in [(false, 1), (true, 2)] {
+        let mut setup = Setup::new();
+        setup.establish(1, 60_000);
+        let id = SocketId::Tcp(0);
+        let stream = setup.world.sockets.streams.open.get_mut(&id).unwrap();
+        (stream.queue, stream.looks) = (1000, 0);
+        let ready = Readiness { readable: true, writable: false, failed: false, stops };
+        setup.flows.from_socket(&mut setup.world.context(), 0, ready);
+        setup.finish();
+        let stream = setup.world.sockets.streams.open.get_mut(&id).unwrap();
+        assert_eq!(stream.looks, looks);
+        // More is told by another event.
+        stream.queue += 500;
+        setup.flows.from_socket(&mut setup.world.context(), 0, ready);
+        setup.finish();
+        let sent: usize = setup.world.link.frames.iter().map(|(_, frame)| frame.len() - 54).sum();
+        assert_eq!(sent, 1500);
+    }
 }
 
 /// A kernel that has lost what it gave before: the connection ends, and it is not asked for ever.
