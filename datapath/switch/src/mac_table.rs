@@ -370,7 +370,7 @@ impl Glance<'_> {
 
 /// A folded multiplication: each bit of it depends on all of the key and of the secrets.
 #[inline(always)]
-pub fn hash([add, multiply]: [u64; 2], key: u64) -> u64 {
+pub(crate) fn hash([add, multiply]: [u64; 2], key: u64) -> u64 {
     let product = u128::from(key ^ add) * u128::from(multiply);
     let [low, high] = [product & u128::from(u64::MAX), product >> 64].map(|half| u64::try_from(half).unwrap_or(0));
     low ^ high

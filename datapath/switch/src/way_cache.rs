@@ -123,8 +123,8 @@ impl WayCache {
                 *place = stations;
             }
         });
-        let count = places.len();
-        let asked = asked.get(..MOST_WAYS.wrapping_sub(count)).unwrap_or_default();
+        let unused = places.len();
+        let asked = asked.get(..MOST_WAYS.wrapping_sub(unused)).unwrap_or_default();
         let mut found = [UNKNOWN; MOST_WAYS];
         let known = glance.ways(asked, at, &mut found);
         let mut answers = asked.iter().zip(&found).take(known);

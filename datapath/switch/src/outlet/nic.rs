@@ -170,26 +170,21 @@ impl Outlet {
 /// Takes a queue, for which it waits [`MAX_WAIT`] at the most.
 #[inline]
 fn lock(queue: &Mutex<TxQueue>) -> Option<MutexGuard<'_, TxQueue>> {
-    match queue.try_lock() {
-        Ok(queue) => Some(queue),
-        Err(TryLockError::WouldBlock) => wait_for(queue),
-        // A worker panicked while it held the queue, which the driver keeps in order by itself.
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn wait_for(queue: &Mutex<TxQueue>) -> Option<MutexGuard<'_, TxQueue>> {
-    let start = Instant::now();
-    while start.elapsed() < MAX_WAIT {
+    // The clock is read only where there is something to wait for.
+    let mut start = None;
+    loop {
         match queue.try_lock() {
             Ok(queue) => return Some(queue),
-            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            // A worker panicked while it held the queue, which the driver keeps in order by itself.
             Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                if start.get_or_insert_with(Instant::now).elapsed() >= MAX_WAIT {
+                    return None;
+                }
+                std::hint::spin_loop();
+            }
         }
     }
-    None
 }
 
 /// An mbuf with these bytes.
