@@ -1,14 +1,24 @@
 /* guest-traffic: data that a test guest sends, and checks byte by byte where it arrives. Part of the guest image (ci/guest-image); also run
  * outside of guests, at the other end of their connections.
  *
- *   guest-traffic receive PORT [PAUSE]            takes one TCP connection, on IPv4 or IPv6, and all that comes until its end
- *   guest-traffic send ADDRESS PORT BYTES [PAUSE] sends so many bytes on a TCP connection, and waits until the peer has taken them
+ *   guest-traffic receive PORT [PAUSE]            takes one TCP connection, on IPv4 or IPv6, and all that comes until its end; after SIGTERM
+ *                                                 without pauses
+ *   guest-traffic send ADDRESS PORT BYTES [PAUSE] sends so many bytes on a TCP connection, and waits until the peer has taken them; with 0
+ *                                                 until SIGTERM, and prints how many they were
+ *   guest-traffic exchange ADDRESS PORT BYTES [PAUSE]
+ *                                                 sends on a TCP connection until SIGTERM, at least so many bytes (with none: nothing at all),
+ *                                                 and receives until the peer's end meanwhile; ADDRESS is - where the connection is taken.
+ *                                                 Prints how many bytes were sent, and how many came
  *   guest-traffic serve PORT                      takes TCP connections for ever, answers eight bytes with the same and closes
- *   guest-traffic connect ADDRESS PORT COUNT N    makes COUNT such connections, N at a time: none is used before all of them are there
- *   guest-traffic receive-udp PORT                takes datagrams in batches, and answers each batch that is complete
- *   guest-traffic send-udp ADDRESS PORT BYTES N   sends datagrams of N bytes, a batch of them in one call (UDP_SEGMENT, udp(7))
+ *   guest-traffic connect ADDRESS PORT COUNT N [wait]
+ *                                                 makes COUNT such connections, N at a time: none is used before all of them are there, with
+ *                                                 wait: and SIGTERM has come, after READY
+ *   guest-traffic receive-udp PORT                takes datagrams of one peer in batches, and answers each batch that is complete
+ *   guest-traffic send-udp ADDRESS PORT BYTES N [PAUSE]
+ *                                                 sends datagrams of N bytes, a batch of them in one call (UDP_SEGMENT, udp(7)); with 0 bytes
+ *                                                 until SIGTERM, and prints how many they were
  *
- * PAUSE is the time in milliseconds after each 64 KiB, for ends that are slow. Addresses are IPv4 or IPv6, a link-local one with %INTERFACE. Receivers print READY when they can be reached, and in the end how many bytes were right. What is sent at an offset of the stream is
+ * PAUSE is the time in milliseconds after each 64 KiB, or batch, for ends that are slow. Addresses are IPv4 or IPv6, a link-local one with %INTERFACE. Receivers print READY when they can be reached, and in the end how many bytes were right. What is sent at an offset of the stream is
  * computed from the offset, so that lost, repeated, moved or changed bytes are told from right ones. The status is 0 only when all
  * was right.
  */
@@ -20,6 +30,7 @@
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +39,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef UDP_SEGMENT
@@ -116,6 +128,20 @@ static int connected(int type, const char *address, const char *port)
 	return s;
 }
 
+static volatile sig_atomic_t ended;
+
+static void end(int signal)
+{
+	ended = signal;
+}
+
+/* No call fails because of the signal. */
+static void end_at_sigterm(void)
+{
+	struct sigaction action = { .sa_handler = end, .sa_flags = SA_RESTART };
+	sigaction(SIGTERM, &action, NULL);
+}
+
 static void receive_tcp(const char *port, int pause)
 {
 	static unsigned char bytes[CHUNK];
@@ -124,9 +150,11 @@ static void receive_tcp(const char *port, int pause)
 	int s = accept(listening(SOCK_STREAM, port), NULL, NULL);
 	if (s < 0)
 		fail("accept");
+	if (pause)
+		end_at_sigterm();
 	while ((count = read(s, bytes, sizeof bytes)) > 0) {
 		bytes_at(offset, bytes, count, 1);
-		if (pause && (offset + count) / CHUNK != offset / CHUNK)
+		if (pause && !ended && (offset + count) / CHUNK != offset / CHUNK)
 			usleep(1000 * pause);
 		offset += count;
 	}
@@ -143,8 +171,10 @@ static void send_tcp(const char *address, const char *port, uint64_t length, int
 	static unsigned char bytes[CHUNK];
 	uint64_t offset = 0, taken = 0;
 	int s = connected(SOCK_STREAM, address, port);
-	while (offset < length) {
-		size_t count = length - offset < CHUNK ? length - offset : CHUNK;
+	if (!length)
+		end_at_sigterm();
+	while (length ? offset < length : !ended) {
+		size_t count = length && length - offset < CHUNK ? length - offset : CHUNK;
 		bytes_at(offset, bytes, count, 0);
 		for (size_t sent = 0; sent < count;) {
 			ssize_t n = write(s, bytes + sent, count - sent);
@@ -156,8 +186,61 @@ static void send_tcp(const char *address, const char *port, uint64_t length, int
 		usleep(1000 * pause);
 	}
 	shutdown(s, SHUT_WR);
-	if (read(s, &taken, sizeof taken) != sizeof taken || taken != length)
+	if (read(s, &taken, sizeof taken) != sizeof taken || taken != offset)
 		fail("the peer did not take it all");
+	if (!length)
+		printf("%llu\n", (unsigned long long)offset);
+}
+
+static uint64_t milliseconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return 1000ull * now.tv_sec + now.tv_nsec / 1000000;
+}
+
+static void exchange(const char *address, const char *port, const char *bytes_to_send, int pause)
+{
+	static unsigned char bytes[CHUNK];
+	int nothing = !strcmp(bytes_to_send, "none"), closed = 0, peer_closed = 0;
+	uint64_t least = strtoull(bytes_to_send, NULL, 10), sent = 0, came = 0, next = 0;
+	end_at_sigterm();
+	int s = strcmp(address, "-") ? connected(SOCK_STREAM, address, port) : accept(listening(SOCK_STREAM, port), NULL, NULL);
+	if (s < 0)
+		fail("accept");
+	fcntl(s, F_SETFL, O_NONBLOCK);
+	while (!closed || !peer_closed) {
+		if (!closed && (nothing || (ended && sent >= least))) {
+			shutdown(s, SHUT_WR);
+			closed = 1;
+			continue;
+		}
+		uint64_t now = milliseconds();
+		int waits = !closed && !ended && now < next;
+		struct pollfd wait = { .fd = s, .events = (peer_closed ? 0 : POLLIN) | (closed || waits ? 0 : POLLOUT) };
+		/* Signals that come before it are seen soon. */
+		poll(&wait, 1, waits && next - now < 100 ? next - now : 100);
+		ssize_t count = peer_closed ? -1 : read(s, bytes, sizeof bytes);
+		if (count >= 0) {
+			bytes_at(came, bytes, count, 1);
+			came += count;
+			peer_closed = count == 0;
+		} else if (!peer_closed && errno != EAGAIN) {
+			fail("read");
+		}
+		if (wait.revents & POLLOUT) {
+			/* To the next multiple, so that pauses are where they should be. */
+			size_t part = CHUNK - sent % CHUNK;
+			bytes_at(sent, bytes, part, 0);
+			count = write(s, bytes, part);
+			if (count < 0 && errno != EAGAIN)
+				fail("write");
+			sent += count < 0 ? 0 : count;
+			if (sent % CHUNK == 0)
+				next = milliseconds() + pause;
+		}
+	}
+	printf("%llu %llu\n", (unsigned long long)sent, (unsigned long long)came);
 }
 
 /* As many descriptors as there may be. */
@@ -195,7 +278,7 @@ static void serve(const char *port)
 	}
 }
 
-static void connect_many(const char *address, const char *port, uint64_t total, uint64_t at_a_time)
+static void connect_many(const char *address, const char *port, uint64_t total, uint64_t at_a_time, int waits)
 {
 	struct sockaddr_in6 peer = peer_at(address, port);
 	int *sockets = calloc(at_a_time, sizeof *sockets);
@@ -216,6 +299,13 @@ static void connect_many(const char *address, const char *port, uint64_t total, 
 			if (getsockopt(sockets[i], SOL_SOCKET, SO_ERROR, &errno, &size) || errno)
 				fail("connect");
 			fcntl(sockets[i], F_SETFL, 0);
+		}
+		if (waits && !done) {
+			end_at_sigterm();
+			puts("READY");
+			fflush(stdout);
+			while (!ended)
+				poll(NULL, 0, 100);
 		}
 		for (uint64_t i = 0; i < count; i++) {
 			uint64_t question = word(8 * (done + i));
@@ -246,7 +336,7 @@ struct place {
 static void receive_udp(const char *port)
 {
 	static unsigned char bytes[CHUNK];
-	struct sockaddr_in6 peer;
+	struct sockaddr_in6 peer, first;
 	struct place place;
 	struct iovec data;
 	union {
@@ -266,6 +356,12 @@ static void receive_udp(const char *port)
 		ssize_t count = recvmsg(s, &message, 0);
 		if (count < (ssize_t)sizeof place)
 			fail("a datagram is too short");
+		/* That of the beginning, also where the sender has moved to another machine. */
+		if (!right)
+			first = peer;
+		errno = EADDRNOTAVAIL;
+		if (first.sin6_port != peer.sin6_port || memcmp(&first.sin6_addr, &peer.sin6_addr, sizeof peer.sin6_addr))
+			fail("a datagram has come from elsewhere");
 		memcpy(&place, bytes, sizeof place);
 		if (place.datagram >= BATCH || place.datagrams > BATCH)
 			fail("a datagram's header is wrong");
@@ -290,7 +386,7 @@ static void receive_udp(const char *port)
 	printf("%llu\n", (unsigned long long)right);
 }
 
-static void send_udp(const char *address, const char *port, uint64_t length, size_t datagram)
+static void send_udp(const char *address, const char *port, uint64_t length, size_t datagram, int pause)
 {
 	static unsigned char bytes[BATCH * DATAGRAM_MAX];
 	struct timeval limit = { .tv_usec = 500000 };
@@ -301,7 +397,12 @@ static void send_udp(const char *address, const char *port, uint64_t length, siz
 		fail("UDP_SEGMENT");
 	setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
 	size_t payload = datagram - sizeof(struct place);
-	for (uint64_t batch = 0, left = length;; batch++) {
+	uint64_t sent = 0;
+	if (!length)
+		end_at_sigterm();
+	for (uint64_t batch = 0, left = length ? length : UINT64_MAX;; batch++) {
+		if (!length && ended)
+			left = 0;
 		struct place place = { .batch = batch, .datagrams = 0 }, answer;
 		size_t total = 0;
 		while (place.datagrams < BATCH && left > place.datagrams * payload)
@@ -313,6 +414,7 @@ static void send_udp(const char *address, const char *port, uint64_t length, siz
 			bytes_at((batch * BATCH + place.datagram) * CHUNK, bytes + total + sizeof place, part, 0);
 			total += sizeof place + part;
 			left -= part;
+			sent += part;
 		}
 		for (int tries = 0;; tries++) {
 			if (tries == TRIES)
@@ -327,8 +429,11 @@ static void send_udp(const char *address, const char *port, uint64_t length, siz
 				break;
 		}
 		if (place.datagrams == 0)
-			return;
+			break;
+		usleep(1000 * pause);
 	}
+	if (!length)
+		printf("%llu\n", (unsigned long long)sent);
 }
 
 int main(int count, char **words)
@@ -337,14 +442,16 @@ int main(int count, char **words)
 		receive_tcp(words[2], count == 4 ? atoi(words[3]) : 0);
 	else if ((count == 5 || count == 6) && !strcmp(words[1], "send"))
 		send_tcp(words[2], words[3], strtoull(words[4], NULL, 10), count == 6 ? atoi(words[5]) : 0);
+	else if ((count == 5 || count == 6) && !strcmp(words[1], "exchange"))
+		exchange(words[2], words[3], words[4], count == 6 ? atoi(words[5]) : 0);
 	else if (count == 3 && !strcmp(words[1], "serve"))
 		serve(words[2]);
-	else if (count == 6 && !strcmp(words[1], "connect"))
-		connect_many(words[2], words[3], strtoull(words[4], NULL, 10), strtoull(words[5], NULL, 10));
+	else if ((count == 6 || (count == 7 && !strcmp(words[6], "wait"))) && !strcmp(words[1], "connect"))
+		connect_many(words[2], words[3], strtoull(words[4], NULL, 10), strtoull(words[5], NULL, 10), count == 7);
 	else if (count == 3 && !strcmp(words[1], "receive-udp"))
 		receive_udp(words[2]);
-	else if (count == 6 && !strcmp(words[1], "send-udp"))
-		send_udp(words[2], words[3], strtoull(words[4], NULL, 10), strtoul(words[5], NULL, 10));
+	else if ((count == 6 || count == 7) && !strcmp(words[1], "send-udp"))
+		send_udp(words[2], words[3], strtoull(words[4], NULL, 10), strtoul(words[5], NULL, 10), count == 7 ? atoi(words[6]) : 0);
 	else {
 		fputs("guest-traffic: see the head of ci/guest-traffic.c\n", stderr);
 		return 64;

@@ -10,6 +10,7 @@ mod shape;
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use culvert_driver::{Interface, Ram, Shape};
@@ -319,6 +320,20 @@ pub fn lay_out(
         // live as long as the interface, which is kept beside the rings.
         unsafe { FastRing::new(layout, buffers) }
     })
+}
+
+/// Has all guests send as much as they can for this time.
+///
+/// # Errors
+/// The switch gives a buffer back out of turn.
+pub fn drive(guests: &mut [LoadGuest], time: Duration) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        for _ in 0..64 {
+            guests.iter_mut().try_for_each(|guest| guest.turn(true))?;
+        }
+    }
+    Ok(())
 }
 
 /// Memory for a guest.

@@ -14,6 +14,7 @@ mod latency;
 mod load;
 mod loss_free;
 mod memory;
+mod onlookers;
 mod options;
 mod paced;
 mod pair;

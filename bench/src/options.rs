@@ -39,6 +39,9 @@ pub struct Options {
     /// TCP connections at the same time. One alone waits for wake-ups more than for anything else where guests and switch share cores.
     #[arg(long, default_value_t = 4)]
     pub streams: u32,
+    /// Congestion control of TCP in the pod and in the world of a translator: Linux's own default, whatever the host's is.
+    #[arg(long, default_value = "cubic")]
+    pub congestion: String,
     /// MTUs that the translator's guest is told; 0: the translator's own default.
     #[arg(long, value_delimiter = ',', default_value = "1500,0")]
     pub mtus: Vec<u16>,

@@ -6,6 +6,7 @@ pub mod rust_vmm;
 mod testpmd;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -78,6 +79,8 @@ pub struct Setup {
     pub namespace: Option<String>,
     /// culvertd isolates itself, as ever.
     pub isolated: bool,
+    /// Where culvertd serves metrics.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Setup {
@@ -85,7 +88,17 @@ impl Setup {
     pub fn pair(core: usize, frame_bytes: u32) -> Self {
         let mtu = frame_bytes.max(1514) - 14;
         let (cores, nics) = (vec![core], Vec::new());
-        Self { guests: 2, mtu, addresses: 1, cores, idle_sleep: "0", nics, namespace: None, isolated: true }
+        Self {
+            guests: 2,
+            mtu,
+            addresses: 1,
+            cores,
+            idle_sleep: "0",
+            nics,
+            namespace: None,
+            isolated: true,
+            metrics: None,
+        }
     }
 
     /// The first core that switches.
@@ -241,6 +254,10 @@ fn start_culvert(setup: &Setup, keys: &str) -> Result<(Vec<PathBuf>, Running)> {
     }
     if !setup.isolated {
         node.set_isolation("off");
+    }
+    if let Some(address) = setup.metrics {
+        let served = format!("metrics_address = \"{address}\"");
+        *node.config() = node.config().replace("metrics_address = \"off\"", &served);
     }
     // Without hugepages, as all peers here.
     let datapath = format!("idle_sleep = \"{}\"\nhugepages = \"never\"\nmemory_mb = ", setup.idle_sleep);

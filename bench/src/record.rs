@@ -98,7 +98,7 @@ pub const PARTS: &[Part] = &[
         3.0,
     ),
     part("translator-connections", &["8000 connections", "15000 connections"], &[Culvert, Passt], 2, 1.0),
-    part("translator-idle", &[], &[Culvert, Passt], 1, 3.0),
+    part("translator-idle", &[], &[Culvert, Passt], 1, 10.0),
     part("translator-all-ports", &[], &[Culvert, Passt], 1, 1.0),
 ];
 

@@ -6,8 +6,8 @@ use serde::Serialize;
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::{
-    broadcast, idle, idle_ports, latency, loss_free, memory, tcp, translator, two_nodes, virtio_user, vm_to_nic,
-    vm_to_vm, workers,
+    broadcast, idle, idle_ports, latency, loss_free, memory, onlookers, tcp, translator, two_nodes, virtio_user,
+    vm_to_nic, vm_to_vm, workers,
 };
 
 /// One thing to measure.
@@ -128,6 +128,12 @@ pub const SCENARIOS: &[Scenario] = &[
         what: "frames between two guests beside others that do nothing",
         peers: &[Culvert, Ovs],
         cases: idle_ports::cases,
+    },
+    Scenario {
+        name: "onlookers",
+        what: "frames between two pairs of guests while somebody captures or measures a port of one, or reads all metrics each second",
+        peers: &[Culvert],
+        cases: onlookers::cases,
     },
     Scenario {
         name: "memory",

@@ -135,6 +135,13 @@ pub const TARGETS: &[Target] = &[
         AtLeast(2.0),
     ),
     target("the same, 1400 B", ["translator-datagrams", "1400 B, world to guest", "rate"], PASST, AtLeast(2.0)),
+    target("in trains, 64 B", ["translator-datagrams", "64 B, world to guest, in trains", "rate"], PASST, AtLeast(2.0)),
+    target(
+        "the same, 1400 B",
+        ["translator-datagrams", "1400 B, world to guest, in trains", "rate"],
+        PASST,
+        AtLeast(2.0),
+    ),
     target("translator: to the guest, 1 % lost", ["translator-goodput", "1 % lost near", BACK], PASST, AtLeast(5.0)),
     target(
         "translator: memory of a connection, B",

@@ -14,7 +14,7 @@ use culvert_system::place::Namespace;
 use culvert_system::veth::Veth;
 use tempfile::TempDir;
 
-use crate::load::{Frames, LoadGuest};
+use crate::load::{Frames, LoadGuest, drive};
 use crate::options::Options;
 use crate::pair::{MILLIONS, RATE, busy_figure, under_load};
 use crate::peer::{Peer, Setup};
@@ -126,16 +126,6 @@ impl Device {
 /// Frames that were taken from all guests, and those that they got.
 fn count(guests: &[LoadGuest]) -> [u64; 2] {
     [guests.iter().map(LoadGuest::taken).sum(), guests.iter().map(LoadGuest::received).sum()]
-}
-
-fn drive(guests: &mut [LoadGuest], time: Duration) -> Result<()> {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        for _ in 0..64 {
-            guests.iter_mut().try_for_each(|guest| guest.turn(true))?;
-        }
-    }
-    Ok(())
 }
 
 /// A capture with some bursts of a frame (draft-ietf-opsawg-pcap-05, section 4).

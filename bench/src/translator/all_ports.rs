@@ -10,7 +10,7 @@ use culvert_system::translator::{POD, Pod};
 use rustix::process::Resource;
 
 use super::packet::{ACK, SYN, Segment};
-use super::running::{program, resident, slab};
+use super::running::{pod, resident, slab};
 use super::station::{Room, Station};
 use crate::options::Options;
 use crate::peer::Peer;
@@ -28,7 +28,7 @@ pub fn cases(options: &Options) -> Result<Vec<Case>> {
 }
 
 fn measure(options: &Options, peer: Peer, limit: &str) -> Result<Vec<Figure>> {
-    let pod = Pod::with_program(program(peer)?, Some(options.switch_core()))?;
+    let pod = pod(options, peer, Some(options.switch_core()))?;
     let mut figures = Vec::new();
     let (plain, _) = start(options, &pod, limit, "")?;
     let (all, figures_of_all) = start(options, &pod, limit, "-t all -u all")?;

@@ -17,7 +17,7 @@ use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
 
 use super::far::{Far, PORT};
 use super::packet::STATION;
-use super::running::{Running, on_core};
+use super::running::{Running, on_core, set_congestion};
 use super::station::{Room, Station};
 use crate::options::Options;
 use crate::peer::Peer;
@@ -64,6 +64,9 @@ fn measure(options: &Options, peer: Peer, trouble: Trouble, back: bool) -> Resul
     let running = Running::start(options, peer, 1, "-m 1500")?;
     let long = trouble.far > 0 || !trouble.round_trip.is_zero();
     let wire = long.then(|| system::Far::new(&running.pod, trouble.round_trip / 2, trouble.far)).transpose()?;
+    if let Some(far) = &wire {
+        set_congestion(options, far.namespace())?;
+    }
     let (namespace, address) = match &wire {
         Some(far) => (far.namespace(), system::FAR[0]),
         None => (running.world(), WORLD[0]),

@@ -15,7 +15,7 @@ use culvert_system::translator::{GATEWAYS, POD, Pod, Translator, WORLD, configur
 use culvert_system::uml;
 use serde_json::Value;
 
-use super::running::{Taken, program};
+use super::running::{Taken, pod};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::scenario::{Case, Figure};
@@ -38,7 +38,7 @@ pub fn cases(options: &Options) -> Result<Vec<Case>> {
 /// With a translator and a guest of its own.
 fn translated(options: &Options, address: &str, mtu: u16, peer: Peer) -> Result<Vec<Figure>> {
     // The world shares the translator's core, so that a machine of two cores will do.
-    let pod = Pod::with_program(program(peer)?, Some(options.switch_core()))?;
+    let pod = pod(options, peer, Some(options.switch_core()))?;
     let mut server = serve(options.switch_core(), &pod)?;
     let mtu = if mtu == 0 { String::new() } else { format!("-m {mtu}") };
     let mut translator = pod.translator("vm", Transport::VhostUser, &mtu)?;
@@ -51,7 +51,7 @@ fn translated(options: &Options, address: &str, mtu: u16, peer: Peer) -> Result<
 
 /// Without a translator: the guest's tap and the pod's interface on a bridge.
 fn bridge(options: &Options, address: &str, mtu: u16) -> Result<Vec<Figure>> {
-    let pod = Pod::with_program(program(Peer::Culvert)?, None)?;
+    let pod = pod(options, Peer::Culvert, None)?;
     let mut server = serve(options.switch_core(), &pod)?;
     // The guest has the pod's addresses. What is beyond the veth pair has an MTU of 1500, as the pod.
     let mtu = if mtu == 0 { 1500 } else { mtu };
@@ -124,7 +124,7 @@ fn measure(
 
 /// iperf3 in the pod, which moves the same bytes by calls of this length.
 fn floor(options: &Options, address: &str, call: &str) -> Result<Vec<Figure>> {
-    let pod = Pod::with_program(program(Peer::Culvert)?, None)?;
+    let pod = pod(options, Peer::Culvert, None)?;
     let mut server = serve(options.load_core(), &pod)?;
     let mut figures = Vec::new();
     for (direction, rate_name, cost_name) in

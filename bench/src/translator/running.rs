@@ -14,6 +14,28 @@ use crate::core_to_core;
 use crate::options::Options;
 use crate::peer::Peer;
 
+/// A pod and its world, for `peer`'s translators, on that core.
+///
+/// # Errors
+/// The test is not root, or the kernel has no such congestion control.
+pub fn pod(options: &Options, peer: Peer, core: Option<usize>) -> Result<Pod> {
+    let pod = Pod::with_program(program(peer)?, core)?;
+    set_congestion(options, pod.pod())?;
+    set_congestion(options, pod.world())?;
+    Ok(pod)
+}
+
+/// Has TCP connections of a namespace the congestion control that is wanted.
+///
+/// # Errors
+/// The kernel has none of that name.
+pub fn set_congestion(options: &Options, namespace: &Namespace) -> Result<()> {
+    let name = &options.congestion;
+    namespace
+        .set_parameter("net/ipv4/tcp_congestion_control", name)
+        .with_context(|| format!("--congestion {name}: is it in net.ipv4.tcp_available_congestion_control?"))
+}
+
 /// A pod with one translator or several.
 pub struct Running {
     /// First, as they end before their namespaces.
@@ -27,7 +49,7 @@ impl Running {
     /// # Errors
     /// One does not start.
     pub fn start(options: &Options, peer: Peer, count: usize, flags: &str) -> Result<Self> {
-        let pod = Pod::with_program(program(peer)?, Some(options.switch_core()))?;
+        let pod = pod(options, peer, Some(options.switch_core()))?;
         let start = |number| pod.translator(&format!("vm-{number}"), Transport::VhostUser, flags);
         let translators = (0..count).map(start).collect::<Result<_>>()?;
         Ok(Self { translators, pod })

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use culvert_system::translator::{Pod, WORLD};
+use culvert_system::translator::WORLD;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use super::far::{Far, PORT};
 use super::flows::Flows;
-use super::running::{Running, Taken, program, under_load};
+use super::running::{Running, Taken, pod, under_load};
 use super::station::{Room, Station};
 use crate::core_to_core;
 use crate::options::Options;
@@ -149,7 +149,7 @@ impl Load {
 
 /// The same bytes between sockets, by calls of so many bytes, on the translator's core.
 fn floor(options: &Options, call: usize, streams: usize, back: bool) -> Result<Carried> {
-    let pod = Pod::with_program(program(Peer::Culvert)?, None)?;
+    let pod = pod(options, Peer::Culvert, None)?;
     let (mut far, mut sockets) = (Far::new(pod.world())?, Vec::new());
     for _ in 0..streams {
         sockets.push(pod.pod().connect(&format!("{}:{PORT}", WORLD[0]))?);

@@ -1,4 +1,5 @@
-//! What the API server asks culvert-webhook: a pod, the networks that its annotation names, and their definitions.
+//! What the API server asks culvert-webhook: a pod, the networks that its annotation names, and their definitions;
+//! or a virtual machine.
 //!
 //! Checked: the patch makes of the pod what the edit made of it, an edited pod is edited no more, names that lead elsewhere
 //! are in no path, and a question gets one answer or none.
@@ -12,7 +13,9 @@ use culvert_webhook::attachment::Definition;
 use culvert_webhook::cluster::{Address, Cluster};
 use culvert_webhook::networks;
 use culvert_webhook::pod::{Interface, edit};
+use culvert_webhook::retirement::Policy;
 use culvert_webhook::sidecar::Sidecars;
+use culvert_webhook::stage::Stage;
 use serde_json::Value;
 
 /// Runs one input, texts with a zero between them: a pod (or a whole review), an annotation, and definitions.
@@ -50,20 +53,26 @@ pub fn run(data: &[u8]) {
 fn review(bytes: &[u8]) {
     let account = PathBuf::from("/proc/self/task");
     let cluster = Cluster::new(Address { host: String::new(), port: 1 }, account);
-    let webhook = Webhook { sidecars: sidecars(), cluster: Arc::new(cluster) };
+    let policy = Policy { passt: Stage::Block, vhostuser: Stage::Warn };
+    let webhook = Webhook { sidecars: sidecars(), cluster: Arc::new(cluster), policy };
     // With a network this would connect.
     if String::from_utf8_lossy(bytes).contains("k8s.v1.cni.cncf.io") {
         return;
     }
-    let mut answer = std::pin::pin!(webhook.answer(bytes));
+    let mut answer = std::pin::pin!(webhook.mutate(bytes));
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(answer) = answer.as_mut().poll(&mut context) else { panic!("it waits for nothing") };
-    match answer {
-        Ok(review) => {
-            let told = serde_json::to_value(review).expect("JSON");
-            assert!(told.pointer("/response/uid").is_some() && told.pointer("/response/allowed").is_some());
+    for answer in [answer, webhook.validate(bytes)] {
+        match answer {
+            Ok(review) => {
+                let told = serde_json::to_value(review).expect("JSON");
+                assert!(told.pointer("/response/uid").is_some() && told.pointer("/response/allowed").is_some());
+                let message = told.pointer("/response/status/message").and_then(Value::as_str).unwrap_or_default();
+                let is_shown = message.len() < 4096 && !message.contains(char::is_control);
+                assert!(is_shown || told.pointer("/response/status/code") == Some(&503.into()), "{message:?}");
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
         }
-        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 

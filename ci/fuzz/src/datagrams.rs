@@ -33,6 +33,7 @@ use culvert_translate::sockets::datagram::{
 use culvert_translate::sockets::{Host, ListenAt, SocketId};
 use culvert_translate::time::Instant;
 use culvert_translate::udp::{UdpFlows, UdpSettings};
+use etherparse::checksum::Sum16BitWords;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use crate::network::{self, DESTINATIONS, GUEST_MAC, address, ip_frame};
@@ -116,6 +117,7 @@ impl Shared {
             link,
             limits: &mut self.limits,
             errors: &mut self.errors,
+            lane: None,
             counters: &mut self.counters,
             scratch: &mut self.scratch,
         }
@@ -385,7 +387,8 @@ fn judge(settings: &Settings, offload: Offload, mut frame: Vec<u8>) {
                     assert_eq!(Ok(udp.checksum()), udp.to_header().calc_checksum_ipv4_raw(from, to, udp.payload()));
                 }
                 Some(TransportSlice::Icmpv4(icmp)) => {
-                    assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
+                    // Of the bytes: etherparse's types leave out what a code gives no meaning to.
+                    assert_eq!(Sum16BitWords::new().add_slice(icmp.slice()).ones_complement(), 0);
                 }
                 other => assert!(other.is_none() && header.is_fragmenting_payload(), "{other:?}"),
             }

@@ -31,6 +31,15 @@ pub(crate) fn common() -> &'static OwnedFd {
     &FILE
 }
 
+/// A file of [`LOG_BYTES`] for a dirty log, the same for all inputs, which do not truncate it.
+pub(crate) fn log() -> &'static OwnedFd {
+    static FILE: LazyLock<OwnedFd> = LazyLock::new(|| memory(LOG_BYTES));
+    &FILE
+}
+
+/// How many bytes [`log`] has.
+pub(crate) const LOG_BYTES: u64 = 0x9000;
+
 /// How many bytes [`common`] has.
 pub(crate) const COMMON_BYTES: u64 = 0x10_0000;
 

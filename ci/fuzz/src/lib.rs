@@ -16,17 +16,20 @@
 //! - [`datagrams`]: a guest's UDP, ICMP and multicast reports, peers and a network that reports; [`fragments`]: parts of
 //!   packets; [`tcp`]: any events in the life of a TCP connection of the translator's;
 //! - [`stream`]: what a peer writes to the translator's stream socket;
+//! - [`migration`]: what a translator is told of a guest that comes from another machine;
 //! - [`translator`]: a whole translator between a guest and sockets that do anything.
 //!
 //! What clients, pods and files say (with the feature `control`, which is on unless switched off):
 //! - [`config`]: a configuration; [`control`]: requests of clients, one after the other; [`journal`]: what a disk kept of them;
 //! - [`requests`]: what clients of a translator's control socket ask; [`replies`]: what those who pose as one answer;
+//! - [`migrations`]: what clients ask of the migration proxy;
 //! - [`devices`]: what kubelet asks of the device plugin;
 //! - [`cni`]: a call of culvert-cni: variables and configuration; [`api_answers`]: what Kubernetes' API and other plugins
 //!   answer it, and its own records;
 //! - [`hook_edit`]: a domain, its VMI and what a pod says, which virt-launcher and the pod's annotations bring to the hook
 //!   sidecar; [`hook_readers`]: the files of a pod alone;
-//! - [`admission`]: pods, annotations and definitions that the API server asks culvert-webhook about.
+//! - [`admission`]: pods, virtual machines, annotations and definitions that the API server asks culvert-webhook about;
+//! - [`convert`]: files in YAML for `culvertctl convert`.
 //!
 //! What they share: [`descriptor`] makes file descriptors, [`guest`] a guest's memory and ring, [`network`] what a
 //! translator's guest is told.
@@ -49,6 +52,8 @@ pub mod cni;
 pub mod config;
 #[cfg(feature = "control")]
 pub mod control;
+#[cfg(feature = "control")]
+pub mod convert;
 pub mod datagrams;
 #[cfg(feature = "control")]
 pub mod devices;
@@ -65,6 +70,9 @@ pub mod hook_readers;
 #[cfg(feature = "control")]
 pub mod journal;
 pub mod messages;
+pub mod migration;
+#[cfg(feature = "control")]
+pub mod migrations;
 pub mod neighbours;
 pub mod net_header;
 pub mod offload;
@@ -98,6 +106,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("config", config::run),
     #[cfg(feature = "control")]
     ("control", control::run),
+    #[cfg(feature = "control")]
+    ("convert", convert::run),
     ("datagrams", datagrams::run),
     #[cfg(feature = "control")]
     ("devices", devices::run),
@@ -114,6 +124,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     #[cfg(feature = "control")]
     ("journal", journal::run),
     ("messages", messages::run),
+    ("migration", migration::run),
+    #[cfg(feature = "control")]
+    ("migrations", migrations::run),
     ("neighbours", neighbours::run),
     ("net_header", net_header::run),
     ("offload", offload::run),

@@ -56,7 +56,11 @@ fn header(bytes: [u8; HEADER_BYTES]) {
 fn kept(request: &Request) -> usize {
     match request {
         Request::SetMemTable(regions) => regions.len(),
-        Request::AddMemReg(..) | Request::SetBackendReqFd(_) => 1,
+        Request::AddMemReg(..)
+        | Request::SetBackendReqFd(_)
+        | Request::SetLogBase { .. }
+        | Request::SetLogFd(_)
+        | Request::SetDeviceState { .. } => 1,
         Request::SetVringKick(ring) | Request::SetVringCall(ring) | Request::SetVringErr(ring) => {
             usize::from(ring.descriptor.is_some())
         }

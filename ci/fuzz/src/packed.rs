@@ -105,7 +105,8 @@ pub fn run(data: &[u8]) {
 
 struct Device {
     driver: Interface,
-    memory: Arc<Memory>,
+    /// Mapped once for each queue: no frame goes back to the guest that it came from, so nothing is copied within one mapping.
+    memory: [Arc<Memory>; 2],
     records: Arc<Records>,
     /// The file that the records are in.
     record_file: Arc<File>,
@@ -135,8 +136,10 @@ impl Device {
             user_address: driver.ram().user_address(),
             mmap_offset: 0,
         };
-        let file = driver.ram().file().try_clone_to_owned().expect("a descriptor");
-        let memory = Arc::new(Memory::map(vec![(region, file)]).expect("memory"));
+        let memory = [(); 2].map(|()| {
+            let file = driver.ram().file().try_clone_to_owned().expect("a descriptor");
+            Arc::new(Memory::map(vec![(region, file)]).expect("memory"))
+        });
         let bit = |has: bool, bit: u64| if has { bit } else { 0 };
         let features = VERSION_1
             | RING_PACKED
@@ -159,17 +162,20 @@ impl Device {
     fn start(&mut self, told: Option<u16>) {
         (self.transmit, self.receive) = (None, None);
         let setup = |number: u16| {
-            let ring = if number == 0 { &self.driver.receive } else { &self.driver.transmit };
+            let [first, second] = &self.memory;
+            let (ring, memory) =
+                if number == 0 { (&self.driver.receive, first) } else { (&self.driver.transmit, second) };
             let (descriptors, available, used) = ring.user_addresses();
             let record = self.records.ring(number).expect("two records");
             RingSetup {
-                memory: self.memory.clone(),
+                memory: Arc::clone(memory),
                 layout: RingLayout { size: ring.size(), descriptors, available, used },
                 features: self.features,
                 kick: None,
                 call: Arc::default(),
                 enabled: true,
                 packed: Some(PackedStart { record, told }),
+                log: None,
             }
         };
         self.receive = ReceiveQueue::start(&setup(0)).ok();

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use arbitrary::{Arbitrary, Unstructured};
 use culvert_frame::MacAddress;
 use culvert_guest::device::{DeviceConfig, RingChange, RingSetup, StoppedRing, Unresponsive};
+use culvert_guest::features::LOG_ALL;
 use culvert_guest::receive::PutError;
-use culvert_guest::{Memory, NetHeader, ReceiveQueue, TransmitBurst, TransmitQueue};
+use culvert_guest::{Memory, NetHeader, ReceiveQueue, RingLog, TransmitBurst, TransmitQueue};
 use culvert_vhost::session::{Done, Next, Outcome, Session, Unchanged, Work};
 
 use crate::descriptor::{self, Kind};
@@ -97,8 +98,13 @@ const GUEST: u64 = 0x4000_0000;
 const MEMORY_BYTES: u64 = 0x1_0000;
 const RING_ENTRIES: u32 = 64;
 
-const CONFIG: DeviceConfig =
-    DeviceConfig { queue_pairs: 2, mtu: 1500, mac: Some(MacAddress([2, 0, 0, 0, 0, 10])), offloads: true };
+const CONFIG: DeviceConfig = DeviceConfig {
+    queue_pairs: 2,
+    mtu: 1500,
+    mac: Some(MacAddress([2, 0, 0, 0, 0, 10])),
+    offloads: true,
+    migrates: true,
+};
 
 /// Runs one input.
 pub fn run(data: &[u8]) {
@@ -180,6 +186,9 @@ impl Dialogue {
         let header = [number, flags, body.len() as u32].map(u32::to_ne_bytes).concat();
         let mut descriptors: Vec<_> =
             own_descriptors(number).iter().map(|kind| descriptor::open(*kind, &self.memory)).collect();
+        if number == 6 {
+            descriptors.push(descriptor::log().try_clone().expect("another descriptor"));
+        }
         descriptors.extend(more);
         self.bytes(&[header, body.to_vec()].concat(), descriptors, usize::from(piece).max(1));
     }
@@ -221,10 +230,12 @@ impl Dialogue {
                     let mapped = update.map();
                     Done::Mapped(mapped)
                 }
+                Work::MapLog(update) => Done::LogMapped(update.map()),
                 Work::Announce(mac) => {
                     assert!(!mac.is_group());
                     Done::Announced
                 }
+                Work::State(_) => Done::State(false),
                 Work::Change { changes, retired } => {
                     self.workers.tables.extend(retired.iter().map(Arc::downgrade));
                     Done::Changed(self.workers.change(changes).map_err(|error| Unchanged { error, retired }))
@@ -289,6 +300,10 @@ impl Workers {
                     let running = Running::new(ring, setup);
                     assert!(self.running.insert(ring, running).is_none(), "ring {ring} was started twice");
                 }
+                RingChange::Log { ring, log } => {
+                    let running = self.running.get_mut(&ring).expect("a ring that runs logs or ceases to");
+                    running.log(log);
+                }
                 RingChange::Enable { ring, enabled } => {
                     let running = self.running.get_mut(&ring).expect("a ring that runs is enabled or disabled");
                     running.enabled = enabled;
@@ -300,12 +315,34 @@ impl Workers {
 
     fn poll(&mut self) {
         for running in self.running.values_mut().filter(|running| running.enabled) {
+            take_marks(running.setup.log.is_some());
             running.poll(&mut self.burst);
+            running.check_marks();
         }
     }
 }
 
 impl Running {
+    fn log(&mut self, log: Option<RingLog>) {
+        self.setup.log = log;
+        match &mut self.queue {
+            Queue::Broken => {}
+            Queue::Receive(queue) => queue.log(self.setup.log.as_ref()),
+            Queue::Transmit(queue) => queue.log(self.setup.log.as_ref()),
+        }
+    }
+
+    /// Nothing but the log's own bytes has changed in the file that it is in. What of the memory is marked is another test's affair: a guest
+    /// that has its frames written over its own descriptors may lose marks.
+    fn check_marks(&self) {
+        let Some(RingLog { log, .. }) = &self.setup.log else { return };
+        let (_, bytes, offset) = log.file();
+        let inside = offset..offset.saturating_add(bytes);
+        let mut marks = vec![0; usize::try_from(descriptor::LOG_BYTES).expect("a few pages")];
+        rustix::io::pread(descriptor::log(), &mut marks, 0).expect("the log");
+        assert!((0..).zip(marks).all(|(at, byte)| byte == 0 || inside.contains(&at)), "marks outside of the log");
+    }
+
     fn new(ring: u16, setup: RingSetup) -> Self {
         setup.layout.check(&setup.memory, setup.features).expect("a ring is started only where one can be");
         assert_eq!(setup.features & !CONFIG.offered(), 0, "features that were not offered");
@@ -335,6 +372,15 @@ impl Running {
     }
 }
 
+/// Clears the dirty log, as a frontend does that has seen what is marked.
+fn take_marks(is_logging: bool) {
+    if !is_logging {
+        return;
+    }
+    let zeros = vec![0; usize::try_from(descriptor::LOG_BYTES).expect("a few pages")];
+    rustix::io::pwrite(descriptor::log(), &zeros, 0).expect("the log");
+}
+
 /// In a request's number: the frontend wants an acknowledgement.
 const NEED_REPLY: u32 = 1 << 31;
 
@@ -354,15 +400,18 @@ fn good(request: u32, ring: u8) -> Vec<u8> {
     let at = USER + u64::from(ring) * 0x1000;
     let ring = u32::from(ring);
     match request {
+        // With another number than 0 writes are to be logged.
+        2 if ring == 0 => words(&[CONFIG.offered() & !LOG_ALL]),
         2 => words(&[CONFIG.offered()]),
         5 => [halves(1, 0), words(&[GUEST, MEMORY_BYTES, USER, 0])].concat(),
+        6 => words(&[descriptor::LOG_BYTES, 0]),
         8 => halves(ring, RING_ENTRIES),
         9 => [halves(ring, 0), words(&[at, at + 0x800, at + 0x400, 0])].concat(),
         10 => halves(ring, 0),
         11 => halves(ring, 0),
         12..=14 => words(&[u64::from(ring)]),
-        // MQ, RARP, REPLY_ACK, MTU, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
-        16 => words(&[1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 9 | 1 << 13 | 1 << 15]),
+        // MQ, LOG_SHMFD, RARP, REPLY_ACK, MTU, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
+        16 => words(&[1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 9 | 1 << 13 | 1 << 15]),
         18 => halves(ring, 1),
         19 => words(&[u64::from_ne_bytes([2, 0, 0, 0, 0, 10, 0, 0])]),
         20 => words(&[1500]),
@@ -378,7 +427,7 @@ fn good(request: u32, ring: u8) -> Vec<u8> {
 fn own_descriptors(request: u32) -> &'static [Kind] {
     match request {
         5 | 37 => &[Kind::Memory],
-        12..=14 => &[Kind::Event],
+        7 | 12..=14 => &[Kind::Event],
         _ => &[],
     }
 }

@@ -229,6 +229,7 @@ impl Node {
                 mirrors: spec.mirror().into_iter().collect(),
                 is_mirror_target: self.is_target[number],
                 taps: Box::default(),
+                latencies: Box::default(),
                 counters: self.counters[number].clone(),
             }
         };

@@ -64,7 +64,8 @@ impl Number {
     }
 }
 
-const FLOWS: u32 = 16;
+/// As many as the translator may have.
+pub(crate) const FLOWS: u32 = 16;
 
 /// Runs one input.
 pub fn run(data: &[u8]) {
@@ -140,20 +141,24 @@ pub fn run(data: &[u8]) {
     }
     guest.has_room = true;
     translator.link_ready(now, &mut sockets, &mut guest);
+    outlast(&mut translator, now, &mut sockets, &mut guest);
+}
+
+/// Nobody says anything any more. Keep-alive, retransmissions and timeouts end everything in the end.
+pub(crate) fn outlast(translator: &mut Translator, mut now: Instant, sockets: &mut Sockets, guest: &mut Guest) {
     // The kernel lets no attempt to connect go on for ever.
     sockets.failing = false;
     for index in 0..FLOWS {
         let ready = Readiness { readable: false, writable: true, failed: false, stops: true };
-        translator.socket_event(now, SocketId::Tcp(index), ready, &mut sockets, &mut guest);
+        translator.socket_event(now, SocketId::Tcp(index), ready, sockets, guest);
     }
-    // Nobody says anything any more. Keep-alive, retransmissions and timeouts end everything in the end.
     for _ in 0..50_000 {
         if translator.tcp().is_empty() && translator.udp().is_empty() && translator.echo().is_empty() {
             assert!(sockets.open.is_empty(), "left open: {:?}", sockets.open);
             return;
         }
-        now = now.max(translator.deadline());
-        translator.finish(now, &mut sockets, &mut guest);
+        now = translator.deadline().map_or(now, |deadline| now.max(deadline));
+        translator.finish(now, sockets, guest);
     }
     panic!("{} connections never end: {:?}", translator.tcp().len(), translator.tcp());
 }
@@ -168,10 +173,10 @@ fn send(translator: &mut Translator, now: Instant, bytes: &[u8], sockets: &mut S
 }
 
 #[derive(Default)]
-struct Guest {
-    has_room: bool,
+pub(crate) struct Guest {
+    pub(crate) has_room: bool,
     /// For each port of the guest's: the sequence number that is expected of it, and the next one of ours.
-    connections: BTreeMap<u16, (u32, u32)>,
+    pub(crate) connections: BTreeMap<u16, (u32, u32)>,
 }
 
 impl GuestLink for Guest {
@@ -201,17 +206,18 @@ impl GuestLink for Guest {
 }
 
 #[derive(Default)]
-struct Sockets {
-    open: BTreeMap<SocketId, Socket>,
-    failing: bool,
-    room: u32,
+pub(crate) struct Sockets {
+    pub(crate) open: BTreeMap<SocketId, Socket>,
+    pub(crate) failing: bool,
+    pub(crate) room: u32,
 }
 
 #[derive(Debug, Default)]
-struct Socket {
-    queue: u32,
-    ended: bool,
-    shut_down: bool,
+pub(crate) struct Socket {
+    pub(crate) queue: u32,
+    pub(crate) ended: bool,
+    pub(crate) shut_down: bool,
+    pub(crate) is_held: bool,
 }
 
 impl Sockets {

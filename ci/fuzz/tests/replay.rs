@@ -63,6 +63,12 @@ fn control() {
 }
 
 #[test]
+#[cfg(feature = "control")]
+fn convert() {
+    replay("convert");
+}
+
+#[test]
 fn datagrams() {
     replay("datagrams");
 }
@@ -124,6 +130,17 @@ fn journal() {
 #[test]
 fn messages() {
     replay("messages");
+}
+
+#[test]
+fn migration() {
+    replay("migration");
+}
+
+#[test]
+#[cfg(feature = "control")]
+fn migrations() {
+    replay("migrations");
 }
 
 #[test]
@@ -215,6 +232,7 @@ fn every_target_is_replayed() {
             "cni",
             "config",
             "control",
+            "convert",
             "datagrams",
             "devices",
             "dhcp",
@@ -227,6 +245,8 @@ fn every_target_is_replayed() {
             "hook_readers",
             "journal",
             "messages",
+            "migration",
+            "migrations",
             "neighbours",
             "net_header",
             "offload",

@@ -54,6 +54,8 @@ pub enum Expect {
 pub enum Part {
     /// The same process runs, and has counted no bug.
     Process,
+    /// Under load, the neighbours' frames took at most twice as long as usual.
+    Delay,
     /// The neighbours have lost nothing.
     Neighbours,
     /// Descriptors, mappings and threads are as before, and memory nearly.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_driver::Shape;
-use culvert_system::daemon::{Daemon, Node};
+use culvert_system::daemon::{BUILDS, Daemon, Node};
 use culvert_system::qemu::Role;
 
 use crate::case::{Expect, Part};
@@ -45,6 +45,9 @@ impl Field {
     pub fn new(core: usize, full: bool) -> Result<Self> {
         let mut node = Node::new()?;
         node.set_worker_core(core);
+        if full {
+            load::leave_core_to_worker(core)?;
+        }
         node.add_guest(NEIGHBOURS[0], Role::Listen, "");
         node.add_guest(NEIGHBOURS[1], Role::Listen, "");
         let daemon = node.start()?;
@@ -192,6 +195,11 @@ impl Field {
         self.expect(Expect::Log { port: self.victim(), sentence, lines: 1..=1 });
     }
 
+    /// Declares that lines about the victim may tell this, at most as many as culvertd writes of one port in the time of a case.
+    pub fn may_tell(&mut self, sentence: &'static str) {
+        self.expect(Expect::Log { port: self.victim(), sentence, lines: 0..=20 });
+    }
+
     /// Declares that a part of the oracle does not apply, and why.
     pub fn exempt(&mut self, part: Part, reason: &'static str) {
         self.exempt.push((part, reason));
@@ -240,6 +248,18 @@ impl Field {
         self.end_neighbours();
         self.neighbours = neighbours(&self.node, self.pace)?;
         Ok(())
+    }
+
+    /// Another build of culvertd takes over from the one that runs. Returns how long a neighbour was without a frame.
+    ///
+    /// # Errors
+    /// It does not take over, or a neighbour's connection is broken.
+    pub fn take_over(&mut self) -> Result<Duration> {
+        self.neighbours.mark()?;
+        let runs = self.daemon.build()?;
+        let other = BUILDS.into_iter().find(|build| *build != runs).context("another build")?;
+        self.daemon = self.node.take_over(&mut self.daemon, other)?;
+        Ok(self.neighbours.settle()?.longest_gap)
     }
 
     /// Ends the neighbours' connections, which outlive a daemon.

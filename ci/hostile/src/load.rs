@@ -1,11 +1,26 @@
 //! Neighbours under load, for runs with `--full`: how much is without loss on this machine, and how long frames take then.
+//!
+//! A poll-mode worker has a core of its own, here as on any node; whoever plays guests shares the others.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::neighbours::{Neighbours, Pace};
+
+/// Keeps this thread, and those that it starts, off the worker's core, if there are others.
+///
+/// # Errors
+/// The kernel's.
+pub fn leave_core_to_worker(core: usize) -> Result<()> {
+    let mut cores = rustix::thread::sched_getaffinity(None).context("the cores that may be used")?;
+    cores.unset(core);
+    if cores.count() != 0 {
+        rustix::thread::sched_setaffinity(None, &cores).context("the cores of guests cannot be set")?;
+    }
+    Ok(())
+}
 
 /// The load under which cases are played: 70 % of the rate at which nothing is lost.
 ///

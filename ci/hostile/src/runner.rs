@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::case::{Case, TABLES};
+use crate::case::{Case, Part, TABLES};
 use crate::field::Field;
-use crate::oracle::Baseline;
+use crate::oracle::{Baseline, Wrong};
 
 /// How cases are run.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ pub struct Options {
 /// What became of a case.
 struct Outcome {
     case: Case,
-    wrong: Vec<String>,
+    wrong: Vec<Wrong>,
 }
 
 /// Runs cases and prints how each went.
@@ -47,7 +47,7 @@ pub fn run(cases: Vec<Case>, options: Options) -> Result<()> {
     let red: Vec<_> = outcomes.iter().filter(|outcome| !outcome.wrong.is_empty()).collect();
     // Once more at the end: the end of a log is all that may be kept of it.
     for Outcome { case, wrong } in &red {
-        println!("{:<4} {}: {}", case.row, case.name, wrong.join("; "));
+        println!("{:<4} {}: {}", case.row, case.name, sentences(wrong));
     }
     ensure!(red.is_empty(), "{} of {} cases are not green", red.len(), outcomes.len());
     Ok(())
@@ -55,7 +55,8 @@ pub fn run(cases: Vec<Case>, options: Options) -> Result<()> {
 
 /// Plays one case on a field of its own; returns what is not as it must be.
 pub fn play_alone(case: &Case) -> Vec<String> {
-    play(case, &mut None, 0, Options { full: false, lanes: 1 }).0
+    let (wrong, _) = play(case, &mut None, 0, Options { full: false, lanes: 1 });
+    wrong.into_iter().map(|it| it.why).collect()
 }
 
 /// One lane: takes cases until there are none.
@@ -64,18 +65,27 @@ fn work(lane: usize, options: Options, waiting: &Mutex<VecDeque<Case>>, outcomes
     loop {
         let case = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let Some(case) = case else { return };
-        let start = Instant::now();
-        let (wrong, notes) = play(&case, &mut field, lane, options);
+        let mut start = Instant::now();
+        let (mut wrong, mut notes) = play(&case, &mut field, lane, options);
+        // Others on the machine make frames wait as well, but not each time.
+        for _ in 1..TRIES {
+            if wrong.is_empty() || !wrong.iter().all(|it| it.part == Some(Part::Delay)) {
+                break;
+            }
+            print(&case, start.elapsed(), &wrong, &notes);
+            start = Instant::now();
+            (wrong, notes) = play(&case, &mut field, lane, options);
+        }
         print(&case, start.elapsed(), &wrong, &notes);
         outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(Outcome { case, wrong });
     }
 }
 
 /// Plays one case; returns what is not as it must be, and what was not looked at.
-fn play(case: &Case, place: &mut Option<Field>, lane: usize, options: Options) -> (Vec<String>, Vec<String>) {
+fn play(case: &Case, place: &mut Option<Field>, lane: usize, options: Options) -> (Vec<Wrong>, Vec<String>) {
     let mut field = match place.take().map_or_else(|| new_field(lane, options), Ok) {
         Ok(field) => field,
-        Err(error) => return (vec![format!("culvertd and the neighbours: {error:#}")], Vec::new()),
+        Err(error) => return (vec![format!("culvertd and the neighbours: {error:#}").into()], Vec::new()),
     };
     let (wrong, notes) = play_on(case, &mut field);
     if wrong.is_empty() && !field.is_spent() {
@@ -86,25 +96,30 @@ fn play(case: &Case, place: &mut Option<Field>, lane: usize, options: Options) -
 
 /// Plays one case on a field; returns what is not as it must be, and what was not looked at. What the case has added to the field is
 /// gone, unless that is spent.
-pub fn play_on(case: &Case, field: &mut Field) -> (Vec<String>, Vec<String>) {
+pub fn play_on(case: &Case, field: &mut Field) -> (Vec<Wrong>, Vec<String>) {
     let baseline = match field.prepare(case.name).and_then(|()| Baseline::take(field)) {
         Ok(baseline) => baseline,
-        Err(error) => return (vec![format!("before the case: {error:#}")], Vec::new()),
+        Err(error) => return (vec![format!("before the case: {error:#}").into()], Vec::new()),
     };
     let mut wrong = Vec::new();
     match catch_unwind(AssertUnwindSafe(|| (case.run)(field))) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => wrong.push(format!("the case: {error:#}")),
-        Err(_) => wrong.push("the case has panicked".to_owned()),
+        Ok(Err(error)) => wrong.push(format!("the case: {error:#}").into()),
+        Err(_) => wrong.push("the case has panicked".to_owned().into()),
     }
     wrong.extend(baseline.check(field));
     let notes = field.exemptions().map(|(part, reason)| format!("{part:?} not looked at: {reason}")).collect();
     if !field.is_spent()
         && let Err(error) = field.clear()
     {
-        wrong.push(format!("after the case: {error:#}"));
+        wrong.push(format!("after the case: {error:#}").into());
     }
     (wrong, notes)
+}
+
+/// Why a case is red.
+pub fn sentences(wrong: &[Wrong]) -> String {
+    wrong.iter().map(|it| it.why.as_str()).collect::<Vec<_>>().join("; ")
 }
 
 fn new_field(lane: usize, options: Options) -> Result<Field> {
@@ -118,10 +133,11 @@ fn new_field(lane: usize, options: Options) -> Result<Field> {
 }
 
 /// One line for a case, and one for each thing that is wrong or was not looked at; in one piece, since other lanes print as well.
-fn print(case: &Case, took: Duration, wrong: &[String], notes: &[String]) {
+fn print(case: &Case, took: Duration, wrong: &[Wrong], notes: &[String]) {
     let state = if wrong.is_empty() { "ok" } else { "FAILED" };
     let mut text = format!("{:<4} {:<58} {:6.1} s  {state}", case.row, case.name, took.as_secs_f64());
-    wrong.iter().chain(notes).for_each(|sentence| text.push_str(&format!("\n       {sentence}")));
+    let wrong = wrong.iter().map(|it| &it.why);
+    wrong.chain(notes).for_each(|sentence| text.push_str(&format!("\n       {sentence}")));
     println!("{text}");
 }
 
@@ -154,3 +170,6 @@ pub fn choose(cases: Vec<Case>, words: &[String], full: bool) -> Result<Vec<Case
     };
     Ok(cases.into_iter().filter(wanted).collect())
 }
+
+/// How often a case is played at most when nothing but its neighbours' delay is wrong: each time has to be red.
+const TRIES: usize = 3;

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::console::Console;
 use crate::paths::program;
 use crate::place::{Namespace, Place};
-use crate::qemu::Role;
+use crate::qemu::{GuestOptions, Role};
 
 /// A configuration in a folder of its own, which goes with it.
 pub struct Node {
@@ -36,13 +36,13 @@ impl Node {
         // Of all tests together: "off" tells whether a failure comes of isolation, "log" has the kernel log which call was missing.
         let isolation = std::env::var("CULVERT_ISOLATION").unwrap_or_else(|_| "full".to_owned());
         let config = format!(
-            "[daemon]\ncontrol_socket = \"{path}/culvertd.sock\"\nstate_dir = \"{path}/state\"\n\
+            "[daemon]\ncontrol_socket = \"{path}/culvertd.sock\"\nstate_dir = \"{path}/state\"\nmetrics_address = \"off\"\n\
              isolation = \"{isolation}\"\nfolders = [\"{}\"]\n\n\
              [datapath]\nworker_cores = [0]\nmemory_mb = 64\n\n\
              [[network]]\nname = \"blue\"\n",
             std::env::temp_dir().display()
         );
-        Ok(Self { folder, config, place: Place::default() })
+        Ok(Self { folder, config, place: Place { any_core: true, ..Place::default() } })
     }
 
     /// Adds a guest's port with further `keys`, such as `queues = 2`, and returns the path of its socket.
@@ -53,6 +53,15 @@ impl Node {
             "[[port]]\nname = \"{name}\"\nnetwork = \"blue\"\nsocket = \"{path}\"\nrole = \"{role}\"\n{keys}"
         ));
         socket
+    }
+
+    /// Adds the ports `vm-a` and `vm-b`, and returns guests of QEMU's for them, whose devices have further `properties`.
+    pub fn add_pair(&mut self, role: Role, properties: &str) -> [GuestOptions; 2] {
+        [("vm-a", 1), ("vm-b", 2)].map(|(name, number)| GuestOptions {
+            role,
+            properties: properties.to_owned(),
+            ..GuestOptions::new(name, &self.add_guest(name, role, ""), number)
+        })
     }
 
     /// Adds a DPDK port with further `keys`.
@@ -141,9 +150,45 @@ impl Node {
     /// # Errors
     /// culvertd cannot be run.
     pub fn launch_with(&self, file: &Path) -> Result<Daemon> {
-        let arguments = [Path::new("--config"), file];
         let name = if self.place.faults.is_some() { "culvertd-inject" } else { "culvertd" };
-        let console = Console::start_in(&self.place, name, program(name)?, &arguments)?;
+        self.launch_program(name, &[Path::new("--config"), file])
+    }
+
+    /// Starts a culvertd that takes over from the one that runs, and returns at once. `build`: one of the two [`BUILDS`]. The
+    /// configuration is written anew.
+    ///
+    /// # Errors
+    /// The configuration cannot be written, or culvertd cannot be run.
+    pub fn launch_takeover(&self, build: &str) -> Result<Daemon> {
+        let file = self.path("culvertd.toml");
+        fs::write(&file, &self.config)?;
+        self.launch_program(build, &[Path::new("--takeover"), Path::new("--config"), &file])
+    }
+
+    /// Has a culvertd of this build take over from `old`, which must end with success, and returns when it answers.
+    ///
+    /// # Errors
+    /// It does not take over.
+    pub fn take_over(&self, old: &mut Daemon, build: &str) -> Result<Daemon> {
+        let mut new = self.launch_takeover(build)?;
+        let deadline = Instant::now() + START_LIMIT;
+        let status = loop {
+            if let Some(status) = old.console.ended()? {
+                break status;
+            }
+            if let Some(status) = new.console.ended()? {
+                bail!("it does not take over but ends with {status}; {}", new.console.last_words());
+            }
+            ensure!(Instant::now() < deadline, "it does not take over; {}", new.console.last_words());
+            thread::sleep(Duration::from_millis(1));
+        };
+        ensure!(status.success(), "culvertd ended with {status} after a takeover; {}", old.console.last_words());
+        new.wait_for_next(0)?;
+        Ok(new)
+    }
+
+    fn launch_program(&self, name: &str, arguments: &[&Path]) -> Result<Daemon> {
+        let console = Console::start_in(&self.place, name, program(name)?, arguments)?;
         Ok(Daemon { console, control_socket: self.path("culvertd.sock") })
     }
 }
@@ -222,6 +267,17 @@ impl Daemon {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "culvertctl {arguments} failed with {}: {said}", output.status);
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Which of the two [`BUILDS`] it is, as its version tells.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn build(&self) -> Result<&'static str> {
+        let status = self.ask("status")?;
+        let version = status.get("version").and_then(Value::as_str).context("version")?;
+        let [released, with_faults] = BUILDS;
+        Ok(if version.ends_with("+inject") { with_faults } else { released })
     }
 
     /// Runs culvertctl with `-o json`.
@@ -356,6 +412,9 @@ fn find(answer: &Value, key: &str, value: &str) -> Result<Value> {
         .and_then(|list| list.iter().find(|entry| entry.get(key).and_then(Value::as_str) == Some(value)));
     entry.cloned().with_context(|| format!("no {key} {value} in {answer}"))
 }
+
+/// Two builds of culvertd, of the same source and different versions: the released one, and one with faults that tests ask for.
+pub const BUILDS: [&str; 2] = ["culvertd", "culvertd-inject"];
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 

@@ -109,6 +109,11 @@ impl Guest {
         Ok((next()??, next()??))
     }
 
+    /// Goes on with the console of another QEMU, where the guest is now, and returns the one before.
+    pub fn move_to(&mut self, console: Console) -> Console {
+        std::mem::replace(&mut self.console, console)
+    }
+
     /// Its console, for what the other functions do not offer.
     pub fn console(&mut self) -> &mut Console {
         &mut self.console

@@ -1,6 +1,6 @@
-//! libvirt of Debian 13, in a root of its own (ci/debian13), in a pod.
+//! libvirt of Debian 13, in a root of its own (ci/debian13), in a pod or on a node of the [`lab`](crate::lab).
 //!
-//! It starts what is called `passt` there: culvert-translator takes that place, or passt is left in it, see
+//! In a pod it starts what is called `passt` there: culvert-translator takes that place, or passt is left in it, see
 //! [`translator`](crate::translator).
 
 use std::fs;
@@ -18,6 +18,8 @@ use crate::translator::{Pod, is_ours, translator_program};
 /// libvirtd, and a shell beside it.
 pub struct Libvirt {
     shell: Console,
+    /// A folder for what domains are made of, as the test sees it, and as they do.
+    files: [PathBuf; 2],
 }
 
 impl Libvirt {
@@ -32,12 +34,47 @@ impl Libvirt {
             words.push(format!("PASST={}", translator_program()?.display()));
         }
         words.extend([ci().join("debian13").display().to_string(), "bash".to_owned()]);
-        let mut libvirt = Self { shell: Console::start_in(&place, "debian13", "env", &words)? };
+        let files = PathBuf::from("/var/lib/libvirt/images");
+        let shell = Console::start_in(&place, "debian13", "env", &words)?;
+        let mut libvirt = Self { shell, files: [in_root(&files), files] };
         // passt's resolvers are those of the pod.
         let resolvers = fs::read_to_string(pod.path("resolv.conf"))?;
         libvirt.run(&format!("printf '{}' >/etc/resolv.conf", resolvers.replace('\n', "\\n")))?;
-        libvirt.run("virtlogd -d && libvirtd -d && until virsh -q list; do sleep 0.1; done")?;
+        libvirt.begin()?;
         Ok(libvirt)
+    }
+
+    /// Starts it on a node as a host of its own: nothing that it writes, and none of its processes, is seen by another one. Domains see the
+    /// node's `folder` as `seen_as`, where everybody must be able to look for names. libvirt's sockets are in its folder `libvirt`.
+    ///
+    /// # Errors
+    /// The root cannot be made, or libvirt does not start.
+    pub fn start_on(place: &Place, name: &str, folder: &Path, seen_as: &Path) -> Result<Self> {
+        let script = "cd \"$1\" && exec unshare --uts --pid --fork --kill-child --mount-proc \"$2\" bash";
+        let debian = ci().join("debian13");
+        let words = [Path::new("-c"), Path::new(script), Path::new("bash"), folder, &debian];
+        let shell = Console::start_in(place, "debian13", "bash", &words)?;
+        let mut libvirt = Self { shell, files: [folder.to_owned(), seen_as.to_owned()] };
+        let seen_as = seen_as.display();
+        libvirt.run(&format!(
+            "set -e; hostname {name}
+             cp -a /etc/libvirt /run/etc && mount --bind /run/etc /etc/libvirt
+             for folder in /tmp /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; do mount -t tmpfs tmpfs $folder; done
+             mkdir -p {seen_as} && mount --bind /src {seen_as}
+             mkdir -p /src/libvirt /run/libvirt && mount --bind /src/libvirt /run/libvirt
+             echo \"host_uuid = \\\"$(cat /proc/sys/kernel/random/uuid)\\\"\" >>/etc/libvirt/libvirtd.conf
+             set +e"
+        ))?;
+        libvirt.begin()?;
+        Ok(libvirt)
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        let [outside, _] = &self.files;
+        for file in ["vmlinuz", "initrd.cpio"] {
+            fs::copy(guest_file(file)?, outside.join(file))?;
+        }
+        self.run("virtlogd -d && libvirtd -d && until virsh -q list; do sleep 0.1; done").map(drop)
     }
 
     /// Runs a shell command there, and returns what it printed.
@@ -58,7 +95,7 @@ impl Libvirt {
     /// libvirt refuses the domain.
     pub fn define(&mut self, name: &str, domain: &[u8]) -> Result<String> {
         let file = format!("tmp/{name}.xml");
-        fs::write(ci().join("../target/debian13").join(&file), domain)?;
+        fs::write(in_root(&file), domain)?;
         // One that a test has left that was interrupted.
         self.run(&format!("virsh -q undefine {name} 2>/dev/null || true"))?;
         self.run(&format!("virsh -q define --validate /{file}"))?;
@@ -67,28 +104,35 @@ impl Libvirt {
         Ok(defined)
     }
 
-    /// Starts a domain with an `<interface>` element, and returns its guest, which boots.
+    /// Starts a domain with these devices, such as an `<interface>`, and returns its guest, which boots.
     ///
     /// # Errors
     /// libvirt refuses the domain.
-    pub fn boot(&mut self, name: &str, number: u8, interface: &str) -> Result<Guest> {
-        let root = ci().join("../target/debian13");
-        for file in ["vmlinuz", "initrd.cpio"] {
-            fs::copy(guest_file(file)?, root.join("var/lib/libvirt/images").join(file))?;
-        }
-        let serial = format!("/tmp/{name}.serial");
+    pub fn boot(&mut self, name: &str, number: u8, devices: &str) -> Result<Guest> {
+        let [outside, inside] = &self.files;
+        let folder = inside.display();
         let domain = format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
              <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
-             <os><type arch='x86_64' machine='pc'>hvm</type><kernel>/var/lib/libvirt/images/vmlinuz</kernel>
-             <initrd>/var/lib/libvirt/images/initrd.cpio</initrd><cmdline>console=ttyS0 quiet panic=-1 no_timer_check</cmdline></os>
-             <features><acpi/></features><devices>{interface}
-             <serial type='unix'><source mode='bind' path='{serial}'/><target port='0'/></serial></devices></domain>"
+             <os><type arch='x86_64' machine='pc'>hvm</type><kernel>{folder}/vmlinuz</kernel>
+             <initrd>{folder}/initrd.cpio</initrd><cmdline>console=ttyS0 quiet panic=-1 no_timer_check</cmdline></os>
+             <features><acpi/></features><devices>{devices}
+             <serial type='unix'><source mode='bind' path='{folder}/{name}.serial'/><target port='0'/></serial></devices></domain>"
         );
-        fs::write(root.join(format!("tmp/{name}.xml")), domain)?;
-        self.run(&format!("virsh create /tmp/{name}.xml")).with_context(|| self.log(name))?;
-        let address = format!("UNIX-CONNECT:{}{serial}", root.display());
-        Ok(Guest::new(name, number, Console::start(name, "socat", &["-", &address])?))
+        fs::write(outside.join(format!("{name}.xml")), domain)?;
+        let create = format!("virsh create {folder}/{name}.xml");
+        self.run(&create).with_context(|| self.log(name))?;
+        Ok(Guest::new(name, number, self.console(name)?))
+    }
+
+    /// The console of a domain's guest, which has come from another host.
+    ///
+    /// # Errors
+    /// There is no such domain.
+    pub fn console(&self, name: &str) -> Result<Console> {
+        let [outside, _] = &self.files;
+        let address = format!("UNIX-CONNECT:{}", outside.join(format!("{name}.serial")).display());
+        Console::start(name, "socat", &["-", &address])
     }
 
     /// Ends a domain.
@@ -116,6 +160,12 @@ impl Drop for Libvirt {
 /// The folder of the scripts.
 fn ci() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A path in the root.
+fn in_root(path: impl AsRef<Path>) -> PathBuf {
+    let path = path.as_ref();
+    ci().join("../target/debian13").join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// The root is made at first.

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
@@ -14,17 +15,21 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
 use rustix::thread::LinkNameSpaceType;
 
-/// A core, a network namespace, and an environment. The default is that of the test itself.
+/// A core, a network namespace, an environment, and a folder. The default is that of the test itself.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
     /// The one core that it may use.
     pub core: Option<usize>,
+    /// Without `core`: it may use all of the machine's, also where the test keeps itself off some.
+    pub any_core: bool,
     /// The name of its network namespace, see [`Namespace`].
     pub namespace: Option<String>,
     /// Faults that culvertd-inject is to offer, see culvert-worker's `inject.rs`.
     pub faults: Option<String>,
     /// Further variables of its environment, as `NAME=VALUE`.
     pub variables: Vec<String>,
+    /// A folder, and another one in whose place this program alone sees it.
+    pub folder: Option<[PathBuf; 2]>,
 }
 
 impl Place {
@@ -34,8 +39,17 @@ impl Place {
         if let Some(name) = &self.namespace {
             words.extend(["nsenter".to_owned(), format!("--net={FOLDER}/{name}"), "--".to_owned()]);
         }
-        if let Some(core) = self.core {
-            words.extend(["taskset".to_owned(), "--cpu-list".to_owned(), core.to_string()]);
+        if let Some([folder, seen_as]) = &self.folder {
+            let mount = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+            words.extend(["unshare", "--mount", "--", "sh", "-c", mount, "sh"].map(str::to_owned));
+            words.extend([folder, seen_as].map(|path| path.display().to_string()));
+        }
+        let cores = match self.core {
+            None if self.any_core => Some("0-1023".to_owned()),
+            core => core.map(|core| core.to_string()),
+        };
+        if let Some(cores) = cores {
+            words.extend(["taskset".to_owned(), "--cpu-list".to_owned(), cores]);
         }
         if let Some(faults) = &self.faults {
             words.extend(["env".to_owned(), format!("CULVERT_INJECT={faults}")]);

@@ -34,6 +34,12 @@ pub struct GuestOptions {
     pub tools: bool,
     /// Where QEMU runs.
     pub place: Place,
+    /// With [`Role::Listen`]: QEMU waits for culvertd's socket, and connects again after a loss; otherwise it ends where there is none.
+    pub reconnect: bool,
+    /// The socket of QEMU's monitor, see [`Monitor`](crate::qmp::Monitor).
+    pub monitor: Option<PathBuf>,
+    /// How the guest begins.
+    pub start: Start,
 }
 
 impl GuestOptions {
@@ -50,6 +56,9 @@ impl GuestOptions {
             properties: String::new(),
             tools: false,
             place: Place::default(),
+            reconnect: true,
+            monitor: None,
+            start: Start::Boot,
         }
     }
 
@@ -58,9 +67,27 @@ impl GuestOptions {
     /// # Errors
     /// QEMU or the guest image is missing.
     pub fn boot(&self) -> Result<Guest> {
-        let console = Console::start_in(&self.place, &self.name, "qemu-system-x86_64", &arguments(self)?)?;
-        Ok(Guest::new(&self.name, self.number, console))
+        Ok(Guest::new(&self.name, self.number, self.launch()?))
     }
+
+    /// Starts QEMU; what the guest prints, once it is there, comes on the console.
+    ///
+    /// # Errors
+    /// QEMU or the guest image is missing.
+    pub fn launch(&self) -> Result<Console> {
+        Console::start_in(&self.place, &self.name, "qemu-system-x86_64", &arguments(self)?)
+    }
+}
+
+/// How a guest begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It boots.
+    Boot,
+    /// It comes from another QEMU, once the monitor was told from where, and runs as it did there.
+    Arrive,
+    /// The same, but it stands still until the monitor is told otherwise.
+    ArrivePaused,
 }
 
 /// What is spoken on the socket of a guest's network device.
@@ -108,8 +135,9 @@ fn arguments(options: &GuestOptions) -> Result<Vec<String>> {
     let mac = mac(*number);
     let socket = options.socket.display();
     let role = match options.role {
-        Role::Listen => "reconnect-ms=1000",
-        Role::Connect => "server=on",
+        Role::Listen if options.reconnect => ",reconnect-ms=1000",
+        Role::Listen => "",
+        Role::Connect => ",server=on",
     };
     let virtio = match options.virtio {
         Virtio::Modern => "disable-legacy=on",
@@ -127,7 +155,7 @@ fn arguments(options: &GuestOptions) -> Result<Vec<String>> {
     let memory = if options.tools { 512 } else { 256 };
     let netdev = match options.transport {
         Transport::VhostUser => format!(
-            "-chardev socket,id=vhost,path={socket},{role} -netdev vhost-user,id=net,chardev=vhost,queues={queues}"
+            "-chardev socket,id=vhost,path={socket}{role} -netdev vhost-user,id=net,chardev=vhost,queues={queues}"
         ),
         Transport::Stream => {
             format!("-netdev stream,id=net,server=off,reconnect-ms=1000,addr.type=unix,addr.path={socket}")
@@ -142,6 +170,14 @@ fn arguments(options: &GuestOptions) -> Result<Vec<String>> {
          {netdev} -device virtio-net-pci,netdev=net,mac={mac},romfile=,{virtio}{multi}{further}"
     );
     let mut arguments: Vec<String> = line.split(' ').map(|word| word.replace('\u{a0}', " ")).collect();
+    if let Some(monitor) = &options.monitor {
+        arguments.extend(["-qmp".to_owned(), format!("unix:{},server=on,wait=off", monitor.display())]);
+    }
+    arguments.extend(match options.start {
+        Start::Boot => vec![],
+        Start::Arrive => vec!["-incoming".to_owned(), "defer".to_owned()],
+        Start::ArrivePaused => vec!["-incoming".to_owned(), "defer".to_owned(), "-S".to_owned()],
+    });
     arguments.extend(["-kernel".to_owned(), kernel.display().to_string()]);
     arguments.extend(["-initrd".to_owned(), initrd.display().to_string()]);
     Ok(arguments)

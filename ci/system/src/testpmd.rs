@@ -54,7 +54,7 @@ impl Testpmd {
         arguments.extend(["--", "-i", "--no-mlockall", "--total-num-mbufs=16384"]);
         arguments.extend(options);
         let mut console = Console::start_in(place, name, "stdbuf", &arguments)?;
-        console.wait_for(PROMPT, LIMIT)?;
+        console.wait_for_answer(PROMPT, LIMIT)?;
         Ok(Self { console })
     }
 

@@ -44,6 +44,22 @@ impl Host {
         Self { place: Place { namespace: Some(namespace.name().to_owned()), ..Place::default() }, running: None }
     }
 
+    /// Tells a sender that sends until it is told to end that it is time.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn tell_to_end(&mut self) -> Result<()> {
+        self.running()?.signal("TERM")
+    }
+
+    /// Waits until it has ended, well or not.
+    ///
+    /// # Errors
+    /// It does not within `limit`.
+    pub fn wait_over(&mut self, limit: Duration) -> Result<()> {
+        self.running()?.wait(limit).map(drop)
+    }
+
     fn running(&mut self) -> Result<&mut Console> {
         self.running.as_mut().context("guest-traffic was not started")
     }

@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,9 @@ pub const SEARCH: [&str; 2] = ["culvert.test", "example.test"];
 /// A pod, the world, and a folder for sockets that everybody may use.
 pub struct Pod {
     pod: Namespace,
-    world: Namespace,
+    world: Arc<Namespace>,
+    /// The world's interface to the pod.
+    wire: String,
     folder: TempDir,
     program: PathBuf,
     core: Option<usize>,
@@ -64,7 +67,7 @@ impl Pod {
     /// # Errors
     /// The test is not root.
     pub fn with_program(program: PathBuf, core: Option<usize>) -> Result<Self> {
-        Self::between(Namespace::new("pod")?, Namespace::new("world")?, program, core)
+        Self::between(Namespace::new("pod")?, new_world("world")?, program, core)
     }
 
     /// As [`Pod::new`], beside others: its namespaces have this name in theirs.
@@ -72,29 +75,70 @@ impl Pod {
     /// # Errors
     /// The test is not root, or there is no translator.
     pub fn named(name: &str) -> Result<Self> {
-        let (pod, world) = (Namespace::new(name)?, Namespace::new(&format!("{name}-world"))?);
+        let (pod, world) = (Namespace::new(name)?, new_world(&format!("{name}-world"))?);
         Self::between(pod, world, translator_program()?, None)
     }
 
     fn between(pod: Namespace, world: Namespace, program: PathBuf, core: Option<usize>) -> Result<Self> {
-        for namespace in [&pod, &world] {
-            // Addresses can be used at once.
-            namespace.set_parameter("net/ipv6/conf/default/accept_dad", "0")?;
-            namespace.set_parameter("net/ipv6/conf/default/accept_ra", "0")?;
-        }
-        // What a CNI does for translators: echo and low ports without capabilities.
-        pod.set_parameter("net/ipv4/ping_group_range", "0 2147483647")?;
-        pod.set_parameter("net/ipv4/ip_unprivileged_port_start", "0")?;
-        world.ip(&format!("link add pod type veth peer name eth0 netns {}", pod.name()))?;
-        for address in ["192.0.2.1/24", "2001:db8:1::1/64", "fe80::1/64"] {
-            world.ip(&format!("addr add {address} dev pod"))?;
-        }
         for address in RESOLVERS {
             world.ip(&format!("addr add {address} dev lo"))?;
         }
-        world.ip("link set pod up")?;
-        pod.ip("addr add 192.0.2.15/24 dev eth0")?;
-        pod.ip("addr add 2001:db8:1::15/64 dev eth0")?;
+        let gateways = ["192.0.2.1/24", "2001:db8:1::1/64", "fe80::1/64"];
+        Self::on_wire("pod", pod, gateways, POD, Arc::new(world), program, core)
+    }
+
+    /// Another pod in the same world, with another name, and these addresses: those of this one, if a guest is to move from one to the other
+    /// with them. The world finds them here until [`Pod::lead_here`].
+    ///
+    /// # Errors
+    /// The test is not root.
+    pub fn another(&self, name: &str, addresses: [&str; 2]) -> Result<Self> {
+        // The network is the other one's.
+        let gateways = ["192.0.2.1/32", "2001:db8:1::1/128", "fe80::1/64"];
+        let (pod, world) = (Namespace::new(name)?, Arc::clone(&self.world));
+        let pod = Self::on_wire(name, pod, gateways, addresses, world, self.program.clone(), self.core)?;
+        if addresses != POD {
+            pod.lead(addresses)?;
+        }
+        Ok(pod)
+    }
+
+    /// From now on the world finds the pods' common addresses here.
+    ///
+    /// # Errors
+    /// The test is not root.
+    pub fn lead_here(&self) -> Result<()> {
+        self.lead(POD)
+    }
+
+    fn lead(&self, addresses: [&str; 2]) -> Result<()> {
+        for (address, length) in addresses.iter().zip([32, 128]) {
+            self.world.ip(&format!("route replace {address}/{length} dev {}", self.wire))?;
+        }
+        Ok(())
+    }
+
+    fn on_wire(
+        wire: &str,
+        pod: Namespace,
+        gateways: [&str; 3],
+        addresses: [&str; 2],
+        world: Arc<Namespace>,
+        program: PathBuf,
+        core: Option<usize>,
+    ) -> Result<Self> {
+        at_once(&pod)?;
+        // What a CNI does for translators: echo and low ports without capabilities.
+        pod.set_parameter("net/ipv4/ping_group_range", "0 2147483647")?;
+        pod.set_parameter("net/ipv4/ip_unprivileged_port_start", "0")?;
+        world.ip(&format!("link add {wire} type veth peer name eth0 netns {}", pod.name()))?;
+        for address in gateways {
+            world.ip(&format!("addr add {address} dev {wire}"))?;
+        }
+        world.ip(&format!("link set {wire} up"))?;
+        let [v4, v6] = addresses;
+        pod.ip(&format!("addr add {v4}/24 dev eth0"))?;
+        pod.ip(&format!("addr add {v6}/64 dev eth0"))?;
         pod.ip("link set eth0 up")?;
         pod.ip("route add default via 192.0.2.1")?;
         pod.ip("route add default via fe80::1 dev eth0")?;
@@ -104,7 +148,12 @@ impl Pod {
         fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
         let resolvers: String = RESOLVERS.iter().map(|address| format!("nameserver {address}\n")).collect();
         fs::write(folder.path().join("resolv.conf"), format!("{resolvers}search {}\n", SEARCH.join(" ")))?;
-        Ok(Self { pod, world, folder, program, core })
+        Ok(Self { pod, world, wire: wire.to_owned(), folder, program, core })
+    }
+
+    /// Replaces the program that is started as its translator.
+    pub fn set_program(&mut self, program: PathBuf) {
+        self.program = program;
     }
 
     /// The pod's namespace.
@@ -175,6 +224,22 @@ impl Pod {
         arguments.extend(options.split_whitespace().map(str::to_owned));
         Console::start_in(&place, name, "unshare", &arguments)
     }
+}
+
+fn new_world(name: &str) -> Result<Namespace> {
+    let world = Namespace::new(name)?;
+    at_once(&world)?;
+    // What comes from a guest that has just moved may come before its address is known to be there.
+    for interfaces in ["all", "default"] {
+        world.set_parameter(&format!("net/ipv4/conf/{interfaces}/rp_filter"), "0")?;
+    }
+    Ok(world)
+}
+
+/// Addresses can be used at once, and are none but those that are given.
+fn at_once(namespace: &Namespace) -> Result<()> {
+    namespace.set_parameter("net/ipv6/conf/default/accept_dad", "0")?;
+    namespace.set_parameter("net/ipv6/conf/default/accept_ra", "0")
 }
 
 /// Addresses of a far end.

@@ -70,7 +70,7 @@ fn check_threads(daemon: &Daemon, capabilities: u64) -> Result<()> {
         ensure!(filters == ("2", "6"), "{name} has {filters:?} filters");
     }
     let supervisor = Status::of(&daemon.supervisor_pid().to_string())?;
-    let wanted = capabilities | SYS_ADMIN | NET_RAW | SETPCAP;
+    let wanted = capabilities | SYS_ADMIN | NET_RAW | NET_ADMIN | SETPCAP;
     for set in ["CapEff", "CapPrm", "CapBnd"] {
         let found = supervisor.capabilities(set)?;
         ensure!(found == wanted, "the supervisor has {set} {found:x}, not {wanted:x}");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use culvert_system::daemon::{Daemon, Node};
+use culvert_system::gaps::{boot_id, fix_neighbours, ping_over, print};
 use culvert_system::guest::Guest;
 use culvert_system::qemu::{GuestOptions, Role};
 use culvert_system::testpmd::Testpmd;
@@ -81,20 +82,15 @@ fn qemu_guests_on_testpmd() -> Result<()> {
         });
         gaps.push(killed?);
     }
-    print_gaps("QEMU, role connect, on testpmd's net_vhost", &mut gaps);
+    print("kills", "QEMU, role connect, on testpmd's net_vhost", &mut gaps);
     Ok(())
 }
 
 /// Two guests that ping each other.
 fn qemu(role: Role, properties: &str) -> Result<()> {
     let mut node = Node::new()?;
-    let options = [("vm-a", 1), ("vm-b", 2)].map(|(name, number)| GuestOptions {
-        role,
-        properties: properties.to_owned(),
-        ..GuestOptions::new(name, &node.add_guest(name, role, ""), number)
-    });
+    let [a, b] = node.add_pair(role, properties);
     let mut daemon = node.start()?;
-    let [a, b] = options;
     let (mut a, mut b) = (a.boot()?, b.boot()?);
     a.wait_ready()?;
     b.wait_ready()?;
@@ -105,7 +101,7 @@ fn qemu(role: Role, properties: &str) -> Result<()> {
         let gap = ping_over(&mut a, b.address(), || kill(&node, &mut daemon, round));
         gaps.push(gap.with_context(|| daemon.console().last_words())?);
     }
-    print_gaps(&format!("QEMU, role {} {properties}", role.key()), &mut gaps);
+    print("kills", &format!("QEMU, role {} {properties}", role.key()), &mut gaps);
     let address = b.address().to_owned();
     ensure!(a.ping(&address, 3)? == 3 && b.ping(a.address(), 3)? == 3, "a ring is stuck");
     ensure!([boot_id(&mut a)?, boot_id(&mut b)?] == boots, "a guest has rebooted");
@@ -117,13 +113,8 @@ fn qemu(role: Role, properties: &str) -> Result<()> {
 /// other again.
 fn qemu_with_crashes(role: Role, properties: &str) -> Result<()> {
     let mut node = Node::new()?;
-    let options = [("vm-a", 1), ("vm-b", 2)].map(|(name, number)| GuestOptions {
-        role,
-        properties: properties.to_owned(),
-        ..GuestOptions::new(name, &node.add_guest(name, role, ""), number)
-    });
+    let [a, b] = node.add_pair(role, properties);
     let daemon = node.start()?;
-    let [a, b] = options;
     crashes(&format!("QEMU, role {} {properties}", role.key()), daemon, [a.boot()?, b.boot()?])
 }
 
@@ -152,35 +143,13 @@ fn crashes(what: &str, mut daemon: Daemon, [mut a, mut b]: [Guest; 2]) -> Result
         gaps.push(gap.with_context(|| daemon.console().last_words())?);
         daemon.wait_for_next(before)?;
     }
-    print_gaps(&format!("{what}, its daemon crashed"), &mut gaps);
+    print("kills", &format!("{what}, its daemon crashed"), &mut gaps);
     let address = b.address().to_owned();
     ensure!(a.ping(&address, 3)? == 3 && b.ping(a.address(), 3)? == 3, "a ring is stuck");
     ensure!([carrier(&mut a)?, carrier(&mut b)?] == carriers, "a guest has seen its link go down");
     ensure!([boot_id(&mut a)?, boot_id(&mut b)?] == boots, "a guest has rebooted");
     daemon.check_counters()?;
     daemon.stop()
-}
-
-/// Makes them know each other's address for good. QEMU shows its guest that the link is gone; Linux forgets its neighbours then, and
-/// asks for them at once, before the link is up: the next question comes a second later. That second is no switch's.
-fn fix_neighbours(a: &mut Guest, b: &mut Guest) -> Result<()> {
-    a.check("ip neigh replace 10.0.0.2 lladdr 02:00:00:00:00:02 dev eth0 nud permanent")?;
-    b.check("ip neigh replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent")?;
-    Ok(())
-}
-
-/// Pings while `kill` kills the switch and starts it again; returns the longest time without an answer.
-fn ping_over(from: &mut Guest, address: &str, kill: impl FnOnce() -> Result<()>) -> Result<Duration> {
-    // Answers that are under way must not be taken for the next ones: each kill has a ping of its own.
-    from.send(&format!("ping -i {} -c {PINGS} -W 5 {address}", INTERVAL.as_secs_f64()))?;
-    let start = Instant::now();
-    from.console().wait_for(LAST_BEFORE, LIMIT)?;
-    kill()?;
-    let (printed, _) = from.finish_within(LIMIT)?;
-    // What is waited for is not in it any more.
-    let printed = LAST_BEFORE.to_owned() + &printed;
-    // On a busy machine a guest's requests come more slowly than they are to.
-    gap(&printed, start.elapsed().as_secs_f64() / f64::from(PINGS))
 }
 
 #[test]
@@ -251,7 +220,7 @@ fn more_frames(receiver: &mut Testpmd, since: Instant) -> Result<Duration> {
 }
 
 fn end(what: &str, properties: &str, mut gaps: Vec<Duration>, mut sender: Testpmd, daemon: Daemon) -> Result<()> {
-    print_gaps(&format!("{what} {properties}, until 1,000 more frames have come"), &mut gaps);
+    print("kills", &format!("{what} {properties}, until 1,000 more frames have come"), &mut gaps);
     sender.command("stop")?;
     daemon.check_counters()?;
     daemon.stop()
@@ -267,48 +236,10 @@ fn kill(node: &Node, daemon: &mut Daemon, round: usize) -> Result<()> {
     Ok(())
 }
 
-/// Which start of its kernel a guest is in.
-fn boot_id(guest: &mut Guest) -> Result<String> {
-    guest.check("cat /proc/sys/kernel/random/boot_id")
-}
-
 /// How often culvertd is killed in each test.
 fn kills() -> Result<usize> {
     std::env::var("CULVERT_KILLS").map_or(Ok(2), |count| count.parse().context("CULVERT_KILLS"))
 }
 
-/// The longest time without an answer: by the requests that were not answered, one each `interval` seconds, and the answer that took
-/// longest.
-fn gap(printed: &str, interval: f64) -> Result<Duration> {
-    let number = |line: &str, key: &str| -> Option<f64> { line.split(key).nth(1)?.split(' ').next()?.parse().ok() };
-    let answers: Vec<(f64, f64)> =
-        printed.lines().filter_map(|line| Some((number(line, "seq=")?, number(line, "time=")?))).collect();
-    let (last, _) = *answers.last().context("no answer at all")?;
-    ensure!(last >= 200.0, "the last answer is to request {last}:\n{printed}");
-    let missing = answers.windows(2).map(|pair| match pair {
-        [(before, _), (after, _)] => (after - before) * interval,
-        _ => 0.0,
-    });
-    let slowest = answers.iter().map(|(_, milliseconds)| milliseconds / 1000.0);
-    Ok(Duration::from_secs_f64(missing.chain(slowest).fold(0.0, f64::max)))
-}
-
-fn print_gaps(what: &str, gaps: &mut [Duration]) {
-    gaps.sort();
-    let (median, worst) = (gaps.get(gaps.len() / 2), gaps.last());
-    println!(
-        "{what}: {} kills, gap {:.2?} (worst {:.2?})",
-        gaps.len(),
-        median.unwrap_or(&Duration::ZERO),
-        worst.unwrap_or(&Duration::ZERO)
-    );
-}
-
-const LIMIT: Duration = Duration::from_secs(60);
 /// When a daemon dies sooner after the one before, guests have to connect again.
 const APART: Duration = Duration::from_secs(11);
-/// In the last answer that comes before the switch is killed.
-const LAST_BEFORE: &str = "seq=30 ";
-const INTERVAL: Duration = Duration::from_millis(10);
-/// Requests of one ping: enough for the frontend's pause of a second.
-const PINGS: u32 = 400;

@@ -1,21 +1,77 @@
 //! Changes while culvertd runs: ports come and go beside others that lose nothing, and whatever moment culvertd is killed at, it comes
 //! back with the state before or after the change that was under way.
+//!
+//! `CULVERT_PORTS` says how many ports a client adds, 250 otherwise; `ci/test --full` has it add 1,000.
 #![allow(clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use culvert_api::v1;
+use culvert_api::v1::culvert_client::CulvertClient;
 use culvert_driver::{Kind, OffloadBits, Shape, Stream};
 use culvert_system::daemon::{Daemon, Node};
 use culvert_system::frontend::FrontendGuest;
 use culvert_system::qemu::Role;
 use serde_json::Value;
+use tonic::transport::Endpoint;
 
 #[test]
 fn others_lose_no_frame_while_200_ports_come_and_go() -> Result<()> {
+    while_frames_pass(come_and_go)
+}
+
+/// By one client after the other. How long it takes is told, and not judged: a machine that does other work may take any time.
+#[test]
+fn others_lose_no_frame_while_many_ports_are_added_and_removed() -> Result<()> {
+    let count = std::env::var("CULVERT_PORTS").map_or(Ok(250), |count| count.parse())?;
+    while_frames_pass(|node, _| {
+        let mut times = add_and_remove(count, &node.path("culvertd.sock"), &node.path(""))?;
+        times.sort();
+        let of = |permille: usize| times.get((times.len() - 1) * permille / 1000).copied().unwrap_or_default();
+        println!("{} requests: median {:.1?}, p99 {:.1?}, the longest {:.1?}", times.len(), of(500), of(990), of(1000));
+        Ok(())
+    })
+}
+
+/// Adds so many ports, each with a socket, and removes them; how long each request took.
+fn add_and_remove(count: u32, control_socket: &Path, folder: &Path) -> Result<Vec<Duration>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", control_socket.display()))?;
+        let mut client = CulvertClient::connect(endpoint).await?;
+        let mut times = Vec::new();
+        for number in 0..count {
+            let network = if number % 2 == 0 { "blue" } else { "green" };
+            if number == 0 {
+                client.add_network(v1::AddNetworkRequest { name: "green".to_owned(), network: None }).await?;
+            }
+            let port = v1::PortSpec {
+                network: Some(network.to_owned()),
+                socket: Some(folder.join(format!("p{number}.sock")).display().to_string()),
+                ..v1::PortSpec::default()
+            };
+            let start = Instant::now();
+            let request = v1::AddPortRequest { name: format!("p{number}"), port: Some(port) };
+            let answer = client.add_port(request).await?.into_inner();
+            times.push(start.elapsed());
+            ensure!(answer.changed && answer.note.is_empty(), "p{number}: {}", answer.note);
+        }
+        for number in 0..count {
+            let start = Instant::now();
+            client.remove_port(v1::RemoveRequest { name: format!("p{number}") }).await?;
+            times.push(start.elapsed());
+        }
+        Ok(times)
+    })
+}
+
+/// Makes changes while two guests send to each other as fast as it goes, and nothing of that may be lost.
+fn while_frames_pass(changes: impl FnOnce(&Node, &Daemon) -> Result<()> + Send) -> Result<()> {
     let mut node = Node::new()?;
     let sockets = ["vm-a", "vm-b"].map(|name| node.add_guest(name, Role::Listen, ""));
     let mut daemon = node.start()?;
@@ -35,7 +91,7 @@ fn others_lose_no_frame_while_200_ports_come_and_go() -> Result<()> {
     let start = Instant::now();
     thread::scope(|scope| {
         let (node, daemon) = (&node, &daemon);
-        let changes = scope.spawn(move || come_and_go(node, daemon));
+        let changes = scope.spawn(move || changes(node, daemon));
         let mut progress = Instant::now();
         // Traffic until the last change, and all of it must arrive.
         while !changes.is_finished() || flows.iter().any(|(_, _, stream, _)| !stream.is_complete()) {
@@ -57,11 +113,7 @@ fn others_lose_no_frame_while_200_ports_come_and_go() -> Result<()> {
         }
         changes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    println!(
-        "{PORTS} ports came and went in {:.1?}, {} frames passed meanwhile",
-        start.elapsed(),
-        flows[0].3 + flows[1].3
-    );
+    println!("ports came and went in {:.1?}, {} frames passed meanwhile", start.elapsed(), flows[0].3 + flows[1].3);
     for ((_, _, stream, frames), port) in flows.iter().zip(["vm-a", "vm-b"]) {
         // One broadcast besides.
         let stats = daemon.stats(port)?;

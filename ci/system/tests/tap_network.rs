@@ -1,8 +1,13 @@
 //! A guest whose memory is not shared on one of culvertd's networks: culvert-cni makes its tap, and a bridge and a veth that lead to a
 //! port. Its frames reach a guest that culvertd serves over vhost-user, and are as they should be: what it leaves to its device
-//! (checksums, segmentation) is done on the way.
+//! (checksums, segmentation) is done on the way. And pods with an interface of their own on such a network (mode netdev), as KubeVirt's
+//! virt-handler has one for migrations.
+#![allow(clippy::indexing_slicing, reason = "tests")]
 
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use culvert_system::cni::{Attachment, culvert, with};
@@ -127,6 +132,90 @@ fn what_fails_is_undone() -> Result<()> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     rows.same("removals that are left", left, Vec::new());
+    daemon.stop()?;
+    rows.end()
+}
+
+/// KubeVirt's virt-handlers with migration0, as control/deploy/networks/migration.yaml has it.
+#[test]
+fn pods_reach_each_other_by_interfaces_of_their_own() -> Result<()> {
+    let (kubelet, mut rows) = (KubeletRoot::new()?, Rows::default());
+    let node = node()?;
+    let plugins = node.path("plugins");
+    std::fs::create_dir(&plugins)?;
+    symlink(program("culvert-cni")?, plugins.join("culvert-cni"))?;
+    symlink("/usr/lib/cni/host-local", plugins.join("host-local"))?;
+    let daemon = node.start()?;
+    let addresses_of = |subnet: &str| {
+        json!({
+            "type": "host-local", "dataDir": node.path("addresses"), "ranges": [[{"subnet": subnet}], [{"subnet": "fd00:42::/64"}]],
+            "routes": [{"dst": "10.42.0.0/16"}],
+        })
+    };
+    let config = |keys: &Value| {
+        let ours = with(culvert(&node, "netdev"), &json!({"cniVersion": "1.0.0", "name": "migration"}));
+        with(with(ours, &json!({"mtu": 9000, "vlan": 42, "ipam": addresses_of("172.21.42.0/24")})), keys)
+    };
+    println!();
+    let pods = [Namespace::new("handler-a")?, Namespace::new("handler-b")?];
+    let attach = |(number, pod): (u8, &Namespace)| -> Result<Attachment> {
+        let kube_pod = kubelet.pod(&format!("virt-handler-{number}"), number)?;
+        let sandbox = format!("{number}f1e2d3c4b5a69788796a5b4c3d2e1f0");
+        Ok(Attachment::of_pod(&kube_pod, &sandbox, &format!("/run/netns/{}", pod.name()), "migration0", &plugins))
+    };
+    let attachments = (1..).zip(&pods).map(attach).collect::<Result<Vec<_>>>()?;
+    let [one, other] = attachments.as_slice() else { anyhow::bail!("two pods") };
+
+    let refused = |config: &Value| match one.call("ADD", config) {
+        Ok(result) => Err(anyhow::anyhow!("it succeeded: {result}")),
+        Err(error) => Ok(error.to_string()),
+    };
+    rows.same(
+        "without the network",
+        refused(&config(&json!({"network": "green"})))?.contains("no network green"),
+        true,
+    );
+    rows.same("with too large an MTU", refused(&config(&json!({"mtu": 9200})))?.contains("use at most 9100"), true);
+    rows.same(
+        "with an IPAM plugin that is not there",
+        refused(&config(&json!({"ipam": {"type": "nobody"}})))?.contains("nobody"),
+        true,
+    );
+    rows.same("interfaces in the pod", links(&pods[0])?, vec!["lo".to_owned()]);
+
+    let config = config(&json!({"mtu": 1500}));
+    let results = [one.add(&config)?, other.add(&config)?];
+    let told = |result: &Value, number: usize| {
+        let address = result.pointer(&format!("/ips/{number}/address")).and_then(Value::as_str).unwrap_or_default();
+        address.split('/').next().unwrap_or_default().to_owned()
+    };
+    rows.same("its MTU", parameter(&pods[0], "migration0", "mtu")?.as_str(), "1500");
+    let mac = results[0].pointer("/interfaces/0/mac").and_then(Value::as_str).unwrap_or_default().to_owned();
+    rows.same("its address", parameter(&pods[0], "migration0", "address")?, mac);
+    let route = inside(&pods[0], &["ip", "-json", "route", "get", "10.42.1.1"])?;
+    rows.same("the route by the gateway", route.contains("\"172.21.42.1\""), true);
+    for number in [0, 1] {
+        let address = std::net::SocketAddr::new(told(&results[1], number).parse()?, 49152).to_string();
+        rows.row(&format!("TCP to {address}, and its checksums"), || {
+            let listener = pods[1].listen(&address)?;
+            let mut from = pods[0].connect(&address)?;
+            let bytes = vec![7; usize::try_from(BYTES)?];
+            let sender = thread::spawn(move || from.write_all(&bytes));
+            let (mut stream, peer) = listener.accept()?;
+            let mut came = Vec::new();
+            stream.read_to_end(&mut came)?;
+            ensure!(came.len() as u64 == BYTES && came.iter().all(|byte| *byte == 7), "{} bytes", came.len());
+            ensure!(peer.ip().to_string() == told(&results[0], number), "it comes from {peer}");
+            sender.join().map_err(|_| anyhow::anyhow!("the sender"))?.map_err(Into::into)
+        });
+    }
+    rows.row("counters", || daemon.check_counters());
+    rows.row("DEL", || one.delete(&config, Some(&results[0])));
+    rows.row("DEL again", || one.delete(&config, None));
+    rows.same("interfaces in the pod", links(&pods[0])?, vec!["lo".to_owned()]);
+    other.delete(&config, Some(&results[1]))?;
+    rows.same("the node's end is there", outer()?, "cv-none".to_owned());
+    rows.same("ports of culvertd", daemon.ask("port list")?, json!([]));
     daemon.stop()?;
     rows.end()
 }

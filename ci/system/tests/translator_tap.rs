@@ -3,13 +3,14 @@
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use culvert_system::cni::{Attachment, culvert, with};
 use culvert_system::console::Console;
-use culvert_system::daemon::{Daemon, Node};
+use culvert_system::daemon::{BUILDS, Daemon, Node};
 use culvert_system::guest::Guest;
 use culvert_system::kube_pod::KubeletRoot;
 use culvert_system::paths::program;
@@ -105,6 +106,31 @@ fn culvertd_gives_the_packet_socket() -> Result<()> {
         found.first().and_then(|found| found.get("pod")).and_then(Value::as_str),
         Some("0f1e2d3c4b5a-net1"),
     );
+
+    // Another culvertd takes over while data flows: the translator's connections are its own.
+    let over = AtomicBool::new(false);
+    let taken = thread::scope(|scope| {
+        let (guest, world, over) = (&mut guest, &mut *world, &over);
+        // In another thread than this one, with which culvertd ends.
+        let transfers = scope.spawn(move || -> Result<()> {
+            loop {
+                let last = over.load(Ordering::Relaxed);
+                traffic::tcp(guest, world, WORLD[0], PORT, BYTES)?;
+                if last {
+                    return Ok(());
+                }
+            }
+        });
+        let taken = node.take_over(&mut daemon, BUILDS[1]);
+        over.store(true, Ordering::Relaxed);
+        rows.row("TCP while another culvertd takes over", || {
+            transfers.join().map_err(|_| anyhow!("it has panicked"))?
+        });
+        taken
+    });
+    let mut daemon = taken?;
+    rows.row("the one that has taken over knows it", || wait_helped(&daemon, &mut translator));
+    rows.same("packet sockets that were given before and after", packet_sockets(&mut translator), 1);
 
     // culvertd is not needed any more; the next one finds everything as it is.
     daemon.kill();

@@ -3,8 +3,11 @@
 //!
 //! The schema is `proto/culvert/v1/culvert.proto`; its comments are the reference. Used by culvertd (server) and
 //! by culvertctl and later clients. Translators are asked by another, simpler protocol: [`translator`] is its client.
+//! [`socket_address`] is where a control socket is connected to; [`latency`] reads what was measured.
 #![forbid(unsafe_code)]
 
+pub mod latency;
+pub mod socket_address;
 pub mod translator;
 
 /// Version 1 of the schema.

@@ -24,6 +24,10 @@ pub const SUFFIX: &str = ".ctl";
 /// What the name of the socket ends in at which culvertd helps a translator; the guest's socket is called the same without it.
 pub const HELP_SUFFIX: &str = ".help";
 
+/// What the name of the socket ends in at which somebody switches a translator's sockets to repair mode; the guest's socket is
+/// called the same without it.
+pub const REPAIR_SUFFIX: &str = ".repair";
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {

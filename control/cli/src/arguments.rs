@@ -1,6 +1,7 @@
 //! The command line: noun, then verb. This file is also the help.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -12,12 +13,24 @@ pub struct Arguments {
     #[arg(long = "socket", value_name = "PATH", default_value = "/run/culvert/culvertd.sock")]
     pub control_socket: PathBuf,
 
-    /// How to print: as a table for a person, or as JSON for a program
+    /// How to print: as a table for a person, or as JSON or YAML for a program
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub output: Format,
 
+    /// Show it again and again, every so many seconds (2 without a number), until Ctrl-C
+    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+        value_parser = seconds)]
+    pub watch: Option<Duration>,
+
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// A time between two looks.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let range = Duration::from_millis(100)..=Duration::from_secs(86_400);
+    time.filter(|time| range.contains(time)).ok_or_else(|| "write 0.1 to 86400 seconds".to_owned())
 }
 
 /// What the answer looks like.
@@ -25,18 +38,57 @@ pub struct Arguments {
 pub enum Format {
     Table,
     Json,
+    Yaml,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     #[command(flatten)]
     Daemon(DaemonCommand),
+    /// Migrations between hosts without KubeVirt: the migration proxy, asked without the daemon
+    #[command(subcommand)]
+    Migration(MigrationCommand),
     /// Translators: processes of their own, asked without culvertd
     Translator(TranslatorArguments),
+    /// Moves KubeVirt's objects in YAML from passt: {} and vhostuser: {} to Culvert's bindings; asks nobody
+    Convert(ConvertWish),
+    /// Looks whether this node has what Culvert needs, and says what to change; culvertd need not run
+    Doctor {
+        /// culvertd's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/culvert/culvertd.toml")]
+        config: PathBuf,
+    },
+    /// Writes one archive with all that a report of a fault needs: status, configuration, counters, events, log, doctor. No secrets
+    SupportBundle {
+        /// The archive [default: culvert-support-TIME.tar.gz]
+        file: Option<PathBuf>,
+        /// culvertd's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/culvert/culvertd.toml")]
+        config: PathBuf,
+    },
+    /// Prints a script that completes commands and options in a shell
+    Completion {
+        /// Whose
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Writes the man pages of culvertctl and its commands
+    Man {
+        /// The folder for them, such as /usr/share/man/man1
+        folder: PathBuf,
+    },
+}
+
+/// A shell that completion is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Fish,
+    Zsh,
 }
 
 /// What culvertd is asked.
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum DaemonCommand {
     /// The daemon and its workers, and the node's translators
     Status,
@@ -66,20 +118,44 @@ pub enum DaemonCommand {
         #[arg(long, conflicts_with = "port")]
         worker: bool,
     },
+    /// Ports and workers live on a screen: rates, drops, load; keys sort and filter
+    Top {
+        /// How often the figures are new
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+        interval: Duration,
+    },
     /// Refused frames: why, how many, the last one, and what to do
     Drops {
         /// Only this port
         port: Option<String>,
     },
-    /// The frames of a port as they pass, printed or as pcapng; ends by Ctrl-C
+    /// The frames of a port or network as they pass, printed or as pcapng; ends by Ctrl-C
     Capture(CaptureWish),
+    /// How long frames of a port stay in culvertd, by the ports that they come from and go to; ends by Ctrl-C
+    Latency(LatencyWish),
     /// What the switch would do with a frame, step by step, and why; nothing is sent
     Trace(TraceWish),
     /// Makes culvertd read its configuration file again; a file with mistakes changes nothing
     Reload,
+    /// What happened on the node: ports, guests, workers, migrations, the configuration; with --watch, also what happens
+    Events {
+        /// Only this port
+        port: Option<String>,
+        /// How many of those that were, at most
+        #[arg(long, value_name = "N", default_value_t = 1024)]
+        past: u32,
+    },
+    /// What culvertd's log has; with a filter, changes that until culvertd is started again
+    LogLevel {
+        /// A level (error, warn, info, debug, trace), or levels by part of the program: info,culvert_vhost=debug
+        filter: Option<String>,
+        /// Back to what culvertd was started with
+        #[arg(long, conflicts_with = "filter")]
+        reset: bool,
+    },
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum NetworkCommand {
     /// All networks
     List,
@@ -112,7 +188,7 @@ pub enum NetworkCommand {
 }
 
 /// The keys of a [[network]] section.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct NetworkKeys {
     /// How long an address is remembered after its last frame, such as 300s
     #[arg(long, value_name = "TIME")]
@@ -125,14 +201,14 @@ pub struct NetworkKeys {
     pub guest_ports: Option<u32>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Unset {
     /// The keys that get their default back, such as vlan,native
     #[arg(long, value_name = "KEYS", value_delimiter = ',')]
     pub unset: Vec<String>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum PortCommand {
     /// All ports
     List,
@@ -165,7 +241,7 @@ pub enum PortCommand {
 }
 
 /// The keys of a [[port]] section. Those that open the port anew when they change say so.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct PortKeys {
     /// The network that it belongs to (reopens)
     #[arg(long, value_name = "NAME")]
@@ -262,7 +338,7 @@ pub struct PortKeys {
     pub description: Option<String>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum WorkerCommand {
     /// All workers, with the share of its time that each queue takes, over the last minute
     List,
@@ -277,7 +353,7 @@ pub enum WorkerCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum MirrorCommand {
     /// All mirrors
     List,
@@ -307,7 +383,58 @@ pub enum MirrorCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
+pub enum MigrationCommand {
+    /// Has this host receive a guest: listens at its address in the migration network
+    Listen {
+        /// The guest, the same on both hosts
+        migration: String,
+        /// libvirt's socket [default: virtqemud's or libvirtd's]
+        #[arg(long, value_name = "PATH")]
+        libvirt: Option<PathBuf>,
+        /// Disks that are not shared come along
+        #[arg(long)]
+        disks: bool,
+    },
+    /// Has this host send a guest: makes the sockets for libvirt, and shows the command that moves the guest
+    Connect {
+        /// The guest
+        migration: String,
+        /// What `listen` has printed at the target with -o json; - reads it from standard input
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["address", "ports"])]
+        target: Option<PathBuf>,
+        /// The target's address
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<String>,
+        /// A port of the target and its channel, such as 38211=49152; for each of them
+        #[arg(long = "port", value_name = "PORT=CHANNEL")]
+        ports: Vec<String>,
+        /// Bits a second that may be sent, such as 200mbit [default: the network's]
+        #[arg(long, value_name = "RATE")]
+        rate: Option<String>,
+    },
+    /// Sets how fast a migration may send, also while it does
+    Rate {
+        /// The guest
+        migration: String,
+        /// Bits a second, such as 200mbit, or none
+        rate: String,
+    },
+    /// All migrations, with what has gone and how fast it goes
+    List,
+    /// One migration
+    Show {
+        /// The guest
+        migration: String,
+    },
+    /// Ends a migration, with its connections and sockets
+    Del {
+        /// The guest
+        migration: String,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
 pub enum PodCommand {
     /// All pods
     List,
@@ -340,7 +467,7 @@ pub enum PodCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum MacCommand {
     /// All learned addresses
     List {
@@ -353,7 +480,7 @@ pub enum MacCommand {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct TranslatorArguments {
     /// The guest's socket, or the control socket beside it [default: the only one in /run/culvert/translators]
     #[arg(long = "socket", id = "translator_socket", value_name = "PATH", global = true)]
@@ -363,7 +490,7 @@ pub struct TranslatorArguments {
     pub command: TranslatorCommand,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum TranslatorCommand {
     /// All translators in /run/culvert/translators
     List,
@@ -376,7 +503,7 @@ pub enum TranslatorCommand {
     Stats,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum ForwardCommand {
     /// What is forwarded
     List,
@@ -386,7 +513,7 @@ pub enum ForwardCommand {
     Remove(Forward),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Forward {
     /// tcp or udp
     #[arg(value_enum)]
@@ -402,10 +529,35 @@ pub enum Protocol {
     Udp,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
+pub struct LatencyWish {
+    /// Of which port
+    pub port: String,
+    /// For how long
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub seconds: Duration,
+    /// Also write a page with a chart, which a browser shows
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
 pub struct CaptureWish {
     /// The port
-    pub port: String,
+    #[arg(required_unless_present = "network")]
+    pub port: Option<String>,
+
+    /// All ports of this network that are open; each frame where it comes in, if no --direction is named
+    #[arg(long, value_name = "NAME", conflicts_with = "port")]
+    pub network: Option<String>,
+
+    /// Only frames of which this is true, as tcpdump has it: 'udp port 53 and host 10.0.0.5'
+    #[arg(short, long, value_name = "FILTER", default_value = "", hide_default_value = true)]
+    pub filter: String,
+
+    /// Only frames towards culvertd (rx, what a guest sends), or away from it (tx)
+    #[arg(long, value_enum, value_name = "DIRECTION")]
+    pub direction: Option<Direction>,
 
     /// Write pcapng to this file, or to standard output with `-` (as in `| wireshark -k -i -`)
     #[arg(short, long, value_name = "FILE")]
@@ -418,9 +570,25 @@ pub struct CaptureWish {
     /// Keep so many bytes of each frame
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     pub snaplen: Option<u32>,
+
+    /// Write no more than so many files, FILE.0, FILE.1 and so on: the oldest one is written anew
+    #[arg(long, value_name = "N", requires_all = ["write", "size"], value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub files: Option<u32>,
+
+    /// The size at which the next of --files begins
+    #[arg(long, value_name = "MB", requires = "files", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub size: Option<u64>,
 }
 
-#[derive(Debug, Args)]
+/// Which way frames go, or both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Direction {
+    Both,
+    Rx,
+    Tx,
+}
+
+#[derive(Clone, Debug, Args)]
 pub struct TraceWish {
     /// The port that the frame comes from
     pub port: String,
@@ -434,16 +602,49 @@ pub struct TraceWish {
     pub from_pcap: Option<PathBuf>,
 }
 
-/// The exit code when culvertd or a translator refuses or the output cannot be written. 2 is clap's, for a wrong command line.
+#[derive(Clone, Debug, Args)]
+pub struct ConvertWish {
+    /// Files in YAML or JSON; standard input when none is named, or for -
+    pub files: Vec<PathBuf>,
+
+    /// Write the files anew, where something changes, and tell what; without it, the whole text is printed
+    #[arg(short, long)]
+    pub in_place: bool,
+
+    /// Print what changes, as diff -u does
+    #[arg(short, long)]
+    pub diff: bool,
+
+    /// Only tell what would change, also by the exit code
+    #[arg(long, conflicts_with_all = ["in_place", "diff"])]
+    pub check: bool,
+
+    /// The binding that takes passt's place, as it is registered in the KubeVirt CR
+    #[arg(long, value_name = "NAME", default_value = "culvert-translator")]
+    pub translator_binding: String,
+
+    /// The binding that takes the place of vhostuser
+    #[arg(long, value_name = "NAME", default_value = "culvert")]
+    pub vhostuser_binding: String,
+
+    /// Also convert KubeVirt's other passt bindings: binding: {name: passt} and passtBinding: {}
+    #[arg(long)]
+    pub all_passt: bool,
+}
+
+/// The exit code when culvertd or a translator refuses, a file is wrong, or the output cannot be written. 2 is clap's, for a wrong command line.
 pub const EXIT_FAILED: u8 = 1;
 /// The exit code when culvertd or the translator cannot be reached.
 pub const EXIT_UNREACHABLE: u8 = 3;
+/// The exit code of `convert --check` when something would change.
+pub const EXIT_WOULD_CHANGE: u8 = 4;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
-  1  culvertd or the translator refused, or the output could not be written
+  1  culvertd or the translator refused, a file is wrong, or the output could not be written; doctor: there is an error
   2  the command line is wrong
-  3  culvertd or the translator cannot be reached";
+  3  culvertd or the translator cannot be reached
+  4  convert --check: something would change";
 
 #[cfg(test)]
 mod tests {
@@ -455,9 +656,38 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    /// The words of a command, as a shell takes them apart: quotes keep spaces.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quoted) = (vec![String::new()], false);
+        for sign in line.chars() {
+            match sign {
+                '"' | '\'' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                sign => words.last_mut().unwrap().push(sign),
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn the_commands_for_users_of_open_vswitch_are_right() {
+        let page = include_str!("../../../docs/OVS.md");
+        let commands = page.split('`').skip(1).step_by(2).filter(|code| code.starts_with("culvertctl "));
+        let mut count = 0;
+        for command in commands {
+            let parsed = Arguments::try_parse_from(words(command));
+            assert!(parsed.is_ok(), "docs/OVS.md: {command}: {}", parsed.unwrap_err());
+            count += 1;
+        }
+        assert!(count >= 40, "{count}");
+        // What is wrong is seen.
+        assert!(Arguments::try_parse_from(words("culvertctl port add vm-a --colour red")).is_err());
+    }
+
     #[test]
     fn the_exit_codes_are_the_documented_ones() {
         assert!(EXIT_CODES.contains(&format!("\n  {EXIT_FAILED}  culvertd or the translator refused")));
         assert!(EXIT_CODES.contains(&format!("\n  {EXIT_UNREACHABLE}  culvertd or the translator cannot be reached")));
+        assert!(EXIT_CODES.contains(&format!("\n  {EXIT_WOULD_CHANGE}  convert --check")));
     }
 }

@@ -8,7 +8,7 @@ use tonic::{Response, Status};
 
 use crate::arguments::{Format, NetworkKeys, PortKeys};
 use crate::client::{Client, refusal};
-use crate::output::{json, present};
+use crate::output::present;
 
 #[derive(Serialize)]
 struct Change {
@@ -26,8 +26,8 @@ struct Reload {
 /// What came of a change; `done` is what to say when something has changed, such as `port vm-a added`.
 pub fn outcome(answer: Result<Response<v1::ChangeResponse>, Status>, done: &str, format: Format) -> Result<String> {
     let v1::ChangeResponse { changed, note } = answer.map_err(|status| refusal(&status))?.into_inner();
-    if format == Format::Json {
-        return json(&Change { changed, note: present(note) });
+    if let Some(data) = format.data() {
+        return data.text(&Change { changed, note: present(note) });
     }
     Ok(match (changed, note.as_str()) {
         (true, "") => format!("{done}\n"),
@@ -41,8 +41,8 @@ pub fn outcome(answer: Result<Response<v1::ChangeResponse>, Status>, done: &str,
 pub async fn reload(client: &mut Client, format: Format) -> Result<String> {
     let answer = client.reload(v1::ReloadRequest {}).await.map_err(|status| refusal(&status))?;
     let v1::ReloadResponse { actions, waiting } = answer.into_inner();
-    if format == Format::Json {
-        return json(&Reload { actions, needs_restart: waiting });
+    if let Some(data) = format.data() {
+        return data.text(&Reload { actions, needs_restart: waiting });
     }
     let mut lines = if actions.is_empty() { vec!["nothing to do".to_owned()] } else { actions };
     lines.extend(waiting.into_iter().map(|key| format!("{key}: waits for a restart of culvertd")));

@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use culvert_api::MAX_ANSWER_BYTES;
+use culvert_api::socket_address::SocketAddress;
 use culvert_api::v1::culvert_client::CulvertClient;
+use culvert_api::v1::migrations_client::MigrationsClient;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -17,6 +18,8 @@ use tonic::{Code, Status};
 
 /// culvertd's methods.
 pub type Client = CulvertClient<Channel>;
+/// Those of its migration proxy.
+pub type MigrationClient = MigrationsClient<Channel>;
 
 /// culvertd cannot be reached; the text says why and what to do.
 #[derive(Debug)]
@@ -35,6 +38,26 @@ impl std::error::Error for Unreachable {}
 /// # Errors
 /// [`Unreachable`].
 pub async fn connect(socket: &Path) -> Result<Client> {
+    let channel = channel(socket).await?;
+    Ok(CulvertClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
+}
+
+/// Connects to the migration proxy of the culvertd that listens on `control_socket`.
+///
+/// # Errors
+/// [`Unreachable`].
+pub async fn connect_to_migration(control_socket: &Path) -> Result<MigrationClient> {
+    let socket = control_socket.with_file_name("migration.sock");
+    let has_none = !socket.exists() && control_socket.exists();
+    if has_none {
+        let problem =
+            "culvertd has no migration proxy here; add a section [migration] to its configuration, and restart it";
+        return Err(Unreachable(problem.to_owned()).into());
+    }
+    Ok(MigrationsClient::new(channel(&socket).await?).max_decoding_message_size(MAX_ANSWER_BYTES))
+}
+
+async fn channel(socket: &Path) -> Result<Channel> {
     let stream = open(socket).await.map_err(|error| Unreachable(explain(socket, &error)))?;
     // The channel may ask for the connection once; when that ends, the command ends.
     let stream = Mutex::new(Some(TokioIo::new(stream)));
@@ -42,23 +65,18 @@ pub async fn connect(socket: &Path) -> Result<Client> {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
         async move { stream.ok_or_else(|| io::Error::from(ErrorKind::ConnectionReset)) }
     };
-    let channel = Endpoint::from_static("http://culvertd")
+    let connected = Endpoint::from_static("http://culvertd")
         .timeout(PATIENCE)
         .connect_with_connector(tower::service_fn(hand_over))
-        .await
-        .map_err(|_| Unreachable(format!("culvertd at {} closed the connection; try again", socket.display())))?;
-    Ok(CulvertClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
+        .await;
+    let closed = || Unreachable(format!("culvertd at {} closed the connection; try again", socket.display()));
+    Ok(connected.map_err(|_| closed())?)
 }
 
 /// Opens the socket; through its folder's descriptor when its path is longer than a socket address.
 async fn open(socket: &Path) -> io::Result<UnixStream> {
-    match (socket.parent(), socket.file_name()) {
-        (Some(parent), Some(name)) if socket.as_os_str().len() > MAX_ADDRESS_BYTES => {
-            let folder = std::fs::File::open(parent)?;
-            UnixStream::connect(Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)).await
-        }
-        _ => UnixStream::connect(socket).await,
-    }
+    let address = SocketAddress::new(socket)?;
+    UnixStream::connect(address.path()).await
 }
 
 fn explain(socket: &Path, error: &io::Error) -> String {
@@ -86,5 +104,3 @@ pub fn refusal(status: &Status) -> anyhow::Error {
 
 /// How long culvertd may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest path in a socket address (unix(7)).
-const MAX_ADDRESS_BYTES: usize = 107;

@@ -10,7 +10,7 @@ use crate::arguments::Format;
 use crate::client::{Client, refusal};
 use crate::frame_text::{direction, hexadecimal, summary};
 use crate::output::Align::{Left, Right};
-use crate::output::{json, present, table};
+use crate::output::{present, table};
 
 #[derive(Serialize)]
 struct Drop {
@@ -30,8 +30,8 @@ pub async fn show(client: &mut Client, port: Option<String>, format: Format) -> 
     let request = v1::ListDropsRequest { port: port.unwrap_or_default() };
     let answer = client.list_drops(request).await.map_err(|status| refusal(&status))?.into_inner();
     let drops: Vec<Drop> = answer.drops.into_iter().map(Drop::from).collect();
-    if format == Format::Json {
-        return json(&drops);
+    if let Some(data) = format.data() {
+        return data.text(&drops);
     }
     if drops.is_empty() {
         return Ok("No frame was refused.\n".to_owned());

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::arguments::Format;
 use crate::client::{Client, refusal};
 use crate::output::Align::{Left, Right};
-use crate::output::{duration, json, table};
+use crate::output::{duration, table};
 
 #[derive(Serialize)]
 struct Mac {
@@ -26,8 +26,8 @@ pub async fn list(client: &mut Client, network: String, port: String, format: Fo
     let answer = client.list_macs(request).await.map_err(|status| refusal(&status))?.into_inner();
     let mut macs: Vec<Mac> = answer.macs.into_iter().map(Mac::from).collect();
     macs.sort_by(|one, other| (&one.network, one.vlan, &one.mac).cmp(&(&other.network, other.vlan, &other.mac)));
-    if format == Format::Json {
-        return json(&macs);
+    if let Some(data) = format.data() {
+        return data.text(&macs);
     }
     let columns = [("NETWORK", Left), ("VLAN", Right), ("MAC", Left), ("PORT", Left), ("AGE", Right)];
     Ok(table(

@@ -8,7 +8,7 @@ use crate::arguments::{Format, MirrorCommand};
 use crate::change::outcome;
 use crate::client::{Client, refusal};
 use crate::output::Align::Left;
-use crate::output::{json, origin, pairs, table};
+use crate::output::{origin, pairs, table};
 
 #[derive(Serialize)]
 struct Mirror {
@@ -39,8 +39,8 @@ pub async fn run(client: &mut Client, command: MirrorCommand, format: Format) ->
 
 async fn list(client: &mut Client, format: Format) -> Result<String> {
     let mirrors = ask(client).await?;
-    if format == Format::Json {
-        return json(&mirrors);
+    if let Some(data) = format.data() {
+        return data.text(&mirrors);
     }
     let columns =
         [("MIRROR", Left), ("FROM", Left), ("TO", Left), ("DIRECTION", Left), ("STATE", Left), ("ORIGIN", Left)];
@@ -55,8 +55,8 @@ async fn show(client: &mut Client, name: &str, format: Format) -> Result<String>
     let mirror = ask(client).await?.into_iter().find(|mirror| mirror.name == name).ok_or_else(|| {
         anyhow!("there is no mirror {}; `culvertctl mirror list` shows the mirrors", name.escape_debug())
     })?;
-    if format == Format::Json {
-        return json(&mirror);
+    if let Some(data) = format.data() {
+        return data.text(&mirror);
     }
     let state = mirror.state().to_owned();
     Ok(pairs([

@@ -8,7 +8,7 @@ use crate::arguments::{Format, NetworkCommand, Unset};
 use crate::change::{self, outcome};
 use crate::client::{Client, refusal};
 use crate::output::Align::{Left, Right};
-use crate::output::{json, or_dash, origin, pairs, table, yes_or_no};
+use crate::output::{or_dash, origin, pairs, table, yes_or_no};
 
 #[derive(Serialize)]
 struct Network {
@@ -45,8 +45,8 @@ pub async fn run(client: &mut Client, command: NetworkCommand, format: Format) -
 
 async fn list(client: &mut Client, format: Format) -> Result<String> {
     let networks = ask(client).await?;
-    if format == Format::Json {
-        return json(&networks);
+    if let Some(data) = format.data() {
+        return data.text(&networks);
     }
     let columns = [("NETWORK", Left), ("PORTS", Right), ("MACS", Right), ("MAC AGE", Right), ("ORIGIN", Left)];
     let rows = networks.into_iter().map(|network| {
@@ -60,9 +60,9 @@ async fn show(client: &mut Client, name: &str, format: Format) -> Result<String>
     let network = ask(client).await?.into_iter().find(|network| network.name == name).ok_or_else(|| {
         anyhow!("there is no network {}; `culvertctl network list` shows the networks", name.escape_debug())
     })?;
-    match format {
-        Format::Json => json(&network),
-        Format::Table => Ok(pairs([
+    match format.data() {
+        Some(data) => data.text(&network),
+        None => Ok(pairs([
             ("name", network.name),
             ("mac age", format!("{}s", network.mac_age_seconds)),
             ("macs", network.macs.to_string()),

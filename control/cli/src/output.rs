@@ -1,9 +1,11 @@
-//! Tables for persons and JSON for programs.
+//! Tables for persons, JSON and YAML for programs.
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use culvert_api::v1;
 use serde::Serialize;
+
+use crate::arguments::Format;
 
 /// How a column is aligned: numbers to the right.
 #[derive(Clone, Copy, Debug)]
@@ -41,14 +43,48 @@ fn finish(table: &Table) -> String {
     text
 }
 
-/// `value` as indented JSON.
-///
-/// # Errors
-/// None for the types used here.
-pub fn json(value: &impl Serialize) -> Result<String> {
-    let mut text = serde_json::to_string_pretty(value)?;
-    text.push('\n');
-    Ok(text)
+/// What programs read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Indented, or a line for each of many.
+    Json,
+    /// One document, or a document for each of many.
+    Yaml,
+}
+
+impl Data {
+    /// A whole answer.
+    ///
+    /// # Errors
+    /// None for the types used here.
+    pub fn text(self, value: &impl Serialize) -> Result<String> {
+        match self {
+            Self::Json => Ok(serde_json::to_string_pretty(value)? + "\n"),
+            Self::Yaml => Ok(serde_norway::to_string(value)?),
+        }
+    }
+
+    /// One of many that come one after the other.
+    ///
+    /// # Errors
+    /// None for the types used here.
+    pub fn line(self, value: &impl Serialize) -> Result<String> {
+        match self {
+            Self::Json => Ok(serde_json::to_string(value)? + "\n"),
+            Self::Yaml => Ok(format!("---\n{}", serde_norway::to_string(value)?)),
+        }
+    }
+}
+
+impl Format {
+    /// How a program wants it; `None` for a person.
+    pub fn data(self) -> Option<Data> {
+        match self {
+            Self::Table => None,
+            Self::Json => Some(Data::Json),
+            Self::Yaml => Some(Data::Yaml),
+        }
+    }
 }
 
 /// A number of seconds in its two largest units: `3d4h`, `5m12s`.

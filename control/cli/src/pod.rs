@@ -8,7 +8,7 @@ use crate::arguments::{Format, PodCommand};
 use crate::change::outcome;
 use crate::client::{Client, refusal};
 use crate::output::Align::{Left, Right};
-use crate::output::{json, or_dash, origin, pairs, present, table};
+use crate::output::{or_dash, origin, pairs, present, table};
 
 #[derive(Serialize)]
 struct Pod {
@@ -44,8 +44,8 @@ pub async fn run(client: &mut Client, command: PodCommand, format: Format) -> Re
 
 async fn list(client: &mut Client, format: Format) -> Result<String> {
     let pods = ask(client).await?;
-    if format == Format::Json {
-        return json(&pods);
+    if let Some(data) = format.data() {
+        return data.text(&pods);
     }
     let columns = [
         ("POD", Left),
@@ -68,8 +68,8 @@ async fn list(client: &mut Client, format: Format) -> Result<String> {
 async fn show(client: &mut Client, name: &str, format: Format) -> Result<String> {
     let missing = || anyhow!("there is no pod {}; `culvertctl pod list` shows the pods", name.escape_debug());
     let pod = ask(client).await?.into_iter().find(|pod| pod.name == name).ok_or_else(missing)?;
-    if format == Format::Json {
-        return json(&pod);
+    if let Some(data) = format.data() {
+        return data.text(&pod);
     }
     let dash = |text: &Option<String>| or_dash(text.as_deref().unwrap_or_default());
     let mut text = pairs([

@@ -11,7 +11,7 @@ use crate::arguments::{Format, PortCommand, Unset};
 use crate::change::{self, outcome};
 use crate::client::{Client, refusal};
 use crate::output::Align::{Left, Right};
-use crate::output::{json, origin, pairs, present, table, yes_or_no};
+use crate::output::{origin, pairs, present, table, yes_or_no};
 
 #[derive(Serialize)]
 struct Port {
@@ -127,8 +127,8 @@ pub async fn run(client: &mut Client, command: PortCommand, format: Format) -> R
 /// All ports, and below them the reasons of those that were stopped.
 async fn list(client: &mut Client, format: Format) -> Result<String> {
     let ports = ask(client, String::new()).await?;
-    if format == Format::Json {
-        return json(&ports);
+    if let Some(data) = format.data() {
+        return data.text(&ports);
     }
     let mut columns = vec![
         ("PORT", Left),
@@ -166,9 +166,9 @@ async fn list(client: &mut Client, format: Format) -> Result<String> {
 
 async fn show(client: &mut Client, name: String, format: Format) -> Result<String> {
     let port = ask(client, name).await?.pop().ok_or_else(|| anyhow!("culvertd's answer names no port; see its log"))?;
-    match format {
-        Format::Json => json(&port),
-        Format::Table => Ok(port.text()),
+    match format.data() {
+        Some(data) => data.text(&port),
+        None => Ok(port.text()),
     }
 }
 
@@ -366,7 +366,7 @@ fn feature_names(features: u64) -> Vec<String> {
 }
 
 /// virtio 1.3, 5.1.3 (network device), 6 and 6.3 (all and legacy devices); 30 is vhost-user's.
-const FEATURES: [(u32, &str); 32] = [
+const FEATURES: [(u32, &str); 33] = [
     (0, "csum"),
     (1, "guest_csum"),
     (2, "ctrl_guest_offloads"),
@@ -389,6 +389,7 @@ const FEATURES: [(u32, &str); 32] = [
     (22, "mq"),
     (23, "ctrl_mac_addr"),
     (24, "notify_on_empty"),
+    (26, "log_all"),
     (27, "any_layout"),
     (28, "indirect_desc"),
     (29, "event_idx"),

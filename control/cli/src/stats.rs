@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::arguments::Format;
 use crate::client::{Client, refusal};
 use crate::output::Align::{Left, Right};
-use crate::output::{json, table};
+use crate::output::table;
 
 #[derive(Serialize)]
 struct Stats {
@@ -35,8 +35,8 @@ pub async fn show(client: &mut Client, port: Option<String>, format: Format) -> 
     let request = v1::GetStatsRequest { port: port.unwrap_or_default() };
     let answer = client.get_stats(request).await.map_err(|status| refusal(&status))?.into_inner();
     let stats: Vec<Stats> = answer.ports.into_iter().map(Stats::from).collect();
-    if format == Format::Json {
-        return json(&stats);
+    if let Some(data) = format.data() {
+        return data.text(&stats);
     }
     let mut columns = vec![
         ("PORT", Left),
@@ -89,8 +89,8 @@ struct Worker {
 pub async fn show_workers(client: &mut Client, format: Format) -> Result<String> {
     let answer = client.get_status(v1::GetStatusRequest {}).await.map_err(|status| refusal(&status))?.into_inner();
     let workers: Vec<Worker> = answer.workers.into_iter().map(Worker::from).collect();
-    if format == Format::Json {
-        return json(&workers);
+    if let Some(data) = format.data() {
+        return data.text(&workers);
     }
     let columns =
         [("WORKER", Left), ("FRAMES", Right), ("BUSY", Right), ("NS A FRAME", Right), ("FRAMES A BUSY LOOP", Right)];

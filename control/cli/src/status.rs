@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::arguments::Format;
 use crate::client::{Client, refusal};
 use crate::output::Align::{Left, Right};
-use crate::output::{duration, json, pairs, present, table};
+use crate::output::{duration, pairs, present, table};
 
 #[derive(Serialize)]
 struct Status {
@@ -60,9 +60,9 @@ struct Translator {
 pub async fn show(client: &mut Client, format: Format) -> Result<String> {
     let answer = client.get_status(v1::GetStatusRequest {}).await.map_err(|status| refusal(&status))?;
     let status = Status::from(answer.into_inner());
-    match format {
-        Format::Json => json(&status),
-        Format::Table => Ok(status.text()),
+    match format.data() {
+        Some(data) => data.text(&status),
+        None => Ok(status.text()),
     }
 }
 

@@ -71,9 +71,9 @@ async fn trace(client: &mut Client, port: &str, number: u64, frame: Frame, forma
         .map(|fate| Fate { port: fate.port, dropped: present(fate.dropped), copy: fate.copy })
         .collect();
     let mut stdout = io::stdout().lock();
-    if format == Format::Json {
+    if let Some(data) = format.data() {
         let trace = Trace { frame: number, length, steps, refused: present(refused), fates };
-        writeln!(stdout, "{}", serde_json::to_string(&trace)?)?;
+        stdout.write_all(data.line(&trace)?.as_bytes())?;
         return Ok(());
     }
     if number > 1 {

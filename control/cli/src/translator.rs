@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::arguments::{Format, Forward, ForwardCommand, Protocol, TranslatorArguments, TranslatorCommand};
 use crate::output::Align::Left;
-use crate::output::{json, pairs, table};
+use crate::output::{pairs, table};
 
 #[derive(Serialize)]
 struct Found {
@@ -37,10 +37,10 @@ fn run_in(wish: TranslatorArguments, format: Format, folder: &Path) -> Result<St
         None => only(find(folder)?, folder)?,
     };
     let lines = translator::ask(&socket, &request, PATIENCE)?;
-    match (wish.command, format) {
+    match (wish.command, format.data()) {
         (TranslatorCommand::Stats, _) => statistics(&lines, format),
-        (_, Format::Json) => json(&lines),
-        (_, Format::Table) => Ok(lines.into_iter().map(|line| line + "\n").collect()),
+        (_, Some(data)) => data.text(&lines),
+        (_, None) => Ok(lines.into_iter().map(|line| line + "\n").collect()),
     }
 }
 
@@ -73,21 +73,21 @@ fn list(found: &[PathBuf], format: Format) -> Result<String> {
         path.strip_suffix(translator::SUFFIX).unwrap_or(&path).to_owned()
     };
     let found: Vec<Found> = found.iter().map(|path| Found { socket: guest(path) }).collect();
-    match format {
-        Format::Json => json(&found),
-        Format::Table => Ok(table(&[("TRANSLATOR", Left)], found.into_iter().map(|found| vec![found.socket]))),
+    match format.data() {
+        Some(data) => data.text(&found),
+        None => Ok(table(&[("TRANSLATOR", Left)], found.into_iter().map(|found| vec![found.socket]))),
     }
 }
 
 /// Names and numbers, as they come; in JSON by name.
 fn statistics(lines: &[String], format: Format) -> Result<String> {
     let numbers = || lines.iter().filter_map(|line| line.split_once(' '));
-    match format {
-        Format::Json => {
+    match format.data() {
+        Some(data) => {
             let numbers = numbers().filter_map(|(name, value)| Some((name, value.parse::<u64>().ok()?)));
-            json(&numbers.collect::<BTreeMap<_, _>>())
+            data.text(&numbers.collect::<BTreeMap<_, _>>())
         }
-        Format::Table => Ok(pairs(numbers().map(|(name, value)| (name, value.to_owned())))),
+        None => Ok(pairs(numbers().map(|(name, value)| (name, value.to_owned())))),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::arguments::{Format, WorkerCommand};
 use crate::client::{Client, refusal};
 use crate::output::Align::{Left, Right};
-use crate::output::{json, table};
+use crate::output::table;
 
 #[derive(Serialize)]
 struct Worker {
@@ -61,8 +61,8 @@ pub async fn run(client: &mut Client, command: WorkerCommand, format: Format) ->
 async fn list(client: &mut Client, format: Format) -> Result<String> {
     let answer = client.list_workers(v1::ListWorkersRequest {}).await.map_err(|status| refusal(&status))?;
     let workers: Vec<Worker> = answer.into_inner().workers.into_iter().map(Worker::from).collect();
-    if format == Format::Json {
-        return json(&workers);
+    if let Some(data) = format.data() {
+        return data.text(&workers);
     }
     let columns = [
         ("WORKER", Left),
@@ -81,8 +81,8 @@ async fn rebalance(client: &mut Client, dry_run: bool, least: Option<u32>, forma
     let answer = client.rebalance(request).await.map_err(|status| refusal(&status))?.into_inner();
     let v1::RebalanceResponse { moves, improvement, least_improvement, workers } = answer;
     let moves: Vec<Move> = moves.into_iter().map(Move::from).collect();
-    if format == Format::Json {
-        return json(&Rebalance {
+    if let Some(data) = format.data() {
+        return data.text(&Rebalance {
             dry_run,
             moves,
             improvement_percent: improvement,

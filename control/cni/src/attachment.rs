@@ -13,7 +13,7 @@ use crate::ipam::Ipam;
 use crate::result::{CniResult, Interface};
 use crate::thing::Thing;
 use crate::version::Version;
-use crate::{tap, translator, vhostuser};
+use crate::{netdev, tap, translator, vhostuser};
 
 /// An attachment that is to be made or checked.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub enum Plan {
     Translator(translator::Plan),
     /// Mode `tap`.
     Tap(Box<tap::Plan>),
+    /// Mode `netdev`.
+    Netdev(Box<netdev::Plan>),
 }
 
 impl Attachment {
@@ -106,6 +108,7 @@ impl Attachment {
             Settings::Vhostuser(settings) => Plan::Vhostuser(Box::new(vhostuser::Plan::of(self, settings)?)),
             Settings::Translator(settings) => Plan::Translator(translator::Plan::of(self, settings)?),
             Settings::Tap(settings) => Plan::Tap(Box::new(tap::Plan::of(self, settings)?)),
+            Settings::Netdev(port) => Plan::Netdev(Box::new(netdev::Plan::of(self, port)?)),
         })
     }
 }
@@ -117,6 +120,7 @@ impl Plan {
             Self::Vhostuser(plan) => plan.things(attachment),
             Self::Translator(plan) => plan.things(),
             Self::Tap(plan) => plan.things(attachment),
+            Self::Netdev(plan) => plan.things(attachment),
         }
     }
 
@@ -130,6 +134,7 @@ impl Plan {
             Self::Vhostuser(plan) => plan.make(attachment, ipam),
             Self::Translator(plan) => plan.make(attachment),
             Self::Tap(plan) => plan.make(attachment),
+            Self::Netdev(plan) => plan.make(attachment, ipam),
         }
     }
 
@@ -147,6 +152,7 @@ impl Plan {
             Self::Vhostuser(plan) => plan.check(attachment),
             Self::Translator(plan) => plan.check(attachment),
             Self::Tap(plan) => plan.check(attachment),
+            Self::Netdev(plan) => plan.check(attachment),
         }
     }
 

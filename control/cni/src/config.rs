@@ -22,7 +22,7 @@ pub mod userspace;
 pub struct Config {
     /// The network's name, for which addresses are kept.
     pub name: Option<String>,
-    /// `vhostuser`, `translator` or `tap`.
+    /// `vhostuser`, `translator`, `tap` or `netdev`.
     pub mode: Option<String>,
     /// Culvertd's network.
     pub network: Option<String>,

@@ -3,7 +3,7 @@
 //!
 //! A call is one process: [`run`] reads the variables ([`environment`]) and standard input ([`config`]), does what the verb says
 //! ([`verb`]) and writes a [`result`] or an [`error`]. What ADD makes is planned by a mode ([`vhostuser`], [`translator`],
-//! [`tap`]) as a list of [`thing`]s, which is written down ([`record`]) before any of them is made: undo, DEL and GC read it.
+//! [`tap`], [`netdev`]) as a list of [`thing`]s, which is written down ([`record`]) before any of them is made: undo, DEL and GC read it.
 #![forbid(unsafe_code)]
 
 pub mod application;
@@ -18,8 +18,11 @@ pub mod group;
 pub mod ipam;
 pub mod kubeconfig;
 pub mod kubernetes;
+pub mod link;
 pub mod location;
 pub mod name;
+pub mod netdev;
+pub mod netlink;
 pub mod netns;
 pub mod record;
 pub mod result;
@@ -29,6 +32,7 @@ pub mod translator;
 pub mod verb;
 pub mod version;
 pub mod vhostuser;
+pub mod wire;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;

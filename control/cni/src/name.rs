@@ -24,6 +24,11 @@ pub fn port(id: &AttachmentId) -> String {
     format!("{readable}-{hash}")
 }
 
+/// Twelve hex digits that are an attachment's own, for each `purpose` others: part of the name of an interface, which has 15 characters.
+pub fn hex(purpose: &str, id: &AttachmentId) -> String {
+    hash(purpose, id).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The first characters of a container's id: all of a short one.
 pub fn short(container: &str) -> &str {
     container.get(..SHORT).unwrap_or(container)

@@ -10,29 +10,22 @@
 //! guest's tap is `tapX`, and `podX` has the guest's address and MTU; it is a tap that nobody opens. For the pod's own network
 //! they are `tap0` and the pod's `eth0`, which is there.
 
-mod link;
-mod netlink;
-
-use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use culvert_api::v1;
 use netlink_packet_route::link::LinkAttribute;
 
-pub use link::remove;
-
 use crate::attachment::{Attachment, check_previous, interface};
-use crate::config::settings::{Owner, Port, Tap, Translator};
+use crate::config::settings::{Owner, Tap, Translator};
 use crate::daemon::Daemon;
 use crate::error::{Code, Error};
+use crate::link::{add_tap, prepare};
 use crate::name::{self, Mac};
+use crate::netlink::{Netlink, finish_checksums};
 use crate::result::Interface;
 use crate::thing::Thing;
+use crate::wire::{self, Wire, failed};
 use crate::{netns, translator};
-use link::{add_tap, prepare};
-use netlink::{Netlink, finish_checksums};
 
 /// How the tap is made.
 #[derive(Debug)]
@@ -49,30 +42,21 @@ enum Kind {
     /// For a translator.
     Primary { preparation: translator::Plan, folders: Vec<PathBuf> },
     /// On a network of culvertd's.
-    Secondary { port: Port, mac: Mac, names: Names },
+    Secondary { wire: Wire, mac: Mac, names: Names },
 }
 
-/// The interfaces that lead from the tap to culvertd.
+/// The interfaces in the pod that lead from the tap to culvertd.
 #[derive(Debug)]
 struct Names {
     /// Has the guest's address and MTU; carries no frames.
     record: String,
     bridge: String,
-    /// The veth's end in the pod, and that on the node.
+    /// The veth's end.
     inner: String,
-    outer: String,
 }
 
 /// The tap that KubeVirt looks for on the pod's own network, and the interface that it takes MTU and address from.
 const PRIMARY: (&str, &str) = ("tap0", "eth0");
-/// net_af_packet's slots have room for so much without further arguments.
-const SHORT_MTU: u32 = 1960;
-/// With [`LONG_SLOTS`].
-const LONG_MTU: u32 = 9100;
-const LONG_SLOTS: &str = ",framesz=9216,blocksz=36864";
-/// A guest has few addresses.
-const MAC_LIMIT: u32 = 64;
-
 impl Plan {
     /// Finds out what is to be made. Nothing is made yet.
     ///
@@ -94,40 +78,28 @@ impl Plan {
             let message = format!("interface {ifname:?} cannot have a tap");
             Error::with(Code::Config, message, "its name must have more than 3 letters, and others than \"tap\" first")
         })?;
-        if settings.mtu > LONG_MTU {
-            let message = format!("mtu {} is not possible with a tap on a network", settings.mtu);
-            return Err(Error::with(Code::Config, message, format!("use at most {LONG_MTU}")));
-        }
-        let hash = name::hash("tap", &attachment.id);
-        let hash: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        let names = Names {
-            record: ifname.clone(),
-            bridge: format!("br{hash}"),
-            inner: format!("in{hash}"),
-            outer: format!("cv{hash}"),
-        };
+        let hash = name::hex("tap", &attachment.id);
+        let wire = Wire::of(attachment, &port, &hash)?;
+        let names = Names { record: ifname.clone(), bridge: format!("br{hash}"), inner: format!("in{hash}") };
         let mac = settings.mac.unwrap_or_else(|| Mac::of(&attachment.id));
         let tap = format!("tap{end}");
-        Ok(Self { settings, name, tap, kind: Kind::Secondary { port, mac, names } })
+        Ok(Self { settings, name, tap, kind: Kind::Secondary { wire, mac, names } })
     }
 
     /// See [`crate::attachment::Plan::things`].
     pub fn things(&self, attachment: &Attachment) -> Vec<Thing> {
-        let link = |namespace: Option<&PathBuf>, name: &str| Thing::Link {
-            namespace: namespace.cloned(),
+        let alias = wire::alias(attachment);
+        let inside = |name: &str| Thing::Link {
+            namespace: Some(attachment.netns.clone()),
             name: name.to_owned(),
-            alias: self.alias(),
+            alias: alias.clone(),
         };
-        let inside = |name: &str| link(Some(&attachment.netns), name);
         match &self.kind {
             Kind::Primary { .. } => vec![inside(&self.tap), Thing::Pod { name: self.name.clone() }],
-            Kind::Secondary { names, .. } => vec![
-                inside(&self.tap),
-                inside(&names.record),
-                inside(&names.bridge),
-                link(None, &names.outer),
-                Thing::Port { name: self.name.clone() },
-            ],
+            Kind::Secondary { wire, names, .. } => {
+                let inner = [inside(&self.tap), inside(&names.record), inside(&names.bridge)];
+                inner.into_iter().chain(wire.things(&alias)).collect()
+            }
         }
     }
 
@@ -141,12 +113,10 @@ impl Plan {
                 self.make_primary(attachment, preparation, folders)?;
                 Ok(Vec::new())
             }
-            Kind::Secondary { port, mac, names } => {
-                let daemon = Daemon::connect(&attachment.places.control_socket)?;
-                daemon.require_network(&port.network)?;
-                self.make_links(attachment, *mac, names)?;
-                daemon.add_port(&self.name, &self.port(attachment, port, names))?;
-                check_port(&daemon, &self.name).map_err(|error| Error { code: Code::TryLater, ..error })?;
+            Kind::Secondary { wire, mac, names } => {
+                let daemon = wire.daemon(attachment)?;
+                self.make_links(attachment, *mac, wire, names)?;
+                wire.join(attachment, &daemon, &wire::alias(attachment))?;
                 Ok(vec![interface(attachment, mac.to_string(), self.settings.mtu)])
             }
         }
@@ -164,7 +134,7 @@ impl Plan {
             // The guest is told the MTU of the pod's interface: no frame may be too long for the tap.
             let primary = netlink.link(PRIMARY.1).map_err(failed(PRIMARY.1))?;
             let mtu = self.settings.mtu.max(primary.map_or(0, |link| link.mtu));
-            self.make_tap(&netlink, mtu, Vec::new())
+            self.make_tap(attachment, &netlink, mtu, Vec::new())
         })?;
         let spec = v1::PodSpec {
             folders: folders.iter().map(|folder| folder.display().to_string()).collect(),
@@ -179,49 +149,39 @@ impl Plan {
         Daemon::connect(&attachment.places.control_socket)?.add_pod(&self.name, &spec)
     }
 
-    fn make_links(&self, attachment: &Attachment, mac: Mac, names: &Names) -> Result<(), Error> {
-        let node = File::open("/proc/self/ns/net").map_err(failed("the node's namespace"))?;
-        let (alias, mtu) = (self.alias(), self.settings.mtu);
+    fn make_links(&self, attachment: &Attachment, mac: Mac, wire: &Wire, names: &Names) -> Result<(), Error> {
+        let node = wire::node()?;
+        let (alias, mtu) = (wire::alias(attachment), self.settings.mtu);
         netns::inside(&attachment.netns, || {
             let netlink = Netlink::open().map_err(failed(&self.tap))?;
-            refuse_existing(&netlink, &names.record)?;
+            wire::refuse_existing(&netlink, &names.record)?;
             netlink.add_bridge(&names.bridge).map_err(failed(&names.bridge))?;
             let bridge = prepare(&netlink, &names.bridge, &alias, mtu, Vec::new(), true);
             let bridge = bridge.map_err(failed(&names.bridge))?.index;
-            self.make_tap(&netlink, mtu, vec![LinkAttribute::Controller(bridge)])?;
+            self.make_tap(attachment, &netlink, mtu, vec![LinkAttribute::Controller(bridge)])?;
             // Nobody is to open it: it is not even up.
             let nobody = Owner { uid: 0, gid: 0 };
             add_tap(&names.record, nobody, false).map_err(failed(&names.record))?;
             let address = vec![LinkAttribute::Address(mac.bytes().to_vec())];
             prepare(&netlink, &names.record, &alias, mtu, address, false).map_err(failed(&names.record))?;
-            netlink.add_veth(&names.inner, mtu, &names.outer, node.as_fd()).map_err(failed(&names.inner))?;
+            wire.lay(&netlink, &names.inner, &node).map_err(failed(&names.inner))?;
             let joined = vec![LinkAttribute::Controller(bridge)];
             let inner = prepare(&netlink, &names.inner, &alias, mtu, joined, true).map_err(failed(&names.inner))?;
             finish_checksums(inner.index).map_err(failed(&names.inner))
-        })?;
-        let netlink = Netlink::open().map_err(failed(&names.outer))?;
-        prepare(&netlink, &names.outer, &alias, mtu, Vec::new(), true).map_err(failed(&names.outer)).map(drop)
+        })
     }
 
     /// The tap that the guest's QEMU opens, in this thread's namespace.
-    fn make_tap(&self, netlink: &Netlink, mtu: u32, more: Vec<LinkAttribute>) -> Result<(), Error> {
-        refuse_existing(netlink, &self.tap)?;
+    fn make_tap(
+        &self,
+        attachment: &Attachment,
+        netlink: &Netlink,
+        mtu: u32,
+        more: Vec<LinkAttribute>,
+    ) -> Result<(), Error> {
+        wire::refuse_existing(netlink, &self.tap)?;
         add_tap(&self.tap, self.settings.owner, self.settings.multi_queue).map_err(failed(&self.tap))?;
-        prepare(netlink, &self.tap, &self.alias(), mtu, more, true).map_err(failed(&self.tap)).map(drop)
-    }
-
-    fn port(&self, attachment: &Attachment, port: &Port, names: &Names) -> v1::PortSpec {
-        let slots = if self.settings.mtu > SHORT_MTU { LONG_SLOTS } else { "" };
-        let spec = v1::PortSpec {
-            network: Some(port.network.clone()),
-            device: Some(format!("net_af_packet_{outer},iface={outer}{slots}", outer = names.outer)),
-            mtu: Some(self.settings.mtu),
-            mac_limit: Some(MAC_LIMIT),
-            vlan: port.vlan,
-            description: Some(attachment.description()),
-            ..v1::PortSpec::default()
-        };
-        port.rates.clone().within(spec)
+        prepare(netlink, &self.tap, &wire::alias(attachment), mtu, more, true).map_err(failed(&self.tap)).map(drop)
     }
 
     /// See [`crate::attachment::Plan::check`].
@@ -231,52 +191,14 @@ impl Plan {
     pub fn check(&self, attachment: &Attachment) -> Result<(), Error> {
         netns::inside(&attachment.netns, || {
             let netlink = Netlink::open().map_err(failed(&self.tap))?;
-            match netlink.link(&self.tap).map_err(failed(&self.tap))? {
-                Some(tap) if tap.alias == self.alias() && tap.up => Ok(()),
-                Some(_) => Err(changed(format!("{} is another interface, or down", self.tap))),
-                None => Err(changed(format!("there is no interface {}", self.tap))),
-            }
+            wire::check_link(&netlink, &self.tap, &wire::alias(attachment))
         })?;
         match &self.kind {
             Kind::Primary { preparation, .. } => preparation.check(attachment),
-            Kind::Secondary { mac, .. } => {
+            Kind::Secondary { wire, mac, .. } => {
                 check_previous(attachment, &mac.to_string())?;
-                check_port(&Daemon::connect(&attachment.places.control_socket)?, &self.name)
+                wire.check(attachment)
             }
         }
     }
-
-    /// What tells our interfaces from others of their names.
-    fn alias(&self) -> String {
-        format!("culvert {}", self.name)
-    }
-}
-
-fn check_port(daemon: &Daemon, name: &str) -> Result<(), Error> {
-    match daemon.port(name)? {
-        None => Err(changed(format!("culvertd has no port {name}"))),
-        Some(port) if port.state() == v1::PortState::Failed => {
-            Err(Error::with(Code::Changed, format!("culvertd cannot open port {name}"), port.reason))
-        }
-        Some(_) => Ok(()),
-    }
-}
-
-fn refuse_existing(netlink: &Netlink, name: &str) -> Result<(), Error> {
-    match netlink.link(name).map_err(failed(name))? {
-        None => Ok(()),
-        Some(_) => {
-            let message = format!("the pod has an interface {name}");
-            Err(Error::with(Code::Exists, message, "use mode tap once for each of a pod's networks"))
-        }
-    }
-}
-
-fn changed(message: String) -> Error {
-    Error::with(Code::Changed, message, "DEL, then ADD it again")
-}
-
-fn failed(name: &str) -> impl FnOnce(io::Error) -> Error {
-    let message = format!("interface {name} cannot be made");
-    move |error| Error::io(message, error)
 }

@@ -93,7 +93,7 @@ impl<'a> Remover<'a> {
             Thing::Port { name } => self.ask_or_leave(name, |daemon| daemon.remove_port(name)),
             Thing::Pod { name } => self.ask_or_leave(name, |daemon| daemon.remove_pod(name)),
             Thing::Network { name } => self.remove_network(name),
-            Thing::Link { namespace, name, alias } => crate::tap::remove(namespace.as_deref(), name, alias),
+            Thing::Link { namespace, name, alias } => crate::link::remove(namespace.as_deref(), name, alias),
             Thing::File { path } => match fs::remove_file(path) {
                 Err(error) if !is_absence(&error) => Err(Error::io(shown(path), error)),
                 _ => Ok(()),

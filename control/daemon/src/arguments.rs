@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 /// Switches frames between virtual machines and DPDK ports.
 #[derive(Debug, Parser)]
@@ -20,9 +20,43 @@ pub struct Arguments {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
 
+    /// How lines of the log look
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// Goes on in the place of the culvertd that runs, and starts as usual where none does.
+    #[arg(long)]
+    pub takeover: bool,
+
     /// Be the daemon that the supervisor has started, see `supervisor`
     #[arg(long, hide = true)]
     pub supervised: bool,
+
+    /// This daemon is to go on in the place of another one.
+    #[arg(long, hide = true, requires = "supervised")]
+    pub successor: bool,
+
+    /// That one has hugepages.
+    #[arg(long, hide = true, requires = "successor")]
+    pub hugepages: bool,
+
+    /// Be the migration proxy that the supervisor has started, see `migration`
+    #[arg(long, hide = true, conflicts_with = "supervised")]
+    pub migration: bool,
+
+    /// Be the metrics process that the supervisor has started, see `metrics`
+    #[arg(long, hide = true, conflicts_with_all = ["supervised", "migration"])]
+    pub metrics: bool,
+}
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For persons: time, level, part of the program, the sentence, the objects
+    #[default]
+    Text,
+    /// One JSON object a line: `timestamp`, `level`, `target`, and in `fields` the sentence as `message`, and the objects
+    Json,
 }
 
 /// The exit code when culvertd cannot start or go on. 2 is clap's, for a wrong command line.

@@ -2,7 +2,7 @@
 //!
 //! - [`message`]: the requests and replies, and how they look on the socket;
 //! - [`Broker`]: the daemon's end;
-//! - [`Desk`]: the supervisor's end, see [`crate::supervisor`].
+//! - [`Desk`]: the supervisor's end, see [`crate::supervisor`]; [`Turn`]: its part in takeovers.
 //!
 //! The daemon is not trusted here: a guest may have taken it over. The supervisor does nothing for it that is not in
 //! [`message::Request`].
@@ -11,6 +11,8 @@ mod client;
 mod closing;
 mod desk;
 pub mod message;
+mod turn;
 
 pub use client::Broker;
 pub use desk::{CONNECTION, Desk};
+pub use turn::Turn;

@@ -5,18 +5,23 @@
 //! - `section`: reading one table key by key;
 //! - `value`: readers of single values (names, durations, paths, addresses);
 //! - [`devices`]: what of `[daemon]` is kubelet's matter; [`isolation`]: what of it is given up; [`rebalance`]: when queues move;
+//! - [`migration`]: the migration proxy;
 //! - [`network`], [`port`] with [`vlan`], [`mirror`], [`pod`]: one object each, as it is wanted; [`objects`]: all, and the rules
 //!   between them;
+//! - [`document`]: what docs/CONFIG.md is made of;
 //! - [`machine`]: the cores and memory that values are checked against; [`kept`]: the last text without mistakes.
 //!
 //! Requests of clients and the journal are read by the same functions, from the same keys: [`read_object`],
 //! [`read_objects`]. This is the only place that knows the keys. Nothing here opens a device or a socket: what only an attempt can
 //! show (a folder that cannot be written, a driver that is missing) becomes the state of that port later.
 
+pub mod clients;
 pub mod devices;
+pub mod document;
 pub mod isolation;
 pub mod kept;
 pub mod machine;
+pub mod migration;
 pub mod mirror;
 pub mod mistake;
 pub mod network;
@@ -41,9 +46,11 @@ use culvert_nic::Hugepages;
 use rustix::fs::{Mode, OFlags};
 use toml::de::{DeTable, DeValue};
 
+pub use clients::Clients;
 pub use devices::Devices;
 pub use isolation::Isolation;
 pub use machine::Machine;
+pub use migration::Migration;
 pub use mirror::Mirror;
 pub use mistake::Mistake;
 pub use network::Network;
@@ -62,23 +69,27 @@ use source::Source;
 use value::{Wrong, set};
 
 /// A whole configuration without mistakes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The `[daemon]` section.
     pub daemon: Daemon,
     /// The `[datapath]` section.
     pub datapath: Datapath,
+    /// The `[migration]` and `[[migration_network]]` sections.
+    pub migration: Option<Migration>,
     /// The `[[network]]`, `[[port]]`, `[[mirror]]` and `[[pod]]` sections, each kind in the order of the file.
     pub objects: Objects,
 }
 
 /// The part of a configuration that holds until culvertd ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Fixed {
     /// The `[daemon]` section.
     pub daemon: Daemon,
     /// The `[datapath]` section.
     pub datapath: Datapath,
+    /// The `[migration]` and `[[migration_network]]` sections.
+    pub migration: Option<Migration>,
 }
 
 /// `[daemon]`: where culvertd meets its clients.
@@ -88,12 +99,14 @@ pub struct Daemon {
     pub control_socket: PathBuf,
     /// The folder for what must survive a restart; `/var/lib/culvert` by default.
     pub state_dir: PathBuf,
-    /// Where metrics are served; `127.0.0.1:9477` by default.
-    pub metrics_address: SocketAddr,
+    /// Where metrics are served; `127.0.0.1:9477` by default, nowhere with `off`.
+    pub metrics_address: Option<SocketAddr>,
     /// How ports are offered to kubelet.
     pub devices: Devices,
     /// What culvertd gives up.
     pub isolation: Isolation,
+    /// Who may use the control socket.
+    pub clients: Clients,
 }
 
 /// `[datapath]`: what the polling threads and DPDK get.
@@ -153,7 +166,7 @@ impl Config {
         Self::parse(&text, &file_name, machine, clients).map(|config| (config, text))
     }
 
-    /// The keys of `[daemon]` and `[datapath]` whose values are others than those that culvertd has started with.
+    /// The keys of `[daemon]`, `[datapath]` and `[migration]` whose values are others than those that culvertd has started with.
     pub fn waiting_keys(&self, started: &Fixed) -> Vec<String> {
         let (daemon, before) = (&self.daemon, &started.daemon);
         let (datapath, datapath_before) = (&self.datapath, &started.datapath);
@@ -165,16 +178,19 @@ impl Config {
             ("datapath.memory_mb", datapath.memory_mb != datapath_before.memory_mb),
             ("datapath.hugepages", datapath.hugepages != datapath_before.hugepages),
             ("datapath.idle_sleep", datapath.idle_sleep != datapath_before.idle_sleep),
+            ("migration", self.migration != started.migration),
             ("datapath.eal_args", datapath.eal_args != datapath_before.eal_args),
         ];
         let rebalance = datapath.rebalance.differences(&datapath_before.rebalance);
         let devices = daemon.devices.differences(&before.devices);
         let isolation = daemon.isolation.differences(&before.isolation);
+        let clients = daemon.clients.differences(&before.clients);
         changed
             .into_iter()
             .chain(rebalance)
             .chain(devices)
             .chain(isolation)
+            .chain(clients)
             .filter(|(_, changed)| *changed)
             .map(|(key, _)| key.to_owned())
             .collect()
@@ -202,12 +218,17 @@ impl Config {
         let daemon = read_daemon(&mut report, daemon);
         let datapath = top.table(&mut report, "datapath");
         let datapath = read_datapath(&mut report, datapath, machine);
+        let migration = Migration::read(&mut report, &mut top);
         let found = FoundObjects::read(&mut report, &mut top, |line| Origin::File { line });
         top.finish(&mut report);
         found.report_conflicts(&mut report, clients, &daemon.control_socket);
 
         let mistakes = report.into_mistakes();
-        if mistakes.is_empty() { Ok(Self { daemon, datapath, objects: found.objects }) } else { Err(mistakes) }
+        if mistakes.is_empty() {
+            Ok(Self { daemon, datapath, migration, objects: found.objects })
+        } else {
+            Err(mistakes)
+        }
     }
 }
 
@@ -225,9 +246,10 @@ fn read_daemon(report: &mut Report<'_>, section: Option<Section<'_>>) -> Daemon 
     let mut daemon = Daemon {
         control_socket: PathBuf::from("/run/culvert/culvertd.sock"),
         state_dir: PathBuf::from("/var/lib/culvert"),
-        metrics_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9477)),
+        metrics_address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9477))),
         devices: Devices::default(),
         isolation: Isolation::default(),
+        clients: Clients::default(),
     };
     let Some(mut section) = section else { return daemon };
     let read_socket = |value: &DeValue<'_>| value::socket_path(value, "\"/run/culvert/culvertd.sock\"");
@@ -237,6 +259,7 @@ fn read_daemon(report: &mut Report<'_>, section: Option<Section<'_>>) -> Daemon 
     set(&mut daemon.metrics_address, section.optional(report, "metrics_address", value::socket_address));
     daemon.devices = Devices::read(report, &mut section);
     daemon.isolation = Isolation::read(report, &mut section);
+    daemon.clients = Clients::read(report, &mut section);
     section.finish(report);
     daemon
 }

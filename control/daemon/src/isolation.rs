@@ -27,7 +27,7 @@ use anyhow::{Context, Result, anyhow};
 use rustix::thread::CapabilitySet;
 
 use crate::config::isolation::Mode;
-use crate::config::{Attachment, Config, Port};
+use crate::config::{Attachment, Config, Migration, Port};
 use devices::Family;
 use folders::Folders;
 
@@ -42,6 +42,10 @@ pub enum Kind {
     Dpdk,
     /// Writes the log.
     Log,
+    /// The metrics process.
+    Metrics,
+    /// The migration proxy, in its own process.
+    Migration,
     /// Talks vhost-user to guests.
     Vhost,
     /// Moves frames.
@@ -76,6 +80,40 @@ pub fn begin(config: &Config, config_file: &Path) -> Result<Isolation> {
     let folders = folders::limit(config, config_file, &families)?;
     seccomp::apply(mode, &seccomp::everything(&families)).context("system calls cannot be limited")?;
     Ok(Isolation { mode, families, folders, capabilities })
+}
+
+/// As [`begin`], in the migration proxy's process.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn begin_migration(config: &Config, wanted: &Migration) -> Result<Isolation> {
+    let mode = config.daemon.isolation.mode;
+    let families = BTreeSet::new();
+    if mode == Mode::Off {
+        return Ok(Isolation { mode, families, folders: None, capabilities: None });
+    }
+    rustix::thread::set_no_new_privs(true).context("new privileges cannot be given up")?;
+    let held = capabilities::limit(capabilities::of_daemon(&families)).context("capabilities cannot be given up")?;
+    let folders = folders::limit_migration(config, wanted)?;
+    seccomp::apply(mode, &seccomp::migration()).context("system calls cannot be limited")?;
+    Ok(Isolation { mode, families, folders, capabilities: Some(held) })
+}
+
+/// As [`begin`], in the metrics process: it keeps nothing but what is open, and the control socket's path.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn begin_metrics(config: &Config) -> Result<Isolation> {
+    let mode = config.daemon.isolation.mode;
+    let families = BTreeSet::new();
+    if mode == Mode::Off {
+        return Ok(Isolation { mode, families, folders: None, capabilities: None });
+    }
+    rustix::thread::set_no_new_privs(true).context("new privileges cannot be given up")?;
+    let held = capabilities::limit(CapabilitySet::empty()).context("capabilities cannot be given up")?;
+    let folders = folders::limit_metrics()?;
+    seccomp::apply(mode, &seccomp::metrics()).context("system calls cannot be limited")?;
+    Ok(Isolation { mode, families, folders, capabilities: Some(held) })
 }
 
 /// What the supervisor gives up before it starts the daemon, which cannot have more than the supervisor.
@@ -189,6 +227,8 @@ impl Kind {
             Self::DevicePlugin => "as-plugin",
             Self::Dpdk => "as-dpdk",
             Self::Log => "as-log",
+            Self::Metrics => "as-metrics",
+            Self::Migration => "as-migration",
             Self::Vhost => "as-vhost",
             Self::Worker => "as-worker",
         }

@@ -12,6 +12,7 @@ pub mod disk;
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use crate::config::{Objects, read_objects, write_objects};
 use disk::Disk;
@@ -107,12 +108,23 @@ impl<D: Disk> Journal<D> {
         }
     }
 
+    /// Where it is.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.disk.write(NEW_FILE, bytes)?;
         self.disk.flush(NEW_FILE)?;
         self.disk.rename(NEW_FILE, FILE)?;
         self.disk.flush_folder()
     }
+}
+
+/// What the journal of a state folder says at this moment, of whoever has its lock; nothing when it cannot be read.
+pub fn peek(state_folder: &Path) -> Objects {
+    let bytes = disk::peek(state_folder, FILE, MAX_BYTES).ok().flatten();
+    bytes.and_then(|bytes| decode(&bytes).ok()).unwrap_or_default()
 }
 
 /// Objects as the bytes of a journal.
@@ -169,3 +181,6 @@ impl fmt::Display for Damage {
 
 /// Longest first line, in bytes.
 const MAX_FIRST_LINE: usize = 80;
+
+#[cfg(test)]
+mod proofs;

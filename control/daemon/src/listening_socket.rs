@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+use crate::process;
 
 /// A listening socket. Dropping it removes its name.
 #[derive(Debug)]
@@ -33,6 +35,10 @@ pub enum Purpose {
     Control,
     /// Kubelet connects to it.
     DevicePlugin,
+    /// Clients of the migration proxy connect to it.
+    Migration,
+    /// Another culvertd connects to it, to take over.
+    Takeover,
 }
 
 /// Why a socket cannot be made.
@@ -56,14 +62,38 @@ enum Problem {
 }
 
 impl ListeningSocket {
-    /// Makes the socket at `path` with mode 0660, and its folder with mode 0755 if it does not exist. A socket that a
+    /// Makes the socket at `path` with mode 0660, of `group` if there is one, and its folder with mode 0755 if it does not exist. A socket that a
     /// dead daemon left behind is replaced.
     ///
     /// # Errors
     /// When the folder is writable for everyone or belongs to another user, when something else has the name, when
     /// another process listens on it, and what the kernel reports.
-    pub fn bind(path: &Path, purpose: Purpose) -> Result<Self, BindError> {
-        bind(path).map_err(|problem| BindError { purpose, path: path.to_owned(), problem })
+    pub fn bind(path: &Path, purpose: Purpose, group: Option<u32>) -> Result<Self, BindError> {
+        bind(path, purpose, group).map_err(|problem| BindError { purpose, path: path.to_owned(), problem })
+    }
+
+    /// The same where the daemon of a supervisor that was killed may have it, and is about to end.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn bind_patiently(path: &Path, purpose: Purpose, group: Option<u32>) -> Result<Self, BindError> {
+        process::patiently(|| Self::bind(path, purpose, group), BindError::is_taken)
+    }
+
+    /// Goes on with a socket that an earlier process has made at `path`, under a name of this device and inode, and that listens still.
+    ///
+    /// # Errors
+    /// As [`Self::bind`]; [`io::ErrorKind::InvalidInput`]: something else is there by now, or it is no such socket.
+    pub fn adopt(path: &Path, purpose: Purpose, socket: OwnedFd, identity: (u64, u64)) -> Result<Self, BindError> {
+        adopt(path, purpose, socket, identity).map_err(|problem| BindError { purpose, path: path.to_owned(), problem })
+    }
+
+    /// A copy of the socket, with device and inode of its name: for [`Self::adopt`].
+    ///
+    /// # Errors
+    /// The kernel's, when no descriptor is free.
+    pub fn copy(&self) -> io::Result<(OwnedFd, (u64, u64))> {
+        Ok((OwnedFd::from(self.listener.try_clone()?), self.identity))
     }
 
     /// Whether its path still leads to it.
@@ -92,7 +122,29 @@ impl Drop for ListeningSocket {
     }
 }
 
-fn bind(path: &Path) -> Result<ListeningSocket, Problem> {
+fn adopt(
+    path: &Path,
+    purpose: Purpose,
+    socket: OwnedFd,
+    identity_then: (u64, u64),
+) -> Result<ListeningSocket, Problem> {
+    let (Some(parent), Some(file_name)) = (path.parent(), path.file_name()) else {
+        return Err(Problem::NotASocket);
+    };
+    let folder = open_folder(parent)?;
+    let stat = stat(&folder, Path::new(file_name)).map_err(folder_error)?;
+    let is_ours = FileType::from_raw_mode(stat.st_mode) == FileType::Socket && identity(&stat) == identity_then;
+    let listens = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(&socket) == Ok(purpose.kind())
+        && sockopt::socket_acceptconn(&socket) == Ok(true);
+    if !is_ours || !listens {
+        return Err(Problem::Socket(io::ErrorKind::InvalidInput.into()));
+    }
+    let (path, file_name) = (path.to_owned(), file_name.into());
+    Ok(ListeningSocket { listener: socket.into(), folder, path, file_name, identity: identity_then })
+}
+
+fn bind(path: &Path, purpose: Purpose, group: Option<u32>) -> Result<ListeningSocket, Problem> {
     let (Some(parent), Some(file_name)) = (path.parent(), path.file_name()) else {
         return Err(Problem::NotASocket);
     };
@@ -106,8 +158,8 @@ fn bind(path: &Path) -> Result<ListeningSocket, Problem> {
     })?;
     refuse_to_replace(&folder, Path::new(file_name))?;
 
-    let (listener, identity) =
-        bind_and_rename(&folder, Path::new(file_name)).map_err(|error| Problem::Socket(error.into()))?;
+    let (listener, identity) = bind_and_rename(&folder, Path::new(file_name), purpose, group)
+        .map_err(|error| Problem::Socket(error.into()))?;
     Ok(ListeningSocket {
         listener: listener.into(),
         folder,
@@ -144,22 +196,31 @@ fn refuse_to_replace(folder: &OwnedFd, file_name: &Path) -> Result<(), Problem> 
     }
     match UnixStream::connect(through(folder, file_name)) {
         Ok(other) => {
-            let credentials = rustix::net::sockopt::socket_peercred(&other).ok();
+            let credentials = sockopt::socket_peercred(&other).ok();
             Err(Problem::InUse(credentials.map(|credentials| credentials.pid.as_raw_nonzero().get())))
         }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        // Nobody listens; or whoever did has just taken its name away.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
         // A full queue: someone listens.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Problem::InUse(None)),
+        // A socket of another type: of one that nobody has it would be a refusal.
+        Err(error) if error.raw_os_error() == Some(Errno::PROTOTYPE.raw_os_error()) => Err(Problem::InUse(None)),
         Err(error) => Err(Problem::Socket(error)),
     }
 }
 
 /// Makes the socket under a name of its own and then gives it the right one, so that whoever finds the name finds a
 /// socket that listens and has its mode.
-fn bind_and_rename(folder: &OwnedFd, file_name: &Path) -> Result<(OwnedFd, (u64, u64)), Errno> {
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+fn bind_and_rename(
+    folder: &OwnedFd,
+    file_name: &Path,
+    purpose: Purpose,
+    group: Option<u32>,
+) -> Result<(OwnedFd, (u64, u64)), Errno> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, purpose.kind(), SocketFlags::CLOEXEC, None)?;
+    let mode = purpose.mode();
     // Linux takes the mode of the name from that of the socket, less the umask (unix_bind_bsd in net/unix/af_unix.c).
-    rustix::fs::fchmod(&socket, SOCKET_MODE)?;
+    rustix::fs::fchmod(&socket, mode)?;
     let new_name = PathBuf::from(format!(".culvertd-{}", rustix::process::getpid().as_raw_nonzero()));
     match rustix::fs::unlinkat(folder, &new_name, AtFlags::empty()) {
         Err(Errno::NOENT) | Ok(()) => {}
@@ -175,7 +236,12 @@ fn bind_and_rename(folder: &OwnedFd, file_name: &Path) -> Result<(OwnedFd, (u64,
         if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || !own {
             return Err(Errno::NOTSOCK);
         }
-        rustix::fs::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), SOCKET_MODE)?;
+        // Before the mode, which a change of the group may take from.
+        if let Some(group) = group {
+            let group = Some(rustix::fs::Gid::from_raw(group));
+            rustix::fs::chownat(&made, "", None, group, AtFlags::EMPTY_PATH)?;
+        }
+        rustix::fs::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), mode)?;
         rustix::net::listen(&socket, BACKLOG)?;
         rustix::fs::renameat(folder, &new_name, folder, file_name)?;
         Ok(identity(&stat))
@@ -220,13 +286,31 @@ impl Purpose {
         match self {
             Self::Control => "control socket",
             Self::DevicePlugin => "device plugin socket",
+            Self::Migration => "migration socket",
+            Self::Takeover => "takeover socket",
+        }
+    }
+
+    /// Its type. Those who take over send messages with descriptors.
+    fn kind(self) -> SocketType {
+        match self {
+            Self::Control | Self::DevicePlugin | Self::Migration => SocketType::STREAM,
+            Self::Takeover => SocketType::SEQPACKET,
+        }
+    }
+
+    /// Who may connect.
+    fn mode(self) -> Mode {
+        match self {
+            Self::Control | Self::DevicePlugin | Self::Migration => SOCKET_MODE,
+            Self::Takeover => OWNER_MODE,
         }
     }
 
     /// The key of the configuration that decides where it is.
     fn key(self) -> &'static str {
         match self {
-            Self::Control => "daemon.control_socket",
+            Self::Control | Self::Migration | Self::Takeover => "daemon.control_socket",
             Self::DevicePlugin => "daemon.kubelet_device_plugins",
         }
     }
@@ -274,6 +358,8 @@ impl std::error::Error for BindError {}
 
 /// Read and write for owner and group: whoever may write to it may control the node.
 const SOCKET_MODE: Mode = Mode::from_raw_mode(0o660);
+/// Read and write for the owner alone.
+const OWNER_MODE: Mode = Mode::from_raw_mode(0o600);
 const FOLDER_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 64;
@@ -284,19 +370,22 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::os::unix::net::UnixListener;
 
+    /// Enough for two threads to meet: hundreds of times.
+    const ROUNDS: usize = 20_000;
+
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
     }
 
     fn error(path: &Path) -> String {
-        ListeningSocket::bind(path, Purpose::Control).unwrap_err().to_string()
+        ListeningSocket::bind(path, Purpose::Control, None).unwrap_err().to_string()
     }
 
     #[test]
     fn it_is_made_with_its_mode_and_removed() {
         let folder = folder();
         let path = folder.path().join("new/run/c.sock");
-        let socket = ListeningSocket::bind(&path, Purpose::Control).unwrap();
+        let socket = ListeningSocket::bind(&path, Purpose::Control, None).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o660);
         assert_eq!(path.parent().unwrap().metadata().unwrap().permissions().mode() & 0o7777, 0o755);
         assert_eq!(path.parent().unwrap().read_dir().unwrap().count(), 1);
@@ -309,7 +398,7 @@ mod tests {
     fn a_long_folder_is_no_obstacle() {
         let folder = folder();
         let path = folder.path().join("f".repeat(120)).join("c.sock");
-        let socket = ListeningSocket::bind(&path, Purpose::Control).unwrap();
+        let socket = ListeningSocket::bind(&path, Purpose::Control, None).unwrap();
         assert!(path.exists());
         drop(socket);
         assert!(!path.exists());
@@ -321,8 +410,23 @@ mod tests {
         let path = folder.path().join("c.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let _socket = ListeningSocket::bind(&path, Purpose::Control).unwrap();
+        let _socket = ListeningSocket::bind(&path, Purpose::Control, None).unwrap();
         UnixStream::connect(&path).unwrap();
+    }
+
+    /// The name vanished between the look at it and the attempt to connect, which was taken for an obstacle that lasts: after a takeover
+    /// nobody could take over for 10 s.
+    #[test]
+    fn a_socket_that_is_just_given_up_is_no_obstacle() {
+        let folder = folder();
+        let path = folder.path().join("c.sock");
+        std::thread::scope(|scope| {
+            let bind = || (0..ROUNDS).filter_map(|_| ListeningSocket::bind(&path, Purpose::Takeover, None).err());
+            let other = scope.spawn(move || bind().find(|error| !error.is_taken()));
+            let wrong = bind().find(|error| !error.is_taken());
+            assert!(wrong.is_none(), "{wrong:?}");
+            assert!(other.join().unwrap().is_none());
+        });
     }
 
     #[test]
@@ -417,7 +521,7 @@ mod tests {
             });
             for _ in 0..2000 {
                 // Whether it can be made is chance. The link may have got the name.
-                drop(ListeningSocket::bind(&path, Purpose::Control));
+                drop(ListeningSocket::bind(&path, Purpose::Control, None));
                 let _ = std::fs::remove_file(&path);
             }
             end.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -430,7 +534,7 @@ mod tests {
     fn only_our_own_name_is_removed() {
         let folder = folder();
         let path = folder.path().join("c.sock");
-        let ours = ListeningSocket::bind(&path, Purpose::Control).unwrap();
+        let ours = ListeningSocket::bind(&path, Purpose::Control, None).unwrap();
         std::fs::remove_file(&path).unwrap();
         let _theirs = UnixListener::bind(&path).unwrap();
         let inode = path.metadata().unwrap().ino();

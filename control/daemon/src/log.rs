@@ -8,12 +8,15 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, fmt, reload};
+
+use crate::arguments::{Arguments, LogFormat};
 
 /// The log of the process. Dropping it waits a moment for the lines that are still in the queue.
 #[derive(Debug)]
@@ -37,24 +40,68 @@ enum Piece {
     },
 }
 
-/// Starts the log of the process. `filter` is a level, or levels by part of the program.
+/// Starts the log of the process.
 ///
 /// # Errors
-/// `filter` cannot be read, or there can be no further thread.
-pub fn start(filter: &str) -> Result<Log> {
-    // What these say is of clients' mistakes, as often as a client likes.
-    let filter = EnvFilter::try_new(format!("h2=error,hyper=error,tonic=error,tower=error,{filter}"))
-        .with_context(|| format!("--log-level {filter} cannot be read; write error, warn, info, debug or trace"))?;
+/// `--log-level` cannot be read, or there can be no further thread.
+pub fn start(arguments: &Arguments) -> Result<Log> {
+    let filter = arguments.log_level.as_str();
+    let parsed = parse(filter).map_err(|problem| anyhow::anyhow!("--log-level {problem}"))?;
     let (queue, waiting) = queue();
     let left_out = Arc::clone(&queue.left_out);
     let writer = std::thread::Builder::new().name("log".to_owned());
     writer.spawn(move || write(&waiting, &left_out, io::stderr())).context("a thread cannot start")?;
     let colours = io::stderr().is_terminal();
     // What it says of its own errors goes to standard error by eprintln, which panics where that is broken.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).log_internal_errors(false);
-    log.with_writer(queue.clone()).init();
+    let lines = fmt::layer().with_ansi(colours).log_internal_errors(false).with_writer(queue.clone());
+    let lines = match arguments.log_format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    let (levels, handle) = reload::Layer::new(parsed);
+    tracing_subscriber::registry().with(levels).with(lines).init();
+    let set = move |filter| handle.reload(filter).map_err(|error| error.to_string());
     let _ = QUEUE.set(queue.clone());
+    let now = Mutex::new(filter.to_owned());
+    let _ = LEVEL.set(Level { at_start: filter.to_owned(), now, set: Box::new(set) });
     Ok(Log { queue })
+}
+
+/// What the log has, and what it had when it was started; `None` for a process without a log.
+pub fn level() -> Option<(String, String)> {
+    let level = LEVEL.get()?;
+    Some((level.now.lock().unwrap_or_else(PoisonError::into_inner).clone(), level.at_start.clone()))
+}
+
+/// Changes what the log has; to what it had when it was started if `filter` is empty. Returns what it has now.
+///
+/// # Errors
+/// A sentence: `filter` cannot be read, or there is no log.
+pub fn set_level(filter: &str) -> Result<String, String> {
+    let level = LEVEL.get().ok_or("this process has no log")?;
+    let filter = if filter.is_empty() { level.at_start.as_str() } else { filter };
+    // Alone it would be the name of a part of the program, of which there is to be everything: a slip of the pen.
+    let is_level = |part: &str| LEVELS.contains(&part.to_ascii_lowercase().as_str());
+    if let Some(part) = filter.split(',').find(|part| !part.contains(['=', '[']) && !is_level(part)) {
+        return Err(format!("{part} is no level; write {}", LEVELS.join(", ")));
+    }
+    let parsed = parse(filter)?;
+    let mut now = level.now.lock().unwrap_or_else(PoisonError::into_inner);
+    (level.set)(parsed)?;
+    filter.clone_into(&mut now);
+    Ok(filter.to_owned())
+}
+
+/// Levels as they were written, beside those that hold in any case.
+fn parse(filter: &str) -> Result<EnvFilter, String> {
+    if filter.len() > MAX_FILTER_BYTES || filter.chars().any(|c| c.is_control()) {
+        return Err(format!(
+            "has more than {MAX_FILTER_BYTES} bytes, or control characters; write a level, such as debug"
+        ));
+    }
+    // What these say is of clients' mistakes, as often as a client likes.
+    EnvFilter::try_new(format!("h2=error,hyper=error,tonic=error,tower=error,{filter}"))
+        .map_err(|error| format!("{filter} cannot be read: {error}; write error, warn, info, debug or trace"))
 }
 
 /// Waits a moment for the lines that are still in the queue: for whoever ends the process at once.
@@ -66,6 +113,16 @@ pub fn finish() {
 
 /// That of the process.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
+/// What it has.
+static LEVEL: OnceLock<Level> = OnceLock::new();
+
+/// What a log has.
+struct Level {
+    at_start: String,
+    now: Mutex<String>,
+    /// Makes it have another level.
+    set: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
+}
 
 /// Says something on standard error if that takes it: the last words of a process that has no log, or none any more.
 pub fn say(text: &str) {
@@ -129,6 +186,10 @@ impl Write for Queue {
     }
 }
 
+/// From the fewest lines to the most.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// What levels may take.
+const MAX_FILTER_BYTES: usize = 1024;
 /// Lines that may wait for standard error. With the longest ones, of a few KiB, they take some MiB.
 const MAX_WAITING: usize = 1024;
 /// How long the end of the process may wait for the queue.
@@ -137,7 +198,6 @@ const FAREWELL: Duration = Duration::from_millis(500);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
 
     /// A reader that takes nothing as long as it is locked.
     #[derive(Clone, Default)]
@@ -176,6 +236,14 @@ mod tests {
             .sum();
         assert!(written >= MAX_WAITING && told >= 2, "{written} lines, {told} missing");
         assert_eq!(written + told, lines);
+    }
+
+    #[test]
+    fn levels_that_cannot_be_read() {
+        for filter in ["a=loud", "a=b=c", "info\nx", "\0", &"x".repeat(2000)] {
+            assert!(parse(filter).is_err(), "{filter}");
+        }
+        assert!(parse("info,culvert_vhost=debug").is_ok());
     }
 
     #[test]

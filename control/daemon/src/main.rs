@@ -14,10 +14,12 @@ use culvertd::arguments::{Arguments, EXIT_CONFIG, EXIT_FAILED};
 use culvertd::broker::Broker;
 use culvertd::config::{Config, Machine, Mistake, Objects, kept};
 use culvertd::isolation::Kind;
-use culvertd::listening_socket::{BindError, ListeningSocket, Purpose};
+use culvertd::listening_socket::{ListeningSocket, Purpose};
 use culvertd::node::Node;
-use culvertd::node::live::{LiveNode, Started};
-use culvertd::{bugs, isolation, log, process, server, supervisor};
+use culvertd::node::live::{LiveNode, Start, Started};
+use culvertd::node::standstill;
+use culvertd::server::Access;
+use culvertd::{bugs, heartbeat, isolation, log, metrics, migration, process, server, supervisor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The program.
@@ -46,6 +48,19 @@ pub fn main() -> ExitCode {
             arguments.config.display()
         );
         return ExitCode::SUCCESS;
+    }
+    if arguments.migration {
+        let Some(wanted) = config.migration.clone() else {
+            return fail(&anyhow::anyhow!("the configuration has no section [migration] any more"));
+        };
+        let ended = migration::run(&config, wanted, &arguments);
+        return ended.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS);
+    }
+    if arguments.metrics {
+        let Some(address) = config.daemon.metrics_address else {
+            return fail(&anyhow::anyhow!("the configuration has no daemon.metrics_address any more"));
+        };
+        return metrics::run(&config, address, &arguments).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS);
     }
     let ended = match broker {
         Some(broker) => run(&arguments, config, stale, machine, broker).map(|()| ExitCode::SUCCESS),
@@ -84,10 +99,10 @@ fn load(path: &Path, machine: &Machine, broker: Option<&Broker>) -> Result<Loade
 fn supervise(arguments: &Arguments, config: &Config) -> Result<ExitCode> {
     // Before there is another thread.
     isolation::limit_supervisor(config)?;
-    let _log = log::start(&arguments.log_level)?;
+    let _log = log::start(arguments)?;
     // It keeps descriptors for the daemon, which inherits the limit.
     process::raise_file_limit();
-    supervisor::run()
+    supervisor::run(config, arguments.takeover)
 }
 
 fn run(
@@ -101,27 +116,38 @@ fn run(
     // Before there is another thread, so that all have what follows.
     let isolation = Arc::new(isolation::begin(&config, &arguments.config)?);
     let main_core = process::leave_cores_to_workers(&machine, &config.datapath.worker_cores)?;
-    let _log = isolation.confined(Kind::Log, || log::start(&arguments.log_level))??;
+    let _log = isolation.confined(Kind::Log, || log::start(arguments))??;
     bugs::watch();
     isolation.warnings().for_each(|warning| tracing::warn!("{warning}"));
     if config.datapath.worker_cores.contains(&main_core) {
         tracing::warn!("all cores are worker cores: control takes time from the workers; leave it one core");
     }
     let socket_path = config.daemon.control_socket.clone();
-    // The daemon of a supervisor that was killed may be about to end.
-    let is_taken = |error: &BindError| error.is_taken();
-    let socket = process::patiently(|| ListeningSocket::bind(&socket_path, Purpose::Control), is_taken)?;
+    let clients = config.daemon.clients.clone();
+    // Before the thread may not ask who it is.
+    let access = Access::new(&clients);
+    let bind = || ListeningSocket::bind_patiently(&socket_path, Purpose::Control, clients.socket_group);
+    // One that takes over is handed it.
+    let socket = (!arguments.successor).then(bind).transpose()?;
     let limits = Arc::clone(&isolation);
     let control =
         server::runtime(move || limits.narrow_here(Kind::Control)).context("the control server cannot start")?;
     // From here on a signal leads to an orderly end, also while ports are still being opened.
-    let stop = control.block_on(async { stop_signal() })?;
+    let stop = control.block_on(async { process::stop_signal() })?;
     let reload = control.block_on(async { signal(SignalKind::hangup()) }).context("SIGHUP cannot be waited for")?;
+    let asked =
+        control.block_on(async { signal(SignalKind::user_defined1()) }).context("SIGUSR1 cannot be waited for")?;
     broker.ready().context("the supervisor does not answer")?;
 
     #[cfg(feature = "inject")]
     isolation::probe::run(&isolation);
-    let Started { node, threads } = LiveNode::start(config, &arguments.config, machine, main_core, broker, isolation)?;
+    let start = match arguments.successor {
+        true => Start::TakeOver { hugepages: arguments.hugepages },
+        false => Start::Anew,
+    };
+    let Started { node, threads, control_socket } =
+        LiveNode::start(config, &arguments.config, machine, main_core, broker, isolation, start)?;
+    let socket = Arc::new(socket.or(control_socket).context("there is no control socket")?);
     if let Some(sentence) = &stale {
         tracing::error!("{sentence}");
     }
@@ -129,8 +155,13 @@ fn run(
     let (ports, failed) = node.port_counts();
     tracing::info!(ports, failed, control_socket = %socket_path.display(), "culvertd is ready");
 
+    if let Some(interval) = heartbeat::interval() {
+        control.spawn(heartbeat::run(interval, Arc::clone(&node)));
+    }
     control.spawn(reload_at(reload, Arc::clone(&node)));
-    let served = control.block_on(server::serve(&socket, Arc::clone(&node) as _, server::Limits::default(), stop));
+    control.spawn(standstill::attend(asked, Arc::clone(&node), Arc::clone(&socket)));
+    let limits = server::Limits::default();
+    let served = control.block_on(server::serve(&socket, Arc::clone(&node) as _, limits, access, stop));
     tracing::info!("culvertd stops");
     // Ends the captures, which know the node.
     drop(control);
@@ -139,18 +170,6 @@ fn run(
         thread.join().map_err(|_| anyhow::anyhow!("a thread of the node failed; see the log"))?;
     }
     served.context("the control server failed")
-}
-
-/// Resolves when culvertd is told to stop.
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be waited for")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// Reads the configuration file again at each SIGHUP.

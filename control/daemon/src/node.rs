@@ -7,9 +7,11 @@
 //!   follow;
 //! - [`offers`]: what kubelet is offered;
 //! - [`backend`]: what vhost-user sockets ask of the workers; [`faults`]: what workers tell of guests;
+//! - [`watch`]: events that are seen by looking;
 //! - [`addresses`], [`connections`]: what the next daemon goes on with;
+//! - [`standstill`]: what another culvertd goes on with;
 //! - [`balance`]: queues that move between workers;
-//! - [`capture`]: frames from a tap to a client.
+//! - [`capture`]: frames from a tap to a client; [`latency`]: how long frames stay, to a client.
 //!
 //! Answers are in the words of the schema, so that there is no second set of types between the datapath and the wire.
 
@@ -21,6 +23,7 @@ pub mod capture;
 mod changes;
 pub mod connections;
 pub mod faults;
+pub mod latency;
 mod links;
 pub mod live;
 mod offers;
@@ -29,15 +32,20 @@ pub mod ports;
 mod refused;
 mod ring_records;
 mod rules;
+pub mod standstill;
 mod trace;
 mod upkeep;
 mod view;
+mod watch;
+
+use std::time::Duration;
 
 use culvert_api::v1;
 use culvert_worker::DatapathError;
 use tokio::sync::mpsc;
 
 use crate::change::{Change, Refusal};
+use crate::events::Events;
 
 /// The running node as clients see it. The methods read counters and tables; they may wait for a worker for up to a
 /// second, so that they are called on threads that may block, within a tokio runtime.
@@ -82,6 +90,16 @@ pub trait Node: Send + Sync + 'static {
     /// Why this port cannot be captured now.
     fn capture(&self, request: &v1::CaptureRequest) -> Result<mpsc::Receiver<v1::CaptureResponse>, CaptureError>;
 
+    /// Starts to measure how long frames of a port stay, with an answer after each `interval`. It ends when the receiver is dropped.
+    ///
+    /// # Errors
+    /// Why this port cannot be measured now.
+    fn measure_latency(
+        &self,
+        port: &str,
+        interval: Duration,
+    ) -> Result<mpsc::Receiver<v1::MeasureLatencyResponse>, MeasureError>;
+
     /// Changes what is wanted, and brings it about. It may take as long as a device takes to open; of several changes each
     /// waits for the one before.
     ///
@@ -94,6 +112,9 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// Why it is not done.
     fn reload(&self) -> Result<v1::ReloadResponse, ChangeError>;
+
+    /// What happens.
+    fn events(&self) -> &Events;
 
     /// What the switch would do with a frame; `None` when the port is not open.
     fn trace(&self, request: &v1::TraceRequest) -> Option<v1::TraceResponse>;
@@ -113,7 +134,9 @@ pub enum ChangeError {
 /// Why a capture does not start.
 #[derive(Debug)]
 pub enum CaptureError {
-    /// The port is not in the datapath: it failed to open.
+    /// The filter cannot be read: why.
+    Filter(String),
+    /// The port is not in the datapath: it failed to open. Or no port of the network is.
     PortNotOpen,
     /// The workers do not take it up.
     Datapath(DatapathError),
@@ -127,7 +150,8 @@ pub enum CaptureError {
 impl std::fmt::Display for CaptureError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::PortNotOpen => f.write_str("it is not open; see the reason in `culvertctl port show`"),
+            Self::Filter(problem) => write!(f, "filter {problem}"),
+            Self::PortNotOpen => f.write_str(NOT_OPEN),
             Self::Datapath(error) => write!(f, "{error}"),
             Self::TooMany { limit } => write!(f, "{limit} captures run already; end one of them first"),
         }
@@ -135,6 +159,35 @@ impl std::fmt::Display for CaptureError {
 }
 
 impl std::error::Error for CaptureError {}
+
+/// Why a port is not measured.
+#[derive(Debug)]
+pub enum MeasureError {
+    /// The port is not in the datapath: it failed to open.
+    PortNotOpen,
+    /// The workers do not take it up.
+    Datapath(DatapathError),
+    /// As many are measured as are allowed.
+    TooMany {
+        /// The number allowed.
+        limit: usize,
+    },
+}
+
+impl std::fmt::Display for MeasureError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PortNotOpen => f.write_str(NOT_OPEN),
+            Self::Datapath(error) => write!(f, "{error}"),
+            Self::TooMany { limit } => write!(f, "{limit} clients measure already; end one of them first"),
+        }
+    }
+}
+
+impl std::error::Error for MeasureError {}
+
+/// Of a port that cannot be asked anything.
+const NOT_OPEN: &str = "it is not open; see the reason in `culvertctl port show`";
 
 impl ChangeError {
     /// What to tell a person, one sentence for each mistake.

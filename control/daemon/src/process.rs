@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::CpuSet;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Machine;
 
@@ -37,6 +38,33 @@ pub fn raise_file_limit() {
 pub fn set_name() {
     // Only people look at it.
     let _ = rustix::thread::set_name(c"culvertd");
+}
+
+/// Has the kernel send this process a signal when its parent ends.
+///
+/// # Errors
+/// The kernel's.
+pub fn end_with_parent(signal: Signal) -> Result<()> {
+    let parent = rustix::process::getppid();
+    rustix::process::set_parent_process_death_signal(Some(signal)).context("the parent's end cannot be waited for")?;
+    // It may have ended before that was asked for.
+    anyhow::ensure!(rustix::process::getppid() == parent, "the supervisor has ended");
+    Ok(())
+}
+
+/// Resolves when this process is told to stop. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The kernel's.
+pub fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be waited for")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// Does `action` again while its error is one that passes: what it needs is a daemon's that is about to end.

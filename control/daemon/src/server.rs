@@ -7,11 +7,13 @@
 //! | sends a request piece by piece | the request ends after [`Limits::patience`] |
 //! | sends more than 64 KiB | refused with its size |
 //! | sends many requests at once | [`REQUESTS_PER_CONNECTION`] are served, the others wait |
+//! | may only ask, and wants more | refused: [`Access`] |
 //! | connects too often | the connections beyond [`Limits::connections`] are closed at once, and those of one process beyond [`Limits::of_one_process`] |
 //!
 //! What the node lacks is not made worse: where no descriptor is left, a reserve lets one client in who may change that
 //! (`reserve`), and the threads that answer questions are there from the start ([`runtime`]).
 
+mod access;
 mod places;
 mod reserve;
 
@@ -28,11 +30,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::time::Sleep;
 use tokio_stream::Stream;
-use tonic::transport::server::{Connected, Server, UdsConnectInfo};
+use tonic::transport::server::{Connected, Router, Server};
 
 use crate::listening_socket::ListeningSocket;
 use crate::node::Node;
 use crate::service::Service;
+pub use access::Access;
+pub(crate) use access::{Guarded, Role, refusal};
 use places::{Place, Places};
 use reserve::Reserve;
 
@@ -95,12 +99,27 @@ pub async fn serve(
     socket: &ListeningSocket,
     node: Arc<dyn Node>,
     limits: Limits,
+    access: Access,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let service = CulvertServer::new(Service::new(node)).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let connections = Connections::new(socket, limits)?;
+    serve_router(socket, builder(limits).add_service(Guarded(service)), limits, access, stop).await
+}
+
+/// Serves what `router` has, which [`builder`] made.
+///
+/// # Errors
+/// As [`serve`].
+pub(crate) async fn serve_router(
+    socket: &ListeningSocket,
+    router: Router,
+    limits: Limits,
+    access: Access,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let connections = Connections::new(socket, limits, access)?;
     let (stopped, stopping) = tokio::sync::oneshot::channel::<()>();
-    let serving = builder(limits).add_service(service).serve_with_incoming_shutdown(connections, async {
+    let serving = router.serve_with_incoming_shutdown(connections, async {
         // An error means that `stopped` is gone: the same thing.
         let _ = stopping.await;
     });
@@ -132,6 +151,7 @@ pub(crate) struct Connections {
     places: Arc<Places>,
     reserve: Reserve,
     patience: Duration,
+    access: Access,
     /// Runs after a failed accept, so that it is not repeated without a pause.
     retry: Option<Pin<Box<Sleep>>>,
     /// Whether the last accept failed: the log has that once.
@@ -143,12 +163,13 @@ impl Connections {
     ///
     /// # Errors
     /// The kernel's, when the socket cannot be used.
-    pub(crate) fn new(socket: &ListeningSocket, limits: Limits) -> io::Result<Self> {
+    pub(crate) fn new(socket: &ListeningSocket, limits: Limits, access: Access) -> io::Result<Self> {
         Ok(Self {
             listener: UnixListener::from_std(socket.listener()?)?,
             places: Arc::new(Places::new(limits)),
             reserve: Reserve::new()?,
             patience: limits.patience,
+            access,
             retry: None,
             failing: false,
         })
@@ -179,7 +200,8 @@ impl Stream for Connections {
                     self.failing &= !self.reserve.refill();
                     // Without a place the stream is dropped here: the client sees the end at once and need not wait.
                     if let Some(place) = self.places.take(&stream) {
-                        return Poll::Ready(Some(Ok(Connection::new(stream, place, self.patience))));
+                        let role = self.access.role(&stream);
+                        return Poll::Ready(Some(Ok(Connection::new(stream, place, role, self.patience))));
                     }
                 }
                 Err(error) => {
@@ -197,14 +219,15 @@ impl Stream for Connections {
 pub(crate) struct Connection {
     stream: UnixStream,
     _place: Place,
+    role: Role,
     /// Until when the preface must be here; `None` once it is.
     deadline: Option<Pin<Box<Sleep>>>,
     received: usize,
 }
 
 impl Connection {
-    fn new(stream: UnixStream, place: Place, patience: Duration) -> Self {
-        Self { stream, _place: place, deadline: Some(Box::pin(tokio::time::sleep(patience))), received: 0 }
+    fn new(stream: UnixStream, place: Place, role: Role, patience: Duration) -> Self {
+        Self { stream, _place: place, role, deadline: Some(Box::pin(tokio::time::sleep(patience))), received: 0 }
     }
 }
 
@@ -244,10 +267,10 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = UdsConnectInfo;
+    type ConnectInfo = Role;
 
-    fn connect_info(&self) -> UdsConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Role {
+        self.role
     }
 }
 

@@ -3,23 +3,28 @@
 //! The node is asked on a thread that may wait: a worker that does not answer holds up those who ask, not the server.
 //! Changes may take long. They wait for each other before they take such a thread, so that questions find one.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_api::v1;
 use culvert_api::v1::culvert_server::Culvert;
 use culvert_frame::MAX_FRAME_BYTES;
-use tokio::sync::Semaphore;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{Semaphore, broadcast};
+use tokio_stream::wrappers::{BroadcastStream, ReceiverStream, errors::BroadcastStreamRecvError};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::change::Refusal;
 use crate::config::Kind;
+use crate::log;
 use crate::name::Name;
-use crate::node::{CaptureError, ChangeError, Node};
+use crate::node::{CaptureError, ChangeError, MeasureError, Node};
 use crate::request;
+use crate::server::{Role, refusal as not_permitted};
 use crate::translators::Asker;
 
 /// The service on one node.
@@ -78,7 +83,17 @@ fn refusal(error: &ChangeError) -> Status {
     if more > 0 {
         sentences.push(format!("and {more} more; `culvertd --check --config FILE` tells all mistakes in a file"));
     }
-    Status::new(code, sentences.join("\n"))
+    let message = sentences.join("\n");
+    match error {
+        ChangeError::Refused(Refusal::Mistakes(mistakes)) => {
+            let fields = mistakes.iter().filter(|mistake| !mistake.key.is_empty()).take(MAX_FIELDS).map(|mistake| {
+                let description = format!("{}; {}", mistake.problem, mistake.remedy);
+                FieldViolation::new(mistake.key.as_str(), description)
+            });
+            Status::with_error_details(code, message, ErrorDetails::with_bad_request(fields.collect::<Vec<_>>()))
+        }
+        _ => Status::new(code, message),
+    }
 }
 
 /// Checks a request's `port`: empty, or the name of a port that exists.
@@ -183,20 +198,52 @@ impl Culvert for Service {
 
     async fn capture(&self, request: Request<v1::CaptureRequest>) -> Result<Response<Self::CaptureStream>, Status> {
         let request = request.into_inner();
-        if request.port.is_empty() {
-            return Err(Status::invalid_argument("port is empty; name the port to capture"));
-        }
+        let what = match (request.port.as_str(), request.network.as_str()) {
+            ("", "") => return Err(Status::invalid_argument("port is empty; name the port or network to capture")),
+            (port, "") => format!("port {port}"),
+            ("", network) => format!("network {network}"),
+            _ => return Err(Status::invalid_argument("port and network are both named; name one of them")),
+        };
         let frames = self.ask(move |node| {
             check_port(node, &request.port)?;
+            check_network(node, &request.network)?;
             node.capture(&request).map_err(|error| {
-                let message = format!("port {} cannot be captured: {error}", request.port);
+                let message = format!("{what} cannot be captured: {error}");
                 match error {
+                    CaptureError::Filter(problem) => Status::invalid_argument(format!("filter {problem}")),
                     CaptureError::PortNotOpen | CaptureError::Datapath(_) => Status::unavailable(message),
                     CaptureError::TooMany { .. } => Status::resource_exhausted(message),
                 }
             })
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(frames.await?).map(Ok))))
+    }
+
+    type MeasureLatencyStream = Pin<Box<dyn Stream<Item = Result<v1::MeasureLatencyResponse, Status>> + Send>>;
+
+    async fn measure_latency(
+        &self,
+        request: Request<v1::MeasureLatencyRequest>,
+    ) -> Result<Response<Self::MeasureLatencyStream>, Status> {
+        let v1::MeasureLatencyRequest { port, interval_ms } = request.into_inner();
+        if port.is_empty() {
+            return Err(Status::invalid_argument("port is empty; name the port to measure"));
+        }
+        let interval_ms = if interval_ms == 0 { 1000 } else { interval_ms };
+        if !INTERVALS_MS.contains(&interval_ms) {
+            return Err(Status::invalid_argument("interval_ms is out of range; it may be 100 to 60000, or 0 for 1000"));
+        }
+        let times = self.ask(move |node| {
+            check_port(node, &port)?;
+            node.measure_latency(&port, Duration::from_millis(interval_ms.into())).map_err(|error| {
+                let message = format!("port {port} cannot be measured: {error}");
+                match error {
+                    MeasureError::PortNotOpen | MeasureError::Datapath(_) => Status::unavailable(message),
+                    MeasureError::TooMany { .. } => Status::resource_exhausted(message),
+                }
+            })
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(times.await?).map(Ok))))
     }
 
     async fn list_workers(
@@ -210,6 +257,7 @@ impl Culvert for Service {
         &self,
         request: Request<v1::RebalanceRequest>,
     ) -> Result<Response<v1::RebalanceResponse>, Status> {
+        let role = request.extensions().get::<Role>().copied();
         let v1::RebalanceRequest { dry_run, least_improvement } = request.into_inner();
         let least = least_improvement.map(|percent| {
             let percent = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
@@ -221,6 +269,9 @@ impl Culvert for Service {
         if dry_run {
             let answer = move |node: &dyn Node| node.rebalance(least, true).map_err(|error| refusal(&error));
             return self.ask(answer).await.map(Response::new);
+        }
+        if role != Some(Role::Admin) {
+            return Err(not_permitted("Rebalance without dry_run"));
         }
         self.change(move |node| node.rebalance(least, false)).await
     }
@@ -325,7 +376,63 @@ impl Culvert for Service {
         })
         .await
     }
+
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<v1::WatchEventsResponse, Status>> + Send>>;
+
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let v1::WatchEventsRequest { port, past, follow } = request.into_inner();
+        if !port.is_empty() {
+            Name::parse(&port).map_err(|problem| Status::invalid_argument(format!("port {port:?} is {problem}")))?;
+        }
+        let past = usize::try_from(past).unwrap_or(usize::MAX);
+        let (events, following) = self.node.events().watch(&port, past);
+        let past = tokio_stream::iter((!events.is_empty()).then_some(Ok(v1::WatchEventsResponse { events, lost: 0 })));
+        if follow {
+            Ok(Response::new(Box::pin(past.chain(follow_events(port, following)))))
+        } else {
+            Ok(Response::new(Box::pin(past)))
+        }
+    }
+
+    async fn get_log_level(
+        &self,
+        _: Request<v1::GetLogLevelRequest>,
+    ) -> Result<Response<v1::LogLevelResponse>, Status> {
+        let (filter, at_start) = log::level().ok_or_else(|| Status::unavailable("this culvertd has no log"))?;
+        Ok(Response::new(v1::LogLevelResponse { filter, at_start }))
+    }
+
+    async fn set_log_level(
+        &self,
+        request: Request<v1::SetLogLevelRequest>,
+    ) -> Result<Response<v1::LogLevelResponse>, Status> {
+        let filter = log::set_level(&request.into_inner().filter)
+            .map_err(|problem| Status::invalid_argument(format!("filter {problem}")))?;
+        tracing::info!("the log has {filter} from here on");
+        self.node.events().tell(v1::EventKind::LogLevel, "", format!("the log has {filter} from here on"));
+        let at_start = log::level().map(|(_, at_start)| at_start).unwrap_or_default();
+        Ok(Response::new(v1::LogLevelResponse { filter, at_start }))
+    }
 }
 
+/// New events of a port, or of all if it is empty, as messages.
+fn follow_events(
+    port: String,
+    events: broadcast::Receiver<v1::Event>,
+) -> impl Stream<Item = Result<v1::WatchEventsResponse, Status>> {
+    BroadcastStream::new(events).filter_map(move |event| match event {
+        Ok(event) if is_meant(&port, &event.port) => Some(Ok(v1::WatchEventsResponse { events: vec![event], lost: 0 })),
+        Ok(_) => None,
+        Err(BroadcastStreamRecvError::Lagged(lost)) => Some(Ok(v1::WatchEventsResponse { events: Vec::new(), lost })),
+    })
+}
+
+/// From one answer about latency to the next.
+const INTERVALS_MS: RangeInclusive<u32> = 100..=60_000;
 /// Mistakes that one answer tells at most.
 const MAX_SENTENCES: usize = 32;
+/// Fields in its details: they travel in a header, as the message does.
+const MAX_FIELDS: usize = 8;

@@ -53,7 +53,7 @@ fn an_empty_file_is_all_defaults() {
     let config = parse("").unwrap();
     assert_eq!(config.daemon.control_socket, PathBuf::from("/run/culvert/culvertd.sock"));
     assert_eq!(config.daemon.state_dir, PathBuf::from("/var/lib/culvert"));
-    assert_eq!(config.daemon.metrics_address, "127.0.0.1:9477".parse().unwrap());
+    assert_eq!(config.daemon.metrics_address, Some("127.0.0.1:9477".parse().unwrap()));
     assert_eq!(config.datapath.worker_cores, [1]);
     assert_eq!(config.datapath.memory_mb, 256);
     assert_eq!(config.datapath.hugepages, Hugepages::Auto);
@@ -157,7 +157,7 @@ fn every_key_is_read() {
     .unwrap();
     assert_eq!(config.daemon.control_socket.to_str(), Some("/run/other/c.sock"));
     assert_eq!(config.daemon.state_dir.to_str(), Some("/var/lib/other"));
-    assert_eq!(config.daemon.metrics_address, "[::1]:1234".parse().unwrap());
+    assert_eq!(config.daemon.metrics_address, Some("[::1]:1234".parse().unwrap()));
     let devices = Devices {
         kubelet_device_plugins: Some("/var/lib/kubelet/device-plugins".into()),
         device_folder: "/run/devices".into(),
@@ -257,6 +257,49 @@ fn the_example_file_shows_the_defaults() {
 }
 
 #[test]
+fn how_guests_move_without_kubevirt() {
+    assert_eq!(parse("").unwrap().migration, None);
+    let plain = parse("[migration]\ndisable_tls = true\n").unwrap().migration.unwrap();
+    assert_eq!((plain.tls, plain.ports, plain.networks.len()), (None, None, 1));
+    assert_eq!(
+        (plain.networks[0].name.as_str(), plain.networks[0].places.interface.as_str()),
+        ("migration0", "migration0")
+    );
+    mistakes(
+        "[migration]\nports = \"9-1\"\ncertificate = \"tls.crt\"\n[[migration_network]]\nmigrations = [\"a[\"]\nrate = \"fast\"\n",
+        &[
+            "f.toml:1: migration.key: is missing; add a line such as key = \"/etc/culvert/migration/tls.key\"; or disable_tls = true, \
+             if nobody else is in that network",
+            "f.toml:1: migration.authority: is missing; add a line such as authority = \"/etc/culvert/migration/ca.crt\"; or \
+             disable_tls = true, if nobody else is in that network",
+            "f.toml:2: migration.ports = \"9-1\": is no range of ports; write the first and the last one, like \"49152-49215\"",
+            "f.toml:3: migration.certificate = \"tls.crt\": is not an absolute path; start it with /, like \
+             \"/etc/culvert/migration/tls.crt\"",
+            "f.toml:4: migration_network.name: is missing; add a line such as name = \"fast\"",
+            "f.toml:5: migration_network.migrations = \"a[\": is no pattern of names: unclosed character class; missing ']'; write it \
+             like \"db-*\"",
+            "f.toml:6: migration_network.rate = \"fast\": is no rate; write a number and bit, kbit, mbit or gbit (a second), like \
+             \"100mbit\" or \"1.5gbit\"",
+        ],
+    );
+    mistakes(
+        "[migration]\ndisable_tls = true\nkey = \"/k\"\n[[migration_network]]\nname = \"a\"\naddress = \"x\"\n\
+         [[migration_network]]\nname = \"a\"\ninterface = \"a/b\"\n",
+        &[
+            "f.toml:3: migration.key = \"/k\": is not used with disable_tls = true; remove one of the two",
+            "f.toml:6: migration_network.address = \"x\": is no address; write it like \"203.0.113.9\" or \"fd00::9\"",
+            "f.toml:8: migration_network.name = \"a\": is the name of two networks; give each its own",
+            "f.toml:9: migration_network.interface = \"a/b\": is no name of a network interface; write 1 to 15 bytes without / and :, \
+             like \"tap0\"",
+        ],
+    );
+    mistakes(
+        "[[migration_network]]\nname = \"a\"\n",
+        &["f.toml:2: migration_network: belongs to no [migration] section; add one, or remove it"],
+    );
+}
+
+#[test]
 fn what_kubelet_is_offered() {
     mistakes(
         "[daemon]\nkubelet_device_plugins = \"kubelet\"\ndevice_owner = \"107\"\ndevice_label = \"\"\n",
@@ -314,7 +357,8 @@ fn keys_of_later_versions_are_unknown() {
     mistakes(
         "colour = 1",
         &[
-            "f.toml:1: colour = 1: is no key that culvertd knows here; remove it, or write daemon, datapath, network, port, mirror or pod",
+            "f.toml:1: colour = 1: is no key that culvertd knows here; remove it, or write daemon, datapath, migration, \
+             migration_network, network, port, mirror or pod",
         ],
     );
 }
@@ -402,7 +446,7 @@ fn daemon_values() {
     mistakes(
         &daemon("metrics_address = \"localhost\""),
         &[
-            "f.toml:2: daemon.metrics_address = \"localhost\": is not an address with a port number; write it like \"127.0.0.1:9477\" or \"[::1]:9477\"",
+            "f.toml:2: daemon.metrics_address = \"localhost\": is not an address with a port number; write it like \"127.0.0.1:9477\" or \"[::1]:9477\", or \"off\"",
         ],
     );
 }

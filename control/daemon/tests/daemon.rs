@@ -52,7 +52,12 @@ async fn frames_are_counted_learned_and_captured() {
     let setup = Setup::new().port("source", "device = \"net_null0\"");
     let culvertd = setup.start();
     let mut client = culvertd.client().await;
-    let request = v1::CaptureRequest { port: "source".to_owned(), snap_length: 20, count: 1_000 };
+    let request = v1::CaptureRequest {
+        port: "source".to_owned(),
+        snap_length: 20,
+        count: 1_000,
+        ..v1::CaptureRequest::default()
+    };
     let mut messages = client.capture(request).await.unwrap().into_inner();
     let mut captured = 0;
     while let Some(message) = messages.message().await.unwrap() {
@@ -101,7 +106,12 @@ async fn captures_are_limited_and_a_failed_port_has_none() {
     let setup = setup.port("bad", &line);
     let culvertd = setup.start();
     let mut client = culvertd.client().await;
-    let request = |port: &str| v1::CaptureRequest { port: port.to_owned(), snap_length: 1, count: 0 };
+    let request = |port: &str| v1::CaptureRequest {
+        port: port.to_owned(),
+        snap_length: 1,
+        count: 0,
+        ..v1::CaptureRequest::default()
+    };
     let error = client.capture(request("bad")).await.unwrap_err();
     assert!(error.message().ends_with("it is not open; see the reason in `culvertctl port show`"));
     let mut running = Vec::new();
@@ -113,6 +123,50 @@ async fn captures_are_limited_and_a_failed_port_has_none() {
     drop(running);
     // A place is free when the server has seen the end.
     while client.capture(request("source")).await.is_err() {}
+}
+
+/// Broadcasts without end from one device to another one.
+#[tokio::test]
+async fn latency_is_measured_between_ports_while_somebody_listens() {
+    let setup = Setup::new();
+    let input = setup.path("in.pcap");
+    write_pcap(&input, &[&[&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0xff; 48]].concat()]);
+    let endless = format!("device = \"net_pcap0,rx_pcap={},infinite_rx=1\"", input.display());
+    let setup = setup.port("in", &endless).port("out", "device = \"net_null0\"");
+    let culvertd = setup.start();
+    let mut client = culvertd.client().await;
+    let request = |port: &str| v1::MeasureLatencyRequest { port: port.to_owned(), interval_ms: 100 };
+    let mut answers = client.measure_latency(request("out")).await.unwrap().into_inner();
+    let frames = |ranges: &[v1::LatencyRange]| ranges.iter().map(|range| range.frames).sum::<u64>();
+    let mut before = 0;
+    for _ in 0..3 {
+        let answer = answers.message().await.unwrap().unwrap();
+        let Some(pair) = answer.pairs.iter().find(|pair| pair.to == "out") else { continue };
+        assert_eq!(pair.from, "in");
+        assert!(pair.ranges.is_sorted_by_key(|range| range.from_ns), "{pair:?}");
+        // Nothing passes in no time, and not all of them have met another program on this core.
+        assert!(pair.ranges[0].from_ns > 0 && pair.ranges[0].from_ns < 100_000_000, "{pair:?}");
+        assert!(frames(&pair.ranges) > before, "{before}: {pair:?}");
+        before = frames(&pair.ranges);
+    }
+    assert!(before > 0);
+    let asking = client.clone();
+    let latency = async |port: &str| {
+        let request = v1::GetStatsRequest { port: port.to_owned() };
+        asking.clone().get_stats(request).await.unwrap().into_inner().ports.remove(0).latency
+    };
+    let of_out = latency("out").await.unwrap();
+    assert!(frames(&of_out.tx) >= before, "{of_out:?}");
+    assert_eq!(latency("in").await, None);
+    let mut others = Vec::new();
+    for _ in 1..culvertd::node::latency::MAX_MEASUREMENTS {
+        others.push(client.measure_latency(request("in")).await.unwrap());
+    }
+    let error = client.measure_latency(request("in")).await.unwrap_err();
+    assert_eq!(error.message(), "port in cannot be measured: 8 clients measure already; end one of them first");
+    drop((answers, others));
+    // It ends when the server has seen that nobody listens any more.
+    while latency("out").await.is_some() || latency("in").await.is_some() {}
 }
 
 #[test]
@@ -148,9 +202,9 @@ fn mistakes_in_the_configuration_are_exit_code_64() {
         let message = String::from_utf8_lossy(&output.stderr);
         let name = file.display();
         let expected = [
-            format!("{name}:11: port.socket or device: is missing; add "),
-            format!("{name}:12: port.name = \"A\": is not a name; use "),
-            format!("{name}:14: port.mtuu = 1: is no key that culvertd knows here; did you mean \"mtu\"?"),
+            format!("{name}:12: port.socket or device: is missing; add "),
+            format!("{name}:13: port.name = \"A\": is not a name; use "),
+            format!("{name}:15: port.mtuu = 1: is no key that culvertd knows here; did you mean \"mtu\"?"),
         ];
         assert_eq!(message.lines().count(), 3, "{message}");
         for (line, start) in message.lines().zip(expected) {

@@ -106,7 +106,7 @@ async fn networks_ports_and_mirrors_come_and_go() {
     assert!(!client.remove_network(remove("green")).await.unwrap().into_inner().changed);
     let error = client.remove_port(remove("source")).await.unwrap_err();
     let file = setup.path("c.toml").display().to_string();
-    let sentence = format!("port source stands in {file}:12; change it there and run `culvertctl reload`");
+    let sentence = format!("port source stands in {file}:13; change it there and run `culvertctl reload`");
     assert_eq!((error.code(), error.message()), (Code::FailedPrecondition, sentence.as_str()));
     assert_eq!(names(&mut client).await, ["source"]);
     assert_eq!(culvertd.end("TERM"), Some(0));

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use culvert_webhook::certificate::Certificate;
+use culvert_webhook::certificate;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -129,17 +129,18 @@ fn the_certificate_that_is_made_is_one_that_the_webhook_takes_and_the_api_server
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("components/certificate-self-signed/make-certificate");
     let output = Command::new(script).arg(folder.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(names(folder.path()), ["ca-bundle.yaml", "tls.crt", "tls.key"]);
-    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    assert_eq!(names(folder.path()), ["ca-bundle-validating.yaml", "ca-bundle.yaml", "tls.crt", "tls.key"]);
+    let (path, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-    Certificate::read(certificate.clone(), key).unwrap();
+    certificate::read(path.clone(), key).unwrap();
 
-    let patch: Value =
-        serde_norway::from_str(&fs::read_to_string(folder.path().join("ca-bundle.yaml")).unwrap()).unwrap();
-    let bundle = patch["webhooks"][0]["clientConfig"]["caBundle"].as_str().unwrap();
-    let decoded = Command::new("sh").arg("-c").arg("printf %s \"$0\" | base64 -d").arg(bundle).output().unwrap();
-    assert_eq!(decoded.stdout, fs::read(&certificate).unwrap());
-    let text = Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(&certificate).output().unwrap();
+    for patch in ["ca-bundle.yaml", "ca-bundle-validating.yaml"] {
+        let patch: Value = serde_norway::from_str(&fs::read_to_string(folder.path().join(patch)).unwrap()).unwrap();
+        let bundle = patch["webhooks"][0]["clientConfig"]["caBundle"].as_str().unwrap();
+        let decoded = Command::new("sh").arg("-c").arg("printf %s \"$0\" | base64 -d").arg(bundle).output().unwrap();
+        assert_eq!(decoded.stdout, fs::read(&path).unwrap());
+    }
+    let text = Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(&path).output().unwrap();
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains("DNS:culvert-webhook.culvert-system.svc"), "{text}");
     assert!(text.contains("TLS Web Server Authentication"), "{text}");

@@ -283,6 +283,7 @@ fn remove_names(socket: &Path) {
         socket.to_owned(),
         translator::control_socket(socket),
         beside(socket, translator::HELP_SUFFIX),
+        beside(socket, translator::REPAIR_SUFFIX),
         beside(socket, LOCK),
     ];
     for name in names {

@@ -1,4 +1,4 @@
-//! One question of the API server and its answer: AdmissionReview of admission.k8s.io/v1.
+//! What is answered about pods.
 //!
 //! What does not concern us is allowed as it is. When a network's definition cannot be read, the pod is refused if a
 //! sidecar of ours is in it: without its volumes its VM could not start, with a reason that is hard to find, and
@@ -6,46 +6,45 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use thiserror::Error;
 
 use crate::cluster::Cluster;
 use crate::networks::{self, ANNOTATION};
 use crate::pod::{self, Interface};
+use crate::retirement::{self, Policy};
+use crate::review::{Malformed, Refusal, Request, Review, Verdict};
 use crate::sidecar::Sidecars;
 
-/// Answers questions about pods.
+/// Answers all questions.
 #[derive(Debug)]
 pub struct Webhook {
     /// Which containers are ours.
     pub sidecars: Sidecars,
     /// Where definitions are read.
     pub cluster: Arc<Cluster>,
+    /// What becomes of the old interface APIs.
+    pub policy: Policy,
 }
 
-/// A question that cannot be answered, not even with a refusal.
-#[derive(Debug, Error)]
-#[error("this is not an AdmissionReview of {API_VERSION}: {0}")]
-pub struct Malformed(String);
-
 impl Webhook {
-    /// Answers the AdmissionReview in `body` with one.
+    /// Answers the AdmissionReview in `body`, which is about a pod, with one.
     ///
     /// # Errors
     /// When `body` is none.
-    pub async fn answer(&self, body: &[u8]) -> Result<Review, Malformed> {
-        let Review { api_version, kind, request, .. } =
-            serde_json::from_slice(body).map_err(|error| Malformed(error.to_string()))?;
-        let request = request.ok_or_else(|| Malformed("it has no request".to_owned()))?;
-        if api_version != API_VERSION || kind != KIND {
-            return Err(Malformed(format!("it is a {kind} of {api_version}")));
-        }
+    pub async fn mutate(&self, body: &[u8]) -> Result<Review, Malformed> {
+        let request = Review::question(body)?;
         let uid = request.uid.clone();
-        let verdict = self.judge(request).await;
-        Ok(Review { api_version, kind, request: None, response: Some(verdict.into_response(uid)) })
+        Ok(Review::answer(uid, self.judge(request).await))
+    }
+
+    /// Answers the AdmissionReview in `body`, which is about one of KubeVirt's objects, with one.
+    ///
+    /// # Errors
+    /// When `body` is none.
+    pub fn validate(&self, body: &[u8]) -> Result<Review, Malformed> {
+        let request = Review::question(body)?;
+        let verdict = retirement::judge(&request, self.policy);
+        Ok(Review::answer(request.uid, verdict))
     }
 
     async fn judge(&self, request: Request) -> Verdict {
@@ -82,7 +81,7 @@ impl Webhook {
         let reason = format!("culvert: {reason}");
         tracing::warn!(reason, pod = %name_of(pod), "a pod's networks cannot be read");
         match containers.iter().any(|container| self.sidecars.is_ours(container)) {
-            true => Verdict { refusal: Some(reason), ..Verdict::default() },
+            true => Verdict { refusal: Some(Refusal::unavailable(reason)), ..Verdict::default() },
             false => Verdict { warnings: vec![reason], ..Verdict::default() },
         }
     }
@@ -93,76 +92,3 @@ fn name_of(pod: &Value) -> &str {
     let metadata = |key: &str| pod.get("metadata").and_then(|it| it.get(key)).and_then(Value::as_str);
     metadata("name").or_else(|| metadata("generateName")).unwrap_or_default()
 }
-
-/// AdmissionReview: a question has a request, its answer a response.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Review {
-    api_version: String,
-    kind: String,
-    #[serde(default, skip_serializing)]
-    request: Option<Request>,
-    #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
-    response: Option<Response>,
-}
-
-/// What is of interest of AdmissionRequest.
-#[derive(Debug, Deserialize)]
-struct Request {
-    uid: String,
-    #[serde(default)]
-    namespace: String,
-    #[serde(default)]
-    operation: String,
-    object: Option<Value>,
-}
-
-/// AdmissionResponse.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Response {
-    uid: String,
-    allowed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Status>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch_type: Option<&'static str>,
-    /// JSON Patch (RFC 6902), in base64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Status {
-    code: u16,
-    reason: &'static str,
-    message: String,
-}
-
-/// Allowed as it is, unless something is said.
-#[derive(Default)]
-struct Verdict {
-    patch: json_patch::Patch,
-    refusal: Option<String>,
-    warnings: Vec<String>,
-}
-
-impl Verdict {
-    fn into_response(self, uid: String) -> Response {
-        let Self { patch, refusal, warnings } = self;
-        let patch = (!patch.0.is_empty()).then(|| serde_json::to_vec(&patch).ok()).flatten();
-        Response {
-            uid,
-            allowed: refusal.is_none(),
-            status: refusal.map(|message| Status { code: 503, reason: "ServiceUnavailable", message }),
-            patch_type: patch.is_some().then_some("JSONPatch"),
-            patch: patch.map(|patch| STANDARD.encode(patch)),
-            warnings,
-        }
-    }
-}
-
-const API_VERSION: &str = "admission.k8s.io/v1";
-const KIND: &str = "AdmissionReview";

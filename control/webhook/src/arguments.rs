@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Gives virt-launcher pods the volumes that Culvert's bindings need.
+use crate::retirement::Policy;
+use crate::stage::{KubevirtVersion, Stage};
+
+/// Gives virt-launcher pods the volumes that Culvert's bindings need, and sees to the retirement of old interface APIs.
 #[derive(Debug, Parser)]
 #[command(name = "culvert-webhook", version, about, after_help = EXIT_CODES)]
 pub struct Arguments {
@@ -30,6 +33,18 @@ pub struct Arguments {
     #[arg(long, value_name = "IMAGE,...", value_delimiter = ',')]
     pub sidecar_image: Vec<String>,
 
+    /// KubeVirt's version, by which interfaces with passt: {} are dealt with: before 1.2 allowed, in 1.2 warned of, then refused
+    #[arg(long, value_name = "VERSION")]
+    pub kubevirt_version: Option<KubevirtVersion>,
+
+    /// How they are dealt with, whatever the version [default: by --kubevirt-version, without that warn]
+    #[arg(long, value_name = "STAGE", value_enum)]
+    pub passt_stage: Option<Stage>,
+
+    /// How interfaces with vhostuser: {} are dealt with, which only forks of KubeVirt have
+    #[arg(long, value_name = "STAGE", value_enum, default_value_t = Stage::Allow)]
+    pub vhostuser_stage: Stage,
+
     /// The API server's name or address
     #[arg(long, value_name = "HOST", env = "KUBERNETES_SERVICE_HOST")]
     pub api_host: String,
@@ -45,6 +60,14 @@ pub struct Arguments {
     /// What to log: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
+}
+
+impl Arguments {
+    /// How old interface APIs are dealt with.
+    pub fn policy(&self) -> Policy {
+        let by_version = self.kubevirt_version.map_or(Stage::Warn, Stage::of);
+        Policy { passt: self.passt_stage.unwrap_or(by_version), vhostuser: self.vhostuser_stage }
+    }
 }
 
 /// The exit code when culvert-webhook cannot start. 2 is clap's, for a wrong command line.
@@ -63,5 +86,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_stage_is_that_of_the_version_unless_it_is_given() {
+        let policy = |options: &str| {
+            let words = ["culvert-webhook", "--api-host=x"].into_iter().chain(options.split_whitespace());
+            Arguments::try_parse_from(words).unwrap().policy()
+        };
+        let of = |passt, vhostuser| Policy { passt, vhostuser };
+        assert_eq!(policy(""), of(Stage::Warn, Stage::Allow));
+        assert_eq!(policy("--kubevirt-version v1.1.1"), of(Stage::Allow, Stage::Allow));
+        assert_eq!(policy("--kubevirt-version=1.6"), of(Stage::Block, Stage::Allow));
+        assert_eq!(policy("--kubevirt-version=1.6 --passt-stage=warn"), of(Stage::Warn, Stage::Allow));
+        assert_eq!(policy("--vhostuser-stage block"), of(Stage::Warn, Stage::Block));
     }
 }

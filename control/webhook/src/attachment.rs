@@ -84,6 +84,7 @@ impl Definition {
         match Settings::of(&config, &pod).map_err(|error| error.to_string())? {
             // A tap on a network of culvertd's is attached by KubeVirt, and nothing in the pod has a socket.
             Settings::Tap(tap) if tap.port.is_some() => Ok(Attachment::Other),
+            Settings::Netdev(_) => Ok(Attachment::Other),
             Settings::Tap(_) | Settings::Translator(_) => Ok(Attachment::Translator),
             Settings::Vhostuser(settings) => {
                 let Vhostuser { role, queues, .. } = *settings;
@@ -172,6 +173,7 @@ mod tests {
             (r#"{"type":"culvert-cni","mode":"translator"}"#, Attachment::Translator),
             (r#"{"type":"culvert-cni","mode":"tap"}"#, Attachment::Translator),
             (r#"{"type":"culvert-cni","mode":"tap","network":"blue"}"#, Attachment::Other),
+            (r#"{"type":"culvert-cni","mode":"netdev","network":"blue"}"#, Attachment::Other),
             (r#"{"type":"bridge","mode":"translator"}"#, Attachment::Other),
             (r#"{"plugins":[{"type":"tuning"},{"type":"culvert-cni","mode":"translator"}]}"#, Attachment::Translator),
             (r#"{"plugins":[{"type":"tuning"}]}"#, Attachment::Other),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use culvert_webhook::admission::Webhook;
 use culvert_webhook::arguments::{Arguments, EXIT_FAILED};
-use culvert_webhook::certificate::Certificate;
+use culvert_webhook::certificate;
 use culvert_webhook::cluster::{Address, Cluster};
 use culvert_webhook::server;
 use culvert_webhook::sidecar::Sidecars;
@@ -33,11 +33,13 @@ async fn run(arguments: Arguments) -> Result<()> {
         .with_context(|| format!("--log-level {level} cannot be read; write error, warn, info, debug or trace"))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 
-    let certificate = Certificate::read(arguments.certificate, arguments.key)?;
+    let policy = arguments.policy();
+    let certificate = certificate::read(arguments.certificate, arguments.key)?;
     let address = Address { host: arguments.api_host.trim_matches(['[', ']']).to_owned(), port: arguments.api_port };
     let webhook = Webhook {
         sidecars: Sidecars { bindings: arguments.binding, images: arguments.sidecar_image },
         cluster: Arc::new(Cluster::new(address, arguments.service_account)),
+        policy,
     };
     let listener =
         TcpListener::bind(arguments.listen).await.with_context(|| format!("--listen {} fails", arguments.listen))?;

@@ -1,4 +1,4 @@
-//! The HTTPS server: `POST /mutate` for the API server, `GET /healthz` for the kubelet's probes. HTTP/1.1.
+//! The HTTPS server: `POST /mutate` and `POST /validate` for the API server, `GET /healthz` for the kubelet's probes. HTTP/1.1.
 //!
 //! Whoever reaches the port may ask: an answer tells nothing that the asker does not know. So what one may cost is
 //! bounded: connections, the size of a question, and the time for each step.
@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use crate::about::about;
 use crate::admission::Webhook;
 use crate::certificate::Certificate;
 
@@ -78,24 +79,40 @@ async fn connection(
 async fn respond(request: Request<Incoming>, webhook: &Webhook) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => text(StatusCode::OK, "ok\n"),
-        (&Method::POST, "/mutate") => match tokio::time::timeout(REQUEST_TIME, mutate(request, webhook)).await {
-            Ok(response) => response,
-            Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the question took too long\n"),
-        },
-        (_, "/healthz" | "/mutate") => text(StatusCode::METHOD_NOT_ALLOWED, "use GET /healthz or POST /mutate\n"),
-        _ => text(StatusCode::NOT_FOUND, "there are /healthz and /mutate\n"),
+        (&Method::POST, "/mutate" | "/validate") => {
+            match tokio::time::timeout(REQUEST_TIME, review(request, webhook)).await {
+                Ok(response) => response,
+                Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the question took too long\n"),
+            }
+        }
+        (_, "/healthz" | "/mutate" | "/validate") => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "use GET /healthz, POST /mutate or POST /validate\n")
+        }
+        _ => text(StatusCode::NOT_FOUND, "there are /healthz, /mutate and /validate\n"),
     }
 }
 
-async fn mutate(request: Request<Incoming>, webhook: &Webhook) -> Response<Full<Bytes>> {
-    let body = match Limited::new(request.into_body(), MAX_QUESTION).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return text(StatusCode::PAYLOAD_TOO_LARGE, "a question has at most 4 MiB\n");
+async fn review(request: Request<Incoming>, webhook: &Webhook) -> Response<Full<Bytes>> {
+    let is_validation = request.uri().path() == "/validate";
+    let mut body = request.into_body();
+    let mut question = Vec::new();
+    while let Some(frame) = body.frame().await {
+        match frame.map(|frame| frame.into_data().unwrap_or_default()) {
+            Ok(data) if question.len() + data.len() > MAX_QUESTION => {
+                return unreadable(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    &question,
+                    "a question has at most 4 MiB; make the object smaller",
+                );
+            }
+            Ok(data) => question.extend_from_slice(&data),
+            Err(error) => {
+                return unreadable(StatusCode::BAD_REQUEST, &question, &format!("the question broke off: {error}"));
+            }
         }
-        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("the question broke off: {error}\n")),
-    };
-    match webhook.answer(&body).await.map(|review| serde_json::to_vec(&review)) {
+    }
+    let answer = if is_validation { webhook.validate(&question) } else { webhook.mutate(&question).await };
+    match answer.map(|review| serde_json::to_vec(&review)) {
         Ok(Ok(answer)) => {
             let mut response = Response::new(Full::from(answer));
             let json = header::HeaderValue::from_static("application/json");
@@ -103,8 +120,18 @@ async fn mutate(request: Request<Incoming>, webhook: &Webhook) -> Response<Full<
             response
         }
         Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-        Err(malformed) => text(StatusCode::BAD_REQUEST, &format!("{malformed}\n")),
+        Err(malformed) => unreadable(StatusCode::BAD_REQUEST, &question, &malformed.to_string()),
     }
+}
+
+/// The answer to a question that cannot be read, which names the object that it is about.
+fn unreadable(status: StatusCode, question: &[u8], problem: &str) -> Response<Full<Bytes>> {
+    let problem = match about(question) {
+        Some(object) => format!("{object}: {problem}"),
+        None => problem.to_owned(),
+    };
+    tracing::warn!("a question cannot be read: {problem}");
+    text(status, &format!("{problem}\n"))
 }
 
 fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

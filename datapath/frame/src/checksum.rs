@@ -174,6 +174,9 @@ const fn fold(sum: u64) -> u16 {
 }
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
 mod tests {
     use super::*;

@@ -428,6 +428,9 @@ const SHIM6: u8 = 140;
 const ICMP_CHECKSUM: u16 = 2;
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
 mod tests {
     use super::*;

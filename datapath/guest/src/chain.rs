@@ -123,3 +123,6 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod proofs;

@@ -4,7 +4,10 @@
 //! a copy in between. The kernel reads guest memory while the guest may change it, as every copy does; decisions were
 //! taken on a frame's head, which is ours. Called by the translator's sockets; knows nothing of what the bytes are.
 
-#![expect(unsafe_code, reason = "sendmsg from and recvmsg into ranges of guest memory")]
+#![expect(
+    unsafe_code,
+    reason = "sendmsg from and recvmsg into ranges of guest memory, and an option that no library has"
+)]
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -89,4 +92,26 @@ pub fn receive_behind(
     // and none is seen as a Rust reference meanwhile.
     let received = unsafe { libc::recvmsg(descriptor.as_raw_fd(), &raw mut message, flags) };
     usize::try_from(received).map_err(|_| io::Error::last_os_error())
+}
+
+/// The network namespace that a socket belongs to, as a number that no other has (socket(7), SO_NETNS_COOKIE).
+///
+/// # Errors
+/// It is no socket, or Linux is older than 5.14.
+pub fn network_namespace(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    // asm-generic/socket.h.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }

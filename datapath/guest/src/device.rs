@@ -12,6 +12,7 @@ use std::sync::Arc;
 use culvert_frame::MacAddress;
 
 use crate::call::{Call, Replaced};
+use crate::dirty_log::{DirtyLog, RingLog};
 use crate::features;
 use crate::layout::{RingError, RingLayout};
 use crate::memory::Memory;
@@ -35,6 +36,8 @@ pub struct DeviceConfig {
     pub mac: Option<MacAddress>,
     /// Whether frames may pass with checksums to be completed and to be segmented.
     pub offloads: bool,
+    /// Whether what is written into the guest's memory can be logged, so that the guest can move to another machine.
+    pub migrates: bool,
 }
 
 impl DeviceConfig {
@@ -50,6 +53,9 @@ impl DeviceConfig {
             | features::ANY_LAYOUT
             | features::NET_MTU
             | features::PROTOCOL_FEATURES;
+        if self.migrates {
+            bits |= features::LOG_ALL;
+        }
         if self.offloads {
             bits |= features::NET_OFFLOADS;
         }
@@ -100,6 +106,13 @@ pub enum RingChange {
         /// Whether frames may pass.
         enabled: bool,
     },
+    /// Log what is written into the guest's memory for a running ring from now on, or cease to. No frame may be lost over it.
+    Log {
+        /// Number of the ring.
+        ring: u16,
+        /// Where to; none: nowhere.
+        log: Option<RingLog>,
+    },
 }
 
 /// All that a worker needs to run a ring.
@@ -109,7 +122,7 @@ pub struct RingSetup {
     pub memory: Arc<Memory>,
     /// Size and place; checked against `memory`.
     pub layout: RingLayout,
-    /// The acknowledged feature bits.
+    /// The acknowledged feature bits, without LOG_ALL.
     pub features: u64,
     /// What the guest writes to after it made buffers available; none if it expects to be polled.
     pub kick: Option<Arc<OwnedFd>>,
@@ -119,6 +132,8 @@ pub struct RingSetup {
     pub enabled: bool,
     /// Where to go on, if the ring is packed; a split ring tells that itself.
     pub packed: Option<PackedStart>,
+    /// Where it is logged what is written into the guest's memory, if it is.
+    pub log: Option<RingLog>,
 }
 
 /// A ring that a worker let go of.
@@ -176,6 +191,17 @@ pub enum DeviceError {
     /// The request is for stopped rings.
     #[error("ring {0} runs; the request is only for a stopped ring")]
     Running(u16),
+    /// Writes are to be logged, and there is no log.
+    #[error("writes cannot be logged: no usable log was given (SET_LOG_BASE)")]
+    NoLog,
+    /// The log has no bits for some of the memory.
+    #[error("a dirty log of {bytes} bytes is too small: the guest's memory needs {needed}")]
+    ShortLog {
+        /// That it has.
+        bytes: u64,
+        /// That it must have.
+        needed: u64,
+    },
     /// SET_VRING_ENABLE with a number other than 0 and 1.
     #[error("ring {ring}: {state} is neither 0 (disable) nor 1 (enable)")]
     Enable {
@@ -215,6 +241,8 @@ pub struct RingAddresses {
     pub available: u64,
     /// The used ring.
     pub used: u64,
+    /// The guest address at which writes to the used ring are to be logged (`log_guest_addr`); none: the frontend has told none.
+    pub log: Option<u64>,
 }
 
 /// What a frontend has said of one ring.
@@ -232,7 +260,7 @@ pub struct RingSettings<'a> {
     pub call: &'a Call,
     /// What SET_VRING_ENABLE said.
     pub enabled: Option<bool>,
-    /// The feature bits that it runs with, if it does.
+    /// The feature bits that it runs with, if it does, without LOG_ALL.
     pub running: Option<u64>,
 }
 
@@ -256,13 +284,27 @@ pub struct Device {
     rings: Box<[Ring]>,
     /// Where its packed rings stand.
     records: Option<Arc<Records>>,
+    /// Where it is noted what we write, when that is wanted, and how the frontend is told of that.
+    log: Option<Arc<DirtyLog>>,
+    log_call: Arc<Call>,
+    /// Writes were to be logged since there is this log.
+    log_was_wanted: bool,
 }
 
 impl Device {
     /// A device that no frontend has configured.
     pub fn new(config: DeviceConfig) -> Self {
         let rings = (0..config.rings()).map(|_| Ring::default()).collect();
-        Self { config, acknowledged: 0, memory: None, rings, records: None }
+        Self {
+            config,
+            acknowledged: 0,
+            memory: None,
+            rings,
+            records: None,
+            log: None,
+            log_call: Arc::default(),
+            log_was_wanted: false,
+        }
     }
 
     /// The same with these records of packed rings, which may be an earlier process's.
@@ -309,21 +351,148 @@ impl Device {
             kick: &ring.kick,
             call: &ring.call,
             enabled: ring.enabled,
-            running: ring.running.map(|running| running.features),
+            running: ring.running.as_ref().map(|running| running.features),
         })
     }
 
-    /// SET_FEATURES. Running rings keep their features until they are stopped.
+    /// The log that SET_LOG_BASE gave.
+    pub fn log(&self) -> Option<&Arc<DirtyLog>> {
+        self.log.as_ref()
+    }
+
+    /// What is signalled when there are new marks in it.
+    pub fn log_call(&self) -> &Call {
+        &self.log_call
+    }
+
+    /// Whether writes are to be logged: LOG_ALL was acknowledged, or a ring's flag is set.
+    pub fn is_logging(&self) -> bool {
+        let asks = |ring: &Ring| ring.addresses.is_some_and(|addresses| addresses.log.is_some());
+        self.acknowledged & features::LOG_ALL != 0 || self.rings.iter().any(asks)
+    }
+
+    /// SET_FEATURES. Running rings keep their features until they are stopped, but for LOG_ALL, which holds at once: the request is done
+    /// when every ring logs. A frontend may acknowledge it before rings run, and give the log later: QEMU does when a device starts in the
+    /// middle of a migration, though its rings are enabled by then. They start when the log is there: what was written before would be
+    /// missing in it.
     ///
     /// # Errors
-    /// [`DeviceError::Features`].
-    pub fn set_features(&mut self, bits: u64) -> Result<(), DeviceError> {
+    /// [`DeviceError::Features`]; [`DeviceError::NoLog`] and [`DeviceError::ShortLog`] where a ring runs.
+    pub fn set_features(&mut self, bits: u64) -> Result<Vec<RingChange>, DeviceError> {
         let unknown = bits & !self.config.offered();
         if unknown != 0 {
             return Err(DeviceError::Features(unknown));
         }
-        self.acknowledged = bits;
-        Ok(())
+        let before = mem::replace(&mut self.acknowledged, bits);
+        if (before ^ bits) & features::LOG_ALL == 0 {
+            return Ok(Vec::new());
+        }
+        let followed = self.follow_log();
+        if followed.is_err() {
+            self.acknowledged = before;
+        }
+        followed
+    }
+
+    /// SET_LOG_BASE, once the log is mapped. Returns the log of before as well, which must outlive the acknowledgement of the changes.
+    ///
+    /// # Errors
+    /// [`DeviceError::ShortLog`]; the log of before is in force then.
+    pub fn set_log(&mut self, log: Arc<DirtyLog>) -> Result<(Vec<RingChange>, Option<Arc<DirtyLog>>), DeviceError> {
+        self.check_log(self.memory.as_deref(), Some(&log))?;
+        let old = self.log.replace(log);
+        match self.follow_log() {
+            Ok(changes) => Ok((changes, old)),
+            Err(error) => {
+                self.log = old;
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets the log, when it is not in use: it is not the one that the frontend reads. Returns it.
+    pub fn forget_log(&mut self) -> Option<Arc<DirtyLog>> {
+        if self.is_logging() { None } else { self.log.take() }
+    }
+
+    /// Forgets the log once it was in use and is so no more: a frontend gives another one for its next try. Returns it; it must outlive the
+    /// acknowledgement of what the last request has changed.
+    pub fn forget_used_log(&mut self) -> Option<Arc<DirtyLog>> {
+        if self.is_logging() {
+            self.log_was_wanted = true;
+        } else if mem::take(&mut self.log_was_wanted) {
+            return self.log.take();
+        }
+        None
+    }
+
+    /// SET_LOG_FD: takes effect at once. Returns the old descriptor.
+    pub fn set_log_call(&mut self, descriptor: OwnedFd) -> Option<Replaced> {
+        self.log_call.set(Some(descriptor))
+    }
+
+    /// Whether a table of memory can be that in force: where writes are logged, all of it must have bits in the log.
+    ///
+    /// # Errors
+    /// [`DeviceError::ShortLog`].
+    pub fn check_memory(&self, memory: &Memory) -> Result<(), DeviceError> {
+        if self.is_logging() { self.check_log(Some(memory), self.log.as_deref()) } else { Ok(()) }
+    }
+
+    fn check_log(&self, memory: Option<&Memory>, log: Option<&DirtyLog>) -> Result<(), DeviceError> {
+        let Some(log) = log else { return Ok(()) };
+        let is_packed = self.acknowledged & features::RING_PACKED != 0;
+        let used_ends = self.rings.iter().filter_map(|ring| {
+            let bytes = if is_packed { 4 } else { 6 + 8 * u64::from(ring.size) };
+            Some(ring.addresses?.log?.saturating_add(bytes))
+        });
+        let end = used_ends.chain(memory.map(Memory::end)).max().unwrap_or(0);
+        let (bytes, needed) = (log.bytes(), DirtyLog::needed(end));
+        if bytes < needed { Err(DeviceError::ShortLog { bytes, needed }) } else { Ok(()) }
+    }
+
+    /// Whether a ring can log as it is to; that of one that does not run may come later.
+    fn check_ring_log(&self, number: u16) -> Result<(), DeviceError> {
+        let Some(ring) = self.rings.get(usize::from(number)) else { return Ok(()) };
+        if self.ring_log(ring).is_err() && ring.running.is_some() {
+            return Err(DeviceError::NoLog);
+        }
+        if self.is_logging() { self.check_log(self.memory.as_deref(), self.log.as_deref()) } else { Ok(()) }
+    }
+
+    /// Where a ring's writes are to be logged, if they are.
+    fn ring_log(&self, ring: &Ring) -> Result<Option<RingLog>, DeviceError> {
+        let used = ring.addresses.and_then(|addresses| addresses.log);
+        if self.acknowledged & features::LOG_ALL == 0 && used.is_none() {
+            return Ok(None);
+        }
+        let log = self.log.clone().ok_or(DeviceError::NoLog)?;
+        Ok(Some(RingLog { log, used, call: Arc::clone(&self.log_call) }))
+    }
+
+    /// Has each running ring log what it is to log by now, and starts those that have waited for their log.
+    fn follow_log(&mut self) -> Result<Vec<RingChange>, DeviceError> {
+        if self.is_logging() {
+            self.check_log(self.memory.as_deref(), self.log.as_deref())?;
+        }
+        let running = self.rings.iter().filter(|ring| ring.running.is_some());
+        running.map(|ring| self.ring_log(ring)).collect::<Result<Vec<_>, _>>()?;
+        let mut changes = Vec::new();
+        for number in 0..self.config.rings() {
+            let Some(ring) = self.rings.get(usize::from(number)) else { break };
+            if ring.running.is_none() {
+                // Where it lies where no ring can be, it stays stopped.
+                changes.extend(self.start(number, None).ok().flatten());
+                continue;
+            }
+            let log = self.ring_log(ring).unwrap_or(None);
+            let Some(running) = self.ring(u32::from(number))?.1.running.as_mut() else { continue };
+            if running.log != log {
+                running.log.clone_from(&log);
+                changes.push(RingChange::Log { ring: number, log });
+            }
+        }
+        Ok(changes)
     }
 
     /// SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG, once the new table is mapped. All running rings are stopped and, where
@@ -382,8 +551,18 @@ impl Device {
     pub fn set_addresses(&mut self, ring: u32, addresses: RingAddresses) -> Result<Vec<RingChange>, DeviceError> {
         let (memory, features) = (self.memory.clone(), self.acknowledged);
         let (number, ring) = self.ring(ring)?;
-        if ring.addresses == Some(addresses) {
+        let before = ring.addresses;
+        if before == Some(addresses) {
             return Ok(Vec::new());
+        }
+        if before.is_some_and(|before| (RingAddresses { log: addresses.log, ..before }) == addresses) {
+            // It stays where it is.
+            ring.addresses = Some(addresses);
+            let followed = self.follow_log();
+            if followed.is_err() {
+                self.ring(u32::from(number))?.1.addresses = before;
+            }
+            return followed;
         }
         if let (Some(memory), size @ 1..) = (memory, ring.size) {
             layout(size, addresses)
@@ -391,6 +570,10 @@ impl Device {
                 .map_err(|error| DeviceError::Ring { ring: number, error })?;
         }
         ring.addresses = Some(addresses);
+        if let Err(error) = self.check_ring_log(number) {
+            self.ring(u32::from(number))?.1.addresses = before;
+            return Err(error);
+        }
         self.restart(number)
     }
 
@@ -482,7 +665,7 @@ impl Device {
             _ => return Err(DeviceError::Enable { ring: number, state }),
         };
         ring.enabled = Some(enabled);
-        Ok(ring.running.map(|_| RingChange::Enable { ring: number, enabled }).into_iter().collect())
+        Ok(ring.running.as_ref().map(|_| RingChange::Enable { ring: number, enabled }).into_iter().collect())
     }
 
     /// Whether a ring has this number, for requests that only name one.
@@ -548,9 +731,9 @@ impl Device {
     fn restart(&mut self, number: u16) -> Result<Vec<RingChange>, DeviceError> {
         let (_, ring) = self.ring(u32::from(number))?;
         let running = ring.running.take();
-        match self.start(number, running.map(|running| running.features)) {
+        match self.start(number, running.as_ref().map(|running| running.features)) {
             Ok(start) => {
-                let stop = running.map(|_| RingChange::Stop { ring: number });
+                let stop = running.as_ref().map(|_| RingChange::Stop { ring: number });
                 Ok(stop.into_iter().chain(start).collect())
             }
             Err(error) => {
@@ -563,7 +746,7 @@ impl Device {
     /// The change that starts a ring, if nothing is missing. A restarted ring keeps its features.
     fn start(&mut self, number: u16, kept_features: Option<u64>) -> Result<Option<RingChange>, DeviceError> {
         let Some(memory) = self.memory.clone() else { return Ok(None) };
-        let features = kept_features.unwrap_or(self.acknowledged);
+        let features = kept_features.unwrap_or(self.acknowledged & !features::LOG_ALL);
         let Some(ring) = self.rings.get(usize::from(number)) else { return Ok(None) };
         let (Some(addresses), size @ 1..) = (ring.addresses, ring.size) else { return Ok(None) };
         let kick = match &ring.kick {
@@ -573,6 +756,8 @@ impl Device {
         };
         let layout = layout(size, addresses);
         layout.check(&memory, features).map_err(|error| DeviceError::Ring { ring: number, error })?;
+        // Its writes are to be logged, and there is no log yet: it starts with that.
+        let Ok(log) = self.ring_log(ring) else { return Ok(None) };
         let call = Arc::clone(&ring.call);
         let enabled = self.is_enabled(ring);
         // A ring that is only moved goes on where it stands, which is not known before it was stopped.
@@ -580,12 +765,12 @@ impl Device {
         let packed = (features & features::RING_PACKED != 0).then(|| self.record(number));
         let packed = packed.flatten().map(|record| PackedStart { record, told });
         if let Some(ring) = self.rings.get_mut(usize::from(number)) {
-            ring.running = Some(Running { features });
+            ring.running = Some(Running { features, log: log.clone() });
             ring.held = true;
         }
         Ok(Some(RingChange::Start {
             ring: number,
-            setup: RingSetup { memory, layout, features, kick, call, enabled, packed },
+            setup: RingSetup { memory, layout, features, kick, call, enabled, packed, log },
         }))
     }
 
@@ -611,9 +796,11 @@ struct Ring {
     held: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Running {
+    /// Without LOG_ALL.
     features: u64,
+    log: Option<RingLog>,
 }
 
 /// Where a new ring begins.
@@ -628,7 +815,7 @@ fn base(position: u16, features: u64) -> u32 {
 }
 
 fn layout(size: u16, addresses: RingAddresses) -> RingLayout {
-    let RingAddresses { descriptors, available, used } = addresses;
+    let RingAddresses { descriptors, available, used, .. } = addresses;
     RingLayout { size, descriptors, available, used }
 }
 
@@ -638,7 +825,7 @@ mod tests {
     use crate::memory::Region;
     use rustix::fs::MemfdFlags;
 
-    const CONFIG: DeviceConfig = DeviceConfig { queue_pairs: 1, mtu: 1500, mac: None, offloads: true };
+    const CONFIG: DeviceConfig = DeviceConfig { queue_pairs: 1, mtu: 1500, mac: None, offloads: true, migrates: true };
 
     fn memory(user_address: u64) -> Arc<Memory> {
         let size = 0x1_0000;
@@ -648,7 +835,7 @@ mod tests {
     }
 
     fn addresses(start: u64) -> RingAddresses {
-        RingAddresses { descriptors: start, available: start + 0x1000, used: start + 0x2000 }
+        RingAddresses { descriptors: start, available: start + 0x1000, used: start + 0x2000, log: None }
     }
 
     /// A device whose ring 1 runs, in memory at user address 0x1000.
@@ -666,6 +853,7 @@ mod tests {
             RingChange::Stop { ring } => format!("stop {ring} "),
             RingChange::Start { ring, .. } => format!("start {ring} "),
             RingChange::Enable { ring, enabled } => format!("enable {ring} {enabled} "),
+            RingChange::Log { ring, log } => format!("log {ring} {} ", log.is_some()),
         };
         changes.iter().map(change).collect()
     }

@@ -48,6 +48,8 @@ pub const NET_MRG_RXBUF: u64 = 1 << 15;
 pub const NET_GUEST_ANNOUNCE: u64 = 1 << 21;
 /// Several queue pairs (5.1.6.5.5).
 pub const NET_MQ: u64 = 1 << 22;
+/// vhost's own bit: what is written into the guest's memory is to be logged (vhost-user, "Migration").
+pub const LOG_ALL: u64 = 1 << 26;
 /// Any split of header and frame into descriptors (6.3, legacy).
 pub const ANY_LAYOUT: u64 = 1 << 27;
 /// Descriptor tables outside of the ring (2.7.5.3).
@@ -90,6 +92,13 @@ pub fn taken(features: u64) -> Offloads {
             (NET_GUEST_USO6, Offloads::USO6),
         ],
     )
+}
+
+/// The longest packet, without its Ethernet header, in bytes, that a driver with these features has receive buffers for, whatever
+/// its MTU (1.3, section 5.1.6.3.1); `None`: it has buffers for its MTU (5.1.4.2), or any frame may spread over several.
+pub const fn longest_received_packet(features: u64) -> Option<u16> {
+    let any = NET_MRG_RXBUF | NET_MTU | NET_GUEST_TSO4 | NET_GUEST_TSO6;
+    if features & any == 0 { Some(1500) } else { None }
 }
 
 fn pick(features: u64, pairs: [(u64, Offloads); 6]) -> Offloads {

@@ -107,6 +107,9 @@ fn find(memory: &Memory, area: &'static str, address: u64, align: u64, length: u
 }
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::Region;

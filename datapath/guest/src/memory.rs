@@ -156,12 +156,26 @@ impl Memory {
 
     /// The regions with the files that they are in, by guest address.
     pub fn files(&self) -> impl ExactSizeIterator<Item = (Region, Option<BorrowedFd<'_>>)> {
-        self.mappings.iter().map(|mapping| (mapping.region, mapping.mapped.file_offset().map(|at| at.file().as_fd())))
+        self.mappings.iter().map(|mapping| (mapping.region, mapping.file().map(|file| file.as_fd())))
+    }
+
+    /// The first guest address behind all regions; 0 without any.
+    pub fn end(&self) -> u64 {
+        // A region ends below 2^64.
+        self.by_guest.last().map_or(0, |span| span.last.saturating_add(1))
+    }
+
+    /// The guest address of a byte that a pointer leads to.
+    pub(crate) fn guest_address(&self, pointer: *const u8) -> Option<u64> {
+        self.by_guest.iter().find_map(|span| {
+            let offset = u64::try_from(pointer.addr().wrapping_sub(span.host.addr())).ok()?;
+            (offset <= span.last - span.first).then_some(span.first.wrapping_add(offset))
+        })
     }
 
     /// Whether a region was lost because its file was truncated. Its bytes are anonymous memory now.
     pub fn faulted(&self) -> bool {
-        self.mappings.iter().any(|mapping| mapping.guard.hit())
+        self.mappings.iter().any(|mapping| mapping.faulted())
     }
 
     /// Where `length` bytes at a guest address are, if all of them lie in one region. `hint` is the region to try
@@ -198,16 +212,13 @@ impl Memory {
         let mut by_user: Vec<_> = mappings.iter().map(|mapping| mapping.span(mapping.region.user_address)).collect();
         by_user.sort_by_key(|span| span.first);
         let by_guest: Vec<_> = mappings.iter().map(|mapping| mapping.span(mapping.region.guest_address)).collect();
-        for (spans, start) in [(&by_guest, None), (&by_user, Some(()))] {
-            for pair in spans.windows(2) {
-                if let [one, next] = pair
-                    && one.last >= next.first
-                {
-                    let same = |mapping: &&Arc<Mapping>| start.is_some() && mapping.region.user_address == next.first;
-                    let guest = mappings.iter().find(same).map_or(next.first, |mapping| mapping.region.guest_address);
-                    return Err(MemoryError::Overlap(guest));
-                }
-            }
+        if let Some(span) = overlap(&by_guest) {
+            return Err(MemoryError::Overlap(span.first));
+        }
+        if let Some(span) = overlap(&by_user) {
+            let same = |mapping: &&Arc<Mapping>| mapping.region.user_address == span.first;
+            let guest = mappings.iter().find(same).map_or(span.first, |mapping| mapping.region.guest_address);
+            return Err(MemoryError::Overlap(guest));
         }
         Ok(Self { mappings: mappings.into(), by_guest: by_guest.into(), by_user: by_user.into() })
     }
@@ -215,7 +226,7 @@ impl Memory {
 
 /// One region, mapped for as long as a table has it.
 #[derive(Debug)]
-struct Mapping {
+pub(crate) struct Mapping {
     region: Region,
     /// First byte of the region, which may lie behind the first byte of the mapping.
     host: *mut u8,
@@ -230,7 +241,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// One of `count` regions of a table.
-    fn new(region: Region, file: OwnedFd, count: usize) -> Result<Self, MemoryError> {
+    pub(crate) fn new(region: Region, file: OwnedFd, count: usize) -> Result<Self, MemoryError> {
         let at = region.guest_address;
         if region.size == 0 {
             return Err(MemoryError::Empty(at));
@@ -270,6 +281,21 @@ impl Mapping {
         let guard = bus_fault::Guard::new(mapped.as_ptr() as usize, length, count).ok_or(MemoryError::NoGuard)?;
         let host = mapped.as_ptr().wrapping_add(lead_bytes);
         Ok(Self { region, host, guard: ManuallyDrop::new(guard), mapped: ManuallyDrop::new(mapped) })
+    }
+
+    /// Its first byte.
+    pub(crate) const fn host(&self) -> *mut u8 {
+        self.host
+    }
+
+    /// The file that it is in.
+    pub(crate) fn file(&self) -> Option<&File> {
+        self.mapped.file_offset().map(|at| at.file())
+    }
+
+    /// Whether it was lost because its file was truncated.
+    pub(crate) fn faulted(&self) -> bool {
+        self.guard.hit()
     }
 
     fn span(&self, first: u64) -> Span {
@@ -342,10 +368,21 @@ fn check_total(sizes: impl Iterator<Item = u64>) -> Result<(), MemoryError> {
     if total > MAX_BYTES { Err(MemoryError::TooLarge) } else { Ok(()) }
 }
 
+/// A span that has addresses of another one, of spans in the order of their first addresses.
+fn overlap(spans: &[Span]) -> Option<&Span> {
+    spans.windows(2).find_map(|pair| match pair {
+        [one, next] if one.last >= next.first => Some(next),
+        _ => None,
+    })
+}
+
 fn find(spans: &[Span], address: u64, length: u64) -> Option<(usize, *mut u8)> {
     let index = spans.partition_point(|span| span.last < address);
     Some((index, spans.get(index)?.pointer(address, length)?))
 }
+
+#[cfg(test)]
+pub(crate) mod proofs;
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,8 @@
 pub(crate) mod chain;
 #[cfg(test)]
 pub(crate) mod crash;
+#[cfg(test)]
+pub(crate) mod proofs;
 pub(crate) mod receive;
 pub(crate) mod transmit;
 
@@ -23,8 +25,10 @@ use std::sync::atomic::{Ordering, fence};
 
 use crate::call::Call;
 use crate::chain::Access;
+use crate::dirty_log::RingLog;
 use crate::features;
 use crate::layout::{RingLayout, RingPointers};
+use crate::marks::{MOST_DESCRIPTORS, MOST_WRITTEN, Marks};
 use crate::memory::{Memory, Window};
 use crate::record::{Record, State};
 use crate::split::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, RingFault, StartError};
@@ -76,6 +80,8 @@ pub(crate) struct PackedRing {
     call: Arc<Call>,
     /// The frontend held us up by its call.
     blocked: bool,
+    /// Where it is noted what we write, while the guest moves.
+    marks: Option<Box<Marks>>,
 }
 
 // SAFETY: the pointers lead into `memory`, which is owned, and are only used for volatile access.
@@ -146,6 +152,7 @@ impl PackedRing {
             record,
             call,
             blocked: false,
+            marks: None,
         };
         ring.position = ring.find_position(layout, told)?;
         ring.next = ring.position;
@@ -313,17 +320,91 @@ impl PackedRing {
         if self.taken == 0 {
             return;
         }
+        if self.marks.is_some() {
+            return self.publish_marked();
+        }
+        let old = self.publish_used();
+        self.interrupt(old);
+    }
+
+    /// Gives everything that was taken back; returns where we were.
+    #[inline(always)]
+    fn publish_used(&mut self) -> Place {
         let old = self.position;
         self.record.publishing(self.position(), self.taken);
         self.write_used();
         self.position = self.next;
         (self.taken, self.held) = (0, 0);
         self.record.publishing(self.position(), 0);
+        old
+    }
+
+    /// Interrupts the guest if it asks for that, after our position has moved from `old` on.
+    #[inline(always)]
+    fn interrupt(&mut self, old: Place) {
         // The descriptors must be seen before we look whether the guest sleeps (virtio 1.3, 2.8.14).
         fence(Ordering::SeqCst);
         if self.wants_interrupt(old) {
             self.blocked = self.call.signal().is_err();
         }
+    }
+
+    /// The same for a ring whose writes are logged.
+    #[cold]
+    #[inline(never)]
+    fn publish_marked(&mut self) {
+        let held = self.held;
+        // Before the record tells that it is being published, for then another process may finish that.
+        self.mark_buffers();
+        let old = self.publish_used();
+        self.mark_used(old, held);
+        if let Some(marks) = &self.marks {
+            self.blocked = marks.tell().is_err();
+        }
+        if !self.blocked {
+            self.interrupt(old);
+        }
+    }
+
+    /// Marks what was written into the buffers that were taken.
+    fn mark_buffers(&self) {
+        let Some(marks) = &self.marks else { return };
+        let (mut hint, mut read) = (0, 0_u32);
+        let (mut place, mut held) = (self.position, 0_u16);
+        for entry in self.record.entries(self.taken).map(Entry) {
+            let mut left = entry.length().min(MOST_WRITTEN);
+            if left > 0 {
+                let first = self.descriptor(place);
+                let walked = chain::walk(self, place, held, first, Access::Write, &mut hint, |buffer| {
+                    let share = buffer.length.min(left);
+                    marks.buffer(&self.memory, buffer.pointer, share);
+                    left -= share;
+                });
+                // A chain that cannot be walked any more was changed under way.
+                read = read.saturating_add(u32::from(walked.map_or(self.size, |walked| walked.buffers)));
+                if read > MOST_DESCRIPTORS {
+                    return;
+                }
+            }
+            (place, held) = (place.ahead(entry.entries()), held.saturating_add(entry.entries()).min(self.size));
+        }
+    }
+
+    /// Marks the descriptors of the ring from a place on, as many as the ring has at most.
+    fn mark_used(&self, at: Place, count: u16) {
+        let Some(marks) = &self.marks else { return };
+        let (size, first) = (usize::from(self.size), usize::from(at.index(self.size)));
+        let (count, bytes) = (usize::from(count).min(size), DESC_BYTES as usize);
+        marks.descriptors(bytes * first, bytes * count.min(size - first));
+        marks.descriptors(0, bytes * (first + count).saturating_sub(size));
+    }
+
+    /// Has all that is written from now on logged, or nothing. All places of the ring's own are marked at once: what another process has
+    /// written there may have been its last, and not marked.
+    pub(crate) fn log(&mut self, log: Option<&RingLog>) {
+        self.marks = log.map(|log| Marks::new(log, &self.memory, &self.pointers));
+        self.mark_used(Place::START, self.size);
+        self.mark_event();
     }
 
     /// Goes on behind what somebody else has used in our place, while nothing is taken; returns whether there was anything. QEMU throws away
@@ -476,6 +557,14 @@ impl PackedRing {
         let word = u32::from(flags) << 16 | u32::from(MARK);
         // SAFETY: our event area has four bytes, 4-byte aligned.
         unsafe { self.pointers.used.cast::<u32>().write_volatile(word.to_le()) }
+        self.mark_event();
+    }
+
+    /// Marks our event area.
+    fn mark_event(&self) {
+        if let Some(marks) = &self.marks {
+            marks.used(0, 4);
+        }
     }
 
     fn is_marked(&self) -> bool {
@@ -501,6 +590,12 @@ impl Entry {
     #[inline]
     fn new(length: u32, id: u16, entries: u16) -> Self {
         Self(u64::from(length) | u64::from(id) << 32 | u64::from(entries) << 48)
+    }
+
+    /// Bytes that were written into the buffer.
+    const fn length(self) -> u32 {
+        let [a, b, c, d, ..] = self.0.to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
     }
 
     #[inline]

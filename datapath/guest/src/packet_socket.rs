@@ -23,6 +23,23 @@ pub fn prepare(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// The kernel's; it is bound to none.
 pub fn mtu(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let answer = ask(socket, libc::SIOCGIFMTU)?;
+    // SAFETY: SIOCGIFMTU has filled this member.
+    u32::try_from(unsafe { answer.ifr_ifru.ifru_mtu }).map_err(io::Error::other)
+}
+
+/// Whether the interface that it is bound to is up.
+///
+/// # Errors
+/// The kernel's; it is bound to none, or to one that exists no more.
+pub fn is_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let answer = ask(socket, libc::SIOCGIFFLAGS)?;
+    // SAFETY: SIOCGIFFLAGS has filled this member.
+    Ok(i32::from(unsafe { answer.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
+}
+
+/// What the kernel answers to `question` about the interface that it is bound to.
+fn ask(socket: BorrowedFd<'_>, question: libc::Ioctl) -> io::Result<libc::ifreq> {
     // SAFETY: all-zero addresses and requests are valid.
     let (mut address, mut request): (libc::sockaddr_ll, libc::ifreq) = unsafe { std::mem::zeroed() };
     let mut length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
@@ -30,12 +47,11 @@ pub fn mtu(socket: BorrowedFd<'_>) -> io::Result<u32> {
     check(unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut length) })?;
     request.ifr_ifru.ifru_ifindex = address.sll_ifindex;
     // SAFETY: both calls read and write the one request that they are given: first the interface's name for its number, then
-    // its MTU for its name.
+    // the answer for its name.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFNAME, &raw mut request) })?;
     // SAFETY: as above.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) })?;
-    // SAFETY: SIOCGIFMTU has filled this member.
-    u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).map_err(io::Error::other)
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), question, &raw mut request) })?;
+    Ok(request)
 }
 
 /// linux/if_packet.h; not in libc.

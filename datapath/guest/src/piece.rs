@@ -247,6 +247,18 @@ impl<'a> Rooms<'a> {
         self.most
     }
 
+    /// Copies in as much of `bytes` as fits, for what does not come from the kernel. Returns how many bytes that are.
+    pub fn fill(&mut self, bytes: &[u8]) -> u32 {
+        let mut left = bytes;
+        for range in self.ranges() {
+            // SAFETY: the kernel could be told to write here: the range is mapped, writable and ours to write.
+            let room = unsafe { Room::new(range.iov_base.cast(), u32::try_from(range.iov_len).unwrap_or(u32::MAX)) };
+            let (_, count) = room.fill(Piece::from(left));
+            left = left.get(count as usize..).unwrap_or_default();
+        }
+        u32::try_from(bytes.len() - left.len()).unwrap_or(u32::MAX)
+    }
+
     /// As the kernel takes it; only to be written, and only while this is borrowed.
     pub(crate) fn ranges(&mut self) -> impl Iterator<Item = libc::iovec> + '_ {
         let (mut skip, mut left) = (self.skip, self.most);

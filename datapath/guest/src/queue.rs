@@ -7,6 +7,7 @@ use culvert_frame::Offloads;
 
 use crate::call::Call;
 use crate::device::RingSetup;
+use crate::dirty_log::RingLog;
 use crate::features;
 use crate::layout::RingLayout;
 use crate::memory::Memory;
@@ -55,8 +56,12 @@ impl TransmitQueue {
     /// # Errors
     /// [`StartError`] when layout, indices or position are wrong.
     pub fn start(setup: &RingSetup) -> Result<Self, StartError> {
-        let RingSetup { memory, layout, features, call, packed, .. } = setup;
-        Self::open(Arc::clone(memory), layout, *features, Arc::clone(call), packed.clone())
+        let RingSetup { memory, layout, features, call, packed, log, .. } = setup;
+        let mut queue = Self::open(Arc::clone(memory), layout, *features, Arc::clone(call), packed.clone())?;
+        if log.is_some() {
+            queue.log(log.as_ref());
+        }
+        Ok(queue)
     }
 
     fn open(
@@ -117,6 +122,14 @@ impl TransmitQueue {
         }
     }
 
+    /// Has all that is written into the guest's memory from now on logged, or nothing.
+    pub fn log(&mut self, log: Option<&RingLog>) {
+        match &mut self.0 {
+            Transmit::Split(queue) => queue.log(log),
+            Transmit::Packed(queue) => queue.log(log),
+        }
+    }
+
     /// Where the ring stands: an index, of a packed ring with the wrap counter in bit 15.
     pub const fn position(&self) -> u16 {
         match &self.0 {
@@ -140,8 +153,12 @@ impl ReceiveQueue {
     /// # Errors
     /// [`StartError`] when layout, indices or position are wrong.
     pub fn start(setup: &RingSetup) -> Result<Self, StartError> {
-        let RingSetup { memory, layout, features, call, packed, .. } = setup;
-        Self::open(Arc::clone(memory), layout, *features, Arc::clone(call), packed.clone())
+        let RingSetup { memory, layout, features, call, packed, log, .. } = setup;
+        let mut queue = Self::open(Arc::clone(memory), layout, *features, Arc::clone(call), packed.clone())?;
+        if log.is_some() {
+            queue.log(log.as_ref());
+        }
+        Ok(queue)
     }
 
     fn open(
@@ -284,6 +301,14 @@ impl ReceiveQueue {
         match &self.0 {
             Receive::Split(queue) => queue.takes(),
             Receive::Packed(queue) => queue.takes(),
+        }
+    }
+
+    /// Has all that is written into the guest's memory from now on logged, or nothing.
+    pub fn log(&mut self, log: Option<&RingLog>) {
+        match &mut self.0 {
+            Receive::Split(queue) => queue.log(log),
+            Receive::Packed(queue) => queue.log(log),
         }
     }
 

@@ -12,6 +12,7 @@ use culvert_frame::Offloads;
 
 use crate::call::Call;
 use crate::chain::{self, Access};
+use crate::dirty_log::RingLog;
 use crate::features;
 use crate::gather::{Added, Gathered, Look};
 use crate::layout::RingLayout;
@@ -339,6 +340,11 @@ impl SplitReceiveQueue {
     #[inline]
     pub const fn takes(&self) -> Offloads {
         self.takes
+    }
+
+    /// Has all that is written from now on logged, or nothing.
+    pub(crate) fn log(&mut self, log: Option<&RingLog>) {
+        self.ring.log(log);
     }
 
     /// Where the ring stands.

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::call::Call;
-use crate::chain::Access;
+use crate::chain::{self, Access};
+use crate::dirty_log::RingLog;
 use crate::features;
 use crate::layout::{RingError, RingLayout, RingPointers};
+use crate::marks::{MOST_DESCRIPTORS, MOST_WRITTEN, Marks};
 use crate::memory::{Memory, Window};
 use crate::straight::NoteUsed;
 
@@ -67,8 +69,8 @@ pub enum RingFault {
     /// The frontend made the descriptor of its interrupt block a worker.
     #[error("the descriptor for interrupts blocks")]
     CallBlocks,
-    /// The frontend truncated the file that the guest's memory is in, or there was no page for it.
-    #[error("the guest's memory is gone: its file was truncated, or there was no huge page for it")]
+    /// The frontend truncated the file that the guest's memory or its dirty log is in, or there was no page for it.
+    #[error("the guest's memory or its dirty log is gone: its file was truncated, or there was no huge page for it")]
     MemoryLost,
 }
 
@@ -195,6 +197,8 @@ pub struct SplitRing {
     call: Arc<Call>,
     /// The frontend held us up by its call.
     blocked: bool,
+    /// Where it is noted what we write, while the guest moves.
+    marks: Option<Box<Marks>>,
 }
 
 // SAFETY: the pointers lead into `memory`, which is owned, and are only used for volatile access.
@@ -217,6 +221,7 @@ impl SplitRing {
             available: 0,
             call,
             blocked: false,
+            marks: None,
         };
         ring.position = ring.read_u16(ring.pointers.used, 2);
         ring.available = ring.position;
@@ -322,21 +327,104 @@ impl SplitRing {
         if count == 0 {
             return;
         }
+        if self.marks.is_some() {
+            return self.publish_marked(count);
+        }
+        let old = self.publish_index(count);
+        self.interrupt(old);
+    }
+
+    /// Moves our position over `count` filled used entries; returns where it was.
+    #[inline(always)]
+    fn publish_index(&mut self, count: u16) -> u16 {
         let old = self.position;
         self.position = old.wrapping_add(count);
         // Entries and buffers must be seen before the index.
         fence(Ordering::Release);
         self.write_u16(self.pointers.used, 2, self.position);
+        old
+    }
+
+    /// Interrupts the guest if it asks for that, after our position has moved from `old` on.
+    #[inline(always)]
+    fn interrupt(&mut self, old: u16) {
         // The index must be seen before we look whether the guest sleeps (virtio 1.3, 2.7.7.2).
         fence(Ordering::SeqCst);
-        let wanted = if self.event_idx {
+        if self.wants_interrupt(old) {
+            self.blocked = self.call.signal().is_err();
+        }
+    }
+
+    /// Whether the guest wants to hear that our position has moved from `old` on (virtio 1.3, 2.7.7 and 2.7.10).
+    #[inline(always)]
+    fn wants_interrupt(&self, old: u16) -> bool {
+        if self.event_idx {
             let event = self.read_u16(self.pointers.available, 4 + 2 * usize::from(self.size));
             self.position.wrapping_sub(event).wrapping_sub(1) < self.position.wrapping_sub(old)
         } else {
             self.read_u16(self.pointers.available, 0) & AVAIL_NO_INTERRUPT == 0
+        }
+    }
+
+    /// The same for a ring whose writes are logged.
+    #[cold]
+    #[inline(never)]
+    fn publish_marked(&mut self, count: u16) {
+        self.mark_buffers(count);
+        let old = self.publish_index(count);
+        if let Some(marks) = &self.marks {
+            let (size, first) = (usize::from(self.size), usize::from(old & (self.size - 1)));
+            let count = usize::from(count).min(size);
+            marks.used(0, 4);
+            marks.used(4 + 8 * first, 8 * count.min(size - first));
+            marks.used(4, 8 * (first + count).saturating_sub(size));
+            self.blocked = marks.tell().is_err();
+        }
+        if !self.blocked {
+            self.interrupt(old);
+        }
+    }
+
+    /// Marks what was written into the next `count` chains that are to be published, as their used entries tell.
+    fn mark_buffers(&self, count: u16) {
+        let Some(marks) = &self.marks else { return };
+        let (mut hint, mut read) = (0, 0_u32);
+        for ahead in 0..count {
+            let (head, length) = self.used_entry(ahead);
+            let mut left = length.min(MOST_WRITTEN);
+            if left == 0 {
+                continue;
+            }
+            let walked = chain::walk(self, head, Access::Write, &mut hint, |buffer| {
+                let share = buffer.length.min(left);
+                marks.buffer(&self.memory, buffer.pointer, share);
+                left -= share;
+            });
+            // A chain that cannot be walked any more was changed under way.
+            read = read.saturating_add(u32::from(walked.unwrap_or(self.size)));
+            if read > MOST_DESCRIPTORS {
+                return;
+            }
+        }
+    }
+
+    /// The used entry that is `ahead` entries from our position: its chain, and how many bytes were written into that.
+    fn used_entry(&self, ahead: u16) -> (u16, u32) {
+        let slot = usize::from(self.position.wrapping_add(ahead) & (self.size - 1));
+        // SAFETY: an entry of the ring, which lies in one region; 4-byte aligned.
+        let (head, length) = unsafe {
+            let at = self.pointers.used.add(4 + 8 * slot).cast::<u32>();
+            (at.read_volatile(), at.add(1).read_volatile())
         };
-        if wanted {
-            self.blocked = self.call.signal().is_err();
+        (u16::try_from(head).unwrap_or(u16::MAX), length)
+    }
+
+    /// Has all that is written from now on logged, or nothing. All places of the ring's own are marked at once: what another process has
+    /// written there may have been its last, and not marked.
+    pub(crate) fn log(&mut self, log: Option<&RingLog>) {
+        self.marks = log.map(|log| Marks::new(log, &self.memory, &self.pointers));
+        if let Some(marks) = &self.marks {
+            marks.used(0, 6 + 8 * usize::from(self.size));
         }
     }
 
@@ -349,6 +437,7 @@ impl SplitRing {
         } else {
             self.write_u16(self.pointers.used, 0, 0);
         }
+        self.mark_asking();
         fence(Ordering::SeqCst);
     }
 
@@ -356,6 +445,15 @@ impl SplitRing {
     pub(crate) fn disable_kick(&self) {
         if !self.event_idx {
             self.write_u16(self.pointers.used, 0, USED_NO_NOTIFY);
+            self.mark_asking();
+        }
+    }
+
+    /// Marks the places by which the guest is asked to kick.
+    fn mark_asking(&self) {
+        if let Some(marks) = &self.marks {
+            marks.used(0, 2);
+            marks.used(4 + 8 * usize::from(self.size), 2);
         }
     }
 
@@ -404,3 +502,6 @@ pub(crate) unsafe fn read_fields(at: *const u8) -> (u64, u32, [u16; 2]) {
     let numbers = [u16::from_le_bytes([a0, a1]), u16::from_le_bytes([b0, b1])];
     (u64::from_le(address), u32::from_le_bytes([l0, l1, l2, l3]), numbers)
 }
+
+#[cfg(test)]
+pub(crate) mod proofs;

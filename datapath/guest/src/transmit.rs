@@ -12,6 +12,7 @@ use culvert_frame::{DropReason, ETHERNET_HEADER_BYTES, MAX_FRAME_BYTES, Offloads
 
 use crate::call::Call;
 use crate::chain::{self, Access, Buffer};
+use crate::dirty_log::RingLog;
 use crate::features;
 use crate::layout::{MAX_QUEUE_SIZE, RingLayout};
 use crate::memory::Memory;
@@ -226,6 +227,11 @@ impl SplitTransmitQueue {
     /// Asks for no more kicks: the queue is polled.
     pub fn disarm(&self) {
         self.ring.disable_kick();
+    }
+
+    /// Has all that is written from now on logged, or nothing.
+    pub(crate) fn log(&mut self, log: Option<&RingLog>) {
+        self.ring.log(log);
     }
 
     /// Where the ring stands.

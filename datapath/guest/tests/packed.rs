@@ -328,6 +328,7 @@ impl Crashing {
             call: Arc::default(),
             enabled: true,
             packed: Some(PackedStart { record: self.records.ring(number).unwrap(), told }),
+            log: None,
         }
     }
 

@@ -92,24 +92,15 @@ impl Bucket {
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
     /// 400 Gbit/s in bytes a second.
     const FASTEST: u64 = 50_000_000_000;
-
-    #[test]
-    fn what_is_earned_is_exact_at_any_rate() {
-        let now = Duration::new(86_400 * 365, 123_456_789);
-        for rate in [1, 7, 999_999_999, 1_000_000_001, FASTEST - 1, FASTEST] {
-            let exact = now.as_nanos() * u128::from(rate) / u128::from(NANOS_PER_SECOND);
-            assert_eq!(u128::from(Bucket::new(rate, 0).earned(now)), exact, "{rate}");
-        }
-        assert_eq!(Bucket::new(u64::MAX, 0).earned(Duration::MAX), u64::MAX);
-        // Eleven years, and then it stands still and does not wrap.
-        assert!(Bucket::new(FASTEST, 0).earned(Duration::from_secs(11 * 365 * 86_400)) < u64::MAX);
-    }
 
     #[test]
     fn room_shrinks_and_grows_up_to_the_depth() {

@@ -260,6 +260,30 @@ impl PortTotals {
         }
     }
 
+    /// Adds what was counted before, in another process. Of a reason's last headers these here stay.
+    pub fn add(&mut self, before: &Self) {
+        let Self { rx_frames, rx_bytes, forwarded, copies, not_learned, held, offered, tx_frames, tx_bytes, drops } =
+            before;
+        let sums = [
+            (&mut self.rx_frames, rx_frames),
+            (&mut self.rx_bytes, rx_bytes),
+            (&mut self.forwarded, forwarded),
+            (&mut self.copies, copies),
+            (&mut self.not_learned, not_learned),
+            (&mut self.held, held),
+            (&mut self.offered, offered),
+            (&mut self.tx_frames, tx_frames),
+            (&mut self.tx_bytes, tx_bytes),
+        ];
+        sums.into_iter().for_each(|(sum, count)| *sum = sum.saturating_add(*count));
+        for drops in drops {
+            match self.drops.iter_mut().find(|here| here.reason == drops.reason) {
+                Some(here) => here.count = here.count.saturating_add(drops.count),
+                None => self.drops.push(drops.clone()),
+            }
+        }
+    }
+
     /// Frames refused, counted on the given side.
     pub fn dropped(&self, direction: Direction) -> u64 {
         self.drops.iter().filter(|drops| drops.reason.direction() == direction).map(|drops| drops.count).sum()
@@ -293,6 +317,25 @@ mod tests {
         assert_eq!((totals.drops[1].count, totals.drops[1].last_length), (2, 100));
         assert_eq!(totals.drops[1].last_header, frame[1..65]);
         assert_eq!((totals.dropped(Direction::Rx), totals.dropped(Direction::Tx)), (1, 2));
+    }
+
+    #[test]
+    fn what_was_counted_before_is_added() {
+        let set = PortCounters::default();
+        set.rx_frames.add(5);
+        set.drop_frame(DropReason::Runt, 2, &[7, 7]);
+        let drops = |reason, count| Drops { reason, count, last_length: 1, last_header: vec![1] };
+        let before = PortTotals {
+            rx_frames: 10,
+            tx_bytes: u64::MAX,
+            drops: vec![drops(DropReason::NoBuffer, 4), drops(DropReason::Runt, 3)],
+            ..PortTotals::default()
+        };
+        let mut totals = PortTotals::sum(&[set]);
+        totals.add(&before);
+        assert_eq!((totals.rx_frames, totals.tx_bytes), (15, u64::MAX));
+        assert_eq!((totals.dropped(Direction::Rx), totals.dropped(Direction::Tx)), (4, 4));
+        assert_eq!(totals.drops[0].last_header, [7, 7]);
     }
 
     #[test]

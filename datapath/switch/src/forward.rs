@@ -13,19 +13,21 @@ use std::time::Duration;
 
 use culvert_frame::header::Start;
 use culvert_frame::{Direction, DropReason, ETHERNET_HEADER_BYTES, EthernetHeader, MacAddress, Offload};
-use culvert_guest::RingFault;
 use culvert_guest::transmit::BURST;
+use culvert_guest::{RingFault, cycle_clock};
 
 use crate::burst::{Burst, Frame, Starts};
 use crate::counters::PortCounters;
 use crate::egress::Workspace;
 use crate::ingress::{self, Ingress, Way};
+use crate::latency::Timed;
 use crate::mac_table::{Learned, MOST_WAYS, MacTable};
 use crate::metering::Arrivals;
 use crate::network::{Network, Topology};
 use crate::outlet::{Admitted, Frames, Outlet, each, refuse, tap};
 use crate::port::{MAX_PORTS, Port, PortId, Rules};
 use crate::snoop::{self, Snooped};
+use crate::tap;
 use crate::vlan::{Membership, TRANSPARENT, Tag, TagEdit, Vlans};
 use crate::way_cache::WayCache;
 
@@ -34,7 +36,7 @@ const MESSAGE_BYTES: usize = 1518;
 
 /// What one turn of a guest may cost: once its frames cost more, those behind stay in its ring until its next turn. A frame
 /// costs its bytes and [`COPY_COST`] for each port that it goes to, [`DESCRIPTOR_COST`] for each descriptor, and
-/// [`SEGMENT_COST`] for each segment that is made of it. So a
+/// [`SEGMENT_COST`] for each segment that is made of it, and [`TAP_COST`] each time that somebody looks at it. So a
 /// turn takes at most as long as this and one frame, for all ports that one goes to.
 pub const TURN_COST: u32 = 256 * 1024;
 
@@ -46,6 +48,9 @@ pub const DESCRIPTOR_COST: u32 = 64;
 
 /// What a segment costs that is made here: it is copied and summed before it is copied to where it goes.
 pub const SEGMENT_COST: u32 = 4096;
+
+/// What it costs that somebody looks at a frame ([`crate::tap`]): what a port may cost in a round, so that other ports have their turns for each.
+pub const TAP_COST: u32 = 64 * 1024;
 
 /// One worker's forwarding: its storage, so that no burst allocates.
 #[derive(Debug)]
@@ -64,6 +69,8 @@ pub struct Forwarder {
     /// The way of the last frame of this burst that went to one port, and whether others need not be looked at further.
     beaten: Option<(Beaten, bool)>,
     ways: WayCache,
+    /// When the present burst was looked for, by the processor's clock; only while somebody measures.
+    begun: Option<u64>,
 }
 
 /// The way of a frame for those behind it that begin like it. It holds within one burst: the source is known as the table would
@@ -112,6 +119,15 @@ impl Forwarder {
             cost: 0,
             beaten: None,
             ways: WayCache::new(),
+            begun: None,
+        }
+    }
+
+    /// To be called before a burst is looked for: its time in Culvert begins, if somebody measures that.
+    #[inline]
+    pub fn begin(&mut self, topology: &Topology) {
+        if topology.is_timed() {
+            self.begun = Some(cycle_clock::ticks());
         }
     }
 
@@ -126,7 +142,8 @@ impl Forwarder {
         let length = if metered { self.arrivals.admit(source, counters, burst, now) } else { burst.len() };
         counters.rx_frames.add(length as u64);
         self.beaten = None;
-        let is_simple = is_simple(source);
+        let is_tapped = tap::has_room(&source.taps);
+        let is_simple = is_simple(source) && !is_tapped;
         let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
         let (mut bytes, mut copies) = (0, 0);
         let (mut admitted, mut one, mut forwarded) = (0, 0, 0);
@@ -191,6 +208,7 @@ impl Forwarder {
                 && let Some(left) = burst.leave(index)
             {
                 counters.rx_frames.take_back(left as u64);
+                next = index;
                 break;
             }
             cost += u64::from(COPY_COST);
@@ -208,8 +226,9 @@ impl Forwarder {
                 }
             };
             bytes += u64::from(length);
-            if !source.taps.is_empty() {
+            if is_tapped {
                 tap(&source.taps, Direction::Rx, burst, index, TagEdit::Keep);
+                cost += u64::from(TAP_COST);
             }
             let (header, ingress) = match ingress::admit_head(source, head, offload) {
                 Ok(admitted) => admitted,
@@ -256,6 +275,9 @@ impl Forwarder {
             forwarded += 1;
         }
         self.cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        if !is_tapped {
+            tap::miss(&source.taps, next as u64);
+        }
         if metered {
             self.arrivals.charge(source, counters, burst, length, now);
         }
@@ -264,12 +286,17 @@ impl Forwarder {
         // All of them are accounted for before the first is delivered: see `recover`.
         counters.copies.add(copies);
         counters.forwarded.add(forwarded);
-        self.out.workspace.begin_burst();
-        let mut burst = Admitted { burst, arrived: &self.arrived, flooded: !one, now };
-        for place in 0..self.touched.len() {
-            let Some(&id) = self.touched.get(place) else { break };
-            let frames = self.wanted.get_mut(id.index()).map_or(0, std::mem::take);
-            self.out.deliver(topology, id, &mut burst, frames, one & !mirrored);
+        self.out.begin_burst();
+        let mut burst = Admitted { burst, arrived: &self.arrived, flooded: !one, now, timed: None };
+        if topology.is_timed() {
+            burst.timed = timed(self.begun.take(), source, burst.burst);
+            deliver_timed(&mut self.out, topology, &self.touched, &mut self.wanted, &mut burst, one & !mirrored);
+        } else {
+            for place in 0..self.touched.len() {
+                let Some(&id) = self.touched.get(place) else { break };
+                let frames = self.wanted.get_mut(id.index()).map_or(0, std::mem::take);
+                self.out.deliver(topology, id, &mut burst, frames, one & !mirrored);
+            }
         }
         self.touched.clear();
         self.out.finish(topology, &burst);
@@ -307,7 +334,10 @@ impl Forwarder {
     /// What the last burst has cost, in the unit of [`TURN_COST`].
     #[inline]
     pub const fn cost(&self) -> u32 {
-        self.cost.saturating_add(self.out.workspace.cut().saturating_mul(SEGMENT_COST))
+        let Outlet { workspace, tapped, .. } = &self.out;
+        self.cost
+            .saturating_add(workspace.cut().saturating_mul(SEGMENT_COST))
+            .saturating_add(tapped.saturating_mul(TAP_COST))
     }
 
     /// Until when the guest whose burst was forwarded last may send nothing more, by its rate; what it has sent stays in its
@@ -551,14 +581,34 @@ impl Forwarder {
     }
 }
 
+/// What is measured of a burst: nothing of frames that were made here.
+#[cold]
+fn timed<'t>(begun: Option<u64>, source: &'t Port, burst: &Burst<'_>) -> Option<Timed<'t>> {
+    begun.filter(|_| !matches!(burst, Burst::Local(_))).map(|begun| Timed { source, begun })
+}
+
+/// Gives all ports their frames, and reads the clock after each. Apart from where nobody measures, which pays one test for each burst.
+#[cold]
+#[inline(never)]
+fn deliver_timed(
+    out: &mut Outlet,
+    topology: &Topology,
+    touched: &[PortId],
+    wanted: &mut [Frames],
+    burst: &mut Admitted<'_, '_>,
+    last: Frames,
+) {
+    for &id in touched {
+        let frames = wanted.get_mut(id.index()).map_or(0, std::mem::take);
+        out.deliver_timed(topology, id, burst, frames, last);
+    }
+}
+
 /// Whether frames without VLANs or groups, to which nothing is left to be done, are judged at a port by their addresses alone.
 #[inline]
 fn is_simple(source: &Port) -> bool {
     let Rules { vlans, guard, .. } = &*source.rules;
-    matches!(vlans, Vlans::Transparent)
-        && guard.addresses.is_empty()
-        && source.taps.is_empty()
-        && !source.is_mirror_target
+    matches!(vlans, Vlans::Transparent) && guard.addresses.is_empty() && !source.is_mirror_target
 }
 
 /// The stations of frames of a burst, from the first of `numbers` on: of those before the first one to which something is left to be done, or

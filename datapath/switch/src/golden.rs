@@ -176,6 +176,7 @@ impl Bridge {
             mirrors: spec.mirrors().collect(),
             is_mirror_target: is_mirror_target(&self.specs, number),
             taps: Box::default(),
+            latencies: Box::default(),
             counters: self.counters[usize::from(number)].clone(),
         };
         let bridge = |(number, table): (usize, &Arc<MacTable>)| network::Bridge {

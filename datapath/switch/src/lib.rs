@@ -8,7 +8,8 @@
 //! - [`forward`]: the way of a burst: [`ingress`] decides where each frame goes, [`egress`] how it leaves, and `outlet`
 //!   hands it to guests and NICs; `metering` ends a burst where a port's rate does;
 //! - [`trace`]: the same decisions, told instead of carried out;
-//! - [`counters`]: what happened to each frame, by port; [`tap`]: copies of frames for whoever captures.
+//! - [`counters`]: what happened to each frame, by port; [`tap`]: copies of frames for whoever captures; [`latency`]: how long frames stay,
+//!   for whoever measures that.
 //!
 //! Nothing here allocates, locks (receive queues apart) or makes a system call for a frame, and nothing knows of threads
 //! or of configuration: `worker/` calls [`forward::Forwarder`] with an immutable [`network::Topology`].
@@ -25,6 +26,7 @@ pub mod groups;
 pub mod guard;
 pub mod ingress;
 mod ip;
+pub mod latency;
 pub mod limits;
 pub mod mac_table;
 mod metering;
@@ -42,8 +44,9 @@ mod way_cache;
 pub use burst::Burst;
 pub use counters::{PortCounters, PortTotals};
 pub use forward::Forwarder;
+pub use latency::Latency;
 pub use mac_table::MacTable;
 pub use network::{Bridge, Network, NetworkId, Topology};
 pub use port::{Egress, Port, PortId, Rules};
-pub use tap::Tap;
+pub use tap::{Tap, Wanted};
 pub use vlan::{VlanSet, Vlans};

@@ -145,10 +145,11 @@ impl MacTable {
         self.find(key).is_none()
             && !self.is_expired(value, now)
             && self.count(at) < limit
-            && self.insert(key, value, now)
+            && self.insert(key, value, |old| self.is_expired(old, now))
     }
 
-    /// Binds `address` in `vlan` to `at`: it does not age and is not learned elsewhere. `false` when the table has no room.
+    /// Binds `address` in `vlan` to `at`: it does not age and is not learned elsewhere. Where there is no room, a learned address makes
+    /// some: whoever fills the table must not keep others from their own address. `false` when only bound ones are in its way.
     pub fn bind(&self, vlan: u16, address: MacAddress, at: PortId) -> bool {
         let key = key(vlan, address);
         while let Some((entry, old)) = self.find(key) {
@@ -156,7 +157,17 @@ impl MacTable {
                 return true;
             }
         }
-        self.insert(key, value(at, 0) | STATIC, 0)
+        let bound = value(at, 0) | STATIC;
+        self.insert(key, bound, |_| false) || self.insert(key, bound, |old| old & (STATIC | NONE) == 0)
+    }
+
+    /// Whether [`Self::bind`] would find a place for `address` in `vlan`.
+    pub fn can_bind(&self, vlan: u16, address: MacAddress) -> bool {
+        let key = key(vlan, address);
+        self.candidates(key).any(|entry| {
+            let old = entry.value.load(Ordering::Acquire);
+            entry.key.load(Ordering::Acquire) == key || old & STATIC == 0
+        })
     }
 
     /// Forgets every address of a port, static ones too.
@@ -210,17 +221,18 @@ impl MacTable {
     #[cold]
     #[inline(never)]
     fn add(&self, key: u64, at: PortId, limit: u32, now: u32) -> Learned {
-        if self.count(at) < limit && self.insert(key, value(at, now), now) { Learned::Known } else { Learned::Refused }
+        let has_place = self.count(at) < limit && self.insert(key, value(at, now), |old| self.is_expired(old, now));
+        if has_place { Learned::Known } else { Learned::Refused }
     }
 
-    /// Puts an entry into a free slot, or in place of one that is past its age.
-    fn insert(&self, key: u64, value: u64, now: u32) -> bool {
+    /// Puts an entry into a free slot, or in place of one whose value `makes_room`.
+    fn insert(&self, key: u64, value: u64, makes_room: impl Fn(u64) -> bool) -> bool {
         for entry in self.candidates(key) {
             let old = entry.value.load(Ordering::Acquire);
             let ours = match entry.key.load(Ordering::Acquire) {
                 0 => entry.key.compare_exchange(0, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
                 CLAIMED => false,
-                _ => self.is_expired(old, now) && self.change(entry, old, NONE),
+                _ => makes_room(old) && self.change(entry, old, NONE),
             };
             if ours {
                 // The key goes before the value comes: no lookup may see the new value behind the old key.
@@ -424,6 +436,11 @@ fn age(value: u64, now: u32) -> u32 {
     now.saturating_sub(seen(value))
 }
 
+// By its path, since ci/loom takes this file by its own.
+#[cfg(test)]
+#[path = "mac_table/proofs.rs"]
+mod proofs;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -544,6 +561,25 @@ mod tests {
         assert_eq!(table.count(A) as usize, known);
         // Once the flood has aged, its slots serve again.
         assert_eq!(table.learn(VLAN, mac(2_000_000), B, 10, 301), Learned::Known);
+    }
+
+    /// An address is bound when its guest comes, and others may have filled the table by then.
+    #[test]
+    fn who_fills_the_table_keeps_nobody_from_its_own_address() {
+        let table = MacTable::new(300);
+        let known =
+            (0..1_000_000).filter(|&number| table.learn(VLAN, mac(number), A, u32::MAX, 0) == Learned::Known).count();
+        let own = 2_000_000..2_001_000;
+        assert!(own.clone().all(|number| table.can_bind(VLAN, mac(number)) && table.bind(VLAN, mac(number), B)));
+        assert!(own.clone().all(|number| table.learn(VLAN, mac(number), A, u32::MAX, 0) == Learned::Static));
+        let learned = table.count(A) as usize;
+        assert!((known - own.count()..=known).contains(&learned), "{learned} of {known}");
+        // Of bound ones none makes room.
+        let table = MacTable::of_size(300, 2, 2, [1, 3]);
+        let bound = (0..100).filter(|&number| table.bind(VLAN, mac(number), A)).count();
+        assert_eq!(bound, 4);
+        let has_room = |number| (table.can_bind(VLAN, mac(number)), table.bind(VLAN, mac(number), B));
+        assert!((100..200).all(|number| has_room(number) == (false, false)));
     }
 
     /// Many at once, or one by one: what tells nothing to be learned, and where the destination is, is the same.

@@ -38,6 +38,7 @@ pub struct Network {
 pub struct Topology {
     ports: Box<[Option<Port>]>,
     networks: Box<[Option<Network>]>,
+    is_timed: bool,
 }
 
 impl Network {
@@ -72,13 +73,20 @@ impl Topology {
         };
         let networks = bridges.into_iter().enumerate();
         let networks = networks.map(|(id, bridge)| bridge.map(|bridge| Network::new(bridge, members(id)))).collect();
-        Self { networks, ports: ports.into() }
+        let is_timed = ports.iter().flatten().any(|port| !port.latencies.is_empty());
+        Self { networks, ports: ports.into(), is_timed }
     }
 
     /// The port of that number.
     #[inline]
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(id.index())?.as_ref()
+    }
+
+    /// Whether somebody measures how long frames of any port stay.
+    #[inline]
+    pub const fn is_timed(&self) -> bool {
+        self.is_timed
     }
 
     /// All ports.

@@ -19,10 +19,11 @@ use crate::burst::{Burst, Frame, Sink};
 use crate::counters::PortCounters;
 use crate::egress::{self, Treatment, Work, Workspace};
 use crate::ingress::Ingress;
+use crate::latency::Timed;
 use crate::metering;
 use crate::network::Topology;
 use crate::port::{Egress, MAX_PORTS, Port, PortId};
-use crate::tap::Tap;
+use crate::tap::{self, Tap};
 use crate::vlan::{TagEdit, Vlans};
 
 /// How long frames wait for a queue that another worker holds.
@@ -47,6 +48,8 @@ pub(crate) struct Outlet {
     hashes: [u32; BURST],
     outgoing: Batch,
     pub(crate) workspace: Workspace,
+    /// How many frames of the present burst, or of the last one, were looked at where they left.
+    pub(crate) tapped: u32,
     pub(crate) faults: Vec<(PortId, RingFault)>,
 }
 
@@ -58,6 +61,8 @@ pub(crate) struct Admitted<'a, 'b> {
     pub(crate) flooded: Frames,
     /// The time since any fixed moment.
     pub(crate) now: Duration,
+    /// If somebody measures how long it stays.
+    pub(crate) timed: Option<Timed<'a>>,
 }
 
 impl Admitted<'_, '_> {
@@ -76,8 +81,16 @@ impl Outlet {
             hashes: [0; BURST],
             outgoing: Batch::default(),
             workspace: Workspace::default(),
+            tapped: 0,
             faults: Vec::with_capacity(BURST),
         }
+    }
+
+    /// A new burst begins.
+    #[inline]
+    pub(crate) const fn begin_burst(&mut self) {
+        self.workspace.begin_burst();
+        self.tapped = 0;
     }
 
     /// Gives a port its frames. `last` are those that go nowhere else.
@@ -106,6 +119,32 @@ impl Outlet {
                 self.put(port, counters, &mut *sink, burst, frames);
             }
         }
+    }
+
+    /// [`Self::deliver`] of a burst whose time is measured.
+    pub(crate) fn deliver_timed(
+        &mut self,
+        topology: &Topology,
+        id: PortId,
+        burst: &mut Admitted<'_, '_>,
+        frames: Frames,
+        last: Frames,
+    ) {
+        let before = self.delivered(topology, id);
+        self.deliver(topology, id, burst, frames, last);
+        self.note_time(topology, id, burst, before);
+    }
+
+    /// Counts the time of those frames that a port got since [`Self::delivered`] was `before`.
+    fn note_time(&self, topology: &Topology, id: PortId, burst: &Admitted<'_, '_>, before: u64) {
+        if let (Some(timed), Some(port)) = (&burst.timed, topology.port(id)) {
+            timed.arrived(port, self.delivered(topology, id).wrapping_sub(before));
+        }
+    }
+
+    /// How many frames this worker has delivered to a port.
+    fn delivered(&self, topology: &Topology, id: PortId) -> u64 {
+        topology.port(id).and_then(|port| port.counters.get(self.worker)).map_or(0, |counters| counters.tx_frames.get())
     }
 
     /// How a frame leaves at a port, as far as this burst may still be segmented.
@@ -194,7 +233,9 @@ impl Outlet {
             match queue.try_lock() {
                 Ok(mut queue) => {
                     self.taken = Some((id, index));
+                    let before = counters.tx_frames.get();
                     self.put_and_publish(port, counters, &mut queue, burst, frames);
+                    self.note_time(topology, id, burst, before);
                 }
                 Err(_) if start.elapsed() < MAX_WAIT => {
                     std::hint::spin_loop();
@@ -238,7 +279,8 @@ impl Outlet {
     ) {
         // What a mirror copies is never addressed to its target.
         let flooded = if port.is_mirror_target { 0 } else { burst.flooded };
-        let keeps = keeps_frames(port);
+        let is_tapped = tap::has_room(&port.taps);
+        let keeps = keeps_frames(port) && !is_tapped;
         let (mut count, mut bytes) = (0_u64, 0_u64);
         let mut left = frames;
         sink.look_ahead(frames.count_ones() as usize);
@@ -270,7 +312,7 @@ impl Outlet {
                     let put = sink.put(&NetHeader::default(), head, length, std::iter::once(rest));
                     put.map(|()| length).map_err(NotPut::from)
                 }
-                _ => self.put_any(port, sink, burst.burst, index, ingress, is_flooded),
+                _ => self.put_any(port, sink, burst.burst, index, ingress, (is_flooded, is_tapped)),
             };
             let reason = match put {
                 Ok(length) => {
@@ -290,6 +332,17 @@ impl Outlet {
         }
         counters.tx_frames.add(count);
         counters.tx_bytes.add(bytes);
+        if !is_tapped {
+            tap::miss(&port.taps, count);
+        }
+    }
+
+    /// Hands a frame that leaves at a port to all who look on there.
+    #[cold]
+    #[inline(never)]
+    fn tap(&mut self, port: &Port, frame: &Frame<'_>, edit: TagEdit) {
+        self.tapped = self.tapped.saturating_add(1);
+        port.taps.iter().for_each(|tap| tap.take(Direction::Tx, frame, edit));
     }
 
     /// Puts one frame, whatever is to be done to it; returns its length as it left.
@@ -301,15 +354,18 @@ impl Outlet {
         burst: &Burst<'_>,
         index: usize,
         ingress: &Ingress,
-        is_flooded: bool,
+        (is_flooded, is_tapped): (bool, bool),
     ) -> Result<u32, NotPut> {
         let frame = burst.frame(index).map_err(NotPut::Refused)?;
-        let treatment = self.treat(port, ingress, &frame).map_err(NotPut::Refused)?;
+        // Also for a frame that does not fit the port: a ring's half is that of the most it had on offer when it was looked at.
         if is_flooded && sink.takes_flooded() == Ok(false) {
             return Err(NotPut::Refused(DropReason::NoFloodBuffer));
         }
+        let treatment = self.treat(port, ingress, &frame).map_err(NotPut::Refused)?;
         egress::deliver(sink, port.egress.takes(), &frame, treatment, &mut self.workspace)?;
-        port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame, treatment.edit));
+        if is_tapped {
+            self.tap(port, &frame, treatment.edit);
+        }
         Ok(treatment.edit.length(frame.length))
     }
 }
@@ -360,10 +416,10 @@ pub(crate) fn tap(taps: &[Arc<Tap>], direction: Direction, burst: &Burst<'_>, in
     }
 }
 
-/// Whether frames to which nothing is left to be done leave at a port as they came, and nobody looks on.
+/// Whether frames to which nothing is left to be done leave at a port as they came.
 #[inline]
 fn keeps_frames(port: &Port) -> bool {
-    matches!(port.rules.vlans, Vlans::Transparent) && port.taps.is_empty()
+    matches!(port.rules.vlans, Vlans::Transparent)
 }
 
 /// Notes a port's fault, once, for the worker to tell of.

@@ -8,6 +8,7 @@ use culvert_nic::{NicOffloads, Pool, TxQueue};
 
 use crate::counters::PortCounters;
 use crate::guard::Guard;
+use crate::latency::Latency;
 use crate::limits::{Limiter, Limits};
 use crate::mac_table::TABLE_ENTRIES;
 use crate::network::NetworkId;
@@ -96,6 +97,8 @@ pub struct Port {
     pub is_mirror_target: bool,
     /// Where copies of its frames go while somebody captures; mostly none.
     pub taps: Box<[Arc<Tap>]>,
+    /// Where times of its frames are counted while somebody measures; mostly none.
+    pub latencies: Box<[Arc<Latency>]>,
     /// Counters, one set for each worker.
     pub counters: Arc<[PortCounters]>,
 }

@@ -192,6 +192,9 @@ impl Room {
 }
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use culvert_frame::{SegmentKind, Segmentation};

@@ -266,6 +266,9 @@ const VLAN_BITS: u16 = 0xfff;
 pub(crate) const TAG_TYPE: [u8; 2] = [0x81, 0x00];
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -155,6 +155,9 @@ fn place(secrets: [u64; 2], source: u64, destination: u64) -> usize {
 }
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::mac_table::MacTable;

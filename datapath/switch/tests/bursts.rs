@@ -13,7 +13,7 @@
     reason = "a test"
 )]
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use culvert_driver::{Interface, Ring, Shape};
@@ -154,6 +154,12 @@ fn nics() -> &'static [Vec<Nic>; 2] {
         (nics, opened)
     });
     nics
+}
+
+/// Both tests have the same NICs: one at a time. A test that fails is no reason for the other.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Nic {
@@ -314,6 +320,7 @@ fn port(number: u16, kind: &Kind, is_mirrored: bool, is_watched: bool, table: &M
             .collect(),
         is_mirror_target: is_mirrored && MIRROR_TARGET == PortId(number),
         taps: is_watched.then(|| Arc::new(Tap::new(64, 1))).into_iter().collect(),
+        latencies: Box::default(),
         counters: Arc::new([PortCounters::default()]),
     }
 }
@@ -430,6 +437,7 @@ proptest! {
         // Where nobody takes what has arrived, floods find no more room.
         bursts in prop::collection::vec((any_burst(), prop::bool::weighted(0.6)), 1..12),
     ) {
+        let _turn = turn();
         let [together, alone] = nics();
         let (mut together, mut alone) = (
             Switch::new(&kinds, is_mirrored, together, false),
@@ -445,4 +453,41 @@ proptest! {
         }
         prop_assert_eq!(together.outcome(), alone.outcome());
     }
+}
+
+/// What a small ring has on offer is looked at for each flooded frame, also for one that is too long for its port.
+#[test]
+fn floods_have_half_of_a_ring_whatever_was_flooded_before() {
+    let kind = |queue_size| Kind {
+        vlans: Vlans::Transparent,
+        bound: false,
+        listed: false,
+        isolated: false,
+        limits: Limits { broadcast: None, unknown: None },
+        mac_limit: 1000,
+        mtu: 1500,
+        queue_size,
+        receive_bytes: 2048,
+        piece_bytes: u32::MAX,
+        header: Header::Mergeable,
+        packed: false,
+        takes_checksums: false,
+    };
+    let kinds: Vec<Kind> = [256, 16, 256, 256, 256, 256].map(kind).into();
+    let sent = |to: u8, from: u8, length: usize| {
+        let mut frame = [&station(to).0[..], &station(from).0, &[8, 0]].concat();
+        frame.resize(length, 0);
+        Sent { header: [0; 12], frame, cut: None }
+    };
+    let _turn = turn();
+    let [together, alone] = nics();
+    let (mut together, mut alone) =
+        (Switch::new(&kinds, false, together, false), Switch::new(&kinds, false, alone, true));
+    let addressed: Vec<_> = (60..65).map(|length| sent(21, 22, length)).collect();
+    let flooded: Vec<_> = (70..90).map(|length| sent(33, 20, length)).collect();
+    for (from, frames) in [(1, vec![sent(33, 21, 60)]), (0, vec![sent(33, 20, 1529)]), (2, addressed), (0, flooded)] {
+        together.send(from, &frames);
+        frames.chunks(1).for_each(|frame| alone.send(from, frame));
+    }
+    assert_eq!(together.outcome(), alone.outcome());
 }

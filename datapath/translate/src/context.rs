@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 
 use culvert_frame::{MacAddress, Offload};
 
+use crate::flow::FlowEnds;
+use crate::forward::Protocol;
 use crate::guest::Guest;
 use crate::icmp_error::Budget;
+use crate::lane::Lane;
 use crate::limits::Limits;
 use crate::link::{Full, GuestLink};
 use crate::mapping;
@@ -32,6 +35,8 @@ pub struct Context<'a, S, L> {
     pub limits: &'a mut Limits,
     /// How many ICMP errors the guest may be sent.
     pub errors: &'a mut Budget,
+    /// The thread among those that serve the guest, where there are several.
+    pub lane: Option<&'a mut Lane>,
     /// What is counted.
     pub counters: &'a mut Counters,
     /// Room for what is read from a socket: [`SCRATCH_BYTES`].
@@ -82,5 +87,50 @@ impl<S, L: GuestLink> Context<'_, S, L> {
     /// Counts a refusal.
     pub fn refuse(&mut self, reason: Refusal) {
         self.counters.refuse(reason);
+    }
+}
+
+impl<S, L> Context<'_, S, L> {
+    /// Whether a flow that is not known here is perhaps another thread's.
+    ///
+    /// # Errors
+    /// [`Refusal::OtherLane`].
+    pub fn is_free(&mut self, protocol: Protocol, ends: &FlowEnds) -> Result<(), Refusal> {
+        self.lane.as_mut().map_or(Ok(()), |lane| lane.is_free(protocol, ends))
+    }
+
+    /// A flow begins here, and nowhere else until [`Self::release`].
+    ///
+    /// # Errors
+    /// [`Refusal::OtherLane`].
+    pub fn claim(&mut self, protocol: Protocol, ends: &FlowEnds) -> Result<(), Refusal> {
+        self.lane.as_mut().map_or(Ok(()), |lane| lane.claim(protocol, ends))
+    }
+
+    /// A flow of ours has ended.
+    pub fn release(&mut self, protocol: Protocol, ends: &FlowEnds) {
+        if let Some(lane) = &mut self.lane {
+            lane.release(protocol, ends);
+        }
+    }
+
+    /// A socket for datagrams is to have this port and to be connected to this peer. False: another thread's is.
+    pub fn take_port(&mut self, port: u16, peer: SocketAddr) -> bool {
+        self.lane.as_mut().is_none_or(|lane| lane.take_port(port, peer))
+    }
+
+    /// No socket has this port and is connected to this peer any more.
+    pub fn leave_port(&mut self, port: u16, peer: SocketAddr) {
+        if let Some(lane) = &mut self.lane {
+            lane.leave_port(port, peer);
+        }
+    }
+
+    /// Whether one more ICMP error may be sent to the guest.
+    pub fn may_tell_of_error(&mut self) -> bool {
+        match &mut self.lane {
+            Some(lane) => lane.may_tell_of_error(self.now),
+            None => self.errors.take(self.now),
+        }
     }
 }

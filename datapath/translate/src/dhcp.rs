@@ -22,7 +22,7 @@ use request::{MessageType, Request};
 pub const SERVER_PORT: u16 = 67;
 
 /// The reply to a frame of the guest's, both from the Ethernet header on; `None` where there is none.
-pub fn answer(settings: &Settings, _guest: &Guest, frame: &[u8]) -> Option<Vec<u8>> {
+pub fn answer(settings: &Settings, guest: &Guest, frame: &[u8]) -> Option<Vec<u8>> {
     let v4 = settings.v4.as_ref().filter(|_| settings.services.dhcp)?;
     let (mac, _, destination, message) = reply::read_udp_v4(frame)?;
     if destination.port() != SERVER_PORT {
@@ -35,7 +35,7 @@ pub fn answer(settings: &Settings, _guest: &Guest, frame: &[u8]) -> Option<Vec<u
         Link { source: settings.mac, destination: reply::mac_for(destination, mac) },
         SocketAddrV4::new(v4.ours, SERVER_PORT),
         SocketAddrV4::new(destination, CLIENT_PORT),
-        &message_of(settings, v4, &request, &answer),
+        &message_of((settings, guest), v4, &request, &answer),
     )
 }
 
@@ -89,7 +89,7 @@ fn is_host(address: Ipv4Addr) -> bool {
 }
 
 /// RFC 2131, section 2 and table 3.
-fn message_of(settings: &Settings, v4: &Ipv4, request: &Request, answer: &Answer) -> Vec<u8> {
+fn message_of((settings, guest): (&Settings, &Guest), v4: &Ipv4, request: &Request, answer: &Answer) -> Vec<u8> {
     let is_nak = answer.message_type == Some(MessageType::Nak);
     let mut message = Vec::with_capacity(MIN_MESSAGE_BYTES);
     message.extend([BOOT_REPLY, ETHERNET, MAC_BYTES, 0]);
@@ -104,7 +104,7 @@ fn message_of(settings: &Settings, v4: &Ipv4, request: &Request, answer: &Answer
     // The names of a server and a file: not given.
     message.extend([0; 64 + 128]);
     message.extend(MAGIC);
-    message.extend(Options::of(settings, v4, request, answer).into_bytes());
+    message.extend(Options::of((settings, guest), v4, request, answer).into_bytes());
     if message.len() < MIN_MESSAGE_BYTES {
         message.resize(MIN_MESSAGE_BYTES, 0);
     }

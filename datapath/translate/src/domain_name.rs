@@ -67,6 +67,9 @@ const MAX_LABEL_BYTES: u8 = 63;
 const POINTER: u16 = 0xc000;
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -178,6 +178,27 @@ impl ForwardTable {
         Ok(())
     }
 
+    /// Adds a rule that another table of the same kind has had.
+    ///
+    /// # Errors
+    /// Any [`ForwardError`]; the table is as before then.
+    pub fn add_rule(&mut self, rule: Rule) -> Result<(), ForwardError> {
+        self.check(&rule)?;
+        if let Some(old) = self.rules.iter().find(|old| old.overlaps(&rule)) {
+            return Err(ForwardError::Conflict { new: Box::new(rule), old: Box::new(old.clone()) });
+        }
+        if self.rules.len() >= MAX_RULES {
+            return Err(ForwardError::TooMany);
+        }
+        self.rules.push(rule);
+        Ok(())
+    }
+
+    /// Removes a rule, if it is there.
+    pub fn remove_rule(&mut self, rule: &Rule) {
+        self.rules.retain(|old| old != rule);
+    }
+
     /// Removes what `text` says, all of it or nothing: its ports at its address and interface, whatever they lead to.
     /// Of `all`, those are removed that are forwarded. `none`
     /// removes everything of that protocol.
@@ -499,6 +520,9 @@ fn example(rule: &Rule) -> String {
     let any = if rule.target.is_some_and(|target| target.is_ipv4()) { "0.0.0.0" } else { "::" };
     format!("{any}/{}:{}", rule.first, rule.target.map(|target| target.to_string()).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod proofs;
 
 #[cfg(test)]
 mod tests;

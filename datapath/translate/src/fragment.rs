@@ -14,6 +14,7 @@ use arrayvec::ArrayVec;
 use culvert_frame::Offload;
 
 use crate::context::Context;
+use crate::guest::Guest;
 use crate::head::{Ends, Head};
 use crate::link::{Full, GuestLink};
 use crate::packet::{Fragment, IpPacket, Payload, internet_checksum};
@@ -286,10 +287,10 @@ const TIMEOUT_V4: Duration = Duration::from_secs(30);
 const TIMEOUT_V6: Duration = Duration::from_secs(60);
 
 /// The longest packet that the guest takes, in bytes: what it was told, or Ethernet's.
-pub fn mtu_of(settings: &Settings, v4: bool) -> u16 {
+pub fn mtu_of(settings: &Settings, guest: &Guest, v4: bool) -> u16 {
     // RFC 791, section 3.2; RFC 8200, section 5.
     let least = if v4 { 68 } else { 1280 };
-    settings.mtu.unwrap_or(1500).max(least)
+    guest.mtu(settings).unwrap_or(1500).max(least)
 }
 
 /// Puts a packet of `protocol`: the transport's header, and what follows. In fragments when it is longer than the
@@ -306,7 +307,7 @@ pub fn put<S, L: GuestLink>(
     identification: u32,
 ) -> Result<(), Full> {
     let bytes = transport.len() + payload.len();
-    if !is_cut(ctx.settings, ends, bytes) {
+    if !is_cut(ctx.settings, ctx.guest, ends, bytes) {
         // What does not fit a length field is cut, or refused below.
         let mut head = ends.head(protocol, u16::try_from(bytes).unwrap_or(u16::MAX));
         head.try_extend_from_slice(transport).map_err(|_| Full)?;
@@ -314,7 +315,7 @@ pub fn put<S, L: GuestLink>(
     }
     let v4 = ends.is_v4();
     let header = if v4 { 20 } else { V6_HEADER_BYTES + 8 };
-    let room = (usize::from(mtu_of(ctx.settings, v4)) - header) & !7;
+    let room = (usize::from(mtu_of(ctx.settings, ctx.guest, v4)) - header) & !7;
     let (mut transport, mut payload, mut offset) = (transport, payload, 0);
     loop {
         let taken = payload.len().min(room - transport.len());
@@ -332,9 +333,9 @@ pub fn put<S, L: GuestLink>(
 }
 
 /// Whether a packet of `bytes` behind its IP header is cut for this guest.
-pub fn is_cut(settings: &Settings, ends: &Ends, bytes: usize) -> bool {
+pub fn is_cut(settings: &Settings, guest: &Guest, ends: &Ends, bytes: usize) -> bool {
     let header = if ends.is_v4() { 20 } else { V6_HEADER_BYTES };
-    header + bytes > usize::from(mtu_of(settings, ends.is_v4()))
+    header + bytes > usize::from(mtu_of(settings, guest, ends.is_v4()))
 }
 
 fn fragment_head(ends: &Ends, protocol: u8, bytes: u16, identification: u32, offset: u16, more: bool) -> Head {
@@ -359,6 +360,9 @@ fn fragment_head(ends: &Ends, protocol: u8, bytes: u16, identification: u32, off
 }
 
 const FRAGMENT_HEADER: u8 = 44;
+
+#[cfg(test)]
+mod proofs;
 
 #[cfg(test)]
 mod tests;

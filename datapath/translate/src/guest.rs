@@ -22,6 +22,8 @@ pub struct Guest {
     pub v6: Ipv6Addr,
     /// The link-local address it used last; `None` before the first.
     pub v6_link_local: Option<Ipv6Addr>,
+    /// The longest packet, in bytes, that its receive buffers hold, where that is known.
+    pub longest_packet: Option<u16>,
 }
 
 impl Guest {
@@ -32,12 +34,18 @@ impl Guest {
             v4: settings.v4.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |v4| v4.address.addr()),
             v6: settings.v6.as_ref().map_or(Ipv6Addr::UNSPECIFIED, |v6| v6.address),
             v6_link_local: None,
+            longest_packet: None,
         }
     }
 
     /// Where frames for the guest go: its address, or to all while it is unknown.
     pub fn mac_or_broadcast(&self) -> MacAddress {
         self.mac.unwrap_or(MacAddress::BROADCAST)
+    }
+
+    /// The MTU that it is told, in bytes: what is wanted, as far as its buffers hold that. `None`: it is told none.
+    pub fn mtu(&self, settings: &Settings) -> Option<u16> {
+        Some(settings.mtu?.min(self.longest_packet.unwrap_or(u16::MAX)))
     }
 
     /// Learns from the sources of a frame of the guest's, an Ethernet header first: of IPv4, IPv6 and ARP. Sources that
@@ -124,6 +132,21 @@ mod tests {
         assert_eq!((guest.v6, guest.v6_link_local), ("2001:db8::2".parse().unwrap(), Some(ll)));
         guest.learn(&settings, &v6("2001:db8::77"));
         assert_eq!((guest.v6, guest.v6_link_local), ("2001:db8::77".parse().unwrap(), Some(ll)));
+    }
+
+    #[test]
+    fn a_guest_is_told_no_larger_mtu_than_its_buffers_hold() {
+        let mut settings = samples::settings();
+        let mut guest = Guest::new(&settings);
+        for (wanted, holds, told) in [
+            (Some(65_520), None, Some(65_520)),
+            (Some(65_520), Some(1500), Some(1500)),
+            (Some(1400), Some(1500), Some(1400)),
+            (None, Some(1500), None),
+        ] {
+            (settings.mtu, guest.longest_packet) = (wanted, holds);
+            assert_eq!(guest.mtu(&settings), told);
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! are nobody's business here. Neighbour discovery is in [`crate::ndp`], multicast listening in [`crate::multicast`];
 //! both see a packet before. Called by the translator.
 
+mod moving;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -28,6 +30,7 @@ use crate::refusal::Refusal;
 use crate::sockets::SocketId;
 use crate::sockets::datagram::{Burst, Datagram, DatagramSockets, Marks, NetworkError, receive};
 use crate::time::Instant;
+pub use moving::EchoState;
 
 /// How long flows last, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,9 +194,21 @@ impl EchoFlows {
         to: IpAddr,
         marks: Marks,
     ) -> Result<u32, Failure> {
+        self.open_as(ctx, key, to, marks, key.identifier)
+    }
+
+    /// The same with another identifier towards the world.
+    fn open_as<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        key: &Key,
+        to: IpAddr,
+        marks: Marks,
+        wanted: u16,
+    ) -> Result<u32, Failure> {
         let outbound = mapping::outbound(ctx.settings, to);
         let (index, identifier) =
-            self.open_socket(ctx, |sockets, index| sockets.open_echo(index, to.is_ipv6(), key.identifier, outbound))?;
+            self.open_socket(ctx, |sockets, index| sockets.open_echo(index, to.is_ipv6(), wanted, outbound))?;
         self.flows.insert(Flow { key: *key, identifier, marks });
         self.by_key.insert(*key, index);
         self.recency.touch(index, ctx.now);

@@ -314,7 +314,7 @@ fn put<S, L: GuestLink>(
         None => ctx.settings.v6.as_ref().map(|v6| v6.link_local.into()),
     };
     let Some(source) = source.filter(|source| source.is_ipv4() == guest.is_ipv4()) else { return };
-    if !ctx.settings.services.icmp || !ctx.errors.take(ctx.now) {
+    if !ctx.settings.services.icmp || !ctx.may_tell_of_error() {
         return;
     }
     let ends = Ends {

@@ -30,8 +30,40 @@ pub trait GuestLink {
     /// [`Full`].
     fn reserve(&mut self, offload: Offload, head: &[u8], payload_bytes: u32) -> Result<Option<Reservation<'_>>, Full>;
 
+    /// Whether nothing can be put at present, whatever it is: the transport tells once there is room again. `false` where
+    /// that is not known before it is tried.
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    /// Whether there is a guest that has only no room at present where something cannot be put: who keeps it can put it
+    /// when the transport tells. `false` where that is not known.
+    fn is_there(&self) -> bool {
+        false
+    }
+
     /// Makes everything that was put visible to the guest.
     fn flush(&mut self);
+}
+
+/// The way to a guest that has no rings: whatever is for it waits.
+#[derive(Debug)]
+pub struct NoLink;
+
+impl GuestLink for NoLink {
+    fn takes(&self) -> Offloads {
+        Offloads::NONE
+    }
+
+    fn put(&mut self, _: Offload, _: &[u8], _: &[u8]) -> Result<(), Full> {
+        Err(Full)
+    }
+
+    fn reserve(&mut self, _: Offload, _: &[u8], _: u32) -> Result<Option<Reservation<'_>>, Full> {
+        Err(Full)
+    }
+
+    fn flush(&mut self) {}
 }
 
 /// The guest has no room at present, or there is no guest.

@@ -192,4 +192,7 @@ pub(crate) fn is_of_host(settings: &Settings, ip: IpAddr) -> bool {
 }
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests;

@@ -64,6 +64,28 @@ impl Groups {
         is_for_all(group) || self.v4.contains(&group) || self.v6.contains(&group)
     }
 
+    /// All of them.
+    pub fn all(&self) -> Vec<IpAddr> {
+        self.v4.iter().chain(&self.v6).copied().collect()
+    }
+
+    /// The groups of a guest that comes here from another machine. Those that cannot be joined are left out: the guest reports
+    /// them again when it is asked.
+    pub fn load<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, groups: &[IpAddr]) {
+        for &group in groups {
+            if let Err(refusal) = self.report(ctx.sockets, ctx.settings, group, true) {
+                tracing::debug!(%group, %refusal, "a group of the guest's cannot be joined here");
+            }
+        }
+    }
+
+    /// The guest has gone elsewhere.
+    pub fn forget_all<S: DatagramSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
+        for group in self.v4.drain(..).chain(self.v6.drain(..)) {
+            ctx.sockets.leave(group, interface(ctx.settings, group));
+        }
+    }
+
     /// As if the guest had said so.
     #[cfg(test)]
     pub(crate) fn listen_to(&mut self, group: IpAddr) {

@@ -46,9 +46,9 @@ pub fn answer(settings: &Settings, guest: &Guest, frame: &[u8]) -> Option<Vec<u8
         ROUTER_SOLICITATION if settings.services.ra => {
             options_are_whole(message.payload())?;
             if source.is_unspecified() {
-                return router_advertisement(link, v6, settings, ALL_NODES);
+                return router_advertisement(link, v6, (settings, guest), ALL_NODES);
             }
-            router_advertisement(link, v6, settings, source)
+            router_advertisement(link, v6, (settings, guest), source)
         }
         _ => None,
     }
@@ -92,7 +92,7 @@ impl Advertiser {
         self.deadline = now + self.interval();
         let v6 = settings.v6.as_ref().filter(|_| settings.services.ndp && settings.services.ra)?;
         let destination = guest.mac.unwrap_or_else(|| reply::multicast_mac(ALL_NODES));
-        router_advertisement(Link { source: settings.mac, destination }, v6, settings, ALL_NODES)
+        router_advertisement(Link { source: settings.mac, destination }, v6, (settings, guest), ALL_NODES)
     }
 
     /// From MinRtrAdvInterval to MaxRtrAdvInterval (RFC 4861, section 6.2.1), evenly spread.
@@ -133,7 +133,12 @@ fn neighbour_advertisement(link: Link, destination: Ipv6Addr, target: Ipv6Addr) 
 }
 
 /// RFC 4861, section 4.2.
-fn router_advertisement(link: Link, v6: &Ipv6, settings: &Settings, destination: Ipv6Addr) -> Option<Vec<u8>> {
+fn router_advertisement(
+    link: Link,
+    v6: &Ipv6,
+    (settings, guest): (&Settings, &Guest),
+    destination: Ipv6Addr,
+) -> Option<Vec<u8>> {
     let managed = settings.services.dhcpv6 && !v6.address.is_unspecified();
     let [lifetime_high, lifetime_low] = ROUTER_LIFETIME_S.to_be_bytes();
     let flags = if managed { 0x80 } else { 0 };
@@ -142,7 +147,7 @@ fn router_advertisement(link: Link, v6: &Ipv6, settings: &Settings, destination:
     if !v6.address.is_unspecified() {
         put_prefix(&mut body, v6.address);
     }
-    if let Some(mtu) = settings.mtu {
+    if let Some(mtu) = guest.mtu(settings) {
         // Section 4.6.4.
         body.extend([MTU, 1, 0, 0]);
         body.extend(u32::from(mtu).to_be_bytes());

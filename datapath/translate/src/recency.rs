@@ -72,6 +72,9 @@ impl Recency {
 }
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
     use std::time::Duration;

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::migration::lost::Moved;
+
 /// Why something was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -45,6 +47,8 @@ pub enum Refusal {
     IcmpNotCarried,
     /// A malformed or pointless request to one of our services: ARP, NDP, DHCP, DHCPv6.
     BadRequest,
+    /// It is for another thread of ours, which had more than enough of such.
+    OtherLane,
 }
 
 impl Refusal {
@@ -52,7 +56,7 @@ impl Refusal {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Truncated,
         Self::Malformed,
         Self::OtherProtocol,
@@ -71,6 +75,7 @@ impl Refusal {
         Self::GuestFull,
         Self::IcmpNotCarried,
         Self::BadRequest,
+        Self::OtherLane,
     ];
 
     /// Its place in [`Self::ALL`].
@@ -99,6 +104,7 @@ impl Refusal {
             Self::GuestFull => "refused_guest_full",
             Self::IcmpNotCarried => "refused_icmp_not_carried",
             Self::BadRequest => "refused_bad_request",
+            Self::OtherLane => "refused_other_lane",
         }
     }
 }
@@ -128,6 +134,8 @@ pub struct Counters {
     pub echo_flows: u64,
     /// How often the guest's memory was gone when it was to be read or written: its file was truncated.
     pub memory_faults: u64,
+    /// Flows that moved with the guest from or to another machine.
+    pub moved: Moved,
     refused: [u64; Refusal::COUNT],
 }
 
@@ -144,6 +152,34 @@ impl Counters {
         tracing::trace!(%reason, "refused");
         if let Some(count) = self.refused.get_mut(reason.index()) {
             *count += 1;
+        }
+    }
+
+    /// Adds what another thread has counted.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            rx_frames,
+            rx_bytes,
+            tx_frames,
+            tx_bytes,
+            tcp_flows,
+            udp_flows,
+            echo_flows,
+            memory_faults,
+            moved,
+            refused,
+        } = self;
+        moved.add(&other.moved);
+        *rx_frames += other.rx_frames;
+        *rx_bytes += other.rx_bytes;
+        *tx_frames += other.tx_frames;
+        *tx_bytes += other.tx_bytes;
+        *tcp_flows += other.tcp_flows;
+        *udp_flows += other.udp_flows;
+        *echo_flows += other.echo_flows;
+        *memory_faults += other.memory_faults;
+        for (count, other) in refused.iter_mut().zip(&other.refused) {
+            *count += other;
         }
     }
 

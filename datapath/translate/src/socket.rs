@@ -10,18 +10,22 @@ mod message;
 mod option;
 mod own_address;
 pub mod port_table;
+pub mod repair;
 pub mod steered;
 mod stream;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::mapping::Outbound;
+use crate::sockets::moving::Repairer;
 use crate::sockets::{Host, SocketId};
 
 /// The sockets of one translator.
@@ -29,11 +33,15 @@ use crate::sockets::{Host, SocketId};
 pub struct KernelSockets {
     registry: Registry,
     streams: Table<stream::Stream>,
+    /// What streams have brought along from another machine.
+    luggage: BTreeMap<SocketId, repair::Luggage>,
     listeners: Table<OwnedFd>,
     /// To which all steered TCP ports lead.
     steered_tcp: Option<OwnedFd>,
     datagrams: datagram::Datagrams,
     own_addresses: own_address::OwnAddresses,
+    /// Whoever switches streams that move to repair mode.
+    repairer: Option<Arc<dyn Repairer>>,
     /// Whether the kernel keeps a peek's offset for TCP (SO_PEEK_OFF), over IPv4 and IPv6: since Linux 6.11.
     peek_offset: bool,
     /// Where bytes go that are read only to get behind them, without `peek_offset`.
@@ -41,6 +49,10 @@ pub struct KernelSockets {
 }
 
 impl KernelSockets {
+    /// What is kept of each TCP socket, in bytes.
+    #[cfg(test)]
+    pub(crate) const BYTES_OF_A_STREAM: usize = size_of::<Option<stream::Stream>>();
+
     /// No sockets yet. Their events go to the loop of `registry`.
     ///
     /// # Errors
@@ -53,10 +65,23 @@ impl KernelSockets {
             [Some(v4), v6].iter().flatten().all(|probe| option::set_peek_offset(probe.as_fd(), 0).is_ok());
         let trash = Vec::new();
         let (streams, listeners) = (Table::default(), Table::default());
+        let luggage = BTreeMap::new();
         let datagrams = datagram::Datagrams::default();
         let own_addresses = own_address::OwnAddresses::new();
         let steered_tcp = None;
-        Ok(Self { registry, streams, listeners, steered_tcp, datagrams, own_addresses, peek_offset, trash })
+        let repairer = None;
+        Ok(Self {
+            registry,
+            streams,
+            luggage,
+            listeners,
+            steered_tcp,
+            datagrams,
+            own_addresses,
+            repairer,
+            peek_offset,
+            trash,
+        })
     }
 
     /// Without the kernel keeping offsets of peeks, as before Linux 6.9.

@@ -5,9 +5,11 @@
 //! [`WouldBlock`](std::io::ErrorKind::WouldBlock), and an event comes when it can.
 
 pub mod datagram;
+pub mod moving;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use culvert_guest::Rooms;
 
@@ -112,6 +114,19 @@ pub trait TcpSockets: Host {
     /// `WouldBlock` when there is none; the kernel's otherwise.
     fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<(SocketAddr, SocketAddr)>;
 
+    /// Takes a connected socket out, for another thread's sockets to [`adopt`](Self::adopt). None: it stays.
+    fn give_away(&mut self, _id: SocketId) -> Option<OwnedFd> {
+        None
+    }
+
+    /// Takes in what another thread's sockets gave away, as `id`.
+    ///
+    /// # Errors
+    /// The kernel's; it is closed then.
+    fn adopt(&mut self, _id: SocketId, _socket: OwnedFd) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// How the attempt to connect went (SO_ERROR). `Ok(false)`: not known yet.
     ///
     /// # Errors
@@ -133,6 +148,9 @@ pub trait TcpSockets: Host {
 
     /// Drops `bytes` from the start of the receive queue.
     fn discard(&mut self, id: SocketId, bytes: u32);
+
+    /// There is room in the send buffer: what came with the stream from another machine and found none is written.
+    fn write_on(&mut self, _id: SocketId) {}
 
     /// An event comes once there is room in the send buffer, also if there is now.
     fn await_writable(&mut self, id: SocketId);

@@ -56,7 +56,7 @@ mod seq;
 
 pub use action::{Action, Failure, Payload, SocketInfo, Transmit};
 pub use config::Config;
-pub use connection::Connection;
+pub use connection::{Connection, SavedConnection, Stage};
 pub use options::{Options, SackBlocks, Timestamps};
 pub use segment::{Flags, Malformed, Segment, refusal};
 pub use seq::Seq;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
-/// Timers by the index of their flow: sixteen bytes each.
+/// Timers by the index of their flow: twelve bytes each.
 #[derive(Debug)]
 pub(crate) struct TimerWheel {
     /// When millisecond 0 was.
@@ -29,6 +29,9 @@ const PLACES: usize = 256;
 /// No timer.
 const NONE: u32 = u32::MAX;
 
+/// In [`Timer::previous`]: there is none, and the rest is the place. There are fewer flows than that: `Limits` says so.
+const FIRST: u32 = 1 << 31;
+
 /// No timer is set further ahead than that, in milliseconds: 24 days. Such a one comes too early.
 const FARTHEST: u64 = 1 << 31;
 
@@ -37,13 +40,16 @@ struct Timer {
     /// The millisecond, its lower half.
     at: u32,
     next: u32,
+    /// The one before it. Of the first of a place, [`FIRST`] and that; of one that is not set, [`NONE`].
     previous: u32,
-    /// Where it lies; `None`: it is not set.
-    place: Option<Place>,
 }
 
 impl Timer {
-    const UNSET: Self = Self { at: 0, next: NONE, previous: NONE, place: None };
+    const UNSET: Self = Self { at: 0, next: NONE, previous: NONE };
+
+    const fn is_set(&self) -> bool {
+        self.previous != NONE
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +58,23 @@ struct Place {
     digit: u8,
 }
 
+impl Place {
+    /// As [`Timer::previous`] of its first one.
+    fn to_previous(self) -> u32 {
+        FIRST | u32::from(u16::from_le_bytes([self.digit, self.wheel]))
+    }
+
+    fn from_previous(previous: u32) -> Option<Self> {
+        let [digit, wheel, ..] = previous.to_le_bytes();
+        (previous & FIRST != 0).then_some(Self { wheel, digit })
+    }
+}
+
 impl TimerWheel {
+    /// What it keeps of each timer, in bytes.
+    #[cfg(test)]
+    pub(crate) const BYTES_OF_EACH: usize = size_of::<Timer>();
+
     /// No timers.
     pub(crate) fn new(now: Instant) -> Self {
         Self {
@@ -67,7 +89,7 @@ impl TimerWheel {
     /// How many are set.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.timers.iter().filter(|timer| timer.place.is_some()).count()
+        self.timers.iter().filter(|timer| timer.is_set()).count()
     }
 
     /// Sets the timer of `index`, unless it is set to an earlier time. It comes up to a millisecond late, and too early
@@ -78,7 +100,7 @@ impl TimerWheel {
         let at = low(self.present + ahead);
         let present = low(self.present);
         let is_earlier = |timer: &Timer| timer.at.wrapping_sub(present) <= at.wrapping_sub(present);
-        if self.timers.get(index as usize).is_some_and(|timer| timer.place.is_some() && is_earlier(timer)) {
+        if self.timers.get(index as usize).is_some_and(|timer| timer.is_set() && is_earlier(timer)) {
             return;
         }
         self.stop(index);
@@ -91,10 +113,17 @@ impl TimerWheel {
     /// Stops the timer of `index`, if it is set.
     pub(crate) fn stop(&mut self, index: u32) {
         let Some(timer) = self.timers.get_mut(index as usize) else { return };
-        let Timer { next, previous, place: Some(place), .. } = std::mem::replace(timer, Timer::UNSET) else { return };
-        match self.timers.get_mut(previous as usize) {
-            Some(before) => before.next = next,
-            None => self.set_first(place, next),
+        if !timer.is_set() {
+            return;
+        }
+        let Timer { next, previous, .. } = std::mem::replace(timer, Timer::UNSET);
+        match Place::from_previous(previous) {
+            Some(place) => self.set_first(place, next),
+            None => {
+                if let Some(before) = self.timers.get_mut(previous as usize) {
+                    before.next = next;
+                }
+            }
         }
         if let Some(after) = self.timers.get_mut(next as usize) {
             after.previous = previous;
@@ -162,7 +191,7 @@ impl TimerWheel {
             after.previous = index;
         }
         if let Some(timer) = self.timers.get_mut(index as usize) {
-            *timer = Timer { at, next, previous: NONE, place: Some(place) };
+            *timer = Timer { at, next, previous: place.to_previous() };
         }
         self.set_first(place, index);
     }
@@ -197,6 +226,9 @@ fn next_bit(bits: &[u64; PLACES / 64], from: usize) -> Option<u8> {
     let (at, word) = (word..).zip(words).find(|(_, word)| *word != 0)?;
     u8::try_from(at * 64 + word.trailing_zeros() as usize).ok()
 }
+
+#[cfg(test)]
+mod proofs;
 
 #[cfg(test)]
 mod tests {
@@ -296,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_is_sixteen_bytes() {
-        assert_eq!(size_of::<Timer>(), 16);
+    fn a_timer_is_twelve_bytes() {
+        assert_eq!(size_of::<Timer>(), 12);
     }
 }

@@ -5,11 +5,13 @@
 //! frame, [`Translator::link_ready`] when the guest has room again, then [`Translator::finish`] once, which sends what
 //! is due. Nothing here makes system calls or waits: sockets and the way to the guest are arguments.
 
+mod moving;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use culvert_frame::{DropReason, Offload};
-use culvert_guest::Packet;
+use culvert_guest::{NetHeader, Packet};
 use slab::Slab;
 
 use crate::context::{Context, SCRATCH_BYTES};
@@ -20,9 +22,11 @@ use crate::guest::Guest;
 use crate::head::{ICMP, ICMPV6, IGMP, TCP, UDP};
 use crate::icmp::{EchoFlows, EchoSettings};
 use crate::icmp_error::Budget;
+use crate::lane::Lane;
+use crate::lane::letter::Letter;
 use crate::limits::{LimitSettings, Limits};
 use crate::link::GuestLink;
-use crate::multicast::Groups;
+use crate::multicast::{Groups, is_group};
 use crate::ndp::Advertiser;
 use crate::packet::{self, Content, IpPacket, Payload};
 use crate::refusal::{Counters, Refusal};
@@ -32,6 +36,8 @@ use crate::tcp::flows::TcpFlows;
 use crate::time::Instant;
 use crate::udp::{UdpFlows, UdpSettings};
 use crate::{arp, dhcp, dhcpv6, icmp_error, ndp};
+use moving::Adopted;
+pub use moving::{MoveAnswer, MoveOrder};
 
 /// The translator of one guest.
 #[derive(Debug)]
@@ -42,28 +48,41 @@ pub struct Translator {
     echo: EchoFlows,
     groups: Groups,
     fragments: Reassembler,
-    advertiser: Advertiser,
+    /// On the first lane alone.
+    advertiser: Option<Advertiser>,
     forwards: Slab<Listen>,
     steered: Steered,
     /// When it is the turn, without an event, of sockets that have more than could be taken at once.
     unfinished: BTreeMap<SocketId, Instant>,
+    /// Whether datagrams were the first to have the room that the guest made last.
+    datagrams_first: bool,
     /// Where in `forwards`: there may be ten thousands.
     forward_index: HashMap<Listen, usize>,
+    /// The guest is on its way: see [`Self::is_waiting`].
+    is_waiting: bool,
 }
 
 /// What every protocol uses: lent out as a [`Context`].
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
+    /// Of a guest that came from another machine.
+    adopted: Option<Box<Adopted>>,
     guest: Guest,
     limits: Limits,
     errors: Budget,
+    lane: Option<Lane>,
     counters: Counters,
     /// What is read from sockets, and copies of the frames that are requests to ourselves.
     scratch: Box<[u8]>,
 }
 
 impl Shared {
+    /// By which the guest is told of its addresses.
+    fn leased(&self) -> &Settings {
+        self.adopted.as_ref().map_or(&self.settings, |adopted| &adopted.leased)
+    }
+
     #[inline]
     fn context<'a, S, L>(&'a mut self, now: Instant, sockets: &'a mut S, link: &'a mut L) -> Context<'a, S, L> {
         Context {
@@ -74,6 +93,7 @@ impl Shared {
             link,
             limits: &mut self.limits,
             errors: &mut self.errors,
+            lane: self.lane.as_mut(),
             counters: &mut self.counters,
             scratch: &mut self.scratch,
         }
@@ -91,21 +111,39 @@ impl Shared {
 impl Translator {
     /// A translator whose guest has not been heard of. `seed` is a random number.
     pub fn new(settings: Settings, limits: LimitSettings, now: Instant, seed: u64) -> Self {
+        Self::with(settings, Limits::new(limits), now, seed, None)
+    }
+
+    /// The translator of one of several threads that serve a guest, each with its part of `limits`.
+    pub fn of_lane(settings: Settings, limits: Limits, now: Instant, seed: u64, lane: Lane) -> Self {
+        Self::with(settings, limits, now, seed, Some(lane))
+    }
+
+    fn with(settings: Settings, limits: Limits, now: Instant, seed: u64, lane: Option<Lane>) -> Self {
+        let is_first = lane.as_ref().is_none_or(Lane::is_first);
+        let mut tcp = TcpFlows::new(now, &settings);
+        if let Some(lane) = &lane {
+            tcp = tcp.with_sequence_clock(lane.sequence_clock());
+        }
         Self {
-            tcp: TcpFlows::new(now, &settings),
-            udp: UdpFlows::new(UdpSettings::within(&limits)),
-            echo: EchoFlows::new(EchoSettings::within(&limits)),
+            tcp,
+            udp: UdpFlows::new(UdpSettings::within(&limits.settings())),
+            echo: EchoFlows::new(EchoSettings::within(&limits.settings())),
             groups: Groups::default(),
             fragments: Reassembler::default(),
-            advertiser: Advertiser::new(now, seed),
+            advertiser: is_first.then(|| Advertiser::new(now, seed)),
             forwards: Slab::new(),
             steered: Steered::default(),
             unfinished: BTreeMap::new(),
+            datagrams_first: false,
             forward_index: HashMap::new(),
+            is_waiting: false,
             shared: Shared {
+                adopted: None,
                 guest: Guest::new(&settings),
-                limits: Limits::new(limits),
+                limits,
                 errors: Budget::default(),
+                lane,
                 counters: Counters::default(),
                 scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
                 settings,
@@ -115,11 +153,21 @@ impl Translator {
 
     /// A guest can be spoken to from now on: asks it who it is. Flows and groups stay as they are: mostly it is the
     /// guest that was there before, over a new connection; those that it does not know end by themselves.
-    pub fn guest_came<L: GuestLink>(&mut self, link: &mut L) {
+    /// `longest_packet`: what its receive buffers hold, in bytes, where that is known; it is told no larger MTU.
+    pub fn guest_came<L: GuestLink>(&mut self, longest_packet: Option<u16>, link: &mut L) {
+        self.shared.guest.longest_packet = longest_packet;
         let Shared { settings, guest, .. } = &self.shared;
         let questions = [arp::request(settings, guest), ndp::solicitation(settings, guest)];
         for frame in questions.into_iter().flatten() {
             self.shared.reply(link, &frame);
+        }
+    }
+
+    /// A round begins.
+    pub fn begin(&mut self) {
+        let Shared { lane, guest, .. } = &mut self.shared;
+        if let Some(lane) = lane {
+            lane.look_at_guest(guest);
         }
     }
 
@@ -136,6 +184,30 @@ impl Translator {
         self.shared.counters.rx_frames += 1;
         self.shared.counters.rx_bytes += u64::from(frame.length);
         if let Err(reason) = self.take(now, frame, offload, sockets, link) {
+            let is_elsewhere = reason == Refusal::OtherLane;
+            let passed_on = is_elsewhere && self.shared.lane.as_ref().is_some_and(|lane| lane.pass_on(frame, offload));
+            if !passed_on {
+                self.shared.counters.refuse(reason);
+            }
+        }
+    }
+
+    /// A frame or a packet of the guest's that another lane has counted and passed on, or a connection that it has
+    /// accepted. Other letters are passed over. What has gone elsewhere meanwhile is refused: nothing wanders about.
+    pub fn letter<S: Sockets, L: GuestLink>(&mut self, now: Instant, letter: Letter, sockets: &mut S, link: &mut L) {
+        let result = match letter {
+            Letter::Frame { bytes, offload } => {
+                let frame = Packet::of_parts(NetHeader::default(), &bytes, &[]);
+                self.take(now, &frame, offload, sockets, link)
+            }
+            Letter::Whole(packet) => self.carry(now, &packet.packet(), None, sockets, link),
+            Letter::Connection(accepted) => {
+                self.tcp.take_connection(&mut self.shared.context(now, sockets, link), accepted);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if let Err(reason) = result {
             self.shared.counters.refuse(reason);
         }
     }
@@ -159,15 +231,25 @@ impl Translator {
         sockets: &mut S,
         link: &mut L,
     ) -> Result<(), Refusal> {
+        // It has no rings while it is on its way.
+        if self.is_waiting {
+            return Err(Refusal::GuestFull);
+        }
         // A checksum that is not complete means nothing where bytes go to a socket, nor do TCP's segments.
         let segment = match offload {
             Offload::Segment(segmentation) => Some(segmentation.size),
             Offload::None | Offload::Valid | Offload::Checksum(_) => None,
         };
-        let Shared { settings, guest, .. } = &mut self.shared;
+        let Shared { settings, guest, lane, .. } = &mut self.shared;
         match packet::parse(frame)? {
             Content::Arp => {
+                if let Some(lane) = lane.as_mut().filter(|lane| !lane.is_first()) {
+                    return Err(lane.leave_to_first());
+                }
                 guest.learn(settings, frame.head);
+                if let Some(lane) = lane {
+                    lane.tell_of_guest(guest);
+                }
                 if let Some(answer) = arp::answer(settings, guest, frame.head) {
                     self.shared.reply(link, &answer);
                 }
@@ -179,6 +261,12 @@ impl Translator {
                     return Err(Refusal::BadSource);
                 }
                 guest.learn(settings, frame.head);
+                if let Some(lane) = lane {
+                    lane.tell_of_guest(guest);
+                    if !lane.is_first() && !is_to_one_peer(settings, &packet) {
+                        return Err(lane.leave_to_first());
+                    }
+                }
                 match Service::of(&packet) {
                     Some(service) => self.answer(service, frame, link),
                     None => self.packet(now, &packet, segment, sockets, link),
@@ -198,18 +286,33 @@ impl Translator {
         sockets: &mut S,
         link: &mut L,
     ) -> Result<(), Refusal> {
-        let whole;
-        let packet = if packet.fragment.is_none() {
-            packet
-        } else {
-            let Some(joined) = self.fragments.add(now, packet)? else { return Ok(()) };
-            whole = joined;
-            // Nobody asks for an address in parts, or for a neighbour (RFC 6980); it is not to leave instead.
-            if Service::of(&whole.packet()).is_some() {
-                return Err(Refusal::BadRequest);
+        if packet.fragment.is_none() {
+            return self.carry(now, packet, segment, sockets, link);
+        }
+        let Some(whole) = self.fragments.add(now, packet)? else { return Ok(()) };
+        // Nobody asks for an address in parts, or for a neighbour (RFC 6980); it is not to leave instead.
+        if Service::of(&whole.packet()).is_some() {
+            return Err(Refusal::BadRequest);
+        }
+        let result = self.carry(now, &whole.packet(), segment, sockets, link);
+        match result {
+            Err(Refusal::OtherLane) if self.shared.lane.as_ref().is_some_and(|lane| lane.pass_whole_on(whole)) => {
+                Ok(())
             }
-            &whole.packet()
-        };
+            result => result,
+        }
+    }
+
+    /// A whole packet.
+    #[inline]
+    fn carry<S: Sockets, L: GuestLink>(
+        &mut self,
+        now: Instant,
+        packet: &IpPacket<'_>,
+        segment: Option<u16>,
+        sockets: &mut S,
+        link: &mut L,
+    ) -> Result<(), Refusal> {
         let services = self.shared.settings.services;
         let ctx = &mut self.shared.context(now, sockets, link);
         match packet.protocol {
@@ -234,7 +337,8 @@ impl Translator {
 
     /// Answers a request to ourselves.
     fn answer<L: GuestLink>(&mut self, service: Service, frame: &Packet<'_>, link: &mut L) -> Result<(), Refusal> {
-        let Shared { settings, guest, scratch, .. } = &mut self.shared;
+        let Shared { settings, adopted, guest, scratch, .. } = &mut self.shared;
+        let settings = adopted.as_ref().map_or(&*settings, |adopted| &adopted.leased);
         let services = settings.services;
         let length = Payload::of_frame(frame).copy_to(scratch);
         let frame = scratch.get(..length).unwrap_or_default();
@@ -260,6 +364,9 @@ impl Translator {
         sockets: &mut S,
         link: &mut L,
     ) {
+        if self.is_waiting {
+            return;
+        }
         let ctx = &mut self.shared.context(now, sockets, link);
         let again = match id {
             SocketId::Tcp(index) => {
@@ -289,13 +396,38 @@ impl Translator {
 
     /// The guest has room again.
     pub fn link_ready<S: Sockets, L: GuestLink>(&mut self, now: Instant, sockets: &mut S, link: &mut L) {
+        if self.is_waiting {
+            return;
+        }
+        // Nobody has the first turn always: either could take all of the room.
+        self.datagrams_first = !self.datagrams_first;
+        if self.datagrams_first {
+            self.receive_waiting(now, sockets, link);
+        }
         self.tcp.link_ready(&mut self.shared.context(now, sockets, link));
+        if !self.datagrams_first {
+            self.receive_waiting(now, sockets, link);
+        }
+    }
+
+    /// Datagrams that waited for room come in.
+    fn receive_waiting<S: Sockets, L: GuestLink>(&mut self, now: Instant, sockets: &mut S, link: &mut L) {
+        for _ in 0..self.udp.waiting() {
+            if link.is_full() {
+                return;
+            }
+            let Some(id) = self.udp.next_waiting() else { return };
+            self.socket_event(now, id, Readiness { readable: true, ..Readiness::default() }, sockets, link);
+        }
     }
 
     /// The end of a round: what is due is done, and the guest sees what was sent.
     pub fn finish<S: Sockets, L: GuestLink>(&mut self, now: Instant, sockets: &mut S, link: &mut L) {
-        let Shared { settings, guest, .. } = &self.shared;
-        if let Some(frame) = self.advertiser.poll(now, settings, guest) {
+        if self.is_waiting {
+            return;
+        }
+        let (settings, guest) = (self.shared.leased(), &self.shared.guest);
+        if let Some(frame) = self.advertiser.as_mut().and_then(|advertiser| advertiser.poll(now, settings, guest)) {
             self.shared.reply(link, &frame);
         }
         for (id, time) in std::mem::take(&mut self.unfinished) {
@@ -316,10 +448,14 @@ impl Translator {
     }
 
     /// When [`Self::finish`] is to be called at the latest.
-    pub fn deadline(&self) -> Instant {
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.is_waiting {
+            return None;
+        }
         let unfinished = self.unfinished.values().copied().min();
         let others = [self.tcp.deadline(), self.udp.deadline(), self.echo.deadline(), self.fragments.deadline()];
-        others.into_iter().chain([unfinished]).flatten().fold(self.advertiser.deadline(), Instant::min)
+        let advertiser = self.advertiser.as_ref().map(Advertiser::deadline);
+        others.into_iter().chain([unfinished, advertiser]).flatten().min()
     }
 
     /// Opens a forwarded port.
@@ -351,7 +487,12 @@ impl Translator {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             match listen.protocol {
                 Protocol::Tcp => sockets.stop_listening(index),
-                Protocol::Udp => sockets.close_datagrams(SocketId::UdpListener(index)),
+                Protocol::Udp => {
+                    sockets.close_datagrams(SocketId::UdpListener(index));
+                    if self.udp.forget(SocketId::UdpListener(index)) {
+                        self.shared.counters.refuse(Refusal::GuestFull);
+                    }
+                }
             }
         }
     }
@@ -384,6 +525,16 @@ impl Translator {
 
 /// What a socket may have of which not all was taken.
 const LEFT_OVER: Readiness = Readiness { readable: true, writable: false, failed: true, stops: true };
+
+/// Whether lanes but the first carry it: TCP or UDP, whole, to one peer.
+fn is_to_one_peer(settings: &Settings, packet: &IpPacket<'_>) -> bool {
+    packet.fragment.is_none()
+        && match packet.protocol {
+            TCP => true,
+            UDP => Service::of(packet).is_none() && !is_group(settings, packet.destination),
+            _ => false,
+        }
+}
 
 /// What we answer ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

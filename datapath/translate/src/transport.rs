@@ -14,6 +14,7 @@ mod finish;
 mod join;
 pub mod packet_socket;
 pub mod qemu_stream;
+pub mod rings;
 pub mod vhost_user;
 
 use std::io;
@@ -24,6 +25,7 @@ use culvert_guest::transmit::BURST;
 use culvert_guest::{NetHeader, Packet, Piece, Received, Rooms};
 use mio::{Registry, Token};
 
+use crate::lane::Relay;
 use crate::link::{Full, GuestLink};
 use crate::time::Instant;
 pub use packet_socket::PacketSocket;
@@ -67,10 +69,11 @@ impl Transport {
     }
 
     /// The longest packet that it carries, in bytes, where that is known: a guest is not to be told of a larger MTU.
-    pub fn mtu(&self) -> Option<u32> {
+    pub fn mtu(&self) -> Option<u16> {
         match self {
-            Self::VhostUser(_) | Self::Stream(_) => None,
-            Self::Packet(transport) => transport.mtu(),
+            Self::VhostUser(transport) => transport.longest_packet(),
+            Self::Stream(_) => None,
+            Self::Packet(transport) => transport.mtu().and_then(|bytes| u16::try_from(bytes).ok()),
         }
     }
 
@@ -173,11 +176,23 @@ pub struct Totals {
     pub tx_segmented: u64,
 }
 
+impl Totals {
+    /// Adds what another thread has counted.
+    pub const fn add(&mut self, other: &Self) {
+        let Self { connections, quarantined, rx_disabled, tx_refused, tx_segmented } = other;
+        self.connections += *connections;
+        self.quarantined += *quarantined;
+        self.rx_disabled += *rx_disabled;
+        self.tx_refused += *tx_refused;
+        self.tx_segmented += *tx_segmented;
+    }
+}
+
 /// Frames from the guest.
 #[derive(Debug)]
 pub enum Source<'a> {
     /// From its transmit rings.
-    Rings(vhost_user::RingSource<'a>),
+    Rings(rings::RingSource<'a>),
     /// From its stream.
     Stream(qemu_stream::StreamSource<'a>),
     /// From its packet socket.
@@ -266,11 +281,13 @@ impl Burst<'_> {
 #[derive(Debug)]
 pub enum Link<'a> {
     /// Into its receive rings.
-    Rings(vhost_user::RingLink<'a>),
+    Rings(rings::RingLink<'a>),
     /// Into its stream.
     Stream(qemu_stream::StreamLink<'a>),
     /// Into its packet socket.
     Packet(packet_socket::PacketLink<'a>),
+    /// Into the receive rings of one lane, or by another lane where those take none.
+    Lane(rings::RingLink<'a>, &'a Relay),
 }
 
 impl GuestLink for Link<'_> {
@@ -279,6 +296,7 @@ impl GuestLink for Link<'_> {
             Self::Rings(link) => link.takes(),
             Self::Stream(_) => Offloads::NONE,
             Self::Packet(_) => packet_socket::TAKES,
+            Self::Lane(link, _) => link.takes(),
         }
     }
 
@@ -288,6 +306,8 @@ impl GuestLink for Link<'_> {
             Self::Rings(link) => link.put(offload, head, payload),
             Self::Stream(link) => link.put(offload, head, payload),
             Self::Packet(link) => link.put(offload, head, payload),
+            Self::Lane(link, _) if link.is_there() => link.put(offload, head, payload),
+            Self::Lane(_, relay) => relay.put(offload, head, payload),
         }
     }
 
@@ -296,9 +316,25 @@ impl GuestLink for Link<'_> {
         let kind = match self {
             Self::Rings(link) => link.reserve(offload, head, payload_bytes)?.map(Reserved::Ring),
             Self::Stream(link) => link.reserve(offload, head, payload_bytes)?.map(Reserved::Stream),
-            Self::Packet(_) => None,
+            Self::Lane(link, _) if link.is_there() => link.reserve(offload, head, payload_bytes)?.map(Reserved::Ring),
+            Self::Packet(_) | Self::Lane(..) => None,
         };
         Ok(kind.map(Reservation))
+    }
+
+    fn is_full(&self) -> bool {
+        match self {
+            // What finds no ring of its own goes to another thread's, which says nothing of its room.
+            Self::Rings(link) | Self::Lane(link, _) => link.is_full(),
+            Self::Stream(_) | Self::Packet(_) => false,
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        match self {
+            Self::Rings(link) | Self::Lane(link, _) => link.is_there(),
+            Self::Stream(_) | Self::Packet(_) => false,
+        }
     }
 
     fn flush(&mut self) {
@@ -306,6 +342,7 @@ impl GuestLink for Link<'_> {
             Self::Rings(link) => link.flush(),
             Self::Stream(link) => link.flush(),
             Self::Packet(_) => {}
+            Self::Lane(link, _) => link.flush(),
         }
     }
 }
@@ -317,7 +354,7 @@ pub struct Reservation<'a>(Reserved<'a>);
 
 #[derive(Debug)]
 enum Reserved<'a> {
-    Ring(vhost_user::RingReservation<'a>),
+    Ring(rings::RingReservation<'a>),
     Stream(qemu_stream::StreamReservation<'a>),
 }
 

@@ -4,12 +4,14 @@
 //! port, and ends when nothing was heard for a while. Its socket is bound to the guest's port where that is free, and
 //! connected to the peer, so that the kernel sorts what arrives, and reports what went wrong. Datagrams to groups,
 //! multicast or broadcast, leave by sockets that are not connected: answers come from others. What is sent to a group
-//! that the guest listens to, and arrives at a forwarded port, makes no flow. Datagrams wait nowhere but for the others
-//! of the same round (`train`): what does not fit is dropped, and counted. Fragments are put together before
+//! that the guest listens to, and arrives at a forwarded port, makes no flow. Datagrams for the guest wait in their
+//! sockets' queues while it has no room, and what was received already waits here: the kernel drops what is too much. Where it is not
+//! known when there is room again, what does not fit is dropped, and counted. Fragments are put together before
 //! ([`crate::fragment`]); echo is in [`crate::icmp`]. Called by the translator.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Bound;
 use std::time::Duration;
 
 use culvert_frame::{MacAddress, Offload};
@@ -18,11 +20,12 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::flow::{FlowEnds, StoredEnds, Target};
 use crate::flow_table::{FlowTable, HasEnds};
+use crate::forward::Protocol;
 use crate::fragment;
 use crate::head::{Ends, UDP};
 use crate::icmp_error;
 use crate::limits::{LimitSettings, Share};
-use crate::link::GuestLink;
+use crate::link::{Full, GuestLink};
 use crate::mapping;
 use crate::multicast::{Groups, group_mac, is_group};
 use crate::opening::Flows;
@@ -31,13 +34,16 @@ use crate::recency::Recency;
 use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::sockets::SocketId;
-use crate::sockets::datagram::{Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish, receive};
+use crate::sockets::datagram::{BURSTS, Burst, Cause, Datagram, DatagramSockets, Marks, NetworkError, UdpWish};
 use crate::time::Instant;
 
 mod header;
+mod moving;
 mod train;
 
 pub(crate) use header::header;
+pub use moving::UdpState;
+pub(crate) use moving::reason;
 use train::Train;
 
 /// How long flows last, and how many there are.
@@ -60,8 +66,7 @@ impl Default for UdpSettings {
 impl UdpSettings {
     /// The usual, but no more than half of all flows: the others are for TCP, whose do not make room.
     pub fn within(limits: &LimitSettings) -> Self {
-        let usual = Self::default();
-        Self { flows: usual.flows.min(limits.flows / 2), ..usual }
+        Self { flows: limits.udp_flows(), ..Self::default() }
     }
 }
 
@@ -84,6 +89,13 @@ pub struct UdpFlows {
     train: Train,
     /// What arrived for the guest by one event of a socket, and was not put yet.
     arrived: Train,
+    /// Whose the datagrams are that were received, and for which the guest had no room: the rest of `burst`, and
+    /// `arrived`. Nobody else receives until these are put.
+    held: Option<SocketId>,
+    /// Sockets that may have datagrams, while the guest has no room.
+    waiting: BTreeSet<SocketId>,
+    /// Which of them had its turn last.
+    fed: Option<SocketId>,
     /// Tells the packets apart that are cut into fragments.
     identification: u32,
 }
@@ -96,6 +108,8 @@ struct Flow {
     is_group: bool,
     /// The port of the socket.
     port: u16,
+    /// Its address, where the peer began.
+    local: Option<IpAddr>,
     guest_was_heard: bool,
     peer_was_heard: bool,
     /// Of the guest's last datagram.
@@ -122,6 +136,9 @@ impl UdpFlows {
             burst: Burst::default(),
             train: Train::default(),
             arrived: Train::default(),
+            held: None,
+            waiting: BTreeSet::new(),
+            fed: None,
             identification: 0,
         }
     }
@@ -204,12 +221,9 @@ impl UdpFlows {
             return false;
         }
         let mut more = failed && self.pass_errors_on(ctx, index);
-        let mut burst = std::mem::take(&mut self.burst);
-        more |= receive(ctx, SocketId::Udp(index), &mut burst, |ctx, datagram, payload| {
-            self.deliver(ctx, index, datagram, payload);
+        more |= self.receive(ctx, SocketId::Udp(index), |flows, ctx, datagram, payload| {
+            flows.deliver(ctx, index, datagram, payload)
         });
-        self.put_arrived(ctx);
-        self.burst = burst;
         more
     }
 
@@ -243,17 +257,110 @@ impl UdpFlows {
         socket: SocketId,
         target: impl Fn(u16) -> Option<Target>,
     ) -> bool {
-        let mut burst = std::mem::take(&mut self.burst);
-        let more = receive(ctx, socket, &mut burst, |ctx, datagram, payload| {
+        self.receive(ctx, socket, |flows, ctx, datagram, payload| {
             let port = datagram.destination.map_or(0, |destination| destination.port());
-            let target = target(port).ok_or(Refusal::BadDestination);
-            if let Err(refusal) = target.and_then(|target| self.forward(ctx, groups, &target, datagram, payload)) {
-                ctx.refuse(refusal);
+            let target = target(port).ok_or(Refusal::BadDestination)?;
+            flows.forward(ctx, groups, &target, datagram, payload)
+        })
+    }
+
+    /// Receives what a socket has, in some bursts, and hands each datagram to `each`, until the guest has no room; what
+    /// is left then waits for [`Self::next_waiting`]. Whether there may be more.
+    fn receive<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        socket: SocketId,
+        mut each: impl FnMut(&mut Self, &mut Context<'_, S, L>, &Datagram, &[u8]) -> Result<(), Refusal>,
+    ) -> bool {
+        let mut burst = std::mem::take(&mut self.burst);
+        let mut more = true;
+        for _ in 0..BURSTS {
+            if self.held.is_none() {
+                if ctx.link.is_full() {
+                    self.waiting.insert(socket);
+                    more = false;
+                    break;
+                }
+                burst.clear();
+                if ctx.sockets.receive_datagrams(socket, &mut burst).is_err() {
+                    more = false;
+                    break;
+                }
+            } else if self.held != Some(socket) {
+                self.waiting.insert(socket);
+                more = false;
+                break;
             }
-        });
-        self.put_arrived(ctx);
+            let was_held = self.held.take().is_some();
+            if self.hand_over(ctx, &mut burst, &mut each).is_err() {
+                self.held = Some(socket);
+                self.waiting.insert(socket);
+                more = false;
+                break;
+            }
+            if was_held {
+                // It has the first turn at all room; others would have none if it went on.
+                if self.waiting.iter().any(|other| *other != socket) {
+                    break;
+                }
+                // However few they were: more may have come while they waited.
+                continue;
+            }
+            // Fewer than there is room for: there are no more.
+            if !burst.is_full() {
+                more = false;
+                break;
+            }
+        }
         self.burst = burst;
         more
+    }
+
+    /// Hands what was received to `each`, and puts what that has gathered.
+    ///
+    /// # Errors
+    /// [`Full`]: what is left is for when the guest has room again.
+    fn hand_over<S: DatagramSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        burst: &mut Burst,
+        each: &mut impl FnMut(&mut Self, &mut Context<'_, S, L>, &Datagram, &[u8]) -> Result<(), Refusal>,
+    ) -> Result<(), Full> {
+        while let Some((datagram, payload)) = burst.next() {
+            if let Err(refusal) = each(self, ctx, datagram, payload) {
+                lost(ctx, refusal)?;
+            }
+            burst.advance();
+        }
+        self.put_arrived(ctx).or_else(|refusal| lost(ctx, refusal))
+    }
+
+    /// Whose turn it is to receive, now that the guest has room: by a call as for an event. As many have to wait as
+    /// [`Self::waiting`] says.
+    pub fn next_waiting(&mut self) -> Option<SocketId> {
+        let after = self.fed.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.waiting.range((after, Bound::Unbounded)).next().or_else(|| self.waiting.first());
+        let next = self.held.or(next.copied())?;
+        self.waiting.remove(&next);
+        self.fed = Some(next);
+        Some(next)
+    }
+
+    /// How many sockets wait for the guest to have room.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A socket is closed: nothing of it waits any more. Whether something did that was received.
+    pub fn forget(&mut self, socket: SocketId) -> bool {
+        self.waiting.remove(&socket);
+        let holds = self.held == Some(socket);
+        if holds {
+            self.held = None;
+            self.burst.clear();
+            self.arrived.clear();
+        }
+        holds
     }
 
     /// The guest says that it has nobody at a flow's port. No socket can tell the peer; but the flow was for nothing,
@@ -308,17 +415,24 @@ impl UdpFlows {
         ends: &FlowEnds,
         marks: Marks,
     ) -> Result<u32, Failure> {
+        ctx.is_free(Protocol::Udp, ends)?;
         let peer = ctx.towards_host(ends.peer)?;
         let is_group = is_group(ctx.settings, peer.ip());
         let outbound = mapping::outbound(ctx.settings, peer.ip());
-        let port = Some(ends.guest.port()).filter(|&port| !self.taken.contains(&(port, peer))).unwrap_or(0);
+        let own = Some(ends.guest.port()).filter(|&port| !self.taken.contains(&(port, peer)));
+        let port = own.filter(|&port| is_group || ctx.take_port(port, peer)).unwrap_or(0);
         let wish = UdpWish {
             local: SocketAddr::new(outbound.address.unwrap_or(unspecified(peer.ip())), port),
             any_port: true,
             interface: outbound.interface,
             peer: (!is_group).then_some(peer),
         };
-        self.open(ctx, ends, peer, marks, &wish)
+        let opened = self.open(ctx, ends, peer, marks, &wish);
+        let has_it = opened.as_ref().is_ok_and(|&index| self.flows.get(index).is_some_and(|flow| flow.port == port));
+        if port != 0 && !is_group && !has_it {
+            ctx.leave_port(port, peer);
+        }
+        opened
     }
 
     /// Opens a new flow with its socket.
@@ -330,15 +444,30 @@ impl UdpFlows {
         marks: Marks,
         wish: &UdpWish<'_>,
     ) -> Result<u32, Failure> {
-        let (index, local) = self.open_socket(ctx, |sockets, index| sockets.open_udp(index, wish))?;
+        ctx.claim(Protocol::Udp, ends)?;
+        let opened = self.open_socket(ctx, |sockets, index| sockets.open_udp(index, wish));
+        let (index, local) = opened.inspect_err(|_| ctx.release(Protocol::Udp, ends))?;
         let port = local.port();
         let is_group = wish.peer.is_none();
         let (guest_was_heard, peer_was_heard) = (false, false);
-        self.flows.insert(Flow { ends: (*ends).into(), peer, is_group, port, guest_was_heard, peer_was_heard, marks });
+        let stored = (*ends).into();
+        let began_in_world = !wish.any_port;
+        let own = began_in_world.then_some(local.ip());
+        self.flows.insert(Flow {
+            ends: stored,
+            peer,
+            is_group,
+            port,
+            local: own,
+            guest_was_heard,
+            peer_was_heard,
+            marks,
+        });
         if is_group {
             *self.group_ports.entry(port).or_default() += 1;
         } else {
             self.taken.insert((port, peer));
+            ctx.take_port(port, peer);
         }
         self.one_sided.touch(index, ctx.now);
         ctx.counters.udp_flows += 1;
@@ -350,22 +479,30 @@ impl UdpFlows {
         if self.train.flow() == Some(index) {
             self.flush(ctx);
         }
+        if self.forget(SocketId::Udp(index)) {
+            ctx.refuse(Refusal::GuestFull);
+        }
         if self.arrived.flow() == Some(index) {
-            self.put_arrived(ctx);
+            if self.put_arrived(ctx).is_err() {
+                ctx.refuse(Refusal::GuestFull);
+            }
+            self.arrived.clear();
         }
         self.one_sided.remove(index);
         self.streams.remove(index);
         let Some(flow) = self.flows.remove(index) else { return };
         tracing::debug!(guest = %flow.ends().guest, peer = %flow.ends().peer, "a UDP flow ends");
+        ctx.sockets.close_datagrams(SocketId::Udp(index));
         if !flow.is_group {
             self.taken.remove(&(flow.port, flow.peer));
+            ctx.leave_port(flow.port, flow.peer);
         } else if let Some(count) = self.group_ports.get_mut(&flow.port) {
             *count -= 1;
             if *count == 0 {
                 self.group_ports.remove(&flow.port);
             }
         }
-        ctx.sockets.close_datagrams(SocketId::Udp(index));
+        ctx.release(Protocol::Udp, &flow.ends());
         ctx.limits.close(Share::Udp);
     }
 
@@ -386,22 +523,22 @@ impl UdpFlows {
         index: u32,
         datagram: &Datagram,
         payload: &[u8],
-    ) {
+    ) -> Result<(), Refusal> {
         let is_echo = self.is_echo(ctx.settings, datagram.source);
-        let Some(flow) = self.flows.get_mut(index) else { return };
+        let Some(flow) = self.flows.get_mut(index) else { return Ok(()) };
         let from = if flow.is_group {
             match mapping::towards_guest(ctx.settings, ctx.guest, datagram.source.ip()) {
                 // Headers are made for addresses of one family.
                 Ok((seen, _)) if !is_echo && seen.is_ipv4() == flow.ends().guest.is_ipv4() => {
                     SocketAddr::new(seen, datagram.source.port())
                 }
-                _ => return,
+                _ => return Ok(()),
             }
         } else if (datagram.source.ip(), datagram.source.port()) == (flow.peer.ip(), flow.peer.port()) {
             flow.ends().peer
         } else {
             // It came between the socket's being bound and connected.
-            return;
+            return Ok(());
         };
         flow.peer_was_heard = true;
         let (to, marks) = (flow.ends().guest, datagram.marks);
@@ -409,25 +546,33 @@ impl UdpFlows {
         self.touch(index, ctx.now);
         if !gathers || !self.arrived.add(index, marks, Payload::of_bytes(payload)) {
             // In the order in which they came.
-            self.put_arrived(ctx);
+            self.put_arrived(ctx)?;
             if !gathers || !self.arrived.add(index, marks, Payload::of_bytes(payload)) {
-                self.put(ctx, (from, to, marks), ctx.guest.mac_or_broadcast(), payload, None);
+                return self.put(ctx, (from, to, marks), ctx.guest.mac_or_broadcast(), payload, None);
             }
         }
+        Ok(())
     }
 
     /// Puts what was gathered for the guest: one frame, which it takes for several datagrams.
-    fn put_arrived<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
+    ///
+    /// # Errors
+    /// [`Refusal::GuestFull`]: where the guest is there it is still gathered, else it is lost.
+    fn put_arrived<S, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) -> Result<(), Refusal> {
         let arrived = std::mem::take(&mut self.arrived);
         let flow = arrived.flow().and_then(|index| self.flows.get(index));
+        let mut result = Ok(());
         if let (Some(FlowEnds { guest, peer }), Some((payload, size, marks))) =
             (flow.map(|flow| flow.ends()), arrived.content())
         {
             let segment = Some(size).filter(|&size| usize::from(size) < payload.len());
-            self.put(ctx, (peer, guest, marks), ctx.guest.mac_or_broadcast(), payload, segment);
+            result = self.put(ctx, (peer, guest, marks), ctx.guest.mac_or_broadcast(), payload, segment);
         }
         self.arrived = arrived;
-        self.arrived.clear();
+        if result.is_ok() || !ctx.link.is_there() {
+            self.arrived.clear();
+        }
+        result
     }
 
     /// A datagram that arrived at a forwarded port.
@@ -455,8 +600,7 @@ impl UdpFlows {
             if self.is_echo(ctx.settings, source) || (group.is_multicast() && !groups.contains(group)) {
                 return Err(Refusal::BadDestination);
             }
-            self.put(ctx, (peer, to, datagram.marks), group_mac(group), payload, None);
-            return Ok(());
+            return self.put(ctx, (peer, to, datagram.marks), group_mac(group), payload, None);
         }
         let ends = FlowEnds { guest: to, peer };
         let index = match self.flows.find(&ends) {
@@ -468,8 +612,7 @@ impl UdpFlows {
                 self.open(ctx, &ends, source, datagram.marks, &wish).map_err(Refusal::from)?
             }
         };
-        self.deliver(ctx, index, datagram, payload);
-        Ok(())
+        self.deliver(ctx, index, datagram, payload)
     }
 
     /// Whether we sent it ourselves, to a group that we hear as well.
@@ -490,6 +633,9 @@ impl UdpFlows {
     }
 
     /// Puts a datagram for the guest: from, to, and its marks; or with `segment` several, of so many bytes each.
+    ///
+    /// # Errors
+    /// [`Refusal::GuestFull`].
     fn put<S, L: GuestLink>(
         &mut self,
         ctx: &mut Context<'_, S, L>,
@@ -497,7 +643,7 @@ impl UdpFlows {
         mac: MacAddress,
         payload: &[u8],
         segment: Option<u16>,
-    ) {
+    ) -> Result<(), Refusal> {
         let ends = Ends {
             source_mac: ctx.settings.mac,
             destination_mac: mac,
@@ -514,18 +660,22 @@ impl UdpFlows {
             ctx.put(offload, &head, payload)
         } else {
             // Fragments have one checksum for all, which nobody else can complete.
-            let is_cut = fragment::is_cut(ctx.settings, &ends, header::BYTES + payload.len());
+            let is_cut = fragment::is_cut(ctx.settings, ctx.guest, &ends, header::BYTES + payload.len());
             let (offload, header) = if is_cut {
                 (Offload::None, header(&ends, from, to, payload))
             } else {
                 header::partial(&ends, from, to, payload.len())
             };
             self.identification = self.identification.wrapping_add(1);
-            fragment::put(ctx, &ends, UDP, (offload, &header, payload), self.identification)
+            let result = fragment::put(ctx, &ends, UDP, (offload, &header, payload), self.identification);
+            if result.is_err() && (is_cut || payload.len() > MOST_WAITING) {
+                // Some fragments may be put already, and a ring may never have room for as much: it is not tried again.
+                ctx.refuse(Refusal::GuestFull);
+                return Ok(());
+            }
+            result
         };
-        if result.is_err() {
-            ctx.refuse(Refusal::GuestFull);
-        }
+        result.map_err(|Full| Refusal::GuestFull)
     }
 }
 
@@ -549,6 +699,21 @@ impl Flows for UdpFlows {
         oldest.is_some()
     }
 }
+
+/// A datagram could not be put: counts why, unless it is to be put later.
+///
+/// # Errors
+/// [`Full`]: when the guest has room again.
+fn lost<S, L: GuestLink>(ctx: &mut Context<'_, S, L>, refusal: Refusal) -> Result<(), Full> {
+    if refusal == Refusal::GuestFull && ctx.link.is_there() {
+        return Err(Full);
+    }
+    ctx.refuse(refusal);
+    Ok(())
+}
+
+/// The longest datagram that waits for the guest's room, in bytes: all but the smallest rings have room for as much.
+const MOST_WAITING: usize = 16_384;
 
 /// Errors of the network that are passed on, for one event.
 const ERRORS: usize = 16;

@@ -52,7 +52,7 @@ impl World {
             settings,
             guest,
             sockets: Simulated::default(),
-            link: Frames { takes: Offloads::NONE, room: usize::MAX, frames: Vec::new() },
+            link: Frames { takes: Offloads::NONE, is_there: false, room: usize::MAX, frames: Vec::new() },
             limits: Limits::new(LimitSettings::default()),
             errors: Budget::default(),
             counters: Counters::default(),
@@ -69,6 +69,7 @@ impl World {
             link: &mut self.link,
             limits: &mut self.limits,
             errors: &mut self.errors,
+            lane: None,
             counters: &mut self.counters,
             scratch: &mut self.scratch,
         }
@@ -91,6 +92,8 @@ impl World {
 /// Frames to the guest.
 pub struct Frames {
     pub takes: Offloads,
+    /// Whether it tells when it has room again.
+    pub is_there: bool,
     pub room: usize,
     pub frames: Vec<(Offload, Vec<u8>)>,
 }
@@ -110,6 +113,14 @@ impl GuestLink for Frames {
 
     fn reserve(&mut self, _: Offload, _: &[u8], _: u32) -> Result<Option<Reservation<'_>>, Full> {
         Ok(None)
+    }
+
+    fn is_full(&self) -> bool {
+        self.is_there && self.frames.len() >= self.room
+    }
+
+    fn is_there(&self) -> bool {
+        self.is_there
     }
 
     fn flush(&mut self) {}

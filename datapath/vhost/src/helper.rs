@@ -114,6 +114,7 @@ pub fn work_done(
 ) -> (Done, Option<Arc<Memory>>) {
     match work {
         Work::Map(update) => (Done::Mapped(update.map()), None),
+        Work::MapLog(update) => (Done::LogMapped(update.map()), None),
         Work::Change { changes, retired } => {
             let result = if changes.is_empty() { Ok(Vec::new()) } else { change_rings(changes) };
             match result {
@@ -125,6 +126,8 @@ pub fn work_done(
             announce(mac);
             (Done::Announced, None)
         }
+        // It is offered by none that this is called for.
+        Work::State(_) => (Done::State(false), None),
     }
 }
 

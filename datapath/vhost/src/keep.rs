@@ -108,6 +108,23 @@ impl Kept {
         aside: &Aside,
         keeper: &Sender<KeeperJob>,
     ) -> io::Result<Self> {
+        let (kept, descriptors) = Self::prepare(socket, stream, transcript, aside)?;
+        // The keeper's thread lives as long as the loop.
+        let (port, aside) = (socket.name.clone(), aside.clone());
+        let _ = keeper.send(KeeperJob::Keep { slot, port, descriptors, aside });
+        Ok(kept)
+    }
+
+    /// What a keeper is to have of a connection: first the file of the transcript, then the connection, then the session's descriptors.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn prepare(
+        socket: &PortSocket,
+        stream: &UnixStream,
+        transcript: Transcript,
+        aside: &Aside,
+    ) -> io::Result<(Self, Vec<OwnedFd>)> {
         let Transcript { bytes, descriptors } = transcript;
         let mut all = Vec::with_capacity(descriptors.len() + 2);
         let made = state_file(&terms(socket), &bytes).and_then(|file| {
@@ -126,10 +143,12 @@ impl Kept {
                 return Err(error);
             }
         };
-        // The keeper's thread lives as long as the loop.
-        let (port, aside) = (socket.name.clone(), aside.clone());
-        let _ = keeper.send(KeeperJob::Keep { slot, port, descriptors: all, aside });
-        Ok(Self { file })
+        Ok((Self { file }, all))
+    }
+
+    /// Whether somebody has gone on with it: what this process knows of the dialogue is not true any more.
+    pub fn is_void(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.len() == 0)
     }
 
     /// Makes it void, whatever the keeper still has: the frontend has something to say. Takes no time.

@@ -33,8 +33,9 @@ pub mod transcript;
 
 pub use backend::{Backend, Bar, Connection, Peer, PortKey, SocketState};
 pub use keep::Keeper;
+pub use listen::Listener;
 pub use place::{Owner, Place};
-pub use port::{PortSocket, RETRY, Role};
-pub use server::{AddError, Server};
+pub use port::{HandedListener, PortSocket, RETRY, Role, Standstill};
+pub use server::{AddError, Server, Still};
 pub use session::{Session, SessionStatus};
 pub use single::SinglePort;

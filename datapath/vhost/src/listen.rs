@@ -7,13 +7,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use mio::net::{UnixListener, UnixStream};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::folder::{self, FolderError, GiveError, own_link};
 use crate::place::Place;
@@ -127,6 +127,32 @@ impl SocketName {
         Ok((socket, bound))
     }
 
+    /// Goes on with a socket of type `kind` that an earlier process has made at this place, under a name of this device and inode, and that
+    /// listens still.
+    ///
+    /// # Errors
+    /// [`BindError::Replaced`]: something else is there by now, or it is no such socket. Any [`FolderError`].
+    pub fn adopt(
+        place: &Place,
+        kind: SocketType,
+        socket: OwnedFd,
+        identity_then: (u64, u64),
+    ) -> Result<(OwnedFd, Self), BindError> {
+        let path = &place.path;
+        let replaced = || BindError::Replaced(path.to_owned());
+        let name = path.file_name().filter(|name| name.len() <= MAX_NAME_BYTES);
+        let name = name.ok_or_else(|| BindError::Name(path.to_owned()))?;
+        let folder = folder::make(place)?;
+        if !is_listening(&socket, kind) {
+            return Err(replaced());
+        }
+        let (_, status) = find(&folder, name).map_err(|_| replaced())?;
+        if !is_socket(&status) || identity(&status) != identity_then {
+            return Err(replaced());
+        }
+        Ok((socket, Self { folder: Some(folder), name: name.to_owned(), identity: identity_then }))
+    }
+
     /// Whether a frontend that connects to this place reaches our socket. True when the name was left.
     pub fn is_at(&self, place: &Place) -> bool {
         let ours = |folder| rustix::fs::statat(&folder, &self.name, AtFlags::SYMLINK_NOFOLLOW).ok();
@@ -150,6 +176,24 @@ impl Listener {
         let (socket, name) = SocketName::bind(place, SocketType::STREAM)?;
         let socket = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket));
         Ok(Self { socket, name })
+    }
+
+    /// See [`SocketName::adopt`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn adopt(place: &Place, socket: OwnedFd, identity: (u64, u64)) -> Result<Self, BindError> {
+        let (socket, name) = SocketName::adopt(place, SocketType::STREAM, socket, identity)?;
+        let socket = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket));
+        Ok(Self { socket, name })
+    }
+
+    /// A copy of the socket, with device and inode of its name.
+    ///
+    /// # Errors
+    /// The kernel's, when too many descriptors are open.
+    pub fn copy(&self) -> io::Result<(OwnedFd, (u64, u64))> {
+        Ok((self.socket.as_fd().try_clone_to_owned()?, self.name.identity))
     }
 
     /// See [`SocketName::is_at`].
@@ -240,12 +284,19 @@ fn listener_of(found: &OwnedFd) -> Result<Option<String>, Errno> {
     match rustix::net::connect(&probe, &SocketAddrUnix::new(own_link(found))?) {
         Err(Errno::CONNREFUSED) => Ok(None),
         Ok(()) => {
-            let pid = rustix::net::sockopt::socket_peercred(&probe).map(|peer| peer.pid.as_raw_pid());
+            let pid = sockopt::socket_peercred(&probe).map(|peer| peer.pid.as_raw_pid());
             Ok(Some(pid.map_or_else(|_| "another process".to_owned(), |pid| format!("process {pid}"))))
         }
         // Its queue is full, or it is a socket of another type: somebody has it.
         Err(_) => Ok(Some("another process".to_owned())),
     }
+}
+
+/// Whether it is a Unix socket of this type that listens.
+fn is_listening(socket: &OwnedFd, kind: SocketType) -> bool {
+    sockopt::socket_domain(socket) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(socket) == Ok(kind)
+        && sockopt::socket_acceptconn(socket) == Ok(true)
 }
 
 /// The address of a name inside of a folder that we have open.

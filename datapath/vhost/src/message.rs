@@ -107,6 +107,17 @@ pub enum Request {
     ResetOwner,
     /// A new memory table.
     SetMemTable(Vec<(Region, OwnedFd)>),
+    /// Where to log what is written into the guest's memory.
+    SetLogBase {
+        /// The file that the log is in.
+        file: OwnedFd,
+        /// Bytes of the log.
+        size: u64,
+        /// Where in the file it begins.
+        offset: u64,
+    },
+    /// How to tell that something was logged.
+    SetLogFd(OwnedFd),
     /// Size of a ring.
     SetVringNum {
         /// Number of the ring.
@@ -177,6 +188,17 @@ pub enum Request {
     AddMemReg(Region, OwnedFd),
     /// One region less.
     RemMemReg(Region),
+    /// Save the device's state into a file, or load it from there.
+    SetDeviceState {
+        /// 0: save, 1: load.
+        direction: u32,
+        /// When: 0 while everything is stopped.
+        phase: u32,
+        /// The file, mostly a pipe.
+        file: OwnedFd,
+    },
+    /// Is the state saved, or loaded?
+    CheckDeviceState,
 }
 
 /// The body of SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR.
@@ -255,7 +277,7 @@ pub fn name(request: u32) -> String {
 }
 
 /// The requests that we answer; all others are unknown, also those of the specification.
-static REQUESTS: [Shape; 25] = [
+static REQUESTS: [Shape; 29] = [
     Shape::new(FrontendReq::GET_FEATURES, "GET_FEATURES", 0..=0, |_, _| Ok(Request::GetFeatures)).replies(),
     Shape::new(FrontendReq::SET_FEATURES, "SET_FEATURES", 8..=8, |mut body, _| {
         Ok(Request::SetFeatures(body.need_u64()?))
@@ -269,6 +291,17 @@ static REQUESTS: [Shape; 25] = [
         mem_table,
     )
     .descriptors(1..=MAX_DESCRIPTORS),
+    // With LOG_SHMFD it has a reply of its own. Without, the log would lie at an address of the frontend's, which is nothing to us.
+    Shape::new(FrontendReq::SET_LOG_BASE, "SET_LOG_BASE", 16..=16, |mut body, descriptors| {
+        let (size, offset) = (body.need_u64()?, body.need_u64()?);
+        Ok(Request::SetLogBase { file: descriptors.pop().ok_or(MessageError::Descriptors(0))?, size, offset })
+    })
+    .descriptors(1..=1),
+    // The specification has no body; some frontends send a number.
+    Shape::new(FrontendReq::SET_LOG_FD, "SET_LOG_FD", 0..=8, |_, descriptors| {
+        Ok(Request::SetLogFd(descriptors.pop().ok_or(MessageError::Descriptors(0))?))
+    })
+    .descriptors(1..=1),
     Shape::new(FrontendReq::SET_VRING_NUM, "SET_VRING_NUM", 8..=8, |mut body, _| {
         Ok(Request::SetVringNum { ring: body.need_u32()?, size: body.need_u32()? })
     }),
@@ -340,6 +373,16 @@ static REQUESTS: [Shape; 25] = [
     })
     .descriptors(0..=1)
     .needs(Protocol::CONFIGURE_MEM_SLOTS),
+    Shape::new(FrontendReq::SET_DEVICE_STATE_FD, "SET_DEVICE_STATE_FD", 8..=8, |mut body, descriptors| {
+        let (direction, phase) = (body.need_u32()?, body.need_u32()?);
+        Ok(Request::SetDeviceState { direction, phase, file: descriptors.pop().ok_or(MessageError::Descriptors(0))? })
+    })
+    .replies()
+    .descriptors(1..=1)
+    .needs(Protocol::DEVICE_STATE),
+    Shape::new(FrontendReq::CHECK_DEVICE_STATE, "CHECK_DEVICE_STATE", 0..=0, |_, _| Ok(Request::CheckDeviceState))
+        .replies()
+        .needs(Protocol::DEVICE_STATE),
 ];
 
 /// Bytes of one memory region description.
@@ -379,12 +422,13 @@ fn region(body: &mut Fields) -> Result<Region, MessageError> {
 fn ring_addresses(mut body: Fields, _: &mut Vec<OwnedFd>) -> Result<Request, MessageError> {
     let ring = body.need_u32()?;
     let flags = body.need_u32()?;
-    if flags != 0 {
-        // Bit 0 asks to log writes to the used ring. We do not offer to log.
+    if flags & !LOG_USED != 0 {
         return Err(MessageError::Field { what: "the flags field", value: u64::from(flags) });
     }
     let (descriptors, used, available) = (body.need_u64()?, body.need_u64()?, body.need_u64()?);
-    Ok(Request::SetVringAddr { ring, addresses: RingAddresses { descriptors, available, used } })
+    let log = body.need_u64()?;
+    let log = (flags & LOG_USED != 0).then_some(log);
+    Ok(Request::SetVringAddr { ring, addresses: RingAddresses { descriptors, available, used, log } })
 }
 
 fn ring_descriptor(mut body: Fields, descriptors: &mut Vec<OwnedFd>) -> Result<RingDescriptor, MessageError> {
@@ -441,6 +485,9 @@ fn reply(request: u32, fields: &[&[u8]]) -> Vec<u8> {
 /// The only protocol version.
 const VERSION: u32 = 1;
 
+/// In the flags of SET_VRING_ADDR: writes to the used ring are to be logged (VHOST_VRING_F_LOG).
+pub(crate) const LOG_USED: u32 = 1;
+
 /// In the body of a kick, call or err: no descriptor is attached.
 pub(crate) const NO_DESCRIPTOR: u64 = 1 << 8;
 
@@ -464,3 +511,6 @@ impl Fields<'_> {
         Ok(u64::from_ne_bytes(*first))
     }
 }
+
+#[cfg(test)]
+mod proofs;

@@ -5,6 +5,7 @@
 //! in parts of their own are:
 //! - `arrival`: how it comes by a frontend; `departure`: how it gets rid of it;
 //! - `open`: the connection at work; `keeping`: that it outlives the process;
+//! - `standstill`: what another process gets of it that takes over;
 //! - `in_loop`: what a port needs of the loop; `telling`: what others hear of it.
 
 mod arrival;
@@ -12,6 +13,7 @@ mod departure;
 mod in_loop;
 mod keeping;
 mod open;
+mod standstill;
 mod telling;
 
 use std::path::PathBuf;
@@ -33,6 +35,7 @@ use arrival::{LOOK, listen};
 pub use in_loop::{Loop, Results, Tokens};
 use keeping::Keeping;
 use open::Open;
+pub use standstill::{HandedListener, Standstill};
 
 /// How often a port in the connect role looks for its socket.
 pub const RETRY: Duration = Duration::from_millis(100);
@@ -137,11 +140,17 @@ impl Port {
     /// Sets a port up; its first connection is tried at the next [`Self::on_time`].
     ///
     /// # Errors
-    /// The listening socket cannot be created.
-    pub fn new(config: PortSocket, slot: usize, tokens: Tokens, in_loop: &Loop) -> Result<Self, BindError> {
+    /// The listening socket cannot be created. `inherited`: it listens already.
+    pub fn new(
+        config: PortSocket,
+        slot: usize,
+        tokens: Tokens,
+        inherited: Option<Listener>,
+        in_loop: &Loop,
+    ) -> Result<Self, BindError> {
         let listener = match config.role {
             Role::Connect => None,
-            Role::Listen => Some(listen(&config.place, tokens, in_loop)?),
+            Role::Listen => Some(listen(&config.place, tokens, inherited, in_loop)?),
         };
         let mut port = Self::without_socket(config, slot, tokens, in_loop);
         if listener.is_some() && port.config.place.root.is_some() {
@@ -309,6 +318,14 @@ impl Port {
                         let slot = self.slot;
                         self.aside.run(move || {
                             let done = Done::Mapped(update.map());
+                            results.put(JobResult::Done { slot, done, unused: None });
+                        });
+                        return;
+                    }
+                    (Work::MapLog(update), Some(results)) => {
+                        let slot = self.slot;
+                        self.aside.run(move || {
+                            let done = Done::LogMapped(update.map());
                             results.put(JobResult::Done { slot, done, unused: None });
                         });
                         return;

@@ -21,11 +21,14 @@ use crate::backend::{Backend, Bar, PortKey, SocketState};
 use crate::connect::FolderWatch;
 use crate::helper::{self, Job, JobResult};
 use crate::keep::{self, Keeper, KeeperJob};
-use crate::listen::BindError;
-use crate::port::{Loop, Port, PortSocket, Results, Tokens};
+use crate::listen::{BindError, Listener};
+use crate::port::{Loop, Port, PortSocket, Results, Standstill, Tokens};
 
 /// How long [`Server`]'s drop waits for rings to be stopped.
 const SHUTDOWN: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether all is at rest, when the server is to stand still.
+const SETTLING: Duration = Duration::from_millis(1);
 
 /// Why a port was not added.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +103,7 @@ impl Server {
                 ports,
                 next_slot: 0,
                 stop_at: None,
+                stands_still: None,
             };
             server.run();
         })?;
@@ -121,8 +125,30 @@ impl Server {
     /// # Errors
     /// As [`Self::add`].
     pub fn add_kept(&self, socket: PortSocket, descriptors: Vec<OwnedFd>) -> Result<(), AddError> {
+        self.add_inherited(socket, descriptors, None)
+    }
+
+    /// As [`Self::add_kept`]; the port's own socket listens already, if it is one that listens.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn add_inherited(
+        &self,
+        socket: PortSocket,
+        descriptors: Vec<OwnedFd>,
+        listener: Option<Listener>,
+    ) -> Result<(), AddError> {
         let socket = Box::new(socket);
-        self.ask(|answer| Command::Add { socket, descriptors, answer }).unwrap_or(Err(AddError::Ended))
+        self.ask(|answer| Command::Add { socket, descriptors, listener, answer }).unwrap_or(Err(AddError::Ended))
+    }
+
+    /// Stands still: nothing more is read from frontends, and nobody is accepted, until the returned guard is dropped. What another
+    /// process needs to go on is there then. What frontends say meanwhile waits in their sockets. Dialogues that are under way may come to
+    /// their end first, within `limit`.
+    pub fn stand_still(&self, limit: Duration) -> Option<(Standstill, Still)> {
+        let (go_on, goes_on) = mpsc::channel();
+        let standstill = self.ask(|answer| Command::StandStill { limit, answer, goes_on })?;
+        Some((standstill, Still { _go_on: go_on }))
     }
 
     /// Waits until all connections of the last process are taken up or closed, `limit` at most.
@@ -182,6 +208,12 @@ impl Server {
     }
 }
 
+/// While it is there the server stands still.
+#[derive(Debug)]
+pub struct Still {
+    _go_on: Sender<()>,
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.post(Command::Shutdown);
@@ -212,11 +244,35 @@ impl States {
 
 #[derive(Debug)]
 enum Command {
-    Add { socket: Box<PortSocket>, descriptors: Vec<OwnedFd>, answer: Sender<Result<(), AddError>> },
-    Remove { port: PortKey, answer: Sender<Result<(), Unresponsive>> },
-    Quarantine { port: PortKey, reason: String },
-    Suspend { port: PortKey, suspended: bool, answer: Sender<()> },
-    Bar { port: PortKey, bar: Option<Bar>, answer: Sender<()> },
+    Add {
+        socket: Box<PortSocket>,
+        descriptors: Vec<OwnedFd>,
+        listener: Option<Listener>,
+        answer: Sender<Result<(), AddError>>,
+    },
+    StandStill {
+        limit: Duration,
+        answer: Sender<Standstill>,
+        goes_on: Receiver<()>,
+    },
+    Remove {
+        port: PortKey,
+        answer: Sender<Result<(), Unresponsive>>,
+    },
+    Quarantine {
+        port: PortKey,
+        reason: String,
+    },
+    Suspend {
+        port: PortKey,
+        suspended: bool,
+        answer: Sender<()>,
+    },
+    Bar {
+        port: PortKey,
+        bar: Option<Bar>,
+        answer: Sender<()>,
+    },
     Shutdown,
 }
 
@@ -243,6 +299,16 @@ struct Serving {
     /// Never used twice, so that late events and results find nothing.
     next_slot: usize,
     stop_at: Option<Instant>,
+    stands_still: Option<StandsStill>,
+}
+
+/// The server is to stand still.
+struct StandsStill {
+    /// Whatever is under way then.
+    at: Instant,
+    answer: Sender<Standstill>,
+    /// Ends with an error when it is to go on.
+    goes_on: Receiver<()>,
 }
 
 /// What all ports need of it.
@@ -301,12 +367,35 @@ impl Serving {
                 self.command(command, now);
             }
             self.sweep();
+            self.stand_still();
+        }
+    }
+
+    /// Stands still if that is wanted, and returns when it goes on.
+    fn stand_still(&mut self) {
+        let is_time = |still: &mut StandsStill| {
+            still.at <= Instant::now() || self.ports.values().all(|entry| !entry.busy && entry.port.is_still())
+        };
+        let Some(StandsStill { answer, goes_on, .. }) = self.stands_still.take_if(is_time) else { return };
+        let mut standstill = Standstill::default();
+        for entry in self.ports.values_mut() {
+            entry.port.hand_over(&mut standstill);
+        }
+        if answer.send(standstill).is_ok() {
+            let _ = goes_on.recv();
+        }
+        let now = Instant::now();
+        for entry in self.ports.values_mut() {
+            entry.port.go_on(&self.shared.in_loop(now));
         }
     }
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
         if self.ports.values().any(|entry| entry.busy) {
             return Some(Duration::ZERO);
+        }
+        if self.stands_still.is_some() {
+            return Some(SETTLING);
         }
         let deadlines = self.ports.values().filter_map(|entry| entry.port.deadline());
         deadlines.chain(self.stop_at).min().map(|at| at.saturating_duration_since(now))
@@ -366,9 +455,13 @@ impl Serving {
 
     fn command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Add { socket, descriptors, answer } => {
-                let added = self.add(*socket, descriptors, now);
+            Command::Add { socket, descriptors, listener, answer } => {
+                let added = self.add(*socket, descriptors, listener, now);
                 let _ = answer.send(added);
+            }
+            Command::StandStill { limit, answer, goes_on } => {
+                let at = now.checked_add(limit).unwrap_or(now);
+                self.stands_still = Some(StandsStill { at, answer, goes_on });
             }
             Command::Remove { port, answer } => {
                 let in_loop = self.shared.in_loop(now);
@@ -413,7 +506,13 @@ impl Serving {
         }
     }
 
-    fn add(&mut self, socket: PortSocket, descriptors: Vec<OwnedFd>, now: Instant) -> Result<(), AddError> {
+    fn add(
+        &mut self,
+        socket: PortSocket,
+        descriptors: Vec<OwnedFd>,
+        listener: Option<Listener>,
+        now: Instant,
+    ) -> Result<(), AddError> {
         let in_loop = self.shared.in_loop(now);
         if self.ports.values().any(|entry| entry.port.config().port == socket.port) {
             Aside::in_thread().end(descriptors);
@@ -422,7 +521,7 @@ impl Serving {
         let slot = self.next_slot;
         self.next_slot += 1;
         let copy = socket.clone();
-        let mut port = Port::new(socket, slot, tokens(slot), &in_loop).inspect_err(|_| in_loop.forget(&copy));
+        let mut port = Port::new(socket, slot, tokens(slot), listener, &in_loop).inspect_err(|_| in_loop.forget(&copy));
         let busy = match &mut port {
             Ok(port) if descriptors.is_empty() => port.on_time(&in_loop),
             Ok(port) => port.take_up(&in_loop, descriptors),

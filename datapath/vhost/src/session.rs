@@ -28,18 +28,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_guest::Memory;
-use culvert_guest::call::Call;
 use culvert_guest::device::{Device, DeviceConfig, DeviceError, RingChange, RingStatus};
 use culvert_guest::record::Records;
 use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
+use vhost::vhost_user::message::FrontendReq;
 
-use crate::message::{self, Header, Request, Shape};
+use crate::message::{self, Header, NO_DESCRIPTOR, Request, Shape};
 use crate::transcript::Transcript;
 use input::Input;
 pub use leftover::Leftover;
 pub use refusal::{CloseReason, Refusal, Refused};
 use requests::{Answer, Step};
-pub use work::{Done, MemoryUpdate, Unchanged, Work};
+pub use work::{Done, LogUpdate, MemoryUpdate, StateWish, Unchanged, Work};
 
 /// How long a message may take from its first byte to its last. A frontend may be silent between messages for as long
 /// as it likes: QEMU connects before it allocates its guest's memory.
@@ -80,6 +80,8 @@ pub struct SessionStatus {
     pub memory_bytes: u64,
     /// The rings, by number.
     pub rings: Vec<RingStatus>,
+    /// Whether what is written to the guest's memory is logged: it moves to another machine.
+    pub logging: bool,
 }
 
 /// The dialogue with one frontend.
@@ -91,9 +93,13 @@ pub struct Session {
     state: State,
     /// Where a backend sends its requests: kept open, because the frontend takes its end for ours.
     request_channel: Option<OwnedFd>,
+    /// Whether the device has a state of its own that moves with its guest.
+    has_state: bool,
     leftovers: Vec<Leftover>,
     /// Memory tables whose retirement was not acknowledged; they end with the session.
     retired: Vec<Arc<Memory>>,
+    /// What else was to end with a change that was not acknowledged.
+    unacknowledged: Vec<Leftover>,
 }
 
 impl Session {
@@ -110,9 +116,17 @@ impl Session {
             input: Input::default(),
             state: State::Open,
             request_channel: None,
+            has_state: false,
             leftovers: Vec::new(),
             retired: Vec::new(),
+            unacknowledged: Vec::new(),
         }
+    }
+
+    /// The device has a state beside its rings, which moves with its guest: [`Work::State`].
+    #[must_use]
+    pub fn with_state(self) -> Self {
+        Self { has_state: true, ..self }
     }
 
     /// Why it cannot be noted for the next process where packed rings stand.
@@ -189,24 +203,51 @@ impl Session {
         };
         let header = parked.header;
         match (parked.waits_for, done) {
-            (WaitsFor::Mapping, Done::Mapped(Ok(memory))) => {
-                let (changes, retired) = self.device.set_memory(Some(Arc::new(memory)));
-                self.change(header, changes, retired, Answer::Success)
+            (WaitsFor::Mapping, Done::Mapped(Ok(memory))) => match self.device.check_memory(&memory) {
+                Ok(()) => {
+                    let (changes, retired) = self.device.set_memory(Some(Arc::new(memory)));
+                    self.change(header, changes, retired, Answer::Success)
+                }
+                Err(error) => {
+                    self.leftovers.push(Leftover::Memory(memory));
+                    self.refuse(header, error.into())
+                }
+            },
+            (WaitsFor::Mapping, Done::LogMapped(Ok(log))) => {
+                let log = Arc::new(log);
+                match self.device.set_log(Arc::clone(&log)) {
+                    Ok((changes, old)) => {
+                        let old = old.map(Leftover::Log).into_iter().collect();
+                        self.change_and_leave(header, changes, None, Answer::Success, old)
+                    }
+                    Err(error) => {
+                        self.leftovers.push(Leftover::Log(log));
+                        self.refuse(header, error.into())
+                    }
+                }
             }
+            (WaitsFor::Mapping, Done::LogMapped(Err(error))) => self.refuse(header, error.into()),
             (WaitsFor::Mapping, Done::Mapped(Err(error))) => self.refuse(header, error.into()),
-            (WaitsFor::Change(answer, started), Done::Changed(Ok(stopped))) => {
+            (WaitsFor::Change(answer, leftovers), Done::Changed(Ok(stopped))) => {
                 self.device.stopped(&stopped);
-                self.leftovers.extend(started.into_iter().map(Leftover::Owed));
+                self.leftovers.extend(leftovers);
                 self.answer(header, answer)
             }
-            (WaitsFor::Change(..), Done::Changed(Err(unchanged))) => {
+            (WaitsFor::Change(_, leftovers), Done::Changed(Err(unchanged))) => {
                 // What the workers have now is not known: tell the frontend, then start from nothing.
                 self.retired.extend(unchanged.retired);
+                self.unacknowledged.extend(leftovers);
                 let reply = self.acknowledgement(header, FAILURE);
                 let refused = Refused { request: message::name(header.request), refusal: unchanged.error.into() };
                 Outcome { reply, ..self.close(CloseReason::Refused(refused)) }
             }
             (WaitsFor::Announcement, Done::Announced) => self.answer(header, Answer::Success),
+            (WaitsFor::State { answers_file }, Done::State(done)) => {
+                // We read and write the frontend's own file: none comes back.
+                let file = if answers_file { NO_DESCRIPTOR } else { 0 };
+                let error = if done { SUCCESS } else { FAILURE };
+                self.answer(header, Answer::Number(file | error))
+            }
             _ => self.close(CloseReason::OutOfTurn),
         }
     }
@@ -230,6 +271,7 @@ impl Session {
             memory_regions,
             memory_bytes,
             rings: self.device.rings().collect(),
+            logging: self.device.is_logging(),
         }
     }
 
@@ -259,8 +301,13 @@ impl Session {
         match step {
             Ok(Step::Answer(answer)) => self.answer(header, answer),
             Ok(Step::Map(update)) => self.park(header, WaitsFor::Mapping, Work::Map(update)),
+            Ok(Step::MapLog(update)) => self.park(header, WaitsFor::Mapping, Work::MapLog(update)),
             Ok(Step::Change(changes, answer)) => self.change(header, changes, None, answer),
             Ok(Step::Announce(mac)) => self.park(header, WaitsFor::Announcement, Work::Announce(mac)),
+            Ok(Step::State(wish)) => {
+                let answers_file = !matches!(wish, StateWish::Check);
+                self.park(header, WaitsFor::State { answers_file }, Work::State(wish))
+            }
             Err(refusal) => self.refuse(header, refusal),
         }
     }
@@ -277,15 +324,28 @@ impl Session {
         retired: Option<Arc<Memory>>,
         answer: Answer,
     ) -> Outcome {
+        self.change_and_leave(header, changes, retired, answer, Vec::new())
+    }
+
+    /// The same with more that is left over when the change is done.
+    fn change_and_leave(
+        &mut self,
+        header: Header,
+        changes: Vec<RingChange>,
+        retired: Option<Arc<Memory>>,
+        answer: Answer,
+        mut leftovers: Vec<Leftover>,
+    ) -> Outcome {
+        leftovers.extend(self.device.forget_used_log().map(Leftover::Log));
         if changes.is_empty() && retired.is_none() {
+            self.leftovers.extend(leftovers);
             self.answer(header, answer)
         } else {
-            let started = changes.iter().filter_map(|change| match change {
-                RingChange::Start { setup, .. } => Some(Arc::clone(&setup.call)),
-                RingChange::Stop { .. } | RingChange::Enable { .. } => None,
-            });
-            let waits_for = WaitsFor::Change(answer, started.collect());
-            self.park(header, waits_for, Work::Change { changes, retired })
+            leftovers.extend(changes.iter().filter_map(|change| match change {
+                RingChange::Start { setup, .. } => Some(Leftover::Owed(Arc::clone(&setup.call))),
+                RingChange::Stop { .. } | RingChange::Enable { .. } | RingChange::Log { .. } => None,
+            }));
+            self.park(header, WaitsFor::Change(answer, leftovers), Work::Change { changes, retired })
         }
     }
 
@@ -308,7 +368,13 @@ impl Session {
 
     fn refuse(&mut self, header: Header, refusal: Refusal) -> Outcome {
         // After features that we do not have, nothing that the frontend says can be relied on.
-        let fatal = matches!(refusal, Refusal::ProtocolFeatures(_) | Refusal::Device(DeviceError::Features(_)));
+        let mut fatal = matches!(refusal, Refusal::ProtocolFeatures(_) | Refusal::Device(DeviceError::Features(_)));
+        if header.request == SET_LOG_BASE {
+            // QEMU goes on as if it had the log, whatever the answer is. What we would write would be missing at the guest's next place:
+            // so nothing is written any more, or, where nothing is logged yet, the request that begins with it is refused.
+            fatal |= self.device.is_logging();
+            self.leftovers.extend(self.device.forget_log().map(Leftover::Log));
+        }
         let reply = self.acknowledgement(header, FAILURE);
         let refused = Refused { request: message::name(header.request), refusal };
         if reply.is_some() && !fatal {
@@ -317,9 +383,14 @@ impl Session {
         Outcome { reply, ..self.close(CloseReason::Refused(refused)) }
     }
 
-    /// REPLY_ACK's answer, if it was agreed on, asked for, and the request has no reply of its own.
+    /// REPLY_ACK's answer, if it was agreed on, asked for, and the request has no reply of its own. SET_LOG_BASE is always answered so with
+    /// LOG_SHMFD: QEMU waits for a reply, and does not read what is in it.
     fn acknowledgement(&self, header: Header, value: u64) -> Option<Vec<u8>> {
-        let replies = Shape::of(header.request).is_some_and(|shape| shape.replies);
+        if header.request == SET_LOG_BASE && self.protocol.contains(Protocol::LOG_SHMFD) {
+            return Some(message::reply_u64(header.request, value));
+        }
+        let replies =
+            Shape::of(header.request).is_some_and(|shape| shape.replies && self.protocol.contains(shape.needs));
         let wanted = header.need_reply && self.protocol.contains(Protocol::REPLY_ACK) && !replies;
         wanted.then(|| message::reply_u64(header.request, value))
     }
@@ -354,10 +425,17 @@ struct Parked {
 #[derive(Debug)]
 enum WaitsFor {
     Mapping,
-    /// And the interrupts that are owed then.
-    Change(Answer, Vec<Arc<Call>>),
+    /// And what is left over then: interrupts that are owed, a log that is out of use.
+    Change(Answer, Vec<Leftover>),
     Announcement,
+    /// Whether the answer tells of a file.
+    State {
+        answers_file: bool,
+    },
 }
+
+// A number of the protocol, not one of a peer: the widening is exact.
+const SET_LOG_BASE: u32 = FrontendReq::SET_LOG_BASE as u32;
 
 /// REPLY_ACK: zero is success, all else failure.
 const SUCCESS: u64 = 0;

@@ -20,6 +20,7 @@ use crate::helper::{self, Job};
 use crate::listen::BindError;
 use crate::port::{Loop, Port, PortSocket, Role, Tokens};
 use crate::server::States;
+use crate::session::{Done, StateWish, Work};
 
 /// How many tokens a port uses.
 pub const TOKENS: usize = 3;
@@ -57,6 +58,8 @@ pub struct SinglePort {
     counts: Counts,
     /// There is more to do without a further event.
     busy: bool,
+    /// What the frontend wants of the device's state and is to be answered.
+    wish: Option<StateWish>,
 }
 
 /// What came and went since the start: a frontend may have followed another between two looks at [`SinglePort::state`].
@@ -95,7 +98,7 @@ impl SinglePort {
         let in_loop = in_loop(&registry, &jobs, &states, Instant::now());
         let mut busy = false;
         let port = match connected {
-            None => Port::new(socket, SLOT, tokens, &in_loop)?,
+            None => Port::new(socket, SLOT, tokens, None, &in_loop)?,
             Some(stream) => {
                 stream.set_nonblocking(true)?;
                 let socket = PortSocket { role: Role::Listen, ..socket };
@@ -105,7 +108,7 @@ impl SinglePort {
             }
         };
         let (state, counts) = (SocketState::Waiting, Counts::default());
-        Ok(Self { port, registry, first, folders, jobs, to_do, states, state, counts, busy })
+        Ok(Self { port, registry, first, folders, jobs, to_do, states, state, counts, busy, wish: None })
     }
 
     /// Something happened at one of the port's tokens.
@@ -138,6 +141,19 @@ impl SinglePort {
         if self.busy { Some(now) } else { self.port.deadline() }
     }
 
+    /// What the frontend wants of what is beside the rings: to be answered by [`Self::answer_state`], and nothing else is
+    /// heard of it before.
+    pub fn take_state_wish(&mut self) -> Option<StateWish> {
+        self.wish.take()
+    }
+
+    /// Whether what the frontend wanted is done, or has begun.
+    pub fn answer_state(&mut self, done: bool, rings: &mut impl Rings, now: Instant) {
+        let in_loop = in_loop(&self.registry, &self.jobs, &self.states, now);
+        self.busy |= self.port.on_done(&in_loop, Done::State(done), None);
+        self.work(rings, now);
+    }
+
     /// Leaves the name of the socket behind: see [`SocketName::leave`](crate::listen::SocketName::leave).
     pub fn leave_name(&mut self) {
         self.port.leave_name();
@@ -168,6 +184,7 @@ impl SinglePort {
                     let is_new = !matches!(was, SocketState::Connected(_));
                     self.counts.begun += u64::from(is_new && matches!(self.state, SocketState::Connected(_)));
                 }
+                Job::Work { work: Work::State(wish), .. } => self.wish = Some(wish),
                 Job::Work { work, .. } => {
                     let (done, unused) = helper::work_done(work, |changes| Ok(rings.change(changes)), |_| {});
                     let in_loop = in_loop(&self.registry, &self.jobs, &self.states, now);

@@ -13,7 +13,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use culvert_guest::device::{Device, Kick, RingAddresses, RingSettings};
-use culvert_guest::{Memory, Region};
+use culvert_guest::features::LOG_ALL;
+use culvert_guest::{DirtyLog, Memory, Region};
 use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
 use vhost::vhost_user::message::FrontendReq;
 
@@ -39,7 +40,7 @@ impl Transcript {
         // A ring that could run and does not: the frontend has it in a place that is gone.
         let is_odd = |ring: RingSettings| match (ring.kick, ring.running) {
             (Kick::Unknown, None) => false,
-            (_, Some(running)) => running != features,
+            (_, Some(running)) => running != features & !LOG_ALL,
             (Kick::Polled | Kick::Descriptor(_), None) => true,
         };
         let Some(memory) = device.memory() else { return Ok(None) };
@@ -51,6 +52,11 @@ impl Transcript {
         let mut used = protocol;
         if channel.is_some() {
             used |= Protocol::BACKEND_REQ;
+        }
+        let log = device.log().filter(|_| device.is_logging());
+        if log.is_some() {
+            // Nobody waits for the reply that its request has with this.
+            used -= Protocol::LOG_SHMFD;
         }
         if memory.regions().len() > MAX_DESCRIPTORS {
             used |= Protocol::CONFIGURE_MEM_SLOTS;
@@ -65,6 +71,14 @@ impl Transcript {
         }
         if !transcript.add_memory(memory)? {
             return Ok(None);
+        }
+        if let Some(log) = log
+            && !transcript.add_log(log)?
+        {
+            return Ok(None);
+        }
+        if let Some(call) = device.log_call().descriptor()? {
+            transcript.add(FrontendReq::SET_LOG_FD, &[], [call]);
         }
         if used != protocol {
             transcript.add(FrontendReq::SET_PROTOCOL_FEATURES, &words(&[protocol.bits()]), []);
@@ -93,12 +107,20 @@ impl Transcript {
         Ok(true)
     }
 
+    /// False: it has no file.
+    fn add_log(&mut self, log: &DirtyLog) -> io::Result<bool> {
+        let (Some(file), bytes, offset) = log.file() else { return Ok(false) };
+        self.add(FrontendReq::SET_LOG_BASE, &words(&[bytes, offset]), [file.try_clone_to_owned()?]);
+        Ok(true)
+    }
+
     /// The kick comes last: with it the ring starts as it is to be. The size comes after the place: a ring that does not run may have
     /// one at which it does not fit into the memory, and the place of a known size is checked.
     fn add_ring(&mut self, number: u32, ring: RingSettings) -> io::Result<()> {
         let numbered = u64::from(number);
-        if let Some(RingAddresses { descriptors, available, used }) = ring.addresses {
-            let body = [halves(&[number, 0]), words(&[descriptors, used, available, 0])].concat();
+        if let Some(RingAddresses { descriptors, available, used, log }) = ring.addresses {
+            let flags = if log.is_some() { message::LOG_USED } else { 0 };
+            let body = [halves(&[number, flags]), words(&[descriptors, used, available, log.unwrap_or(0)])].concat();
             self.add(FrontendReq::SET_VRING_ADDR, &body, []);
         }
         if ring.size != 0 {

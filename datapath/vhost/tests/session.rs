@@ -10,8 +10,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use culvert_guest::device::DeviceConfig;
-use culvert_guest::features::RING_PACKED;
-use culvert_vhost::session::{CloseReason, Done, MESSAGE_TIMEOUT, Next, Outcome, Session, Unchanged, Work};
+use culvert_guest::features::LOG_ALL;
+use culvert_vhost::session::{CloseReason, Done, MESSAGE_TIMEOUT, Next, Outcome, Session, StateWish, Unchanged, Work};
 use culvert_vhost::transcript::Replay;
 use support::request::*;
 use support::*;
@@ -86,9 +86,17 @@ impl Dialogue {
             assert_eq!(self.session.wanted(), 0, "a parked session wants nothing");
             let done = match work {
                 Work::Map(update) => Done::Mapped(update.map()),
+                Work::MapLog(update) => Done::LogMapped(update.map()),
                 Work::Announce(mac) => {
                     self.workers.record().lines.push(format!("announce {mac}"));
                     Done::Announced
+                }
+                Work::State(wish) => {
+                    self.workers
+                        .record()
+                        .lines
+                        .push(format!("state {}", if matches!(wish, StateWish::Check) { "check" } else { "file" }));
+                    Done::State(true)
                 }
                 Work::Change { changes, retired } => {
                     Done::Changed(self.workers.change(changes).map_err(|error| Unchanged { error, retired }))
@@ -158,8 +166,8 @@ const ANSWERS: [(u32, [&str; 4]); 45] = [
     (SET_OWNER, ["-", "ack", "ack", "ack"]),
     (RESET_OWNER, ["-", "ack", "ack", "ack"]),
     (SET_MEM_TABLE, ["-", "ack", "ack", "ack stop 0, start 0 enabled=true"]),
-    (6, ["close", "nack", "nack", "nack"]), // SET_LOG_BASE
-    (7, ["close", "nack", "nack", "nack"]), // SET_LOG_FD
+    (SET_LOG_BASE, ["-", "ack", "ack", "ack"]),
+    (SET_LOG_FD, ["-", "ack", "ack", "ack"]),
     (SET_VRING_NUM, ["-", "ack", "ack", "nack"]),
     (SET_VRING_ADDR, ["-", "ack", "ack", "ack"]),
     (SET_VRING_BASE, ["-", "ack", "ack", "nack"]),
@@ -232,7 +240,9 @@ fn each_request_is_answered_in_each_state() {
 fn without_need_reply_success_is_silent_and_failure_closes() {
     for (number, [.., expected]) in ANSWERS {
         let answer = Dialogue::after(dialogue_to_running()).send(good(number, 0));
-        if expected.starts_with("ack") {
+        if number == SET_LOG_BASE {
+            assert_eq!(answer, Answer::Number(0), "its own reply");
+        } else if expected.starts_with("ack") {
             assert_eq!(answer, Answer::Silence, "request {number}");
         } else if expected.starts_with("nack") {
             assert!(matches!(answer, Answer::Closed(_)), "request {number}: {answer:?}");
@@ -263,8 +273,9 @@ fn a_parked_session_takes_nothing_and_a_closed_one_neither() {
 fn mq_and_announce_are_offered_with_several_pairs_only_and_mac_if_there_is_one() {
     let (mac, mtu, announce, mq) = (1 << 5, 1 << 3, 1 << 21, 1 << 22);
     let one = DeviceConfig { queue_pairs: 1, mac: None, ..CONFIG };
-    // VERSION_1, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT, RING_PACKED, IN_ORDER.
-    let base = 1_u64 << 32 | 1 << 15 | 1 << 28 | 1 << 29 | 1 << 27 | 1 << 34 | 1 << 35 | mtu | PROTOCOL_FEATURES;
+    // VERSION_1, LOG_ALL, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT, RING_PACKED, IN_ORDER.
+    let base =
+        1_u64 << 32 | 1 << 26 | 1 << 15 | 1 << 28 | 1 << 29 | 1 << 27 | 1 << 34 | 1 << 35 | mtu | PROTOCOL_FEATURES;
     // CSUM, TSO4, TSO6, ECN and USO, of the device and of the driver.
     let device = 1 << 0 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 56;
     let driver = 1 << 1 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 54 | 1 << 55;
@@ -425,7 +436,7 @@ fn reset_stops_all_and_keeps_memory_and_protocol() {
 fn status_tells_what_was_agreed() {
     let dialogue = Dialogue::after(dialogue_to_running());
     let status = dialogue.session.status();
-    assert_eq!(status.features, CONFIG.offered() & !RING_PACKED);
+    assert_eq!(status.features, negotiated());
     assert_eq!((status.memory_regions, status.memory_bytes), (1, SIZE));
     assert_eq!(status.rings.len(), 4);
     let [first, rest @ ..] = status.rings.as_slice() else { panic!() };
@@ -517,7 +528,8 @@ fn bodies_of_wrong_size_are_refused() {
         for size in [0, 1, right.saturating_sub(1), right + 1, 4084] {
             // GET_CONFIG, SET_CONFIG and SET_MEM_TABLE have bodies of several sizes.
             let variable = matches!(number, GET_CONFIG | SET_CONFIG) && (12..=268).contains(&size)
-                || number == SET_BACKEND_REQ_FD && size == 8;
+                || number == SET_BACKEND_REQ_FD && size == 8
+                || number == SET_LOG_FD && size <= 8;
             if size == right || variable {
                 continue;
             }
@@ -736,9 +748,9 @@ fn rings_outside_of_memory_are_refused() {
         assert_eq!(dialogue.send(good(SET_VRING_KICK, NEED_REPLY)), ack(false), "{bad:x?}");
         assert_eq!(dialogue.workers.take_lines(), [""; 0]);
     }
-    // A request to log writes, which we did not offer.
+    // A flag that there is not.
     let mut body = addresses_body(0);
-    body[4] = 1;
+    body[4] = 2;
     Dialogue::after(dialogue_to_configured()).expect_refusal(message(SET_VRING_ADDR, 0, &body), "flags");
 }
 
@@ -775,13 +787,13 @@ fn numbers_out_of_range_are_refused_and_not_cut_off() {
 fn a_packed_ring_tells_its_position_twice() {
     for (told, answer) in [(0x8005_8005_u32, 0x8005_8005_u32), (0x0000_8005, 0x8005_8005), (7, 0x0007_0007)] {
         let mut dialogue = Dialogue::after(dialogue_to_negotiated());
-        dialogue.send(message(SET_FEATURES, 0, &words(&[CONFIG.offered()])));
+        dialogue.send(message(SET_FEATURES, 0, &words(&[CONFIG.offered() & !LOG_ALL])));
         dialogue.send(message(SET_VRING_BASE, 0, &halves(&[0, told])));
         let reply = dialogue.send(message(GET_VRING_BASE, 0, &halves(&[0, 0])));
         assert_eq!(reply, Answer::Number(u64::from(answer) << 32));
     }
     let mut dialogue = Dialogue::after(dialogue_to_negotiated());
-    dialogue.send(message(SET_FEATURES, 0, &words(&[CONFIG.offered()])));
+    dialogue.send(message(SET_FEATURES, 0, &words(&[CONFIG.offered() & !LOG_ALL])));
     let reply = dialogue.send(message(GET_VRING_BASE, 0, &halves(&[0, 0])));
     assert_eq!(reply, Answer::Number(0x8000_8000 << 32), "a new ring");
 }
@@ -798,14 +810,14 @@ fn one_queue_pair_is_no_multi_queue() {
 /// hostile V13
 #[test]
 fn features_that_were_never_offered_close() {
-    // VHOST_F_LOG_ALL, HOST_UFO, STATUS, CTRL_VQ, ACCESS_PLATFORM.
-    for bit in [26, 14, 16, 17, 33, 63] {
+    // HOST_UFO, STATUS, CTRL_VQ, ACCESS_PLATFORM.
+    for bit in [14, 16, 17, 33, 63] {
         let mut dialogue = Dialogue::after(dialogue_to_negotiated());
         let answer = dialogue.send(message(SET_FEATURES, NEED_REPLY, &words(&[PROTOCOL_FEATURES | 1 << bit])));
         assert!(matches!(&answer, Answer::Closed(reason) if reason.contains("never offered")), "{answer:?}");
     }
-    // LOG_SHMFD, PAGEFAULT, INFLIGHT_SHMFD, INBAND_NOTIFICATIONS, STATUS.
-    for bit in [1, 8, 12, 14, 16, 63] {
+    // PAGEFAULT, INFLIGHT_SHMFD, INBAND_NOTIFICATIONS, STATUS.
+    for bit in [8, 12, 14, 16, 63] {
         let mut dialogue = Dialogue::after(dialogue_to_negotiated());
         let answer = dialogue.send(message(SET_PROTOCOL_FEATURES, NEED_REPLY, &words(&[1 << bit])));
         assert!(matches!(&answer, Answer::Closed(reason) if reason.contains("never offered")), "{answer:?}");
@@ -820,7 +832,7 @@ fn running_rings_keep_their_features_until_they_are_stopped() {
     assert_eq!(dialogue.send(message(SET_FEATURES, NEED_REPLY, &words(&[PROTOCOL_FEATURES]))), ack(true));
     assert_eq!(dialogue.workers.take_lines(), [""; 0]);
     dialogue.send(good(SET_MEM_TABLE, 0)); // restarts the ring, but for another reason
-    assert_eq!(features(&dialogue), CONFIG.offered() & !RING_PACKED);
+    assert_eq!(features(&dialogue), negotiated());
     dialogue.send(good(GET_VRING_BASE, 0));
     dialogue.send(good(SET_VRING_KICK, 0));
     assert_eq!(features(&dialogue), PROTOCOL_FEATURES);
@@ -851,6 +863,193 @@ fn a_new_session_takes_what_this_one_took() {
         let next = dialogue.next().expect("a ring runs");
         assert_eq!(next.session.status(), dialogue.session.status());
         assert_eq!(next.transcript(), dialogue.transcript());
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The guest moves
+// ---------------------------------------------------------------------------------------------------------------
+
+/// SET_FEATURES with LOG_ALL or without.
+fn features(logs: bool) -> Message {
+    let bits = if logs { negotiated() | LOG_ALL } else { negotiated() };
+    message(SET_FEATURES, NEED_REPLY, &words(&[bits]))
+}
+
+/// SET_VRING_ADDR of ring 0 with the flag to log writes to its used ring, or without.
+fn addresses(logs: bool) -> Message {
+    let [descriptors, used, available] = ring_addresses(0);
+    let body = [halves(&[0, u32::from(logs)]), words(&[descriptors, used, available, GUEST + (used - USER)])].concat();
+    message(SET_VRING_ADDR, NEED_REPLY, &body)
+}
+
+fn log_base(bytes: u64, file_bytes: u64, offset: u64) -> Message {
+    message(SET_LOG_BASE, 0, &words(&[bytes, offset])).with([memfd(file_bytes)])
+}
+
+/// The messages are QEMU's (`vhost_migration_log`).
+#[test]
+fn writes_are_logged_while_the_guest_moves_and_again_at_the_next_try() {
+    let mut dialogue = Dialogue::after(dialogue_to_running());
+    for _ in 0..3 {
+        // Without NEED_REPLY: the reply is the request's own.
+        assert_eq!(dialogue.send(good(SET_LOG_BASE, 0)), Answer::Number(0));
+        assert_eq!(dialogue.workers.take_lines(), [""; 0]);
+        assert_eq!(dialogue.send(features(true)), ack(true));
+        assert_eq!(dialogue.workers.take_lines(), ["log 0 true"]);
+        assert_eq!(dialogue.send(addresses(true)), ack(true));
+        assert_eq!(dialogue.workers.take_lines(), ["log 0 true"], "the ring stays where it is, and runs");
+        assert_eq!(dialogue.workers.record().setups[&0].log.as_ref().unwrap().used, Some(GUEST + 0x2000));
+        assert_eq!(dialogue.session.status().features, negotiated() | LOG_ALL);
+        // Cancelled.
+        assert_eq!(dialogue.send(features(false)), ack(true));
+        assert_eq!(dialogue.send(addresses(false)), ack(true));
+        assert_eq!(dialogue.workers.take_lines(), ["log 0 false"]);
+    }
+    dialogue.send(good(SET_LOG_BASE, 0));
+    dialogue.send(features(true));
+    assert_eq!(dialogue.send(good(GET_VRING_BASE, 0)), Answer::Number(u64::from(POSITION) << 32));
+    assert_eq!(dialogue.workers.take_lines(), ["log 0 true", "stop 0"]);
+}
+
+/// QEMU begins so when a device starts, or its frontend connects again, in the middle of a migration (`vhost_net_start`, `vhost_dev_start`).
+/// Its rings are enabled by then: what they wrote before they have the log would be missing in it.
+#[test]
+fn rings_that_are_to_log_wait_for_the_log() {
+    for by_flag in [false, true] {
+        let mut dialogue = Dialogue::after(dialogue_to_negotiated());
+        dialogue.send(good(SET_VRING_ENABLE, 0));
+        dialogue.send(features(!by_flag));
+        for message in [good(SET_MEM_TABLE, 0), good(SET_VRING_NUM, 0), good(SET_VRING_BASE, 0), addresses(true)] {
+            dialogue.send(message);
+        }
+        dialogue.send(good(SET_VRING_KICK, 0));
+        assert_eq!(dialogue.workers.take_lines(), [""; 0]);
+        assert!(dialogue.transcript().is_none(), "messages cannot tell that a ring waits");
+        assert_eq!(dialogue.send(good(SET_LOG_BASE, 0)), Answer::Number(0));
+        assert_eq!(dialogue.workers.take_lines(), ["start 0 enabled=true logs"]);
+        // And what starts later logs from the start.
+        dialogue.send(good(GET_VRING_BASE, 0));
+        dialogue.send(good(SET_VRING_KICK, 0));
+        assert_eq!(dialogue.workers.take_lines(), ["stop 0", "start 0 enabled=true logs"]);
+    }
+}
+
+/// The migration is given up before there was a log.
+#[test]
+fn rings_that_need_no_log_any_more_do_not_wait_for_it() {
+    let mut dialogue = Dialogue::after(dialogue_to_negotiated());
+    dialogue.send(features(true));
+    for message in [good(SET_MEM_TABLE, 0), good(SET_VRING_NUM, 0), good(SET_VRING_BASE, 0), addresses(true)] {
+        dialogue.send(message);
+    }
+    dialogue.send(good(SET_VRING_KICK, 0));
+    assert_eq!(dialogue.send(features(false)), ack(true));
+    assert_eq!(dialogue.workers.take_lines(), [""; 0], "its flag is set");
+    assert_eq!(dialogue.send(addresses(false)), ack(true));
+    assert_eq!(dialogue.workers.take_lines(), ["start 0 enabled=false"]);
+}
+
+/// hostile V14: QEMU does not read what the reply to SET_LOG_BASE says; it gives its migration up when LOG_ALL is refused.
+#[test]
+fn without_a_usable_log_logging_is_refused_and_the_guest_goes_on() {
+    let needed = (GUEST + SIZE) / 0x1000 / 8;
+    for bad in [
+        log_base(needed - 1, needed, 0), // too small for the memory
+        log_base(0, needed, 0),
+        log_base(needed, needed - 1, 0),
+        log_base(needed, needed, 1),
+        log_base(needed, needed, u64::MAX),
+        log_base(u64::MAX, needed, 0),
+        log_base(5 << 30, 5 << 30, 0),
+        message(SET_LOG_BASE, 0, &words(&[needed, 0])).with([eventfd()]),
+        message(SET_LOG_BASE, 0, &words(&[needed, 0])),
+    ] {
+        let mut dialogue = Dialogue::after(dialogue_to_running());
+        // One from an earlier try is not taken in place of it.
+        assert_eq!(dialogue.send(good(SET_LOG_BASE, 0)), Answer::Number(0));
+        assert_eq!(dialogue.send(bad), Answer::Number(1));
+        assert_eq!(dialogue.send(features(true)), ack(false));
+        assert_eq!(dialogue.send(addresses(true)), ack(false));
+        assert_eq!(dialogue.session.status().features, negotiated());
+        assert_eq!(dialogue.workers.take_lines(), [""; 0]);
+        // Exactly as large as it must be.
+        assert_eq!(dialogue.send(log_base(needed, needed, 0)), Answer::Number(0));
+        assert_eq!(dialogue.send(features(true)), ack(true));
+    }
+    let mut dialogue = Dialogue::after(dialogue_to_running());
+    dialogue.send(good(SET_LOG_BASE, 0));
+    dialogue.send(good(SET_PROTOCOL_FEATURES, 0));
+    // The same without a way to tell.
+    let mut silent = Dialogue::after(dialogue_to_running());
+    silent.send(message(SET_PROTOCOL_FEATURES, 0, &words(&[0])));
+    silent.expect_refusal(features(true), "no usable log");
+}
+
+/// hostile V14: what is written from then on would be known to nobody, and QEMU would go on as if it were.
+#[test]
+fn a_bad_log_in_the_middle_of_a_migration_closes() {
+    for bad in [log_base(8, 8, 0), log_base(0, 8, 0), message(SET_LOG_BASE, 0, &words(&[8, 0]))] {
+        let mut dialogue = Dialogue::after(dialogue_to_running());
+        dialogue.send(good(SET_LOG_BASE, 0));
+        dialogue.send(features(true));
+        let answer = dialogue.send(bad);
+        assert!(matches!(&answer, Answer::Closed(reason) if reason.contains("SET_LOG_BASE refused")), "{answer:?}");
+    }
+}
+
+/// hostile V14
+#[test]
+fn memory_that_the_log_does_not_reach_is_refused_while_writes_are_logged() {
+    let needed = (GUEST + SIZE) / 0x1000 / 8;
+    let more =
+        || message(ADD_MEM_REG, NEED_REPLY, &words(&[0, GUEST + SIZE, SIZE, USER + SIZE, 0])).with([memfd(SIZE)]);
+    let mut dialogue = Dialogue::after(dialogue_to_running());
+    dialogue.send(log_base(needed, needed, 0));
+    dialogue.send(features(true));
+    dialogue.workers.take_lines();
+    assert_eq!(dialogue.send(more()), ack(false));
+    assert_eq!(dialogue.workers.take_lines(), [""; 0]);
+    // A larger one first, as QEMU does.
+    assert_eq!(dialogue.send(good(SET_LOG_BASE, 0)), Answer::Number(0));
+    assert_eq!(dialogue.workers.take_lines(), ["log 0 true"]);
+    assert_eq!(dialogue.send(more()), ack(true));
+    assert_eq!(dialogue.workers.take_lines(), ["stop 0", "start 0 enabled=true logs"]);
+    // A place for the marks of a used ring that the log does not have.
+    let [descriptors, used, available] = ring_addresses(0);
+    let far = [halves(&[0, 1]), words(&[descriptors, used, available, 1 << 50])].concat();
+    assert_eq!(dialogue.send(message(SET_VRING_ADDR, NEED_REPLY, &far)), ack(false));
+    assert_eq!(dialogue.workers.take_lines(), [""; 0]);
+}
+
+/// hostile V14
+#[test]
+fn a_log_is_replaced_a_thousand_times_and_none_stays_open() {
+    let mut dialogue = Dialogue::after(dialogue_to_running());
+    dialogue.send(good(SET_LOG_BASE, 0));
+    dialogue.session.take_leftovers();
+    let before = open_descriptors();
+    for round in 0..1000 {
+        assert_eq!(dialogue.send(good(SET_LOG_BASE, 0)), Answer::Number(0));
+        assert_eq!(dialogue.send(features(round % 2 == 0)), ack(true));
+        dialogue.send(good(SET_LOG_FD, 0));
+        dialogue.session.take_leftovers();
+    }
+    // Other tests of this process come and go.
+    assert!(open_descriptors() < before + 500, "{} after {before}", open_descriptors());
+}
+
+#[test]
+fn a_session_that_goes_on_in_another_process_logs_there() {
+    for flag in [false, true] {
+        let mut dialogue = Dialogue::after(dialogue_to_running());
+        for message in [good(SET_LOG_BASE, 0), good(SET_LOG_FD, 0), features(true), addresses(flag)] {
+            dialogue.send(message);
+        }
+        let next = dialogue.next().expect("a ring runs");
+        assert_eq!(next.session.status(), dialogue.session.status());
+        assert_eq!(next.transcript(), dialogue.transcript());
+        assert_eq!(next.workers.take_lines(), ["start 0 enabled=true logs"]);
     }
 }
 

@@ -151,6 +151,7 @@ fn port(number: u16, network: u16, egress: Egress) -> Port {
         mirrors: Box::default(),
         is_mirror_target: false,
         taps: Box::default(),
+        latencies: Box::default(),
         counters: Arc::new([PortCounters::default()]),
     }
 }

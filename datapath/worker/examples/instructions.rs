@@ -1,8 +1,8 @@
 //! What a frame from guest to guest costs the worker: two guests' rings and all of the datapath in one thread, without frontends,
 //! namespaces or a second core, so that instructions can be counted where times say nothing.
 //!
-//! `instructions [packed] [BYTES [ADDRESSES [FRAMES [BURST]]]]`: frames of so many bytes (64), both ways, between so many stations on each side
-//! (1), in bursts of so many (32); with `packed` both guests have packed rings.
+//! `instructions [packed] [timed] [BYTES [ADDRESSES [FRAMES [BURST]]]]`: frames of so many bytes (64), both ways, between so many stations on each side
+//! (1), in bursts of so many (32); with `packed` both guests have packed rings, with `timed` the latency of one of them is measured.
 //! It prints the time that [`work`] took for a frame. For instructions:
 //!
 //! ```text
@@ -21,8 +21,8 @@ use culvert_frame::MacAddress;
 use culvert_guest::features::{self, INDIRECT_DESC, NET_MRG_RXBUF, RING_PACKED, VERSION_1};
 use culvert_guest::{Call, Memory, ReceiveQueue, Region, RingLayout, TransmitBurst, TransmitQueue};
 use culvert_switch::{
-    Bridge, Egress, Forwarder, MacTable, NetworkId, Port, PortCounters, PortId, Rules, Topology, limits::Limiter,
-    rates::Meter,
+    Bridge, Egress, Forwarder, Latency, MacTable, NetworkId, Port, PortCounters, PortId, Rules, Topology,
+    limits::Limiter, rates::Meter,
 };
 use culvert_worker::handover::Slot;
 use culvert_worker::input::{Arrival, Input};
@@ -39,13 +39,18 @@ const BURST: u64 = 32;
 fn main() {
     let mut words = std::env::args().skip(1).peekable();
     let packed = words.next_if(|word| word == "packed").is_some();
+    let timed = words.next_if(|word| word == "timed").is_some();
     let mut numbers = words.map(|text| text.parse::<u64>().expect("a number"));
     let mut next = |default| numbers.next().unwrap_or(default);
     let (length, addresses, wanted, burst) = (next(64) as u32, next(1), next(200_000), next(BURST));
 
     let mut guests = [1, 2].map(|number| Guest::new(number, length, addresses, burst as u16, packed));
     let table = Arc::new(MacTable::new(300));
-    let ports = guests.iter_mut().map(|guest| Some(guest.port())).collect();
+    let mut ports = guests.each_mut().map(Guest::port);
+    if timed {
+        ports[0].latencies = Box::new([Arc::new(Latency::new())]);
+    }
+    let ports = ports.map(Some).into();
     let topology = Topology::new(ports, vec![Some(Bridge { table, groups: None })]);
     let mut worker = Worker {
         inputs: guests.each_mut().map(|guest| guest.input()),
@@ -91,6 +96,7 @@ impl Worker {
         let mut frames = 0;
         for input in &mut self.inputs {
             let port = input.port;
+            self.forwarder.begin(topology);
             if let Some(Arrival::Frames(mut burst)) = input.receive(&mut self.storage) {
                 self.forwarder.forward(topology, port, &mut burst, NOW);
                 frames += burst.len() as u64;
@@ -180,6 +186,7 @@ impl Guest {
             mirrors: Box::default(),
             is_mirror_target: false,
             taps: Box::default(),
+            latencies: Box::default(),
             counters: Arc::new([PortCounters::default()]),
         }
     }

@@ -185,6 +185,9 @@ impl Places {
 }
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

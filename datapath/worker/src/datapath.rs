@@ -6,7 +6,7 @@
 
 mod rebalance;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, RawFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,7 +18,7 @@ use culvert_frame::MacAddress;
 use culvert_guest::device::{RingChange, RingSetup, StoppedRing, Unresponsive};
 use culvert_guest::thread_clock::ThreadClock;
 use culvert_guest::unblock::Unblocker;
-use culvert_guest::{ReceiveQueue, TransmitQueue};
+use culvert_guest::{ReceiveQueue, RingLog, TransmitQueue};
 use culvert_nic::{Eal, Pool, RxQueue, TxQueue};
 use culvert_switch::burst::LocalFrame;
 use culvert_switch::groups::Groups;
@@ -27,7 +27,7 @@ use culvert_switch::mac_table::MacEntry;
 use culvert_switch::port::MAX_PORTS;
 use culvert_switch::rates::Meter;
 use culvert_switch::trace::{self, Trace};
-use culvert_switch::{MacTable, NetworkId, PortCounters, PortId, PortTotals, Rules, Tap};
+use culvert_switch::{Latency, MacTable, NetworkId, PortCounters, PortId, PortTotals, Rules, Tap};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry, Token, Waker};
 
@@ -299,17 +299,19 @@ impl Datapath {
         let mut state = self.state();
         let Some(port) = state.port_mut(id) else { return Ok(()) };
         let before = std::mem::replace(&mut port.rules, Arc::new(rules));
-        let (after, network) = (port.rules.clone(), port.network);
+        let (after, network, is_bound) = (port.rules.clone(), port.network, port.is_bound);
         let moves = before.vlans != after.vlans || before.mac() != after.mac();
         let table = state.table(network).filter(|_| moves);
         if let Some(table) = &table
-            && !bind(table, &after, id)
+            && !(if is_bound { bind(table, &after, id) } else { can_bind(table, &after) })
         {
             if let Some(port) = state.port_mut(id) {
                 port.rules = before.clone();
             }
-            table.forget(id);
-            bind(table, &before, id);
+            if is_bound {
+                table.forget(id);
+                bind(table, &before, id);
+            }
             return Err(DatapathError::TableFull);
         }
         if let Some(port) = state.port_mut(id) {
@@ -324,7 +326,7 @@ impl Datapath {
         if let Some(table) = table {
             // No worker learns by the old rules any more.
             table.forget(id);
-            bind(&table, &after, id);
+            let _ = is_bound && bind(&table, &after, id);
             if let Some(network) = state.network_mut(network) {
                 network.forget(id);
                 network.welcome(id, self.start.elapsed());
@@ -362,6 +364,7 @@ impl Datapath {
         let published = self.publish(&mut state);
         // What it said last is not to be taken for the next port's of its number.
         self.take_snooped(&mut state);
+        state.ports.iter().flatten().flat_map(|other| &other.latencies).for_each(|latency| latency.forget(port));
         if let Some(network) = state.network_mut(gone.network) {
             network.table.forget(port);
             network.forget(port);
@@ -383,6 +386,7 @@ impl Datapath {
     pub fn change_rings(&self, port: PortId, changes: Vec<RingChange>) -> Result<Vec<StoppedRing>, Unresponsive> {
         let mut state = self.state();
         let (mut stopped, mut started, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        let mut logs = Vec::new();
         for change in changes {
             match change {
                 RingChange::Stop { ring } => match state.rings(port).and_then(|rings| rings.remove(&ring)) {
@@ -395,6 +399,7 @@ impl Datapath {
                         ring.enabled = enabled;
                     }
                 }
+                RingChange::Log { ring, log } => logs.push((ring, log)),
             }
         }
         if !stopped.is_empty() {
@@ -405,7 +410,14 @@ impl Datapath {
             }
             positions
                 .extend(stopped.iter().map(|(ring, taken)| StoppedRing { ring: *ring, position: taken.position() }));
+            let has_left = started.is_empty() && stopped.iter().any(|(_, ring)| ring.log.is_some());
             drop(stopped);
+            if has_left {
+                forget_guest(&mut state, port);
+            }
+        }
+        if !logs.is_empty() {
+            self.log_writes(&mut state, port, &logs)?;
         }
         // A device that starts anew: what its guest broke before is forgotten.
         let attachment = state.next_attachment();
@@ -415,12 +427,15 @@ impl Datapath {
         {
             guest.quarantined = false;
             guest.attachment = attachment;
-            let network = guest.network;
+            guest.is_bound = true;
+            let (network, rules) = (guest.network, guest.rules.clone());
             // It may be another guest, which gets all groups until it has said which it wants. What the one before had learned
             // here would leave no room for it, and lead others' frames astray.
             if let Some(network) = state.network_mut(network) {
                 network.welcome(port, self.start.elapsed());
                 network.table.forget_learned(port);
+                // Where other ports' own addresses leave no room for it, it is learned from its frames.
+                let _ = bind(&network.table, &rules, port);
             }
         }
         for (number, setup) in started {
@@ -486,7 +501,7 @@ impl Datapath {
         let state = self.state();
         let lost = state.ports.iter().zip(0..).filter_map(|(port, id)| match port.as_ref()? {
             PortState { device: Device::Guest(rings), attachment, .. } => {
-                rings.values().any(|ring| ring.memory.faulted()).then_some((PortId(id), *attachment))
+                rings.values().any(Ring::has_lost_memory).then_some((PortId(id), *attachment))
             }
             PortState { device: Device::Nic { .. }, .. } => None,
         });
@@ -504,8 +519,21 @@ impl Datapath {
 
     /// A port's counters.
     pub fn totals(&self, port: PortId) -> Option<PortTotals> {
-        let counters = self.state().ports.get(port.index())?.as_ref()?.counters.clone();
-        Some(PortTotals::sum(&counters))
+        let (counters, before) = {
+            let state = self.state();
+            let port = state.port(port)?;
+            (port.counters.clone(), port.before.clone())
+        };
+        let mut totals = PortTotals::sum(&counters);
+        totals.add(&before);
+        Some(totals)
+    }
+
+    /// Has a port's counters go on from what an earlier process has counted.
+    pub fn restore_totals(&self, port: PortId, before: PortTotals) {
+        if let Some(port) = self.state().port_mut(port) {
+            port.before = before;
+        }
     }
 
     /// How many of a guest's receive and transmit queues are running and enabled.
@@ -607,7 +635,7 @@ impl Datapath {
     /// # Errors
     /// [`DatapathError::Unresponsive`].
     pub fn add_tap(&self, port: PortId, tap: Arc<Tap>) -> Result<(), DatapathError> {
-        self.change_taps(port, |taps| taps.push(tap))
+        self.change_port(port, |port| port.taps.push(tap))
     }
 
     /// Ends what [`Self::add_tap`] started: no frame comes into the tap any more.
@@ -615,7 +643,30 @@ impl Datapath {
     /// # Errors
     /// [`DatapathError::Unresponsive`].
     pub fn remove_tap(&self, port: PortId, tap: &Arc<Tap>) -> Result<(), DatapathError> {
-        self.change_taps(port, |taps| taps.retain(|other| !Arc::ptr_eq(other, tap)))
+        self.change_port(port, |port| port.taps.retain(|other| !Arc::ptr_eq(other, tap)))
+    }
+
+    /// Starts to count how long frames of a port stay.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn add_latency(&self, port: PortId, latency: Arc<Latency>) -> Result<(), DatapathError> {
+        self.change_port(port, |port| port.latencies.push(latency))
+    }
+
+    /// Ends what [`Self::add_latency`] started.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unresponsive`].
+    pub fn remove_latency(&self, port: PortId, latency: &Arc<Latency>) -> Result<(), DatapathError> {
+        self.change_port(port, |port| port.latencies.retain(|other| !Arc::ptr_eq(other, latency)))
+    }
+
+    /// The ports whose frames' times are counted, each with what was counted for longest.
+    pub fn latencies(&self) -> Vec<(PortId, Arc<Latency>)> {
+        let state = self.state();
+        let ports = (0..).zip(&state.ports).filter_map(|(id, port)| Some((PortId(id), port.as_ref()?)));
+        ports.filter_map(|(id, port)| Some((id, Arc::clone(port.latencies.first()?)))).collect()
     }
 
     /// What each worker did.
@@ -646,13 +697,16 @@ impl Datapath {
         let mut state = self.state();
         let free = state.ports.iter().position(Option::is_none).unwrap_or(state.ports.len());
         let id = u16::try_from(free).ok().filter(|_| free < MAX_PORTS).ok_or(DatapathError::TooManyPorts)?;
-        if let Some(table) = state.table(network)
-            && !bind(&table, &rules, PortId(id))
-        {
-            table.forget(PortId(id));
+        let table = state.table(network);
+        if table.as_ref().is_some_and(|table| !can_bind(table, &rules)) {
             return Err(DatapathError::TableFull);
         }
         let device = device(self, &mut state);
+        // A guest that has not come may run on another machine meanwhile, and be known there.
+        let is_bound = matches!(device, Device::Nic { .. });
+        if is_bound && let Some(table) = table {
+            bind(&table, &rules, PortId(id));
+        }
         let counters = self.workers.iter().map(|_| PortCounters::default()).collect();
         let port = PortState {
             network,
@@ -660,9 +714,12 @@ impl Datapath {
             meter: Arc::new(Meter::new(&rules.rates)),
             rules: Arc::new(rules),
             counters,
+            before: PortTotals::default(),
             taps: Vec::new(),
+            latencies: Vec::new(),
             quarantined: false,
             attachment: 0,
+            is_bound,
             device,
         };
         match state.ports.get_mut(free) {
@@ -682,10 +739,10 @@ impl Datapath {
         Ok(PortId(id))
     }
 
-    fn change_taps(&self, port: PortId, change: impl FnOnce(&mut Vec<Arc<Tap>>)) -> Result<(), DatapathError> {
+    fn change_port(&self, port: PortId, change: impl FnOnce(&mut PortState)) -> Result<(), DatapathError> {
         let mut state = self.state();
         if let Some(Some(port)) = state.ports.get_mut(port.index()) {
-            change(&mut port.taps);
+            change(port);
         }
         self.publish(&mut state)
     }
@@ -697,15 +754,34 @@ impl Datapath {
         setup: &RingSetup,
     ) -> Result<Ring, culvert_guest::split::StartError> {
         let (memory, enabled) = (setup.memory.clone(), setup.enabled);
+        let log = setup.log.as_ref().map(|log| log.log.clone());
         if number.is_multiple_of(2) {
             let queue = ReceiveQueue::start(setup)?;
-            return Ok(Ring { memory, enabled, queue: Queue::Receive(Arc::new(Mutex::new(queue))) });
+            return Ok(Ring { memory, log, enabled, queue: Queue::Receive(Arc::new(Mutex::new(queue))) });
         }
         let queue = TransmitQueue::start(setup)?;
         let place = self.place(state);
         // A descriptor that epoll does not take cannot wake us: the ring is polled.
         let kick = setup.kick.clone().filter(|kick| self.watch(place.worker, place.token, input::raw(kick.as_fd())));
-        Ok(Ring { memory, enabled, queue: Queue::Transmit { slot: Slot::new(queue), kick, place } })
+        Ok(Ring { memory, log, enabled, queue: Queue::Transmit { slot: Slot::new(queue), kick, place } })
+    }
+
+    /// Has the writes of running rings logged from now on, or not. A queue that is polled is in nobody's hands meanwhile, and keeps its place:
+    /// what its guest sends waits in the ring.
+    fn log_writes(&self, state: &mut State, port: PortId, logs: &[(u16, Option<RingLog>)]) -> Result<(), Unresponsive> {
+        let rings = state.rings(port).into_iter().flatten();
+        let polled = rings.filter(|(number, _)| logs.iter().any(|(ring, _)| ring == *number));
+        state.away = polled.filter_map(|(_, ring)| Some(ring.place()?.token)).collect();
+        let left = if state.away.is_empty() { Ok(()) } else { self.publish(state) };
+        state.away = BTreeSet::new();
+        // The caller publishes again.
+        left.map_err(|_| Unresponsive)?;
+        for (number, log) in logs {
+            if let Some(ring) = state.rings(port).and_then(|rings| rings.get_mut(number)) {
+                ring.log(log.as_ref());
+            }
+        }
+        Ok(())
     }
 
     /// A place at the worker with the fewest inputs.
@@ -766,6 +842,21 @@ impl Datapath {
         state.plans.retain(|plan| plan.generation == generation);
         state.stuck.clear();
         Ok(())
+    }
+}
+
+/// Forgets where the guest of a port was found, once all of its rings have stopped: it goes on elsewhere, and others shall find it there.
+fn forget_guest(state: &mut State, port: PortId) {
+    let Some(guest) =
+        state.port_mut(port).filter(|guest| matches!(&guest.device, Device::Guest(rings) if rings.is_empty()))
+    else {
+        return;
+    };
+    guest.is_bound = false;
+    let network = guest.network;
+    if let Some(network) = state.network_mut(network) {
+        network.table.forget(port);
+        network.forget(port);
     }
 }
 
@@ -831,6 +922,11 @@ fn groups(settings: NetworkSettings) -> Option<(Groups, Arc<culvert_switch::grou
 /// Binds a port's own address, if it has one, in its VLANs. `false` when the table has no room for it.
 fn bind(table: &MacTable, rules: &Rules, port: PortId) -> bool {
     rules.mac().is_none_or(|mac| rules.vlans.bound().into_iter().all(|vlan| table.bind(vlan, mac, port)))
+}
+
+/// Whether there is room for that; nothing is bound.
+fn can_bind(table: &MacTable, rules: &Rules) -> bool {
+    rules.mac().is_none_or(|mac| rules.vlans.bound().into_iter().all(|vlan| table.can_bind(vlan, mac)))
 }
 
 fn seconds(age: Duration) -> u32 {

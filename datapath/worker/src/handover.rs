@@ -120,6 +120,11 @@ impl<T> Slot<T> {
     pub fn look<R>(&self, with: impl FnOnce(&T) -> R) -> Option<R> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).as_deref().map(with)
     }
+
+    /// Changes the queue, if it is there.
+    pub fn change(&self, with: impl FnOnce(&mut T)) {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).as_deref_mut().map(with);
+    }
 }
 
 impl<T> Clone for Slot<T> {

@@ -96,6 +96,11 @@ pub(crate) fn begin_late() {
     late.into_iter().for_each(|milliseconds| std::thread::sleep(Duration::from_millis(milliseconds)));
 }
 
+/// With `no-dirty-log` in the list, nothing is logged while a guest moves.
+pub(crate) fn forgets_writes() -> bool {
+    wished("no-dirty-log").is_some()
+}
+
 /// How long [`Fault::Doze`] lasts.
 pub const DOZE: Duration = Duration::from_secs(3);
 

@@ -465,6 +465,7 @@ fn take_burst(
     now: Duration,
 ) -> Result<(usize, u32), RingFault> {
     let port = input.port;
+    forwarder.begin(topology);
     match input.receive(storage) {
         None => Ok((0, 0)),
         Some(Arrival::Frames(mut burst)) => {

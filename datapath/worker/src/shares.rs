@@ -5,10 +5,13 @@
 //! nothing to do takes a fraction of a microsecond: who is alone waits for nobody.
 
 use culvert_switch::PortId;
+use culvert_switch::forward::TAP_COST;
 use culvert_switch::port::MAX_PORTS;
 
 /// What a port may cost in a round on average, in the unit of `TURN_COST`: a full burst of frames of 1514 bytes to one port each.
 pub const ROUND_SHARE: u32 = 64 * 1024;
+// A look at a frame costs its sender a round.
+const _: () = assert!(TAP_COST == ROUND_SHARE);
 
 /// What each port has cost one worker.
 pub(crate) struct Shares {
@@ -60,6 +63,9 @@ impl Account {
         self.owes <= ROUND_SHARE
     }
 }
+
+#[cfg(test)]
+mod proofs;
 
 #[cfg(test)]
 mod tests {

@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use culvert_frame::Offloads;
-use culvert_guest::{Memory, ReceiveQueue, TransmitQueue};
+use culvert_guest::{DirtyLog, Memory, ReceiveQueue, RingLog, TransmitQueue};
 use culvert_nic::{NicOffloads, Pool, RxQueue, TxQueue};
 use culvert_switch::groups::{GroupMap, Groups};
 use culvert_switch::limits::Limiter;
 use culvert_switch::port::MirrorTo;
 use culvert_switch::rates::Meter;
-use culvert_switch::{Bridge, Egress, MacTable, NetworkId, Port, PortCounters, PortId, Rules, Tap, Topology};
+use culvert_switch::{
+    Bridge, Egress, Latency, MacTable, NetworkId, Port, PortCounters, PortId, PortTotals, Rules, Tap, Topology,
+};
 
 use crate::handover::Slot;
 use crate::input::Input;
@@ -87,10 +89,15 @@ pub(crate) struct PortState {
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) counters: Arc<[PortCounters]>,
+    /// What an earlier process has counted.
+    pub(crate) before: PortTotals,
     pub(crate) taps: Vec<Arc<Tap>>,
+    pub(crate) latencies: Vec<Arc<Latency>>,
     pub(crate) quarantined: bool,
     /// Which guest last started rings here; no two have had the same number, at whatever port.
     pub(crate) attachment: u32,
+    /// Its own address is bound to it: there is no guest that could be elsewhere, or one has come, and has not gone elsewhere.
+    pub(crate) is_bound: bool,
     pub(crate) device: Device,
 }
 
@@ -116,6 +123,8 @@ pub(crate) struct NicQueue {
 #[derive(Debug)]
 pub(crate) struct Ring {
     pub(crate) memory: Arc<Memory>,
+    /// Where its writes are logged: its guest is about to go elsewhere.
+    pub(crate) log: Option<Arc<DirtyLog>>,
     pub(crate) enabled: bool,
     pub(crate) queue: Queue,
 }
@@ -259,7 +268,8 @@ impl PortState {
     fn for_switch(&self, id: PortId, mirrors: Box<[MirrorTo]>, is_mirror_target: bool) -> Port {
         let Self { network, attachment, .. } = *self;
         let (rules, limiter, meter) = (self.rules.clone(), self.limiter.clone(), self.meter.clone());
-        let (taps, counters) = (self.taps.as_slice().into(), self.counters.clone());
+        let (taps, latencies) = (self.taps.as_slice().into(), self.latencies.as_slice().into());
+        let counters = self.counters.clone();
         let egress = self.egress();
         let is_guest = matches!(self.device, Device::Guest(_));
         Port {
@@ -274,6 +284,7 @@ impl PortState {
             mirrors,
             is_mirror_target,
             taps,
+            latencies,
             counters,
         }
     }
@@ -302,6 +313,23 @@ impl NicQueue {
 }
 
 impl Ring {
+    /// Has its writes logged from now on, or not; nobody polls it.
+    pub(crate) fn log(&mut self, log: Option<&RingLog>) {
+        #[cfg(feature = "inject")]
+        let log = log.filter(|_| !crate::inject::forgets_writes());
+        self.log = log.map(|log| log.log.clone());
+        match &self.queue {
+            // Whoever delivers has it for a burst only.
+            Queue::Receive(queue) => queue.lock().unwrap_or_else(PoisonError::into_inner).log(log),
+            Queue::Transmit { slot, .. } => slot.change(|queue| queue.log(log)),
+        }
+    }
+
+    /// Whether memory of its guest's is gone.
+    pub(crate) fn has_lost_memory(&self) -> bool {
+        self.memory.faulted() || self.log.as_ref().is_some_and(|log| log.faulted())
+    }
+
     /// The queue to deliver to, if this is one and it is enabled.
     pub(crate) fn receive_queue(&self) -> Option<Arc<Mutex<ReceiveQueue>>> {
         match &self.queue {
@@ -330,7 +358,7 @@ impl Ring {
     }
 
     /// Where it is polled, if it is.
-    fn place(&self) -> Option<&Place> {
+    pub(crate) fn place(&self) -> Option<&Place> {
         match &self.queue {
             Queue::Transmit { place, .. } => Some(place),
             Queue::Receive(_) => None,

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test")]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_driver::Shape;
 use culvert_frame::{Direction, DropReason, MacAddress};
 use culvert_guest::device::{RingChange, RingSetup};
+use culvert_guest::{DirtyLog, RingLog};
 use culvert_switch::guard::Guard;
 use culvert_switch::{PortId, Rules, Tap, Vlans};
 use culvert_worker::{Datapath, Event, LearnedAddress, Mirror, NetworkSettings};
@@ -451,12 +452,15 @@ fn what_another_process_has_learned_is_learned_by_the_ports_rules() {
     let guard = Guard { mac: Some(mac(30)), ..Guard::default() };
     let bound = datapath.add_guest_port(network, Rules { guard, ..access(10) }).unwrap();
     let all = [at(bound, 10, mac(30)), at(bound, 10, mac(31)), at(bound, 10, mac(4))];
-    assert_eq!(datapath.restore_learned(bound, 0, &all), 0, "one is bound already, the others are not its");
+    assert_eq!(datapath.restore_learned(bound, 0, &all), 1, "its own; the others are not");
     assert_eq!(datapath.restore_learned(PortId(7), 0, &[at(PortId(7), 0, mac(1))]), 0);
     // A guest that attaches may be another one.
     drop(before);
     Guest { port, ..a }.start(&datapath);
-    assert_eq!(datapath.learned(network), []);
+    let known: Vec<_> = datapath.learned(network).iter().map(|learned| learned.address).collect();
+    assert_eq!(known, [mac(30)]);
+    Guest { port: bound, ..b }.start(&datapath);
+    assert_eq!(datapath.learned(network), [], "it is bound");
 }
 
 #[test]
@@ -598,4 +602,182 @@ fn a_port_inherits_nothing_by_its_number() {
     next.send(&frame);
     assert_eq!(router.receive(), frame);
     assert!(probe.driver.receive().is_none());
+}
+
+/// A guest moves to another machine while it sends and receives: no frame is lost when its writes begin to be logged, or cease to be.
+#[test]
+fn logging_comes_and_goes_under_traffic() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    for packed in [false, true] {
+        let shape = Shape { packed, ..Shape::default() };
+        let mut a = Guest::new(&datapath, network, 1, shape);
+        let mut b = Guest::new(&datapath, network, 2, shape);
+        start_all(&datapath, &[&a, &b]);
+        let (marks, log) = dirty_log(&a);
+        let mut number = 0;
+        for round in 0..40 {
+            let to = (round % 2 == 0).then(|| log.clone());
+            let changes = [0, 1].map(|ring| RingChange::Log { ring, log: to.clone() });
+            for _ in 0..round {
+                number += 1;
+                let (there, back) = (a.frame(b.mac, number), b.frame(a.mac, number));
+                wait(|| a.driver.send(&there));
+                wait(|| b.driver.send(&back));
+            }
+            for guest in [&a, &b] {
+                rustix::io::write(guest.kick.as_fd(), &1_u64.to_ne_bytes()).unwrap();
+            }
+            datapath.change_rings(a.port, changes.into()).unwrap();
+            for number in number - round + 1..=number {
+                assert_eq!((b.receive(), a.receive()), (a.frame(b.mac, number), b.frame(a.mac, number)));
+            }
+            if round % 2 == 0 {
+                assert!(take_marks(&marks) > 0);
+            }
+        }
+        let macs: Vec<_> = datapath.macs(network).iter().map(|entry| entry.port).collect();
+        assert!(macs.contains(&a.port), "the guest is still known");
+        // It leaves.
+        datapath
+            .change_rings(a.port, [0, 1].map(|ring| RingChange::Log { ring, log: Some(log.clone()) }).into())
+            .unwrap();
+        take_marks(&marks);
+        let stops = [0, 1].map(|ring| RingChange::Stop { ring });
+        for (ring, stop) in stops.into_iter().enumerate() {
+            let stopped = datapath.change_rings(a.port, vec![stop]).unwrap();
+            let position =
+                if packed { (number % 256) as u16 | u16::from(number / 256 % 2 == 0) << 15 } else { number as u16 };
+            assert_eq!((stopped.len(), stopped[0].ring, stopped[0].position), (1, ring as u16, position));
+        }
+        let macs: Vec<_> = datapath.macs(network).iter().map(|entry| entry.port).collect();
+        assert_eq!(macs, [b.port], "others find the guest elsewhere");
+        assert_eq!(Arc::strong_count(&log.log), 1, "nobody uses the log of stopped rings");
+        for guest in [&a, &b] {
+            datapath.remove_port(guest.port).unwrap();
+        }
+    }
+}
+
+/// The port of a guest that is to come is there before it: until then its address may be anywhere, and is again when it has left.
+#[test]
+fn a_ports_own_address_is_bound_while_its_guest_is_there() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let [a, mut b, mut uplink] = [1, 2, 3].map(|number| Guest::new(&datapath, network, number, Shape::default()));
+    let rules = Rules { guard: Guard { mac: Some(a.mac), ..Guard::default() }, ..Rules::default() };
+    datapath.set_port(a.port, rules).unwrap();
+    start_all(&datapath, &[&b, &uplink]);
+    // The guest, where it was before: it is behind the uplink.
+    let (there, back) = (b.frame(a.mac, 1), a.frame(b.mac, 2));
+    uplink.send(&back);
+    assert_eq!(b.receive(), back);
+    b.send(&there);
+    assert_eq!(uplink.receive(), there);
+    a.start(&datapath);
+    let at = |datapath: &Datapath| {
+        datapath.macs(network).iter().find(|entry| entry.address == a.mac).map(|entry| entry.port)
+    };
+    assert_eq!(at(&datapath), Some(a.port), "it has come");
+    let (_, log) = dirty_log(&a);
+    datapath.change_rings(a.port, [0, 1].map(|ring| RingChange::Log { ring, log: Some(log.clone()) }).into()).unwrap();
+    assert_eq!(at(&datapath), Some(a.port));
+    datapath.change_rings(a.port, [0, 1].map(|ring| RingChange::Stop { ring }).into()).unwrap();
+    assert_eq!(at(&datapath), None, "it has left");
+    uplink.send(&back);
+    assert_eq!(b.receive(), back);
+    b.send(&there);
+    assert_eq!(uplink.receive(), there);
+}
+
+/// Its address stays where it is known while the port is made ready, and changed: the guest runs elsewhere, and is spoken to.
+#[test]
+fn a_port_that_is_made_ready_takes_nothing_from_where_its_guest_is() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let [mut b, mut uplink] = [2, 3].map(|number| Guest::new(&datapath, network, number, Shape::default()));
+    start_all(&datapath, &[&b, &uplink]);
+    let moving = MacAddress([2, 0, 0, 0, 0, 77]);
+    let hello = [&b.mac.0[..], &moving.0, &[0x88, 0xb5], &[7; 46]].concat();
+    uplink.send(&hello);
+    assert_eq!(b.receive(), hello);
+    let at = || datapath.macs(network).iter().find(|entry| entry.address == moving).map(|entry| entry.port);
+    assert_eq!(at(), Some(uplink.port));
+    let rules = Rules { guard: Guard { mac: Some(moving), ..Guard::default() }, ..Rules::default() };
+    let port = datapath.add_guest_port(network, rules.clone()).unwrap();
+    assert_eq!(at(), Some(uplink.port), "it was added");
+    datapath.set_port(port, Rules::default()).unwrap();
+    datapath.set_port(port, rules).unwrap();
+    assert_eq!(at(), Some(uplink.port), "it was changed");
+}
+
+/// Nobody can keep a guest that comes from its own address, and take it, by filling the table before.
+#[test]
+fn a_full_table_keeps_no_guest_from_its_address() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let [a, b] = [1, 2].map(|number| Guest::new(&datapath, network, number, Shape::default()));
+    let rules = Rules { guard: Guard { mac: Some(a.mac), ..Guard::default() }, ..Rules::default() };
+    datapath.set_port(a.port, rules).unwrap();
+    datapath.set_port(b.port, Rules { mac_limit: u32::MAX, ..Rules::default() }).unwrap();
+    start_all(&datapath, &[&b]);
+    let flood: Vec<_> = (0x10_0000..0x18_0000)
+        .map(|number: u32| {
+            let [_, high, middle, low] = number.to_be_bytes();
+            let address = MacAddress([2, 9, 9, high, middle, low]);
+            LearnedAddress { port: b.port, vlan: 0, address, seen: u32::MAX }
+        })
+        .collect();
+    let attachment = datapath.attachment(b.port);
+    assert!(datapath.restore_learned(b.port, attachment, &flood) > 20_000);
+    // All of the places where its address may lie.
+    a.start(&datapath);
+    let known = datapath.macs(network);
+    let own = known.iter().find(|entry| entry.address == a.mac).map(|entry| (entry.port, entry.age_seconds));
+    assert_eq!(own, Some((a.port, None)));
+}
+
+/// A guest whose rings stop for another reason is known on.
+#[test]
+fn a_guest_that_only_stops_is_not_forgotten() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let mut b = Guest::new(&datapath, network, 2, Shape::default());
+    start_all(&datapath, &[&a, &b]);
+    let frame = a.frame(b.mac, 1);
+    a.send(&frame);
+    assert_eq!(b.receive(), frame);
+    datapath.change_rings(a.port, [0, 1].map(|ring| RingChange::Stop { ring }).into()).unwrap();
+    assert_eq!(datapath.macs(network).len(), 1);
+}
+
+/// hostile V14: a frontend that takes its log away is found out, as one that takes its memory away.
+#[test]
+fn a_log_that_is_taken_away_is_lost_memory() {
+    let (datapath, network) = datapath(1, Some(Duration::from_micros(100)));
+    let events = datapath.take_events().unwrap();
+    let mut a = Guest::new(&datapath, network, 1, Shape::default());
+    let b = Guest::new(&datapath, network, 2, Shape::default());
+    start_all(&datapath, &[&a, &b]);
+    let (marks, log) = dirty_log(&b);
+    let log_all = [0, 1].map(|ring| RingChange::Log { ring, log: Some(log.clone()) });
+    datapath.change_rings(b.port, log_all.into()).unwrap();
+    rustix::fs::ftruncate(&marks, 0).unwrap();
+    let frame = a.frame(b.mac, 1);
+    a.send(&frame);
+    assert_eq!(events.recv_timeout(Duration::from_secs(20)).unwrap(), Event::MemoryLost);
+    assert_eq!(datapath.ports_with_lost_memory().iter().map(|(port, _)| *port).collect::<Vec<_>>(), [b.port]);
+}
+
+/// A dirty log for a guest's memory, and its file.
+fn dirty_log(guest: &Guest) -> (OwnedFd, RingLog) {
+    let bytes = DirtyLog::needed(guest.memory.end());
+    let file = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&file, bytes).unwrap();
+    let log = Arc::new(DirtyLog::map(file.try_clone().unwrap(), bytes, 0).unwrap());
+    (file, RingLog { log, used: None, call: Arc::default() })
+}
+
+/// How many pages are marked; none are after that.
+fn take_marks(file: &OwnedFd) -> u32 {
+    let mut bytes = vec![0; usize::try_from(rustix::fs::fstat(file).unwrap().st_size).unwrap()];
+    rustix::io::pread(file, &mut bytes, 0).unwrap();
+    rustix::io::pwrite(file, &vec![0; bytes.len()], 0).unwrap();
+    bytes.iter().map(|byte| byte.count_ones()).sum()
 }

@@ -118,6 +118,7 @@ impl Guest {
             mirrors: Box::default(),
             is_mirror_target: false,
             taps: Box::default(),
+            latencies: Box::default(),
             counters: Arc::new([PortCounters::default()]),
         };
         Self { driver, transmit, port }

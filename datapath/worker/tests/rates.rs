@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use culvert_driver::Shape;
 use culvert_frame::{Direction, DropReason, MacAddress};
+use culvert_guest::device::RingChange;
 use culvert_switch::guard::Guard;
 use culvert_switch::rates::{Allowance, Rate, Rates};
 use culvert_switch::{Rules, Vlans};
@@ -152,7 +153,7 @@ fn a_change_that_fails_leaves_the_rate_as_it_was() {
     let mut receiver = Guest::new(&datapath, network, 2, Shape::default());
     datapath.set_port(sender.port, rules(NEARLY_NOTHING, Rate::default())).unwrap();
     start_all(&datapath, &[&sender, &receiver]);
-    // Each of these has its address in as many VLANs as count: they fill the table.
+    // Each of these has its address in as many VLANs as count, and a guest: they fill the table.
     let everywhere = |number: u32| {
         let [.., high, low] = number.to_be_bytes();
         Rules {
@@ -161,7 +162,15 @@ fn a_change_that_fails_leaves_the_rate_as_it_was() {
             ..Rules::default()
         }
     };
-    let refused = (0..1000).filter(|&number| datapath.add_guest_port(network, everywhere(number)).is_err()).count();
+    let idle = Guest::new(&datapath, network, 3, Shape::default());
+    let attach = |number| {
+        let Ok(port) = datapath.add_guest_port(network, everywhere(number)) else { return false };
+        datapath
+            .change_rings(port, vec![RingChange::Start { ring: 0, setup: idle.setup(&idle.driver.receive) }])
+            .unwrap();
+        true
+    };
+    let refused = (0..1000).filter(|&number| !attach(number)).count();
     assert!(refused > 300, "{refused}");
     let refuses = |number| {
         datapath.set_port(sender.port, rules(NEARLY_NOTHING, Rate::default())).unwrap();

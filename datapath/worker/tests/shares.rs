@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test")]
 
+use std::sync::Arc;
+
 use culvert_driver::Shape;
 use culvert_frame::MacAddress;
 use culvert_guest::device::RingChange;
-use culvert_switch::{NetworkId, Rules};
+use culvert_switch::{NetworkId, Rules, Tap};
 use culvert_worker::Datapath;
 
 mod setup;
@@ -82,4 +84,29 @@ fn a_turn_ends_when_its_frames_have_cost_enough() {
     wait(|| greedy.driver.transmit.used_index() == 64);
     let totals = datapath.totals(greedy.port).unwrap();
     assert_eq!((totals.rx_frames, totals.forwarded, totals.rx_in_flight()), (64, 64, 0));
+}
+
+#[test]
+fn who_is_looked_at_has_fewer_turns_while_others_have_theirs() {
+    let (datapath, network) = datapath(1, None);
+    let mut watched = new(&datapath, network, 1);
+    let mut other = new(&datapath, network, 2);
+    let mut receiver = new(&datapath, network, 3);
+    start_all(&datapath, &[&watched, &other, &receiver]);
+    let hello = flood(receiver.mac, 60);
+    receiver.send(&hello);
+    assert_eq!((watched.receive(), other.receive()), (hello.clone(), hello));
+    let tap = Arc::new(Tap::new(2000, 48));
+    datapath.add_tap(watched.port, Arc::clone(&tap)).unwrap();
+    datapath.hold().unwrap();
+    for guest in [&mut watched, &mut other] {
+        (0..64).for_each(|number| assert!(guest.driver.send(&guest.frame(receiver.mac, number))));
+    }
+    datapath.release().unwrap();
+    // Each look costs what a port has in a round, and a turn ends with five of them; the other one needs two turns.
+    let sources = sources(&mut receiver, 128);
+    let watched_first = before_the_last(&sources, 2, 1);
+    assert!(watched_first <= 10, "{watched_first} frames of the watched guest came before the last of the other one");
+    // Once there is no room for copies, frames are counted, and pass as those of others.
+    assert_eq!((std::iter::from_fn(|| tap.next()).count(), tap.missed()), (48, 16));
 }

@@ -1,5 +1,6 @@
-//! Runs guests on culvertd for a while, with something going wrong each minute: `culvert-soak [MINUTES]`.
+//! Runs guests on culvertd for a while, with something going wrong each minute: `culvert-soak`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use culvert_hostile::soak::{Options, run};
 #[derive(Parser)]
 struct Arguments {
     /// How many minutes
-    #[arg(default_value_t = 60)]
+    #[arg(long, default_value_t = 60)]
     minutes: u32,
     /// How many seconds a minute has, for a short try
     #[arg(long, default_value_t = 60)]
@@ -18,11 +19,14 @@ struct Arguments {
     /// Where the dice begin: the same number, the same faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Writes a page with charts there
+    #[arg(long)]
+    report: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { minutes, seconds, seed } = Arguments::parse();
-    match run(Options { rounds: minutes, round: Duration::from_secs(seconds), seed }) {
+    let Arguments { minutes, seconds, seed, report } = Arguments::parse();
+    match run(&Options { rounds: minutes, round: Duration::from_secs(seconds), seed, report }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("culvert-soak: {error:#}");

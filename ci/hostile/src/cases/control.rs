@@ -2,6 +2,7 @@
 //!
 //! - `http2`: bytes that are no requests; `clients`: clients that stall, come in crowds, or may not; `names`: names and paths;
 //! - `swaps`: what a pod puts in the place of its files; `folders`: folders that vanish, and other daemons' sockets;
+//! - `watchers`: clients that ask for events and read none; `metrics`: the metrics address;
 //! - `identity`: pods that ask for another pod's things;
 //! - `cni`, `hook`: culvert-cni and culvert-hook, called as nobody should.
 
@@ -11,8 +12,10 @@ mod folders;
 mod hook;
 mod http2;
 mod identity;
+mod metrics;
 mod names;
 mod swaps;
+mod watchers;
 
 use std::path::PathBuf;
 use std::thread;
@@ -63,6 +66,12 @@ pub const CASES: &[Case] = &[
         clients::stall,
     ),
     case(
+        "C2",
+        "watchers-that-read-nothing",
+        "Clients ask for all events and read none: changes go on, others get the last events, and no memory is kept.",
+        watchers::that_read_nothing,
+    ),
+    case(
         "C3",
         "a-thousand-clients",
         "One process opens a thousand connections: another one is served.",
@@ -79,6 +88,12 @@ pub const CASES: &[Case] = &[
         "sockets-for-others",
         "Other users find no way in, and folders of everyone's are refused.",
         clients::sockets_for_others,
+    ),
+    case(
+        "C4",
+        "readers-change-nothing",
+        "Members of the socket's group who are no administrators ask, and change and capture nothing.",
+        clients::readers,
     ),
     case(
         "C5",
@@ -127,6 +142,12 @@ pub const CASES: &[Case] = &[
         "domains-that-are-none",
         "Domains and VMIs that are broken, huge, or bombs: an error or no change, and the next one is edited.",
         hook::domains_that_are_none,
+    ),
+    case(
+        "C11",
+        "clients-of-the-metrics-address",
+        "Garbage, floods, slow and deaf clients at the metrics address: each is cut off, others are served, nothing is kept.",
+        metrics::clients_as_they_like,
     ),
 ];
 

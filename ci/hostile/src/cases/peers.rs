@@ -3,6 +3,7 @@
 //! - `messages`: bytes that are no message, and messages that are no request; `descriptors`: what is handed over with them;
 //! - `regions`: memory tables that cannot be; `setup`: rings and features that cannot be, and requests in any order;
 //! - `connections`: frontends that come, go and are killed;
+//! - `log`: dirty logs;
 //! - `lingering`: descriptors that keep whoever closes them waiting;
 //! - `faults`: memory that vanishes under traffic, of `memory_file`s of all kinds, `faults_apart` ring by ring and copy by copy;
 //!   `flood`: the traffic.
@@ -13,6 +14,7 @@ mod faults;
 mod faults_apart;
 mod flood;
 mod lingering;
+mod log;
 mod memory_file;
 mod messages;
 mod regions;
@@ -42,6 +44,9 @@ pub const CASES: &[Case] = &[
     descriptors::KINDS,
     lingering::CLOSING,
     lingering::BLOCKING,
+    log::BAD,
+    log::CHURN,
+    log::TAKEN,
     regions::TABLES,
     regions::SAME_FILE,
     regions::IN_USE,
@@ -70,11 +75,6 @@ fn greeted(field: &Field) -> Result<RawFrontend> {
     let frontend = RawFrontend::connect(&field.victim_socket())?;
     greet(&frontend, VERSION_1)?;
     Ok(frontend)
-}
-
-/// Declares that lines of the victim's may tell this, at most as many as culvertd writes of one port in the time of a case.
-fn may_tell(field: &mut Field, sentence: &'static str) {
-    field.expect(Expect::Log { port: field.victim(), sentence, lines: 0..=20 });
 }
 
 /// Waits until the frontend's last message has had its end: an answer, or the end of the connection. `true` when it still stands.

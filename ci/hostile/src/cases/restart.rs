@@ -1,4 +1,4 @@
-//! Process faults, table (v), rows P1, P4 and P6: culvertd, a translator or a frontend is killed, and what it served comes back.
+//! Process faults, table (v), rows P1, P3, P4 and P6: culvertd, a translator or a frontend is killed, and what it served comes back.
 
 mod addresses;
 pub mod crowd;
@@ -9,6 +9,7 @@ mod kills;
 pub mod ledger;
 pub mod member;
 mod objects;
+mod takeover;
 mod translator;
 
 use crate::case::{Case, case, long_case};
@@ -44,6 +45,12 @@ pub const CASES: &[Case] = &[
         "killed-with-learned-addresses",
         "kill -9 of the daemon, twice in a row as well: frames to known addresses reach their ports alone.",
         addresses::stay_known,
+    ),
+    case(
+        "P3",
+        "taken-over-under-load",
+        "Another build of culvertd takes over under load: no guest is hung up, no frame is lost, none comes twice.",
+        takeover::under_load,
     ),
     case(
         "P4",

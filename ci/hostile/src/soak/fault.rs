@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::linux::Linux;
-use super::memory::Samples;
+use super::Stage;
 use crate::case::Case;
 use crate::cases;
 use crate::cases::restart::dice::Dice;
@@ -26,17 +25,23 @@ pub enum Fault {
     Objects,
     /// A port is captured.
     Capture,
+    /// A guest moves to another node.
+    Migration,
+    /// Another build of culvertd takes over.
+    Takeover,
 }
 
 impl Fault {
     /// By the dice: half of them hostile cases.
     pub fn choose(dice: &mut Dice) -> Self {
         let count = |length: usize| u64::try_from(length).unwrap_or_default();
-        match dice.below(12) {
+        match dice.below(16) {
             0 => Self::Kill { all: dice.one_in(2) },
             1 | 2 => Self::Reload,
             3 | 4 => Self::Objects,
             5 => Self::Capture,
+            6 | 7 => Self::Migration,
+            8 | 9 => Self::Takeover,
             _ => {
                 let hostile: Vec<Case> = cases::all().into_iter().filter(is_for_a_field_in_use).collect();
                 let at = usize::try_from(dice.below(count(hostile.len()))).unwrap_or_default();
@@ -45,36 +50,43 @@ impl Fault {
         }
     }
 
-    /// Brings it about.
+    /// Brings it about, and returns what was seen.
     ///
     /// # Errors
     /// Something is not as it must be.
-    pub fn play(&self, field: &mut Field, linux: &mut Linux, samples: &mut Samples) -> Result<()> {
+    pub(super) fn play(&self, stage: &mut Stage) -> Result<String> {
+        let Stage { field, linux, traveller, samples } = stage;
         match self {
             Self::Case(case) => {
                 let (mut wrong, _) = runner::play_on(case, field);
                 // It has started culvertd anew.
                 if field.reuse() {
                     samples.next_life();
-                    wrong.extend(
-                        field.clear().and_then(|()| linux.boot_again(field)).err().map(|error| format!("{error:#}")),
-                    );
+                    let again = field.clear().and_then(|()| linux.boot_again(field));
+                    wrong.extend(again.err().map(|error| format!("{error:#}").into()));
                 }
-                ensure!(wrong.is_empty(), "{}", wrong.join("; "));
-                Ok(())
+                ensure!(wrong.is_empty(), "{}", runner::sentences(&wrong));
             }
             Self::Kill { all } => {
                 field.kill(*all)?;
                 samples.next_life();
-                linux.boot_again(field)
+                linux.boot_again(field)?;
             }
-            Self::Reload => field.daemon().console().signal("HUP"),
-            Self::Objects => objects(field),
+            Self::Reload => field.daemon().console().signal("HUP")?,
+            Self::Objects => objects(field)?,
             Self::Capture => {
                 let file = field.node().path("soak.pcapng");
-                field.daemon().ctl(&format!("capture talker-0 --count 1000 --write {}", file.display())).map(drop)
+                field.daemon().ctl(&format!("capture talker-0 --count 1000 --write {}", file.display()))?;
+            }
+            Self::Migration => return traveller.travel(),
+            // Nobody connects again, and nobody boots.
+            Self::Takeover => {
+                let gap = field.take_over()?;
+                samples.next_life();
+                return Ok(format!("a neighbour was {gap:.0?} without a frame"));
             }
         }
+        Ok(String::new())
     }
 }
 
@@ -110,6 +122,8 @@ impl fmt::Display for Fault {
             Self::Reload => f.write_str("reload"),
             Self::Objects => f.write_str("network, port and mirror added and removed"),
             Self::Capture => f.write_str("capture"),
+            Self::Migration => f.write_str("migration"),
+            Self::Takeover => f.write_str("takeover"),
         }
     }
 }

@@ -166,6 +166,7 @@ impl Culvert for Answers {
             nic_missed: 1,
             nic_rx_errors: 2,
             nic_tx_errors: 4,
+            latency: None,
         };
         Ok(Response::new(v1::GetStatsResponse { ports: vec![stats] }))
     }
@@ -194,16 +195,66 @@ impl Culvert for Answers {
         Ok(Response::new(v1::ListDropsResponse { drops: if port.is_empty() { drops } else { vec![] } }))
     }
 
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<v1::WatchEventsResponse, Status>> + Send>>;
+
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let v1::WatchEventsRequest { port, past, follow } = request.into_inner();
+        let event = |number, kind: v1::EventKind, port: &str, text: &str| v1::Event {
+            number,
+            time_ns: 1_700_000_000_123_456_789,
+            kind: kind.into(),
+            port: port.to_owned(),
+            text: text.to_owned(),
+        };
+        let mut events = vec![
+            event(1, v1::EventKind::Started, "", "culvertd has started"),
+            event(2, v1::EventKind::Quarantined, "vm-a", "the guest broke a ring; restart it"),
+        ];
+        events.retain(|event| port.is_empty() || event.port == port);
+        events.truncate(past.try_into().unwrap());
+        let mut messages = vec![Ok(v1::WatchEventsResponse { events, lost: 0 })];
+        if follow {
+            let events = vec![event(9, v1::EventKind::Up, "vm-a", "frames pass")];
+            messages.push(Ok(v1::WatchEventsResponse { events, lost: 6 }));
+        }
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
+    }
+
+    async fn get_log_level(
+        &self,
+        _: Request<v1::GetLogLevelRequest>,
+    ) -> Result<Response<v1::LogLevelResponse>, Status> {
+        Ok(Response::new(v1::LogLevelResponse { filter: "info".to_owned(), at_start: "info".to_owned() }))
+    }
+
+    async fn set_log_level(
+        &self,
+        request: Request<v1::SetLogLevelRequest>,
+    ) -> Result<Response<v1::LogLevelResponse>, Status> {
+        let filter = request.into_inner().filter;
+        let filter = if filter.is_empty() { "info".to_owned() } else { filter };
+        Ok(Response::new(v1::LogLevelResponse { filter, at_start: "info".to_owned() }))
+    }
+
     type CaptureStream = Pin<Box<dyn Stream<Item = Result<v1::CaptureResponse, Status>> + Send>>;
 
     async fn capture(&self, request: Request<v1::CaptureRequest>) -> Result<Response<Self::CaptureStream>, Status> {
         let request = request.into_inner();
         check(&request.port)?;
+        if request.filter == "nonsense" {
+            return Err(Status::invalid_argument("filter has \"nonsense\" where an address should be"));
+        }
+        // Of a network only what comes in, if nothing else is asked for.
+        assert!(request.network.is_empty() || (request.network == "blue" && request.direction() == v1::Direction::Rx));
         let frame = |time_ns, direction: v1::Direction| v1::CapturedFrame {
             time_ns,
             direction: direction.into(),
             length: 42,
             data: arp(),
+            port: "vm-a".to_owned(),
         };
         let first = vec![frame(1_700_000_000_123_456_789, v1::Direction::Rx)];
         let second = vec![frame(1_700_000_001_000_000_000, v1::Direction::Tx)];
@@ -215,6 +266,26 @@ impl Culvert for Answers {
             return Ok(Response::new(Box::pin(endless)));
         }
         Ok(Response::new(Box::pin(frames)))
+    }
+
+    type MeasureLatencyStream = Pin<Box<dyn Stream<Item = Result<v1::MeasureLatencyResponse, Status>> + Send>>;
+
+    /// An answer each time that the interval would be over.
+    async fn measure_latency(
+        &self,
+        request: Request<v1::MeasureLatencyRequest>,
+    ) -> Result<Response<Self::MeasureLatencyStream>, Status> {
+        let v1::MeasureLatencyRequest { port, interval_ms } = request.into_inner();
+        check(&port)?;
+        let range = |from_ns, to_ns, frames| v1::LatencyRange { from_ns, to_ns, frames };
+        let pair = |from: &str, to: &str, ranges: Vec<_>| v1::LatencyPair { from: from.into(), to: to.into(), ranges };
+        let answers = (1..=3).map(move |number: u64| {
+            let ranges = vec![range(992, 1007, 989 * number), range(20_480, 20_991, 11 * number)];
+            let pairs = vec![pair("vm-a", "vm-b", ranges), pair("*", "vm-a", vec![range(500, 507, 1)])];
+            let elapsed_ns = number * u64::from(interval_ms) * 1_000_000;
+            Ok(v1::MeasureLatencyResponse { elapsed_ns, pairs })
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
     }
 
     async fn list_workers(

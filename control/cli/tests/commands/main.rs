@@ -1,6 +1,7 @@
 //! culvertctl as a user meets it: exact tables, JSON, error sentences and exit codes, against a fake culvertd.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
 
+mod convert;
 mod fake;
 
 use std::path::Path;
@@ -72,6 +73,156 @@ warning: daemon.state_dir changed in f.toml; restart culvertd
     assert_eq!(status["workers"][0]["frames"], 12_345_678);
     assert_eq!(status["translators"][0]["statistics"]["tcp_flows_total"], 90);
     assert_eq!(status["translators"][1]["socket"], "/run/culvert/translators/vm-b.sock");
+}
+
+#[tokio::test]
+async fn events() {
+    assert_eq!(
+        printed(&["events"]).await,
+        "\
+2023-11-14T22:13:20.123Z  started          -                culvertd has started
+2023-11-14T22:13:20.123Z  quarantined      vm-a             the guest broke a ring; restart it
+"
+    );
+    assert_eq!(
+        printed(&["events", "vm-a", "--watch"]).await,
+        "\
+2023-11-14T22:13:20.123Z  quarantined      vm-a             the guest broke a ring; restart it
+2023-11-14T22:13:20.123Z  up               vm-a             frames pass
+"
+    );
+    assert_eq!(
+        printed(&["events", "vm-a", "--past", "1", "-o", "json"]).await,
+        "{\"number\":2,\"time\":\"2023-11-14T22:13:20.123Z\",\"kind\":\"quarantined\",\"port\":\"vm-a\",\
+         \"text\":\"the guest broke a ring; restart it\"}\n"
+    );
+    let fake = Fake::start();
+    let output = output(culvertctl(&fake.socket(), &["events", "--watch"])).await;
+    let sentence = "culvertctl: 6 events are missing here: they were not read in time\n";
+    assert_eq!(String::from_utf8_lossy(&output.stderr), sentence);
+}
+
+#[tokio::test]
+async fn log_levels() {
+    assert_eq!(printed(&["log-level"]).await, "info\n");
+    assert_eq!(printed(&["log-level", "debug"]).await, "debug (started with info)\n");
+    assert_eq!(printed(&["log-level", "--reset"]).await, "info\n");
+    assert_eq!(printed_json(&["log-level", "debug"]).await, json!({"filter": "debug", "at_start": "info"}));
+}
+
+#[tokio::test]
+async fn yaml_says_what_json_says() {
+    for arguments in [&["status"][..], &["port", "list"], &["network", "show", "blue"], &["stats"], &["drops"]] {
+        let yaml = printed(&[arguments, &["-o", "yaml"]].concat()).await;
+        let read: Value = serde_norway::from_str(&yaml).unwrap();
+        assert_eq!(read, printed_json(arguments).await, "{yaml}");
+    }
+    assert!(printed(&["network", "list", "-o", "yaml"]).await.starts_with("- name: blue\n"));
+}
+
+/// Two answers, one after the other, until the signal of Ctrl-C; nothing that is for a terminal.
+#[tokio::test]
+async fn what_is_watched_comes_again() {
+    use std::io::Read;
+    let fake = Fake::start();
+    let mut command = culvertctl(&fake.socket(), &["network", "list", "--watch=0.1"]);
+    let once = printed(&["network", "list"]).await;
+    let printed = tokio::task::spawn_blocking(move || {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut text = vec![0; 2 * once.len()];
+        child.stdout.as_mut().unwrap().read_exact(&mut text).unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        (String::from_utf8(text).unwrap(), once)
+    });
+    let (text, once) = printed.await.unwrap();
+    assert_eq!(text, once.repeat(2));
+    let (code, message) = failure(&fake.socket(), &["port", "del", "vm-a", "--watch"]).await;
+    assert_eq!(code, Some(2));
+    assert!(message.contains("--watch is for commands that show something"), "{message}");
+    let (code, _) = failure(&fake.socket(), &["port", "list", "--watch=0"]).await;
+    assert_eq!(code, Some(2));
+}
+
+#[tokio::test]
+async fn shells_and_man_know_the_commands() {
+    for (shell, word) in [("bash", "complete -F"), ("zsh", "#compdef culvertctl"), ("fish", "complete -c culvertctl")] {
+        let script = printed(&["completion", shell]).await;
+        assert!(script.contains(word) && script.contains("rebalance"), "{shell}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let man = folder.path().join("man1");
+    assert_eq!(printed(&["man", man.to_str().unwrap()]).await, "");
+    for page in ["culvertctl.1", "culvertctl-port-add.1", "culvertctl-events.1"] {
+        let text = std::fs::read_to_string(man.join(page)).unwrap();
+        assert!(text.contains(".SH NAME") && text.contains(".SH OPTIONS"), "{page}");
+    }
+    let (code, message) = failure(Path::new("/nowhere"), &["man", "/proc/no"]).await;
+    assert_eq!(code, Some(1));
+    assert!(message.starts_with("culvertctl: man pages cannot be written to /proc/no: "), "{message}");
+}
+
+/// There is no culvertd, and everything else is looked at.
+#[tokio::test]
+async fn the_doctor_needs_no_culvertd() {
+    let output =
+        output(culvertctl(Path::new("/nowhere/c.sock"), &["doctor", "--config", "/nowhere/f", "-o", "json"])).await;
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |check: &str| findings.iter().find(|finding| finding["check"] == check).unwrap();
+    assert_eq!(of("config")["found"], "there is no /nowhere/f; the defaults are looked at");
+    assert_eq!(of("culvertd")["level"], "warning");
+    for check in ["kernel", "landlock", "seccomp", "hugepages", "cores", "devices", "folders", "kubevirt"] {
+        assert_ne!(of(check)["found"], "", "{check}");
+    }
+    let failed = findings.iter().any(|finding| finding["level"] == "error");
+    assert_eq!(output.status.code(), Some(i32::from(failed)));
+}
+
+#[tokio::test]
+async fn the_doctor_asks_culvertd() {
+    let fake = Fake::start();
+    let output = output(culvertctl(&fake.socket(), &["doctor", "--config", "/nowhere/f"])).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("ok       culvertd     version 0.1.0 runs as process 4242\n"), "{text}");
+    let failed =
+        "error    ports        port vm-b does not work: the folder is gone; make it\n                      -> ";
+    assert!(text.contains(failed), "{text}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+/// The configuration has secrets in many places; the archive has none of them, and everything else.
+#[tokio::test]
+async fn a_support_bundle_has_everything_but_secrets() {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    let fake = Fake::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (config, file) = (folder.path().join("f.toml"), folder.path().join("bundle.tar.gz"));
+    let text = "# hunter2\n[daemon]\nstate_dir = \"/srv/culvert\"\ntoken = \"hunter2\"\n[migration]\nkey = \"hunter2\"\n\
+                [[port]]\nname = \"vm-a\"\ndevice = \"net_x,password=hunter2\"\n";
+    std::fs::write(&config, text).unwrap();
+    let arguments = ["support-bundle", file.to_str().unwrap(), "--config", config.to_str().unwrap()];
+    let output = output(culvertctl(&fake.socket(), &arguments)).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(std::fs::File::open(&file).unwrap()));
+    let mut files = std::collections::BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let mut text = String::new();
+        entry.read_to_string(&mut text).unwrap();
+        assert!(!text.contains("hunter2"), "{}: {text}", path.display());
+        let path = path.iter().skip(1).collect::<std::path::PathBuf>();
+        files.insert(path.display().to_string(), text);
+    }
+    assert!(files["config.toml"].contains("/srv/culvert"));
+    assert!(files["status.json"].contains("4242") && files["events.json"].contains("quarantined"));
+    assert!(files["doctor.txt"].contains("config") && files["about.txt"].starts_with("culvertctl "));
+    for part in ["ports.json", "stats.json", "drops.json", "macs.json", "workers.json", "log.txt", "cpu/info"] {
+        assert!(!files[part].is_empty(), "{part}");
+    }
 }
 
 /// Asks a translator that gives one `reply` to whatever it is asked: what it was asked, and what became of it.
@@ -499,6 +650,29 @@ vm-a tx no-buffer: Give the guest CPU.
 }
 
 #[tokio::test]
+async fn latency_is_printed_by_pairs_of_ports() {
+    assert_eq!(
+        printed(&["latency", "vm-a", "--seconds", "2"]).await,
+        "FROM  TO    FRAMES      P50      P90      P99    P99.9      MAX\n\
+         vm-a  vm-b    2000  1.01 us  1.01 us  21.0 us  21.0 us  21.0 us\n\
+         *     vm-a       1   507 ns   507 ns   507 ns   507 ns   507 ns\n"
+    );
+    let json = printed_json(&["latency", "vm-a", "--seconds", "0.5"]).await;
+    assert_eq!((&json["seconds"], &json["pairs"][0]["p99_ns"]), (&0.5.into(), &20_991.into()));
+    let fake = Fake::start();
+    let file = fake.file();
+    let path = file.to_str().unwrap();
+    let output = output(culvertctl(&fake.socket(), &["latency", "vm-a", "--seconds", "1", "--html", path])).await;
+    assert!(output.status.success(), "{output:?}");
+    assert!(std::fs::read_to_string(file).unwrap().contains("<polyline"));
+    let (_, refused) = failure(&fake.socket(), &["latency", "vm-z"]).await;
+    assert!(refused.contains("there is no port vm-z"), "{refused}");
+    // More than the fake has to tell: its port ends before.
+    let (_, refused) = failure(&fake.socket(), &["latency", "vm-a", "--seconds", "9"]).await;
+    assert!(refused.contains("port vm-a has gone"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_capture_prints_lines() {
     assert_eq!(
         printed(&["capture", "vm-a", "--count", "2"]).await,
@@ -511,7 +685,31 @@ async fn a_capture_prints_lines() {
     let text = printed(&["capture", "vm-a", "--count", "2", "-o", "json"]).await;
     let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     let data = "ffffffffffff02000000000a08060001";
-    assert_eq!(first, json!({"time_ns": 1_700_000_000_123_456_789_u64, "direction": "rx", "length": 42, "data": data}));
+    assert_eq!(
+        first,
+        json!({"time_ns": 1_700_000_000_123_456_789_u64, "port": "vm-a", "direction": "rx", "length": 42, "data": data})
+    );
+    let text = printed(&["capture", "--network", "blue", "-f", "arp", "--count", "2"]).await;
+    assert!(text.starts_with("22:13:20.123456 vm-a rx 02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff 0806 len 42\n"), "{text}");
+    let fake = Fake::start();
+    let refused = failure(&fake.socket(), &["capture", "vm-a", "--filter", "nonsense"]).await;
+    let sentence = "culvertctl: filter has \"nonsense\" where an address should be\n";
+    assert_eq!(refused, (Some(1), sentence.to_owned()));
+    for arguments in [&["capture"][..], &["capture", "vm-a", "--network", "blue"], &["capture", "vm-a", "--files", "3"]]
+    {
+        assert_eq!(failure(&fake.socket(), arguments).await.0, Some(2), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_capture_goes_into_a_ring_of_files() {
+    let fake = Fake::start();
+    let file = fake.file();
+    let path = file.to_str().unwrap();
+    let arguments = ["capture", "vm-a", "--count", "2", "-w", path, "--files", "2", "--size", "1"];
+    assert!(output(culvertctl(&fake.socket(), &arguments)).await.status.success());
+    assert_capture(&std::fs::read(format!("{path}.0")).unwrap());
+    assert!(!file.exists());
 }
 
 #[tokio::test]
@@ -550,9 +748,10 @@ async fn a_capture_goes_into_a_pipe_and_ends_by_ctrl_c() {
     assert_eq!(output.stdout, b"");
 }
 
-/// The length of the fake's capture: section header 28, interface 44 (name 8, resolution 8, end 4), frames.
+/// The length of the fake's capture: section header, interface (name, description, resolution, end), frames (flags, comment,
+/// losses, end).
 fn capture_length() -> usize {
-    28 + (20 + 8 + 8 + 4) + (32 + 16 + 8 + 4) + (32 + 16 + 8 + 12 + 4)
+    28 + (20 + 8 + 28 + 8 + 4) + (32 + 16 + 8 + 20 + 4) + (32 + 16 + 8 + 16 + 12 + 4)
 }
 
 fn assert_capture(bytes: &[u8]) {
@@ -566,8 +765,10 @@ fn assert_capture(bytes: &[u8]) {
     assert_eq!(frames.len(), 2);
     assert!(frames.iter().all(|frame| frame.data == fake::arp() && frame.original_len == 42));
     assert_eq!(frames[0].timestamp.as_nanos(), 1_700_000_000_123_456_789);
-    assert_eq!(frames[0].options, [EnhancedPacketOption::Flags(1)]);
-    assert_eq!(frames[1].options, [EnhancedPacketOption::Flags(2), EnhancedPacketOption::DropCount(5)]);
+    let comment = |text: &'static str| EnhancedPacketOption::Comment(text.into());
+    assert_eq!(frames[0].options, [EnhancedPacketOption::Flags(1), comment("rx: from vm-a")]);
+    let second = [EnhancedPacketOption::Flags(2), comment("tx: to vm-a"), EnhancedPacketOption::DropCount(5)];
+    assert_eq!(frames[1].options, second);
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ pub enum Settings {
     Translator(Translator),
     /// A tap device for a guest without shared memory.
     Tap(Tap),
+    /// An interface of the kernel's on one of culvertd's networks.
+    Netdev(Port),
 }
 
 /// Mode `vhostuser`.
@@ -186,6 +188,7 @@ impl Settings {
         match self {
             Self::Vhostuser(settings) => Some(&settings.port),
             Self::Tap(settings) => settings.port.as_ref(),
+            Self::Netdev(port) => Some(port),
             Self::Translator(_) => None,
         }
     }
@@ -199,11 +202,8 @@ impl Settings {
             return vhostuser_of_userspace(config, pod);
         }
         match config.mode.as_deref() {
-            Some("vhostuser") => {
-                let port = port(config, pod)?;
-                let port = port.ok_or_else(|| missing("network", "name one of culvertd's networks"))?;
-                Ok(Self::Vhostuser(Box::new(vhostuser(config, pod, port)?)))
-            }
+            Some("vhostuser") => Ok(Self::Vhostuser(Box::new(vhostuser(config, pod, needed_port(config, pod)?)?))),
+            Some("netdev") => Ok(Self::Netdev(needed_port(config, pod)?)),
             Some("translator") => Ok(Self::Translator(Translator { owner: owner(config)? })),
             Some("tap") => Ok(Self::Tap(Tap {
                 port: port(config, pod)?,
@@ -304,6 +304,10 @@ fn port(config: &Config, pod: &Pod) -> Result<Option<Port>, Error> {
     }))
 }
 
+fn needed_port(config: &Config, pod: &Pod) -> Result<Port, Error> {
+    port(config, pod)?.ok_or_else(|| missing("network", "name one of culvertd's networks"))
+}
+
 /// A key that must be there.
 fn missing(key: &str, remedy: &str) -> Error {
     Error::with(Code::Config, format!("{key} is missing"), remedy)
@@ -380,7 +384,7 @@ fn is_label(text: &str) -> bool {
     !text.is_empty() && text.len() <= 63 && text.bytes().all(allowed) && !text.starts_with('-')
 }
 
-const MODES: &str = "use vhostuser, translator or tap";
+const MODES: &str = "use vhostuser, translator, tap or netdev";
 
 /// culvertd's limits: queue pairs of a port, and its MTU in bytes.
 const MAX_QUEUES: u32 = 16;

@@ -50,6 +50,7 @@ fn judge(status: &v1::GetStatusResponse, networks: &[v1::Network], settings: &Se
     }
     let network = match settings {
         Settings::Vhostuser(settings) if settings.userspace.is_none() => Some(&settings.port.network),
+        Settings::Netdev(port) => Some(&port.network),
         Settings::Tap(settings) => settings.port.as_ref().map(|port| &port.network),
         _ => None,
     };

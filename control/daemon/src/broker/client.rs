@@ -4,14 +4,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_steer::Steering;
 use rustix::net::RecvFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::process::{Pid, Signal};
 
-use super::message::{self, Reply, Request};
+use super::message::{self, Reply, Request, Wish};
 
 /// What the daemon asks its supervisor by. Any thread may; each waits for the one before.
 #[derive(Debug)]
@@ -62,6 +62,14 @@ impl Broker {
     /// The supervisor does not answer.
     pub fn ready(&self) -> io::Result<()> {
         self.done(&Request::Ready, &[])
+    }
+
+    /// Tells that the ports were opened and all goes its way.
+    ///
+    /// # Errors
+    /// The supervisor does not answer.
+    pub fn alive(&self) -> io::Result<()> {
+        self.done(&Request::Alive, &[])
     }
 
     /// How often the daemon was started again, and why the last time; empty when it was not.
@@ -150,6 +158,83 @@ impl Broker {
         }
     }
 
+    /// Switches sockets of the network namespace at `netns` to repair mode or back, as
+    /// [`Namespace::repair`](crate::pods::packets::Namespace::repair) does.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn repair(&self, netns: &Path, sockets: &[OwnedFd], on: bool) -> Result<(), String> {
+        let request = Request::Repair { on, netns: netns.to_owned() };
+        self.done(&request, sockets).map_err(|error| error.to_string())
+    }
+
+    /// Tells that DPDK's memory is in hugepages.
+    ///
+    /// # Errors
+    /// The supervisor does not answer.
+    pub fn hugepages(&self) -> io::Result<()> {
+        self.done(&Request::Hugepages, &[])
+    }
+
+    /// What the supervisor wants, which has sent a signal.
+    ///
+    /// # Errors
+    /// The supervisor does not answer.
+    pub fn asked(&self) -> io::Result<Wish> {
+        match self.ask(&Request::Asked, &[])? {
+            (Reply::Wish(wish), _) => Ok(wish),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Tells whether this process stands still, with everything that the next one needs in keeping; or why not.
+    ///
+    /// # Errors
+    /// The supervisor does not answer.
+    pub fn frozen(&self, outcome: Result<(), String>) -> io::Result<()> {
+        let request = match outcome {
+            Ok(()) => Request::Frozen,
+            Err(reason) => Request::NotFrozen(reason.replace(char::is_control, " ")),
+        };
+        self.done(&request, &[])
+    }
+
+    /// Waits until it is this process's turn to take everything up, which is prepared.
+    ///
+    /// # Errors
+    /// The supervisor does not answer, or the turn does not come.
+    pub fn wait_for_turn(&self) -> io::Result<()> {
+        self.wait_for(&Request::Prepared)
+    }
+
+    /// Waits until this process may move frames, which has taken everything up.
+    ///
+    /// # Errors
+    /// The supervisor does not answer, or it does not come to that.
+    pub fn wait_for_go(&self) -> io::Result<()> {
+        self.wait_for(&Request::Taken)
+    }
+
+    /// Waits until the daemon before has gone, whose devices nobody else can open.
+    ///
+    /// # Errors
+    /// The supervisor does not answer, or it does not go.
+    pub fn wait_until_alone(&self) -> io::Result<()> {
+        self.wait_for(&Request::Alone)
+    }
+
+    fn wait_for(&self, request: &Request) -> io::Result<()> {
+        let start = Instant::now();
+        loop {
+            match self.ask(request, &[])? {
+                (Reply::Done, _) => return Ok(()),
+                (Reply::None, _) if start.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+                (Reply::None, _) => return Err(io::ErrorKind::TimedOut.into()),
+                (other, _) => return Err(unexpected(&other)),
+            }
+        }
+    }
+
     fn done(&self, request: &Request, descriptors: &[OwnedFd]) -> io::Result<()> {
         match self.ask(request, descriptors)? {
             (Reply::Done, _) => Ok(()),
@@ -194,6 +279,8 @@ fn unexpected(reply: &Reply) -> io::Error {
 
 /// How long the supervisor may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is asked whether this process may go on: each time costs the supervisor some microseconds.
+const PAUSE: Duration = Duration::from_micros(200);
 
 #[cfg(test)]
 pub(super) mod tests {

@@ -1,5 +1,5 @@
-//! Closing what was kept. A frontend can make the last close of what it handed over take as long as it likes: each name's things are
-//! closed in a thread of their own, and a name of which too many hang gets no more.
+//! Closing what was kept. Who has handed something over can make its last close take as long as it likes, and so what is done with it
+//! before: that happens in threads of their own, and a name of which too many hang gets no more.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -12,21 +12,33 @@ pub struct Closing {
     threads: BTreeMap<String, Arc<AtomicUsize>>,
 }
 
+/// A thread that does something with what has a name: one of those that may hang, while this is there.
+#[derive(Debug)]
+pub struct Busy(Arc<AtomicUsize>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Closing {
     /// Closes these, which were kept under `name`.
     pub fn close(&mut self, name: &str, descriptors: Vec<OwnedFd>) {
+        let busy = self.busy(name);
+        // Where there can be no thread now they are closed here.
+        let _ = std::thread::Builder::new().name("closing".to_owned()).spawn(move || {
+            drop(descriptors);
+            drop(busy);
+        });
+    }
+
+    /// A thread that may hang begins to do something with what has this name.
+    pub fn busy(&mut self, name: &str) -> Busy {
         self.threads.retain(|_, threads| threads.load(Ordering::Relaxed) > 0);
         let threads = Arc::clone(self.threads.entry(name.to_owned()).or_default());
         threads.fetch_add(1, Ordering::Relaxed);
-        let there = Arc::clone(&threads);
-        let closing = std::thread::Builder::new().name("closing".to_owned()).spawn(move || {
-            drop(descriptors);
-            there.fetch_sub(1, Ordering::Relaxed);
-        });
-        if closing.is_err() {
-            // They were closed here, for there can be no thread now.
-            threads.fetch_sub(1, Ordering::Relaxed);
-        }
+        Busy(threads)
     }
 
     /// Whether there is too much of this name that cannot be closed.
@@ -49,7 +61,9 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         closing.close("a", vec![writer.into()]);
         assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), 0);
-        closing.threads.insert("b".to_owned(), Arc::new(AtomicUsize::new(MAX_THREADS)));
+        let busy: Vec<_> = (0..MAX_THREADS).map(|_| closing.busy("b")).collect();
         assert!(closing.is_stuck("b") && !closing.is_stuck("a") && !closing.is_stuck("c"));
+        drop(busy);
+        assert!(!closing.is_stuck("b"));
     }
 }

@@ -11,7 +11,9 @@ use rustix::net::RecvFlags;
 
 use super::closing::Closing;
 use super::message::{self, Received, Reply, Request};
+use super::turn::Turn;
 use crate::pods::packets::Namespace;
+use crate::takeover::state;
 
 /// What the supervisor knows and keeps for the daemon.
 #[derive(Debug, Default)]
@@ -19,9 +21,12 @@ pub struct Desk {
     kept: BTreeMap<String, Kept>,
     closing: Closing,
     ready: bool,
+    alive: bool,
     because: Option<String>,
     restarts: u64,
     last_reason: String,
+    /// How far a takeover is.
+    pub turn: Turn,
 }
 
 #[derive(Debug)]
@@ -34,10 +39,45 @@ struct Kept {
 impl Desk {
     /// A daemon starts again, for this reason.
     pub fn next_daemon(&mut self, reason: &str) {
-        (self.ready, self.because) = (false, None);
+        (self.ready, self.alive, self.because) = (false, false, None);
         self.restarts = self.restarts.saturating_add(1);
         reason.clone_into(&mut self.last_reason);
         self.kept.values_mut().for_each(|kept| kept.known = false);
+        self.turn = Turn::default();
+        // Of a takeover that came to nothing: at once, for the next daemon makes its own.
+        self.kept.retain(|name, _| !state::is_for_takeover(name));
+    }
+
+    /// What is kept, by names: for another supervisor.
+    pub fn kept(&self) -> impl Iterator<Item = (&str, &[OwnedFd])> {
+        self.kept.iter().map(|(name, kept)| (name.as_str(), kept.descriptors.as_slice()))
+    }
+
+    /// Keeps what another supervisor has kept. What this one's daemon has stored under the same name stays.
+    ///
+    /// # Errors
+    /// A sentence: it is too much.
+    pub fn inherit(&mut self, name: String, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        if self.kept.contains_key(&name) {
+            self.closing.close(&name, descriptors);
+            return Ok(());
+        }
+        if let Some(reason) = self.refusal(&name, &descriptors, false) {
+            self.closing.close(&name, descriptors);
+            return Err(format!("{name}: {reason}"));
+        }
+        self.kept.insert(name, Kept { descriptors, known: false });
+        Ok(())
+    }
+
+    /// Goes on where another supervisor was.
+    pub fn inherit_history(&mut self, restarts: u64, last_reason: String) {
+        (self.restarts, self.last_reason) = (restarts, last_reason);
+    }
+
+    /// How often the daemon was started again, and why the last time.
+    pub fn history(&self) -> (u64, &str) {
+        (self.restarts, &self.last_reason)
     }
 
     /// Drops what was kept of guests' connections: one of them may be what ends one daemon after the other. Returns how many there
@@ -56,6 +96,11 @@ impl Desk {
     /// How often the daemon was started again.
     pub fn restarts(&self) -> u64 {
         self.restarts
+    }
+
+    /// Whether the daemon has told that all goes its way, since this was asked last.
+    pub fn take_alive(&mut self) -> bool {
+        std::mem::take(&mut self.alive)
     }
 
     /// Why the daemon ends, as it has said.
@@ -106,8 +151,16 @@ impl Desk {
                 Ok(Steering { link, table }) => return answer(&Reply::Descriptors, &[link, table]),
                 Err(sentence) => Reply::Refused(sentence),
             },
+            Request::Repair { on, netns } => match self.repair(&netns, descriptors, on) {
+                Ok(()) => Reply::Done,
+                Err(sentence) => Reply::Refused(sentence),
+            },
             Request::Ready => {
                 self.ready = true;
+                Reply::Done
+            }
+            Request::Alive => {
+                self.alive = true;
                 Reply::Done
             }
             Request::History => Reply::History(self.restarts, self.last_reason.clone()),
@@ -134,6 +187,13 @@ impl Desk {
                 self.retain(|_, kept| kept.known);
                 Reply::Done
             }
+            Request::Hugepages => self.turn.note_hugepages(),
+            Request::Asked => self.turn.tell_wish(),
+            Request::Frozen => self.turn.note_frozen(Ok(())),
+            Request::NotFrozen(reason) => self.turn.note_frozen(Err(reason)),
+            Request::Prepared => self.turn.note_prepared(),
+            Request::Taken => self.turn.note_taken(),
+            Request::Alone => self.turn.tell_alone(),
         };
         answer(&reply, &[])
     }
@@ -156,20 +216,35 @@ impl Desk {
         }
     }
 
-    /// What steers a pod's ports to these sockets; in the node's own namespace it would be everybody's. Whoever has handed
-    /// them over can make their closing last.
+    /// What steers a pod's ports to these sockets; in the node's own namespace it would be everybody's.
     fn steering(&mut self, netns: &Path, sockets: Vec<OwnedFd>) -> Result<Steering, String> {
-        let name = format!("{STEERING}{}", netns.display());
+        self.with_sockets(STEERING, netns, sockets, Namespace::steering)
+    }
+
+    /// Switches a pod's sockets to repair mode or back.
+    fn repair(&mut self, netns: &Path, sockets: Vec<OwnedFd>, on: bool) -> Result<(), String> {
+        self.with_sockets(REPAIR, netns, sockets, move |namespace, sockets| namespace.repair(sockets, on))
+    }
+
+    /// Does `action` with sockets that a pod has handed over. It can make each use of them last, and their closing.
+    fn with_sockets<T: Send + 'static>(
+        &mut self,
+        what: &str,
+        netns: &Path,
+        sockets: Vec<OwnedFd>,
+        action: impl FnOnce(&Namespace, &[OwnedFd]) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let name = format!("{what}{}", netns.display());
         if self.closing.is_stuck(&name) {
             self.closing.close(&name, sockets);
-            return Err("what the pod has handed over before cannot be closed".to_owned());
+            return Err("what the pod has handed over before is in use still, or cannot be closed".to_owned());
         }
-        let steer = move |namespace: Result<Namespace, String>| {
-            (namespace.and_then(|namespace| namespace.steering(&sockets)), sockets)
-        };
-        let (steering, sockets) = in_pod(netns, steer)?;
+        let busy = self.closing.busy(&name);
+        let (result, sockets, _busy) = in_pod(netns, move |namespace: Result<Namespace, String>| {
+            (namespace.and_then(|namespace| action(&namespace, &sockets)), sockets, busy)
+        })?;
         self.closing.close(&name, sockets);
-        steering
+        result
     }
 
     fn forget(&mut self, name: &str) {
@@ -218,6 +293,7 @@ pub const CONNECTION: &str = "connection:";
 
 /// How the names begin under which pods' sockets are closed.
 const STEERING: &str = "steering:";
+const REPAIR: &str = "repair:";
 
 /// Names that are kept at most: more than there can be ports.
 const MAX_KEPT: usize = 4096;
@@ -324,6 +400,20 @@ mod tests {
         desk.serve(&far).unwrap();
         let received = message::receive(&near, RecvFlags::empty()).unwrap();
         assert_eq!(received.text, "7 refused there is no descriptor with it");
+    }
+
+    #[test]
+    fn what_another_supervisor_has_kept_is_kept_on_and_sockets_of_a_takeover_are_not() {
+        let file = || vec![std::fs::File::open("/dev/null").unwrap().into()];
+        let mut desk = Desk::default();
+        desk.inherit("connection:vm-a".to_owned(), file()).unwrap();
+        desk.inherit(format!("{}vm-a", state::LISTENER), file()).unwrap();
+        desk.inherit(state::LOCK.to_owned(), file()).unwrap();
+        assert!(desk.inherit("nothing".to_owned(), Vec::new()).unwrap_err().contains("no descriptor"));
+        desk.inherit_history(3, "exit 75".to_owned());
+        assert_eq!((desk.kept().count(), desk.history()), (3, (3, "exit 75")));
+        desk.next_daemon("signal 9 (SIGKILL)");
+        assert_eq!(desk.kept().map(|(name, _)| name).collect::<Vec<_>>(), ["connection:vm-a"]);
     }
 
     #[test]

@@ -11,11 +11,14 @@ use rustix::net::{
     SendFlags,
 };
 
-/// What the daemon asks for. Descriptors come with [`Request::Store`] and [`Request::Steer`] alone.
+/// What the daemon asks for. Descriptors come with [`Request::Store`], [`Request::Steer`] and
+/// [`Request::Repair`] alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Tells that signals reach the daemon from now on. Answered by [`Reply::Done`], as all that ask for nothing.
     Ready,
+    /// Tells that the ports were opened and all goes its way; again and again, where systemd watches.
+    Alive,
     /// Asks how often the daemon was started again, and why: [`Reply::History`].
     History,
     /// Tells why the daemon is about to end with [`EXIT_AGAIN`](crate::arguments::EXIT_AGAIN).
@@ -38,6 +41,39 @@ pub enum Request {
     /// Asks for what steers the ports of a pod's network namespace, whose path this is, to two sockets:
     /// [`Reply::Descriptors`], the link and the table.
     Steer(PathBuf),
+    /// Asks to have sockets of a pod's network namespace switched to repair mode, or back: [`Reply::Done`].
+    Repair {
+        /// Whether they are to be in it.
+        on: bool,
+        /// The namespace's path.
+        netns: PathBuf,
+    },
+    /// Tells that DPDK's memory is in hugepages.
+    Hugepages,
+    /// Asks what the supervisor wants, which has sent a signal: [`Reply::Wish`].
+    Asked,
+    /// Tells that the daemon moves nothing any more, and that all the next one needs is kept.
+    Frozen,
+    /// Tells why it goes on instead.
+    NotFrozen(String),
+    /// A daemon that takes over is prepared: [`Reply::Done`] when it is its turn, [`Reply::None`] until then.
+    Prepared,
+    /// Whether the daemon that it has taken over from has gone: [`Reply::Done`], [`Reply::None`] until then.
+    Alone,
+    /// It has taken everything up, and moves nothing yet: [`Reply::Done`] when it may, [`Reply::None`] until then.
+    Taken,
+}
+
+/// What the supervisor wants of the daemon when another culvertd takes over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// That it stands still and gives away what it has.
+    Freeze,
+    /// That it goes on.
+    Thaw,
 }
 
 /// What the supervisor answers. Descriptors come with [`Reply::Descriptors`] alone.
@@ -53,6 +89,8 @@ pub enum Reply {
     History(u64, String),
     /// It is not done, for this reason.
     Refused(String),
+    /// What is wanted.
+    Wish(Wish),
 }
 
 /// The longest message. Paths of sockets are in it.
@@ -65,6 +103,7 @@ impl Request {
     pub fn text(&self) -> String {
         match self {
             Self::Ready => "ready".to_owned(),
+            Self::Alive => "alive".to_owned(),
             Self::History => "history".to_owned(),
             Self::Because(reason) => format!("because {reason}"),
             Self::Store(name) => format!("store {name}"),
@@ -73,6 +112,16 @@ impl Request {
             Self::ForgetOthers => "forget-others".to_owned(),
             Self::Packets { tap, netns } => format!("packets {tap} {}", netns.display()),
             Self::Steer(netns) => format!("steer {}", netns.display()),
+            Self::Repair { on, netns } => {
+                format!("repair {} {}", if *on { "on" } else { "off" }, netns.display())
+            }
+            Self::Hugepages => "hugepages".to_owned(),
+            Self::Asked => "asked".to_owned(),
+            Self::Frozen => "frozen".to_owned(),
+            Self::NotFrozen(reason) => format!("not-frozen {reason}"),
+            Self::Prepared => "prepared".to_owned(),
+            Self::Taken => "taken".to_owned(),
+            Self::Alone => "alone".to_owned(),
         }
     }
 
@@ -92,7 +141,26 @@ impl Request {
                 netns.is_absolute().then(|| Self::Packets { tap: tap.to_owned(), netns })
             }
             "steer" => text().map(PathBuf::from).filter(|netns| netns.is_absolute()).map(Self::Steer),
+            "repair" => {
+                let text = text()?;
+                let (mode, netns) = text.split_once(' ')?;
+                let netns = PathBuf::from(netns);
+                let on = match mode {
+                    "on" => true,
+                    "off" => false,
+                    _ => return None,
+                };
+                netns.is_absolute().then_some(Self::Repair { on, netns })
+            }
+            "not-frozen" => text().map(Self::NotFrozen),
+            "hugepages" if rest.is_empty() => Some(Self::Hugepages),
+            "asked" if rest.is_empty() => Some(Self::Asked),
+            "frozen" if rest.is_empty() => Some(Self::Frozen),
+            "prepared" if rest.is_empty() => Some(Self::Prepared),
+            "taken" if rest.is_empty() => Some(Self::Taken),
+            "alone" if rest.is_empty() => Some(Self::Alone),
             "ready" if rest.is_empty() => Some(Self::Ready),
+            "alive" if rest.is_empty() => Some(Self::Alive),
             "history" if rest.is_empty() => Some(Self::History),
             "forget-others" if rest.is_empty() => Some(Self::ForgetOthers),
             _ => None,
@@ -109,6 +177,9 @@ impl Reply {
             Self::None => "none".to_owned(),
             Self::History(restarts, reason) => format!("history {restarts} {reason}"),
             Self::Refused(reason) => format!("refused {reason}"),
+            Self::Wish(Wish::Nothing) => "wish nothing".to_owned(),
+            Self::Wish(Wish::Freeze) => "wish freeze".to_owned(),
+            Self::Wish(Wish::Thaw) => "wish thaw".to_owned(),
         }
     }
 
@@ -124,6 +195,12 @@ impl Reply {
                 Some(Self::History(restarts.parse().ok()?, reason.to_owned()))
             }
             "refused" => Some(Self::Refused(rest.to_owned())),
+            "wish" => match rest {
+                "nothing" => Some(Self::Wish(Wish::Nothing)),
+                "freeze" => Some(Self::Wish(Wish::Freeze)),
+                "thaw" => Some(Self::Wish(Wish::Thaw)),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -219,6 +296,15 @@ mod tests {
             Request::ForgetOthers,
             Request::Packets { tap: "tap0".to_owned(), netns: "/run/netns/a b".into() },
             Request::Steer("/run/netns/a b".into()),
+            Request::Repair { on: true, netns: "/run/netns/a b".into() },
+            Request::Repair { on: false, netns: "/run/netns/a".into() },
+            Request::Hugepages,
+            Request::Asked,
+            Request::Frozen,
+            Request::NotFrozen(name()),
+            Request::Prepared,
+            Request::Taken,
+            Request::Alone,
         ];
         for request in requests {
             assert_eq!(Request::parse(&request.text()), Some(request));
@@ -230,6 +316,9 @@ mod tests {
             Reply::History(7, "signal 9 (SIGKILL)".to_owned()),
             Reply::History(0, String::new()),
             Reply::Refused(name()),
+            Reply::Wish(Wish::Nothing),
+            Reply::Wish(Wish::Freeze),
+            Reply::Wish(Wish::Thaw),
         ];
         for reply in replies {
             assert_eq!(Reply::parse(&reply.text()), Some(reply));
@@ -248,10 +337,15 @@ mod tests {
             " take x",
             "STORE x",
             "forget-others x",
+            "frozen x",
+            "not-frozen",
             "packets t",
             "packets t n/s",
             "steer",
             "steer n/s",
+            "repair on",
+            "repair perhaps /n/s",
+            "repair off n/s",
         ] {
             assert_eq!(Request::parse(text), None, "{text}");
         }

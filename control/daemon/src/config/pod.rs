@@ -42,7 +42,7 @@ impl Pod {
         let folders = section.list(report, "folders", "[\"/run/culvert/pods/a\"]", read_folder);
         let read_netns = |value: &DeValue<'_>| value::absolute_path(value, "\"/var/run/netns/a\"");
         let netns = section.optional(report, "netns", read_netns);
-        let tap = section.optional(report, "tap", interface);
+        let tap = section.optional(report, "tap", value::interface);
         let description = section.optional(report, "description", description);
         if section.is_empty_list("folders") {
             let remedy = "write at least one, like [\"/run/culvert/pods/a\"]";
@@ -92,20 +92,6 @@ impl Pod {
     }
 }
 
-/// The name of a network interface, as the kernel takes it (`dev_valid_name`).
-fn interface(value: &DeValue<'_>) -> Result<String, Wrong> {
-    let text = value::text(value, "\"tap0\"")?;
-    let valid = (1..=MAX_INTERFACE_BYTES).contains(&text.len())
-        && text != "."
-        && text != ".."
-        && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
-    if valid {
-        return Ok(text.to_owned());
-    }
-    let remedy = format!("write 1 to {MAX_INTERFACE_BYTES} bytes without / and :, like \"tap0\"");
-    Err(Wrong::new("is no name of a network interface", remedy))
-}
-
 fn description(value: &DeValue<'_>) -> Result<String, Wrong> {
     let text = value::text(value, "\"virt-launcher of vm-a\"")?;
     if text.len() > MAX_DESCRIPTION_BYTES {
@@ -113,6 +99,3 @@ fn description(value: &DeValue<'_>) -> Result<String, Wrong> {
     }
     Ok(text.to_owned())
 }
-
-/// IFNAMSIZ, which counts a final zero, less one.
-const MAX_INTERFACE_BYTES: usize = 15;

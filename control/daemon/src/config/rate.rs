@@ -93,10 +93,21 @@ impl Rate {
     }
 }
 
+/// Bits a second, as [`checked`] reads them.
+pub(super) fn bit_rate(value: &DeValue<'_>) -> Result<u64, Wrong> {
+    checked(value::text(value, EXAMPLE)?)
+}
+
+/// Bits a second as a client has written them.
+///
+/// # Errors
+/// What is wrong with it, and the remedy.
+pub fn read(text: &str) -> Result<u64, String> {
+    checked(text).map_err(|Wrong { problem, remedy }| format!("{problem}; {remedy}"))
+}
+
 /// Bits a second: a number, which may have a fraction, and `bit`, `kbit`, `mbit` or `gbit` in whatever case.
-fn bit_rate(value: &DeValue<'_>) -> Result<u64, Wrong> {
-    const EXAMPLE: &str = "\"100mbit\" or \"1.5gbit\"";
-    let text = value::text(value, EXAMPLE)?;
+fn checked(text: &str) -> Result<u64, Wrong> {
     let not_one =
         || Wrong::new("is no rate", format!("write a number and bit, kbit, mbit or gbit (a second), like {EXAMPLE}"));
     let bits = parse(text).ok_or_else(not_one)?;
@@ -128,6 +139,7 @@ pub fn rate_text(bits: u64) -> String {
     format!("{}{name}", bits / unit)
 }
 
+const EXAMPLE: &str = "\"100mbit\" or \"1.5gbit\"";
 /// tc(8)'s, the largest first.
 const UNITS: [(&str, u64); 4] = [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1_000), ("bit", 1)];
 /// Digits before the point and behind it: more are out of range, or no whole number of bits.

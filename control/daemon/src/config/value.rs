@@ -205,10 +205,15 @@ pub(super) fn set<T>(place: &mut T, found: Option<Found<T>>) {
 }
 
 /// An address and a port number to listen on.
-pub(super) fn socket_address(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
+pub(super) fn socket_address(value: &DeValue<'_>) -> Result<Option<SocketAddr>, Wrong> {
     let example = "\"127.0.0.1:9477\"";
-    text(value, example)?.parse().map_err(|_| {
-        Wrong::new("is not an address with a port number", format!("write it like {example} or \"[::1]:9477\""))
+    let text = text(value, example)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        let remedy = format!("write it like {example} or \"[::1]:9477\", or \"off\"");
+        Wrong::new("is not an address with a port number", remedy)
     })
 }
 
@@ -251,6 +256,20 @@ pub(super) fn owner(value: &DeValue<'_>) -> Result<Owner, Wrong> {
     text(value, example)?.parse().map_err(|_| {
         Wrong::new("is no user and group by number", format!("write them with a colon between, like {example}"))
     })
+}
+
+/// The name of a network interface, as the kernel takes it (`dev_valid_name`).
+pub(super) fn interface(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let text = text(value, "\"tap0\"")?;
+    let valid = (1..=MAX_INTERFACE_BYTES).contains(&text.len())
+        && text != "."
+        && text != ".."
+        && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+    if valid {
+        return Ok(text.to_owned());
+    }
+    let remedy = format!("write 1 to {MAX_INTERFACE_BYTES} bytes without / and :, like \"tap0\"");
+    Err(Wrong::new("is no name of a network interface", remedy))
 }
 
 /// An SELinux label.
@@ -311,6 +330,8 @@ pub(super) fn pci_address(text: &str) -> Option<String> {
 const MAX_PATH_BYTES: usize = 4095;
 /// Longest file name of a socket: 107 bytes less `/proc/self/fd/NUMBER/`.
 const MAX_SOCKET_NAME_BYTES: usize = 80;
+/// IFNAMSIZ, which counts a final zero, less one.
+const MAX_INTERFACE_BYTES: usize = 15;
 /// Longest SELinux label, in bytes: a page, as the kernel takes it.
 const MAX_LABEL_BYTES: usize = 4095;
 /// Longest `description`, in bytes.

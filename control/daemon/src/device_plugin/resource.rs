@@ -23,7 +23,7 @@ use super::folders::Folders;
 use super::service::{Service, options};
 use super::{Offer, Problems, Times, limits};
 use crate::listening_socket::{ListeningSocket, Purpose};
-use crate::server::{Connections, builder};
+use crate::server::{Access, Connections, builder};
 
 /// A resource that is to be offered.
 pub(super) struct Resource {
@@ -143,13 +143,13 @@ impl Resource {
                 "kubelet cannot connect to {path}: it is longer than {MAX_SOCKET_PATH} bytes; shorten the network's name"
             ));
         }
-        let socket = ListeningSocket::bind(&path, Purpose::DevicePlugin).map_err(|error| error.to_string())?;
+        let socket = ListeningSocket::bind(&path, Purpose::DevicePlugin, None).map_err(|error| error.to_string())?;
         let service = Service {
             offer: self.offer.clone(),
             folders: Arc::clone(&self.folders),
             watchers: Arc::clone(&self.watchers),
         };
-        let connections = Connections::new(&socket, limits(self.times));
+        let connections = Connections::new(&socket, limits(self.times), Access::of_everybody());
         let connections = connections.map_err(|error| format!("{} cannot be served: {error}", path.display()))?;
         let service = DevicePluginServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
         let server = builder(limits(self.times)).add_service(service).serve_with_incoming(connections);

@@ -8,10 +8,12 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::devices::Family;
 
-/// What the supervisor does for the daemon takes these: it enters pods' network namespaces and opens packet sockets there. With the
-/// third the daemon gives up others.
-pub const OF_SUPERVISOR: CapabilitySet =
-    CapabilitySet::SYS_ADMIN.union(CapabilitySet::NET_RAW).union(CapabilitySet::SETPCAP);
+/// What the supervisor does for the daemon takes these: it enters pods' network namespaces, opens packet sockets there, and switches
+/// sockets of theirs to repair mode. With the last one the daemon gives up others.
+pub const OF_SUPERVISOR: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::SETPCAP);
 
 /// Sockets and folders are other users', and are bound, connected to and removed in folders that are others'.
 const ALWAYS: CapabilitySet = CapabilitySet::CHOWN.union(CapabilitySet::DAC_OVERRIDE);

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
 
 use super::devices::{self, Family};
-use crate::config::{Attachment, Config};
+use crate::config::{Attachment, Config, Migration};
 
 /// The folders in which the daemon may do what its user may. Those that are only read, and devices, are not among them.
 #[derive(Debug)]
@@ -33,31 +33,68 @@ impl Folders {
 /// What the kernel refuses although it has Landlock.
 pub fn limit(config: &Config, config_file: &Path, families: &BTreeSet<Family>) -> Result<Option<Folders>> {
     make_own(config);
-    let wanted = wanted(config);
-    let existing: BTreeSet<PathBuf> = wanted.iter().filter_map(|path| nearest(path)).collect();
-    // The root is above all: whoever means that turns this off.
-    let folders: Vec<PathBuf> = existing.into_iter().filter(|path| path.parent().is_some()).collect();
-
-    // Later kernels know more than earlier ones: each denies what it knows.
-    let ruleset = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(KNOWN))
-        .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(KNOWN)))
-        .and_then(|ruleset| ruleset.scope(Scope::from_all(KNOWN)))
-        .and_then(Ruleset::create)
-        .context("Landlock's rules cannot be made")?;
-    let all = AccessFs::from_all(KNOWN) & !(AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar);
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let write = read | AccessFs::WriteFile;
-    let device = write | AccessFs::IoctlDev;
-    let mut rules: Vec<(PathBuf, BitFlags<AccessFs>)> = folders.iter().map(|folder| (folder.clone(), all)).collect();
-    rules.extend(READ.iter().map(|path| (PathBuf::from(path), read)));
-    rules.extend(config_file.parent().map(|folder| (folder.to_owned(), read)));
-    rules.extend(WRITTEN.iter().map(|path| (PathBuf::from(path), write)));
+    let folders = existing(&wanted(config));
+    let device = WRITING | AccessFs::IoctlDev;
+    let mut rules = common(&folders);
+    rules.extend(config_file.parent().map(|folder| (folder.to_owned(), READING)));
     rules.extend(families.iter().flat_map(|family| family.files()).map(|path| (PathBuf::from(path), device)));
+    let ruleset = known().and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(KNOWN)));
+    Ok(restrict(ruleset, &rules)?.then_some(Folders(folders)))
+}
+
+/// As [`limit`], for the migration proxy: its own folders, and those of its certificates to read. Its peers are on the network.
+///
+/// # Errors
+/// As [`limit`].
+pub fn limit_migration(config: &Config, wanted: &Migration) -> Result<Option<Folders>> {
+    make_own(config);
+    let own = config.daemon.control_socket.parent().map(Path::to_owned).into_iter().chain([wanted.folder.clone()]);
+    let own = existing(&own.collect::<Vec<_>>());
+    let files = wanted.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key, &tls.authority]);
+    let files = files.chain(wanted.networks.iter().filter_map(|network| network.places.network_status.as_ref()));
+    // A link's folder, and that of what it leads to.
+    let read = files.flat_map(|file| [Some(file.clone()), file.canonicalize().ok()]).flatten();
+    let mut rules = common(&own);
+    rules.extend(read.filter_map(|file| Some((file.parent()?.to_owned(), READING))));
+    Ok(restrict(known(), &rules)?.then_some(Folders(own)))
+}
+
+/// As [`limit`], for the metrics process: nothing is its own, and it connects to nobody by TCP. The control socket is reached all
+/// the same: Landlock does not know connections to sockets with names.
+///
+/// # Errors
+/// As [`limit`].
+pub fn limit_metrics() -> Result<Option<Folders>> {
+    let ruleset = known().and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(KNOWN)));
+    let rules = [(PathBuf::from("/proc/self"), READING)];
+    Ok(restrict(ruleset, &rules)?.then_some(Folders(Vec::new())))
+}
+
+/// What may be done below a path.
+type Rule = (PathBuf, BitFlags<AccessFs>);
+
+/// Everything in these folders but to start programs and make devices; and what the C library and DPDK need.
+fn common(folders: &[PathBuf]) -> Vec<Rule> {
+    let all = AccessFs::from_all(KNOWN) & !(AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar);
+    let own = folders.iter().map(|folder| (folder.clone(), all));
+    let read = READ.iter().map(|path| (PathBuf::from(path), READING));
+    let written = WRITTEN.iter().map(|path| (PathBuf::from(path), WRITING));
+    own.chain(read).chain(written).collect()
+}
+
+/// Rules of files and signals. Later kernels know more than earlier ones: each denies what it knows.
+fn known() -> Result<Ruleset, RulesetError> {
+    let ruleset =
+        Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(AccessFs::from_all(KNOWN))?;
+    ruleset.scope(Scope::from_all(KNOWN))
+}
+
+/// Limits this thread, and those that it will start, to these rules; whether the kernel has Landlock.
+fn restrict(ruleset: Result<Ruleset, RulesetError>, rules: &[Rule]) -> Result<bool> {
+    let ruleset = ruleset.and_then(Ruleset::create).context("Landlock's rules cannot be made")?;
     let ruleset = rules.iter().try_fold(ruleset, |ruleset, (path, access)| add(ruleset, path, *access))?;
     let status = ruleset.restrict_self().context("Landlock's rules cannot be applied")?;
-    Ok((status.ruleset != RulesetStatus::NotEnforced).then_some(Folders(folders)))
+    Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
 /// Allows `access` to what is below `path`, if there is such a thing.
@@ -108,6 +145,12 @@ fn wanted(config: &Config) -> Vec<PathBuf> {
     wanted
 }
 
+/// What there is of these paths, or nearest above them. The root is above all: whoever means that turns this off.
+fn existing(wanted: &[PathBuf]) -> Vec<PathBuf> {
+    let existing: BTreeSet<PathBuf> = wanted.iter().filter_map(|path| nearest(path)).collect();
+    existing.into_iter().filter(|path| path.parent().is_some()).collect()
+}
+
 /// The path itself or the nearest one above it that exists, without links.
 fn nearest(path: &Path) -> Option<PathBuf> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -119,6 +162,8 @@ fn nearest(path: &Path) -> Option<PathBuf> {
 
 /// What is known of Landlock here.
 const KNOWN: ABI = ABI::V6;
+const READING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+const WRITING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile});
 /// Where sockets are wherever nothing else is said.
 const ALWAYS: &[&str] = &["/run/culvert", "/var/lib/kubelet/pods"];
 /// What DPDK and the C library read.

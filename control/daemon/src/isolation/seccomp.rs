@@ -15,8 +15,8 @@ use seccompiler::{
 use super::Kind;
 use super::devices::Family;
 use super::system_calls::{
-    AF_XDP, AF_XDP_UNTRIED, CONTROL, Call, DEVICE_PLUGIN, DPDK, DPDK_UNTRIED, LOG, NEVER, PCI_UNTRIED, RUNTIME, START,
-    Test, UNKNOWN, VHOST, WORKER,
+    AF_XDP, AF_XDP_UNTRIED, CONTROL, Call, DEVICE_PLUGIN, DPDK, DPDK_UNTRIED, LOG, METRICS, MIGRATION, NEVER,
+    PCI_UNTRIED, RUNTIME, START, Test, UNKNOWN, VHOST, WORKER,
 };
 use crate::config::isolation::Mode;
 
@@ -27,6 +27,8 @@ pub fn of(kind: Kind, families: &BTreeSet<Family>) -> Vec<&'static [Call]> {
         Kind::DevicePlugin => DEVICE_PLUGIN,
         Kind::Dpdk => DPDK,
         Kind::Log => LOG,
+        Kind::Metrics => METRICS,
+        Kind::Migration => MIGRATION,
         Kind::Vhost => VHOST,
         Kind::Worker => WORKER,
     };
@@ -50,6 +52,16 @@ pub fn everything(families: &BTreeSet<Family>) -> Vec<&'static [Call]> {
     let mut lists = vec![START];
     lists.extend(kinds.into_iter().flat_map(|kind| of(kind, families)));
     lists
+}
+
+/// What some thread of the migration proxy's process needs.
+pub fn migration() -> Vec<&'static [Call]> {
+    vec![START, LOG, MIGRATION, RUNTIME]
+}
+
+/// What some thread of the metrics process needs.
+pub fn metrics() -> Vec<&'static [Call]> {
+    vec![START, LOG, METRICS, RUNTIME]
 }
 
 /// Limits this thread, and those that it will start, to the calls in `lists`.

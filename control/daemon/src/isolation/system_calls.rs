@@ -137,6 +137,64 @@ pub const VHOST: &[Call] = &[
     any(libc::SYS_unlinkat),
 ];
 
+/// The metrics process: answers by TCP, and asks at the control socket.
+pub const METRICS: &[Call] = &[
+    any(libc::SYS_accept4),
+    any(libc::SYS_connect),
+    any(libc::SYS_epoll_create1),
+    any(libc::SYS_epoll_ctl),
+    any(libc::SYS_epoll_wait),
+    any(libc::SYS_eventfd2),
+    any(libc::SYS_fcntl),
+    any(libc::SYS_getsockname),
+    any(libc::SYS_getsockopt),
+    any(libc::SYS_ioctl),
+    any(libc::SYS_recvfrom),
+    any(libc::SYS_setsockopt),
+    any(libc::SYS_shutdown),
+    only(libc::SYS_socket, 0, !0, &[AF_UNIX]),
+    any(libc::SYS_socketpair),
+    any(libc::SYS_writev),
+];
+
+/// The migration proxy: carries bytes between Unix sockets and TCP, with TLS; reads its certificates again and again.
+pub const MIGRATION: &[Call] = &[
+    any(libc::SYS_accept4),
+    any(libc::SYS_bind),
+    any(libc::SYS_chmod),
+    any(libc::SYS_connect),
+    any(libc::SYS_epoll_create1),
+    any(libc::SYS_epoll_ctl),
+    any(libc::SYS_epoll_wait),
+    any(libc::SYS_eventfd2),
+    any(libc::SYS_fchmod),
+    any(libc::SYS_fchmodat),
+    any(libc::SYS_fchownat),
+    any(libc::SYS_fcntl),
+    any(libc::SYS_flock),
+    any(libc::SYS_fstat),
+    any(libc::SYS_geteuid),
+    any(libc::SYS_getpeername),
+    any(libc::SYS_getsockname),
+    any(libc::SYS_getsockopt),
+    any(libc::SYS_ioctl),
+    any(libc::SYS_listen),
+    any(libc::SYS_newfstatat),
+    any(libc::SYS_open),
+    any(libc::SYS_openat),
+    any(libc::SYS_recvfrom),
+    any(libc::SYS_recvmsg),
+    any(libc::SYS_renameat),
+    any(libc::SYS_setsockopt),
+    any(libc::SYS_shutdown),
+    only(libc::SYS_socket, 0, !0, &[AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]),
+    any(libc::SYS_socketpair),
+    any(libc::SYS_statx),
+    any(libc::SYS_unlink),
+    any(libc::SYS_unlinkat),
+    any(libc::SYS_writev),
+];
+
 /// Starts DPDK, which loads its drivers; then waits for their interrupts and timers.
 pub const DPDK: &[Call] = &[
     any(libc::SYS_access),
@@ -357,6 +415,8 @@ pub const NEVER: &[Call] = &[
 ];
 
 const AF_UNIX: u64 = 1;
+const AF_INET: u64 = 2;
+const AF_INET6: u64 = 10;
 const AF_NETLINK: u64 = 16;
 const PROT_EXEC: u64 = 4;
 const PR_CAPBSET_READ: u64 = 23;

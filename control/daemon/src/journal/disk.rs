@@ -50,7 +50,7 @@ pub trait Disk {
 #[derive(Debug)]
 pub struct StateFolder {
     folder: OwnedFd,
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 /// Why a state folder cannot be used.
@@ -78,6 +78,15 @@ impl StateFolder {
     /// # Errors
     /// Any [`StateFolderError`].
     pub fn open(path: &Path) -> Result<Self, StateFolderError> {
+        Self::open_with(path, None)
+    }
+
+    /// The same with the lock that another process has taken, and has handed over: nobody else can have it in between. One that is not
+    /// this folder's is left.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(path: &Path, inherited: Option<OwnedFd>) -> Result<Self, StateFolderError> {
         let kernel = |error: io::Error| StateFolderError::Kernel { path: path.to_owned(), error };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(kernel)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -85,6 +94,8 @@ impl StateFolder {
         check_folder(&folder).map_err(kernel)?;
         // Not open for writing, so that the file system can be mounted read-only meanwhile.
         let lock = open_file(&folder, LOCK_FILE, OFlags::RDONLY | OFlags::CREATE).map_err(kernel)?;
+        let lock = inherited.filter(|inherited| is_same(inherited, &lock)).unwrap_or(lock);
+        // Of one that was handed over it is held already.
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -102,19 +113,44 @@ impl StateFolder {
             let _ = rustix::fs::ftruncate(&lock, 0);
             let _ = rustix::io::pwrite(&lock, std::process::id().to_string().as_bytes(), 0);
         }
-        Ok(Self { folder, _lock: lock })
+        Ok(Self { folder, lock })
     }
+}
+
+impl StateFolder {
+    /// A copy of the lock, which holds as long as any copy is open.
+    ///
+    /// # Errors
+    /// The kernel's, when no descriptor is free.
+    pub fn copy_lock(&self) -> io::Result<OwnedFd> {
+        self.lock.try_clone()
+    }
+}
+
+/// Reads a file of a state folder without its lock: whoever has that may write another one at any time, in the place of this one.
+///
+/// # Errors
+/// As [`Disk::read`].
+pub fn peek(path: &Path, name: &str, most: usize) -> io::Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(path, flags, Mode::empty())?;
+    check_folder(&folder)?;
+    read(&folder, name, most)
+}
+
+fn read(folder: &OwnedFd, name: &str, most: usize) -> io::Result<Option<Vec<u8>>> {
+    let file = match open_file(folder, name, OFlags::RDONLY) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => std::fs::File::from(other?),
+    };
+    let mut bytes = Vec::new();
+    file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 impl Disk for StateFolder {
     fn read(&mut self, name: &str, most: usize) -> io::Result<Option<Vec<u8>>> {
-        let file = match open_file(&self.folder, name, OFlags::RDONLY) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => std::fs::File::from(other?),
-        };
-        let mut bytes = Vec::new();
-        file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
-        Ok(Some(bytes))
+        read(&self.folder, name, most)
     }
 
     fn write(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -168,6 +204,12 @@ fn open_file(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<OwnedFd>
         return Err(io::Error::other(format!("{name} has another name elsewhere (it is a hard link); remove it")));
     }
     Ok(file)
+}
+
+/// Whether both are the same file.
+fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let identity = |file| rustix::fs::fstat(file).map(|stat| (stat.st_dev, stat.st_ino));
+    identity(one).is_ok_and(|one| identity(other) == Ok(one))
 }
 
 fn not_a_file(name: &str) -> io::Error {

@@ -69,7 +69,9 @@ impl LiveNode {
         let running = self.running();
         for &Moved { port, queue, from, to, .. } in &moved {
             let (port, from, to) = (running.name(port), self.core(from), self.core(to));
-            tracing::info!(port, "queue {queue} has moved from the worker on core {from} to that on core {to}");
+            let text = format!("queue {queue} has moved from the worker on core {from} to that on core {to}");
+            tracing::info!(port, "{text}");
+            self.events.tell(v1::EventKind::Moved, port, text);
         }
         Ok(moved)
     }

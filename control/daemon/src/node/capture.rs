@@ -6,46 +6,72 @@ use std::time::{Duration, UNIX_EPOCH};
 use culvert_api::v1;
 use culvert_frame::{Direction, MAX_FRAME_BYTES};
 use culvert_switch::tap::Captured;
-use culvert_switch::{PortId, Tap};
+use culvert_switch::{PortId, Tap, Wanted};
 use culvert_worker::{Datapath, DatapathError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::filter::Choice;
 
 /// Captures that may run at a time.
 pub const MAX_CAPTURES: usize = 8;
 
-/// Starts a capture on `port`; `place` is its place among [`MAX_CAPTURES`]. Must be called within a tokio runtime.
+/// Starts a capture on `ports`, each with its name; `place` is its place among [`MAX_CAPTURES`]. Must be called within a tokio runtime.
 ///
 /// # Errors
 /// When a worker does not answer.
 pub fn start(
     datapath: Arc<Datapath>,
-    port: PortId,
+    ports: Vec<(PortId, String)>,
     request: &v1::CaptureRequest,
+    choice: Choice,
     place: OwnedSemaphorePermit,
 ) -> Result<mpsc::Receiver<v1::CaptureResponse>, DatapathError> {
     let whole = usize::try_from(MAX_FRAME_BYTES).unwrap_or(usize::MAX);
     let wanted = usize::try_from(request.snap_length).unwrap_or(usize::MAX);
     let snap_bytes = if wanted == 0 { whole } else { wanted.min(whole) };
     let buffers = STORE_BYTES.checked_div(snap_bytes).unwrap_or(0).clamp(MIN_BUFFERS, MAX_BUFFERS);
-    let tap = Arc::new(Tap::new(snap_bytes, buffers));
-    datapath.add_tap(port, Arc::clone(&tap))?;
+    let choice: Option<Box<dyn Wanted>> = if choice.is_everything() { None } else { Some(Box::new(choice)) };
+    let tap = Tap::of_wanted(snap_bytes, buffers, choice);
+    let labels = (0..).zip(&ports).map(|(label, (port, _))| (*port, Arc::new(tap.beside(label))));
+    let taps = Taps { taps: labels.collect(), datapath };
+    for (port, tap) in &taps.taps {
+        // What was added already is taken away when `taps` goes.
+        taps.datapath.add_tap(*port, Arc::clone(tap))?;
+    }
     let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD);
-    let mut reader = Reader { tap, left: if request.count == 0 { u64::MAX } else { request.count }, missed: 0 };
+    let names = ports.into_iter().map(|(_, name)| name).collect();
+    let left = if request.count == 0 { u64::MAX } else { request.count };
+    let mut reader = Reader { tap, names, left, missed: 0 };
     tokio::spawn(async move {
         reader.copy_to(&sender).await;
-        // Whether the workers let go of the tap is of no interest to the client.
+        // Whether the workers let go of the taps is of no interest to the client.
         drop(sender);
-        let removed = tokio::task::spawn_blocking(move || datapath.remove_tap(port, &reader.tap)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!("a capture ended, but its frames are still copied: {error}");
-        }
+        drop(tokio::task::spawn_blocking(move || drop(taps)).await);
         drop(place);
     });
     Ok(receiver)
 }
 
+/// The taps of a capture, which are taken away when this is dropped: by whoever may wait for workers.
+struct Taps {
+    datapath: Arc<Datapath>,
+    taps: Vec<(PortId, Arc<Tap>)>,
+}
+
+impl Drop for Taps {
+    fn drop(&mut self) {
+        for (port, tap) in &self.taps {
+            if let Err(error) = self.datapath.remove_tap(*port, tap) {
+                tracing::warn!("a capture ended, but its frames are still copied: {error}");
+            }
+        }
+    }
+}
+
 struct Reader {
-    tap: Arc<Tap>,
+    tap: Tap,
+    /// Of its ports, by label.
+    names: Vec<String>,
     /// Frames until the end.
     left: u64,
     /// Frames that the tap had missed when the last message was made.
@@ -77,21 +103,22 @@ impl Reader {
         while self.left > 0 && bytes < MESSAGE_BYTES {
             let Some(captured) = self.tap.next() else { break };
             bytes = bytes.saturating_add(captured.bytes.len()).saturating_add(FRAME_OVERHEAD);
-            message.frames.push(view(&captured));
+            message.frames.push(self.view(&captured));
             self.tap.give_back(captured);
             self.left = self.left.saturating_sub(1);
         }
         message
     }
-}
 
-fn view(captured: &Captured) -> v1::CapturedFrame {
-    let since = captured.time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    v1::CapturedFrame {
-        time_ns: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
-        direction: direction(captured.direction).into(),
-        length: captured.length,
-        data: captured.bytes.clone(),
+    fn view(&self, captured: &Captured) -> v1::CapturedFrame {
+        let since = captured.time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        v1::CapturedFrame {
+            time_ns: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+            direction: direction(captured.direction).into(),
+            length: captured.length,
+            data: captured.bytes.clone(),
+            port: self.names.get(usize::from(captured.label)).cloned().unwrap_or_default(),
+        }
     }
 }
 

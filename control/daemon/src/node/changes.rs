@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Instant;
 
 use culvert_api::v1;
+use culvert_api::v1::EventKind;
 use culvert_frame::MacAddress;
 use culvert_switch::Rules;
 use culvert_worker::Mirror as Copying;
@@ -47,6 +48,21 @@ impl LiveNode {
     /// # Errors
     /// The file has mistakes: nothing has changed. Or a part of it cannot be brought about at present.
     pub fn reload_file(&self) -> Result<v1::ReloadResponse, ChangeError> {
+        let result = self.try_reload_file();
+        match &result {
+            Ok(answer) => {
+                let text = format!("the configuration was read again; changes: {}", answer.actions.len());
+                self.events.tell(EventKind::Reloaded, "", text);
+            }
+            Err(error) => {
+                let first = error.sentences().into_iter().next().unwrap_or_default();
+                self.events.tell(EventKind::ReloadRefused, "", format!("the configuration was refused: {first}"));
+            }
+        }
+        result
+    }
+
+    fn try_reload_file(&self) -> Result<v1::ReloadResponse, ChangeError> {
         // No change of a client comes between.
         let journal = self.journal();
         self.lift_bars(None);
@@ -90,9 +106,11 @@ impl LiveNode {
         for action in actions {
             let text = action.to_string();
             let makes_room = matches!(action, Action::RemovePort(_));
+            let (kind, port) = (action.kind(), action.port().map(ToString::to_string));
             match self.carry_out(action) {
                 Ok(note) => {
                     tracing::info!("done: {text}");
+                    self.events.tell(kind, port.as_deref().unwrap_or_default(), text.clone());
                     done.actions.push(text);
                     done.notes.extend(note);
                 }
@@ -141,6 +159,7 @@ impl LiveNode {
             drop(running);
             if opened {
                 tracing::info!(port = name.as_str(), "the port is open now");
+                self.events.tell(EventKind::Opened, name.as_str(), "is open now");
                 actions.push(format!("open port {name}"));
                 self.copy_mirrors_of(&name);
             }
@@ -204,6 +223,7 @@ impl LiveNode {
             }
             Some(reason) => {
                 tracing::error!(port = name.as_str(), "the port cannot be opened: {reason}");
+                self.events.tell(EventKind::Failed, name.as_str(), format!("cannot be opened: {reason}"));
                 Ok(Some(format!("port {name} cannot be opened, and is tried again: {reason}")))
             }
         }
@@ -310,6 +330,7 @@ impl LiveNode {
             bars: &self.bars,
             connections: &self.connections,
             ring_records: &self.ring_records,
+            inherited: &self.inherited,
             isolation: self.isolation(),
         }
     }
@@ -321,6 +342,28 @@ pub(super) struct Done {
     actions: Vec<String>,
     notes: Vec<String>,
     failed: Vec<String>,
+}
+
+impl Action {
+    /// What those who watch are told of it.
+    fn kind(&self) -> EventKind {
+        match self {
+            Self::AddMirror(_) | Self::AddPod(_) | Self::AddNetwork(_) | Self::AddPort(_) => EventKind::Added,
+            Self::SetNetwork(_) | Self::SetPort(_) => EventKind::Changed,
+            Self::RemoveMirror(_) | Self::RemovePod(_) | Self::RemoveNetwork(_) | Self::RemovePort(_) => {
+                EventKind::Removed
+            }
+        }
+    }
+
+    /// The port that it is about.
+    fn port(&self) -> Option<&Name> {
+        match self {
+            Self::AddPort(port) | Self::SetPort(port) => Some(&port.name),
+            Self::RemovePort(name) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Action {

@@ -11,6 +11,7 @@ use culvert_vhost::Keeper;
 
 use crate::broker::{Broker, CONNECTION};
 use crate::name::Name;
+use crate::takeover::state::LISTENER;
 
 /// What keeps them.
 #[derive(Debug)]
@@ -36,6 +37,24 @@ impl Connections {
             self.forget(port.as_str());
             Vec::new()
         })
+    }
+}
+
+impl Connections {
+    /// The socket of a port that an earlier daemon has handed over; `None`: there is none.
+    pub fn take_listener(&self, port: &Name) -> Option<OwnedFd> {
+        let name = format!("{LISTENER}{port}");
+        if !self.is_next {
+            return None;
+        }
+        let taken = self.broker.take(&name).unwrap_or_default().pop();
+        // From now on it is this daemon's alone.
+        if taken.is_some()
+            && let Err(error) = self.broker.forget(&name)
+        {
+            tracing::warn!(port = port.as_str(), "the supervisor keeps a socket: {error}");
+        }
+        taken
     }
 }
 

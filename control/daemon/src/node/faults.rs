@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use culvert_api::v1::EventKind;
 use culvert_guest::RingFault;
 use culvert_switch::PortId;
 use culvert_worker::datapath::WATCH_INTERVAL;
@@ -17,6 +18,7 @@ use culvert_worker::{Event, WorkerTotals};
 use super::links;
 use super::live::LiveNode;
 use super::refused::{self, Refused};
+use super::watch::Watch;
 use crate::arguments::EXIT_AGAIN;
 use crate::log;
 
@@ -29,6 +31,7 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
         let (mut swept, mut looked) = (Instant::now(), Instant::now());
         let (mut refused, mut told) = (Refused::default(), Instant::now());
         let (mut gaps, mut groups) = (Gaps::default(), Instant::now());
+        let mut watch = Watch::default();
         let mut interval = WATCH_INTERVAL;
         loop {
             let event = events.recv_timeout(interval);
@@ -55,6 +58,7 @@ pub fn watch(events: Receiver<Event>, node: Weak<LiveNode>) -> io::Result<JoinHa
                 if looked.elapsed() >= LINKS {
                     looked = Instant::now();
                     links::follow(&node);
+                    watch.look(&node);
                 }
                 if told.elapsed() >= refused::INTERVAL {
                     told = Instant::now();
@@ -98,7 +102,9 @@ fn handle(node: &LiveNode, event: Event) {
             node.quarantine(port, attachment, reason);
         }
         Event::WorkerFailed { worker } => {
-            tracing::error!("worker {worker} failed, has put its queues in order, and goes on");
+            let text = format!("worker {worker} failed, has put its queues in order, and goes on");
+            tracing::error!("{text}");
+            node.events.tell(EventKind::Worker, "", text);
         }
         Event::WorkerEnded { worker, port } => start_again(node, worker, port, "failed twice within a minute"),
     }

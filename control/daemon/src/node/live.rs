@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::JoinHandle;
@@ -11,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use culvert_api::v1;
-use culvert_frame::DropReason;
+use culvert_api::v1::EventKind;
+use culvert_frame::{Direction, DropReason};
 use culvert_guest::bus_fault;
-use culvert_nic::{Eal, EalConfig, HugepageUse, Pool, PoolConfig};
+use culvert_nic::{Eal, EalConfig, HugepageUse, Hugepages, Pool, PoolConfig};
 use culvert_switch::port::MAX_PORTS;
 use culvert_switch::{NetworkId, PortId, PortTotals};
 use culvert_vhost::{PortKey, Server};
@@ -25,21 +29,28 @@ use super::backend::Rings;
 use super::bars::Bars;
 use super::capture::{self, MAX_CAPTURES};
 use super::connections::Connections;
+use super::latency::{self, MAX_MEASUREMENTS};
 use super::pods::Helped;
 use super::ports::{Opened, Port, key};
 use super::ring_records::RingRecords;
-use super::{CaptureError, ChangeError, Node, faults, trace, upkeep, view};
+use super::standstill::{self, Inherited};
+use super::{CaptureError, ChangeError, MeasureError, Node, faults, trace, upkeep, view};
 use crate::broker::Broker;
 use crate::bugs;
 use crate::change::{Change, admit};
 use crate::config::{Config, Fixed, Machine, Mirror, Network, Objects, Pod};
 use crate::device_plugin::{self, Offer, Problems, Times};
+use crate::events::Events;
+use crate::filter::Choice;
 use crate::isolation::{Isolation, Kind};
 use crate::journal::disk::{StateFolder, StateFolderError};
-use crate::journal::{Journal, Restored};
+use crate::journal::{self, Journal, Restored};
+use crate::listening_socket::ListeningSocket;
 use crate::name::Name;
 use crate::process;
 use crate::removals::Removals;
+use crate::takeover::state::LOCK;
+use crate::takeover::{VERSION, step};
 
 /// The node on the real datapath. The fields end in their order: first the sockets, so that guests are told; then the
 /// workers; then the devices, whose queues the workers had.
@@ -47,7 +58,7 @@ use crate::removals::Removals;
 pub struct LiveNode {
     pub(super) server: Server,
     pub(super) datapath: Arc<Datapath>,
-    running: Mutex<Running>,
+    running: Arc<Mutex<Running>>,
     /// Missing while culvertd starts.
     dpdk: OnceLock<Dpdk>,
     wanted: Mutex<Arc<Objects>>,
@@ -58,9 +69,16 @@ pub struct LiveNode {
     pub(super) connections: Arc<Connections>,
     /// Where their packed rings stand.
     pub(super) ring_records: RingRecords,
+    /// What the last daemon has told, if this one has taken over.
+    pub(super) inherited: Inherited,
+    /// Since when it was its turn to take over, if it has.
+    takes_over_since: Option<Instant>,
     /// Learned addresses, which outlive it as well.
     pub(super) addresses: addresses::Kept,
+    /// What happens.
+    pub(super) events: Events,
     captures: Arc<Semaphore>,
+    measurements: Arc<Semaphore>,
     pub(super) config_file: PathBuf,
     pub(super) machine: Machine,
     /// What was configured when culvertd started, and holds until it ends.
@@ -79,6 +97,8 @@ pub struct LiveNode {
     device_plugin: Problems,
     /// How pods are helped.
     helped: Helped,
+    /// How often somebody has looked whether workers go round.
+    looks: AtomicU64,
     _upkeep_ends: Sender<()>,
     _pods_end: Sender<()>,
 }
@@ -117,12 +137,27 @@ struct Warnings {
     failed: Vec<String>,
 }
 
+/// How a daemon starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// By itself, or in the place of one that has crashed.
+    #[default]
+    Anew,
+    /// In the place of one that runs, when the supervisor says so. `hugepages`: that one's memory is in hugepages.
+    TakeOver {
+        /// Whether it must have hugepages.
+        hugepages: bool,
+    },
+}
+
 /// A node that has started.
 pub struct Started {
     /// The node.
     pub node: Arc<LiveNode>,
     /// Threads that end after it.
     pub threads: Vec<JoinHandle<()>>,
+    /// The control socket, if it has taken over: that of the daemon before.
+    pub control_socket: Option<ListeningSocket>,
 }
 
 impl LiveNode {
@@ -139,10 +174,35 @@ impl LiveNode {
         main_core: usize,
         broker: Arc<Broker>,
         isolation: Arc<Isolation>,
+        start: Start,
     ) -> Result<Started> {
+        let (fixed, file) =
+            (Fixed { daemon: config.daemon, datapath: config.datapath, migration: config.migration }, config.objects);
+        // Before DPDK's own handlers, which it takes back when it has its memory.
+        bus_fault::install();
+        let workers =
+            DatapathConfig { cores: fixed.datapath.worker_cores.clone(), idle_sleep: fixed.datapath.idle_sleep };
+        let prepared = if let Start::TakeOver { hugepages } = start {
+            let datapath = Arc::new(isolation.confined(Kind::Worker, || Datapath::start(&workers, None))??);
+            let clients = journal::peek(&fixed.daemon.state_dir);
+            let (wanted, _) = admit(file.clone(), clients, &fixed.daemon.control_socket);
+            let dpdk = start_dpdk(&fixed, &isolation, &datapath, &wanted, main_core, hugepages)?;
+            step::reached("new-daemon-prepared");
+            broker.wait_for_turn().context("the culvertd that runs does not hand over")?;
+            step::reached("new-daemon-turn");
+            Some((datapath, dpdk))
+        } else {
+            None
+        };
+        let takes_over_since = prepared.is_some().then(Instant::now);
+        let takes_over = takes_over_since.is_some();
         let (restarts, last_end) = broker.history().context("the supervisor does not answer")?;
-        let (fixed, file) = (Fixed { daemon: config.daemon, datapath: config.datapath }, config.objects);
-        let (mut keeper, mut restored) = Keeper::open(&fixed.daemon.state_dir)?;
+        let inherited = if takes_over { Inherited::take(&broker) } else { Inherited::default() };
+        let (path, group) = (&fixed.daemon.control_socket, fixed.daemon.clients.socket_group);
+        let control_socket =
+            takes_over.then(|| standstill::control_socket(&broker, &inherited, path, group)).transpose()?;
+        let lock = broker.take(LOCK).unwrap_or_default().pop();
+        let (mut keeper, mut restored) = Keeper::open(&fixed.daemon.state_dir, lock)?;
         let removals = Removals::read(&fixed.daemon.state_dir);
         let kept = if removals.take_out_of(&mut restored.objects) { keeper.store(&restored.objects) } else { Ok(()) };
         // What cannot be kept is asked for again at the next start.
@@ -160,14 +220,16 @@ impl LiveNode {
         let at_start: Vec<_> = damage.into_iter().chain(unkept).chain(kept.err()).chain(dropped).collect();
         at_start.iter().for_each(|warning| tracing::error!("{warning}"));
 
-        // Before DPDK's own handlers, which it takes back when it has its memory.
-        bus_fault::install();
-        let workers =
-            DatapathConfig { cores: fixed.datapath.worker_cores.clone(), idle_sleep: fixed.datapath.idle_sleep };
-        let datapath = Arc::new(isolation.confined(Kind::Worker, || Datapath::start(&workers, None))??);
+        let (datapath, dpdk) = match prepared {
+            Some((datapath, dpdk)) => (datapath, OnceLock::from(dpdk)),
+            None => {
+                let start = || Datapath::start(&workers, None);
+                (Arc::new(isolation.confined(Kind::Worker, start)??), OnceLock::new())
+            }
+        };
         let events = datapath.take_events().context("the workers' events are taken already")?;
         let rings = Arc::new(Rings::new(Arc::clone(&datapath)));
-        let connections = Arc::new(Connections::new(Arc::clone(&broker), restarts > 0));
+        let connections = Arc::new(Connections::new(Arc::clone(&broker), restarts > 0 || takes_over));
         let start_server = || Server::start(rings, Some(Arc::clone(&connections) as _));
         let server = isolation.confined(Kind::Vhost, start_server)?.context("the vhost-user server cannot start")?;
 
@@ -178,15 +240,19 @@ impl LiveNode {
         let node = Arc::new(Self {
             server,
             datapath,
-            running: Mutex::default(),
-            dpdk: OnceLock::new(),
+            running: Arc::default(),
+            dpdk,
             wanted: Mutex::new(Arc::new(wanted)),
             journal: Mutex::new(keeper),
             bars: Bars::read(&fixed.daemon.state_dir),
             connections,
             ring_records,
+            inherited,
+            takes_over_since,
             addresses: addresses::Kept::default(),
+            events: Events::default(),
             captures: Arc::new(Semaphore::new(MAX_CAPTURES)),
+            measurements: Arc::new(Semaphore::new(MAX_MEASUREMENTS)),
             config_file: config_file.to_owned(),
             machine,
             fixed,
@@ -199,10 +265,20 @@ impl LiveNode {
             offers: watch::Sender::default(),
             device_plugin: Problems::default(),
             helped: Helped::default(),
+            looks: AtomicU64::new(0),
             _upkeep_ends: upkeep_ends,
             _pods_end: pods_end,
         });
-        node.open(main_core)?;
+        let again = format!("culvertd has started again, after {}", node.last_end);
+        node.events.tell(EventKind::Started, "", if restarts > 0 { again } else { "culvertd has started".to_owned() });
+        // Its connections are the other daemon's until this one may go on: if it comes to nothing, nobody hangs up.
+        let spared = takes_over.then(|| ManuallyDrop::new(Arc::clone(&node)));
+        if takes_over {
+            node.take_over()?
+        } else {
+            node.open(main_core)?
+        }
+        spared.into_iter().for_each(|node| drop(ManuallyDrop::into_inner(node)));
         // Of ports that are not there any more.
         node.broker.forget_others().context("the supervisor does not answer")?;
         let (daemon, offers) = (&node.fixed.daemon, node.offers.subscribe());
@@ -211,7 +287,52 @@ impl LiveNode {
         // All threads of other kinds are there.
         node.isolation.narrow(Kind::Control)?;
         let threads = node.start_threads(events, end, pods_ended).context("a thread cannot start")?;
-        Ok(Started { threads: threads.into_iter().chain(device_plugin).collect(), node })
+        Ok(Started { threads: threads.into_iter().chain(device_plugin).collect(), node, control_socket })
+    }
+
+    /// Takes up what the daemon before has left, and goes on when that one has ended. Devices, which only one can have, come last.
+    fn take_over(&self) -> Result<()> {
+        let start = Instant::now();
+        self.datapath.hold()?;
+        self.bring_about_guests();
+        let mut addresses = self.addresses.take(&self.broker);
+        self.server.wait_taken_up(TAKE_UP_LIMIT);
+        self.restore_addresses(&mut addresses);
+        step::reached("new-daemon-taken");
+        let taken = start.elapsed();
+        self.broker.wait_for_go().context("the culvertd that runs does not end")?;
+        step::reached("new-daemon-go");
+        let addresses = &mut addresses;
+        std::thread::scope(|scope| -> Result<()> {
+            let (opened, is_opened) = std::sync::mpsc::channel::<()>();
+            let release = std::thread::Builder::new().name("release".to_owned()).spawn_scoped(scope, move || {
+                self.isolation.narrow_here(Kind::Control);
+                if self.wanted().use_devices() {
+                    let _ = is_opened.recv_timeout(TAKE_OVER_HOLD);
+                    self.restore_addresses(addresses);
+                }
+                let released = self.datapath.release().map(|()| addresses);
+                tracing::info!(?taken, after = ?start.elapsed(), "this culvertd has taken over");
+                released
+            });
+            let release = release.context("a thread cannot start")?;
+            if self.wanted().use_devices() {
+                self.broker.wait_until_alone().context("the daemon before does not end")?;
+                tracing::debug!(after = ?start.elapsed(), "the daemon before has ended");
+            }
+            self.bring_about();
+            drop(opened);
+            tracing::debug!(after = ?start.elapsed(), "devices were opened");
+            self.addresses.begin(&self.broker);
+            let addresses =
+                release.join().map_err(|_| anyhow!("the thread that releases frames failed; see the log"))??;
+            self.restore_addresses(addresses);
+            Ok(())
+        })?;
+        step::reached("new-daemon-free");
+        self.forget_handed_over();
+        self.tell_hugepages();
+        Ok(())
     }
 
     /// Opens what is wanted: guests' ports first. Their frontends wait for us, if we are here again after an end, and DPDK takes
@@ -252,21 +373,19 @@ impl LiveNode {
     }
 
     fn start_dpdk(&self, main_core: usize) -> Result<()> {
-        let (wanted, datapath) = (self.wanted(), &self.fixed.datapath);
-        let eal = EalConfig {
-            memory_mb: datapath.memory_mb,
-            hugepages: datapath.hugepages,
-            main_core,
-            pci: wanted.use_pci(),
-            extra_args: datapath.eal_args.clone(),
-        };
-        let eal = Arc::new(self.isolation.confined(Kind::Dpdk, || Eal::start(&eal))??);
-        let largest_mtu = wanted.ports.iter().map(|port| port.wanted.mtu).max().unwrap_or(0).max(1500);
-        let pool = Pool::create(&eal, &PoolConfig { largest_mtu, ..PoolConfig::default() })?;
-        self.datapath.use_dpdk(&eal)?;
+        let dpdk = start_dpdk(&self.fixed, &self.isolation, &self.datapath, &self.wanted(), main_core, false)?;
         // It is set here only.
-        let _ = self.dpdk.set(Dpdk { pool, eal });
+        let _ = self.dpdk.set(dpdk);
+        self.tell_hugepages();
         Ok(())
+    }
+
+    /// Whoever takes over later must not have less.
+    fn tell_hugepages(&self) {
+        let are_used = self.dpdk().is_some_and(|dpdk| matches!(dpdk.eal.hugepages(), HugepageUse::Used { .. }));
+        if are_used && let Err(error) = self.broker.hugepages() {
+            tracing::warn!("the supervisor does not know of hugepages: {error}");
+        }
     }
 
     /// DPDK, once it has started.
@@ -389,12 +508,24 @@ impl LiveNode {
             Ok(false) => return,
             Err(error) => tracing::error!(port = name, "the port cannot be quarantined: {error}"),
         }
+        self.events.tell(EventKind::Quarantined, &name, reason);
         self.server.quarantine(key(port), reason.to_owned());
     }
 
     /// The ports whose guest's memory was truncated.
     pub(super) fn ports_with_lost_memory(&self) -> Vec<(PortId, u32)> {
         self.datapath.ports_with_lost_memory()
+    }
+
+    /// Since when it was its turn to take over, if it has.
+    pub(super) fn takes_over_since(&self) -> Option<Instant> {
+        self.takes_over_since
+    }
+
+    /// What each open port has counted so far, by names.
+    pub(super) fn all_totals(&self) -> Vec<(String, PortTotals)> {
+        let running = self.running();
+        running.totals(&self.datapath).map(|(port, totals)| (port.config.name.to_string(), totals)).collect()
     }
 
     /// What each open port has refused so far, by reasons.
@@ -409,7 +540,21 @@ impl LiveNode {
 
     /// Frees workers that a frontend holds up; returns those that come to no end.
     pub(super) fn watch_workers(&self) -> Vec<Stuck> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         self.datapath.watch_workers()
+    }
+
+    /// How often somebody has looked whether workers go round.
+    pub fn looks_at_workers(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
+
+    /// Tells the supervisor that all goes its way.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn tell_alive(&self) -> io::Result<()> {
+        self.broker.alive()
     }
 
     /// The name of an open port.
@@ -455,10 +600,16 @@ impl Running {
 
 impl Keeper {
     /// Opens the state folder and what it holds. Without one culvertd runs all the same.
-    fn open(path: &Path) -> Result<(Self, Restored)> {
+    fn open(path: &Path, inherited_lock: Option<OwnedFd>) -> Result<(Self, Restored)> {
+        let inherited_lock = inherited_lock.as_ref();
+        let open = || {
+            let lock = inherited_lock.map(OwnedFd::try_clone).transpose();
+            let lock = lock.map_err(|error| StateFolderError::Kernel { path: path.to_owned(), error })?;
+            StateFolder::open_with(path, lock)
+        };
         // The daemon of a supervisor that was killed may be about to end.
         let is_taken = |error: &StateFolderError| matches!(error, StateFolderError::InUse { .. });
-        let folder = match process::patiently(|| StateFolder::open(path), is_taken) {
+        let folder = match process::patiently(open, is_taken) {
             Ok(folder) => folder,
             Err(error @ StateFolderError::InUse { .. }) => return Err(error.into()),
             Err(error @ StateFolderError::Kernel { .. }) => {
@@ -472,6 +623,11 @@ impl Keeper {
                 (Self(Err(reason)), Restored::default())
             }
         })
+    }
+
+    /// A copy of the state folder's lock; `None`: there is none.
+    pub(super) fn copy_lock(&self) -> Option<io::Result<OwnedFd>> {
+        self.0.as_ref().ok().map(|journal| journal.disk().copy_lock())
     }
 
     /// Keeps these objects in the place of those before.
@@ -507,7 +663,7 @@ impl Node for LiveNode {
             .chain(&warnings.failed)
             .cloned();
         v1::GetStatusResponse {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             config_file: self.file_name(),
@@ -594,6 +750,7 @@ impl Node for LiveNode {
     }
 
     fn stats(&self) -> Vec<v1::PortStats> {
+        let latencies = self.datapath.latencies();
         let running = self.running();
         let stats = running.totals(&self.datapath).map(|(port, totals)| {
             let nic = match &port.opened {
@@ -606,18 +763,22 @@ impl Node for LiveNode {
                 rx_bytes: totals.rx_bytes,
                 rx_forwarded: totals.forwarded,
                 rx_copies: totals.copies,
-                rx_dropped: totals.dropped(culvert_frame::Direction::Rx),
+                rx_dropped: totals.dropped(Direction::Rx),
                 rx_in_flight: totals.rx_in_flight(),
                 rx_not_learned: totals.not_learned,
                 rx_held: totals.held,
                 tx_offered: totals.offered,
                 tx_frames: totals.tx_frames,
                 tx_bytes: totals.tx_bytes,
-                tx_dropped: totals.dropped(culvert_frame::Direction::Tx),
+                tx_dropped: totals.dropped(Direction::Tx),
                 tx_in_flight: totals.tx_in_flight(),
                 nic_missed: nic.rx_missed.saturating_add(nic.rx_no_buffer),
                 nic_rx_errors: nic.rx_errors,
                 nic_tx_errors: nic.tx_errors,
+                latency: latencies.iter().find(|(id, _)| port.id() == Some(*id)).map(|(_, times)| v1::PortLatency {
+                    rx: latency::view(&times.all(Direction::Rx)),
+                    tx: latency::view(&times.all(Direction::Tx)),
+                }),
             }
         });
         stats.collect()
@@ -648,11 +809,40 @@ impl Node for LiveNode {
     }
 
     fn capture(&self, request: &v1::CaptureRequest) -> Result<mpsc::Receiver<v1::CaptureResponse>, CaptureError> {
-        let port = self.open_port(&request.port).ok_or(CaptureError::PortNotOpen)?;
+        let choice = Choice::of(request).map_err(CaptureError::Filter)?;
+        let running = self.running();
+        let is_meant = |port: &&Port| {
+            let config = &port.config;
+            if request.network.is_empty() {
+                config.name.as_str() == request.port
+            } else {
+                config.network.as_str() == request.network
+            }
+        };
+        let open =
+            running.ports.iter().filter(is_meant).filter_map(|port| Some((port.id()?, port.config.name.to_string())));
+        let ports: Vec<_> = open.collect();
+        drop(running);
+        if ports.is_empty() {
+            return Err(CaptureError::PortNotOpen);
+        }
         let place = Arc::clone(&self.captures)
             .try_acquire_owned()
             .map_err(|_| CaptureError::TooMany { limit: MAX_CAPTURES })?;
-        capture::start(Arc::clone(&self.datapath), port, request, place).map_err(CaptureError::Datapath)
+        capture::start(Arc::clone(&self.datapath), ports, request, choice, place).map_err(CaptureError::Datapath)
+    }
+
+    fn measure_latency(
+        &self,
+        port: &str,
+        interval: Duration,
+    ) -> Result<mpsc::Receiver<v1::MeasureLatencyResponse>, MeasureError> {
+        let id = self.open_port(port).ok_or(MeasureError::PortNotOpen)?;
+        let place = Arc::clone(&self.measurements)
+            .try_acquire_owned()
+            .map_err(|_| MeasureError::TooMany { limit: MAX_MEASUREMENTS })?;
+        let (datapath, running) = (Arc::clone(&self.datapath), Arc::downgrade(&self.running));
+        latency::start(datapath, running, (id, port.to_owned()), interval, place).map_err(MeasureError::Datapath)
     }
 
     fn change(&self, change: &Change) -> Result<v1::ChangeResponse, ChangeError> {
@@ -663,6 +853,10 @@ impl Node for LiveNode {
         self.reload_file()
     }
 
+    fn events(&self) -> &Events {
+        &self.events
+    }
+
     fn trace(&self, request: &v1::TraceRequest) -> Option<v1::TraceResponse> {
         let port = self.open_port(&request.port)?;
         let running = self.running();
@@ -671,11 +865,41 @@ impl Node for LiveNode {
     }
 }
 
+/// Starts DPDK as configured. `needs_hugepages`: it may not do without.
+fn start_dpdk(
+    fixed: &Fixed,
+    isolation: &Isolation,
+    datapath: &Datapath,
+    wanted: &Objects,
+    main_core: usize,
+    needs_hugepages: bool,
+) -> Result<Dpdk> {
+    let settings = &fixed.datapath;
+    let hugepages = match settings.hugepages {
+        Hugepages::Auto if needs_hugepages => Hugepages::Always,
+        other => other,
+    };
+    let eal = EalConfig {
+        memory_mb: settings.memory_mb,
+        hugepages,
+        main_core,
+        pci: wanted.use_pci(),
+        extra_args: settings.eal_args.clone(),
+    };
+    let eal = Arc::new(isolation.confined(Kind::Dpdk, || Eal::start(&eal))??);
+    let largest_mtu = wanted.ports.iter().map(|port| port.wanted.mtu).max().unwrap_or(0).max(1500);
+    let pool = Pool::create(&eal, &PoolConfig { largest_mtu, ..PoolConfig::default() })?;
+    datapath.use_dpdk(&eal)?;
+    Ok(Dpdk { pool, eal })
+}
+
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// How long guests' frames wait at most until all connections of the last daemon are taken up.
 const TAKE_UP_LIMIT: Duration = Duration::from_millis(500);
+/// How long guests' frames wait at most for devices when this culvertd has taken over.
+const TAKE_OVER_HOLD: Duration = Duration::from_millis(50);
 /// How long guests' frames wait at most for devices that are being opened when culvertd starts again after a crash.
 const HOLD_LIMIT: Duration = Duration::from_millis(500);

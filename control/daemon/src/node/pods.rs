@@ -18,6 +18,7 @@ use crate::broker::Broker;
 use crate::config::Pod;
 use crate::name::Name;
 use crate::pods::help::{Helper, PodHelp};
+use crate::pods::repair::Repairs;
 
 /// How the pods are helped, as it was seen last.
 #[derive(Clone, Debug, Default)]
@@ -113,12 +114,14 @@ fn start_one(pod: Pod, helped: Helped, broker: Arc<Broker>) -> io::Result<Sender
     let (sender, registered) = std::sync::mpsc::channel::<Pod>();
     let _ = sender.send(pod);
     std::thread::Builder::new().name("pod".to_owned()).spawn(move || {
-        let steering = Arc::clone(&broker);
+        let (steering, repairing) = (Arc::clone(&broker), Arc::clone(&broker));
+        let mut repairs = Repairs::new(move |netns, sockets, on| repairing.repair(netns, sockets, on));
         let mut helper = Helper::new(move |netns, tap| broker.packets(netns, tap))
             .with_steering(move |netns, sockets| steering.steer(netns, sockets));
         while let Ok(pod) = registered.recv() {
             // While this one waited for its pod more have come: the last one holds.
             let pod = registered.try_iter().last().unwrap_or(pod);
+            repairs.turn(&pod);
             for (name, help) in helper.turn(&[pod]) {
                 helped.set(&name, help);
             }

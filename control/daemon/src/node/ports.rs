@@ -7,7 +7,7 @@ use anyhow::Context;
 use culvert_guest::device::DeviceConfig;
 use culvert_nic::PortConfig;
 use culvert_switch::{NetworkId, PortId, Rules};
-use culvert_vhost::{Keeper, PortKey, PortSocket, Server};
+use culvert_vhost::{Keeper, Listener, Place, PortKey, PortSocket, Server};
 use culvert_worker::{Datapath, NicQueues};
 
 use super::bars::Bars;
@@ -15,6 +15,7 @@ use super::connections::Connections;
 use super::live::Dpdk;
 use super::ring_records::RingRecords;
 use super::rules::rules;
+use super::standstill::Inherited;
 use crate::config::{Attachment, Port as Config};
 use crate::isolation::Isolation;
 
@@ -35,6 +36,8 @@ pub(super) struct Opener<'a> {
     pub connections: &'a Connections,
     /// Where packed rings stand.
     pub ring_records: &'a RingRecords,
+    /// What the last daemon has told.
+    pub inherited: &'a Inherited,
 }
 
 /// A port and what became of it.
@@ -120,7 +123,13 @@ impl Opener<'_> {
             anyhow::bail!("the port has no socket; add `socket`");
         };
         let id = self.datapath.add_guest_port(network, rules(config))?;
-        let device = DeviceConfig { queue_pairs: config.queues, mtu: config.mtu, mac: *mac, offloads: *offloads };
+        let device = DeviceConfig {
+            queue_pairs: config.queues,
+            mtu: config.mtu,
+            mac: *mac,
+            offloads: *offloads,
+            migrates: true,
+        };
         let (port, name, place, role) = (key(id), config.name.to_string(), socket.clone(), *role);
         let records = self.ring_records.of(&name);
         let socket = PortSocket { port, name, place, role, device, records };
@@ -130,7 +139,9 @@ impl Opener<'_> {
         if bar.is_some() {
             self.connections.forget(config.name.as_str());
         }
-        if let Err(error) = self.server.add_kept(socket, kept) {
+        self.restore_totals(config, id);
+        let listener = self.inherited_listener(config, &socket.place);
+        if let Err(error) = self.server.add_inherited(socket, kept, listener) {
             self.datapath.remove_port(id)?;
             return Err(error.into());
         }
@@ -157,7 +168,28 @@ impl Opener<'_> {
         let (rx, tx) = nic.take_queues();
         let rules = Rules { mtu: nic.mtu(), ..rules(config) };
         let id = self.datapath.add_nic_port(network, rules, NicQueues { rx, tx, pool: pool.clone() })?;
+        self.restore_totals(config, id);
         Ok(Opened::Nic(id, Box::new(Nic { device: nic, filter: Vec::new() })))
+    }
+
+    /// Has a port's counters go on where the last daemon's were.
+    fn restore_totals(&self, config: &Config, id: PortId) {
+        if let Some(before) = self.inherited.totals(&config.name) {
+            self.datapath.restore_totals(id, before);
+        }
+    }
+
+    /// The port's socket, if the last daemon has handed it over.
+    fn inherited_listener(&self, config: &Config, place: &Place) -> Option<Listener> {
+        let identity = self.inherited.listener(&config.name)?;
+        let socket = self.connections.take_listener(&config.name)?;
+        match Listener::adopt(place, socket, identity) {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                tracing::warn!(port = config.name.as_str(), "{error}; the socket is made anew");
+                None
+            }
+        }
     }
 }
 

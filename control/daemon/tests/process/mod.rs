@@ -23,7 +23,7 @@ impl Setup {
         let folder = tempfile::tempdir().unwrap();
         let core = culvertd::config::Machine::read().unwrap().cores.first().copied().unwrap();
         let config = format!(
-            "[daemon]\ncontrol_socket = \"{path}/c.sock\"\nstate_dir = \"{path}/state\"\n{isolation}\n[datapath]\nworker_cores = [{core}]\nmemory_mb = 64\nhugepages = \
+            "[daemon]\ncontrol_socket = \"{path}/c.sock\"\nstate_dir = \"{path}/state\"\nmetrics_address = \"off\"\n{isolation}\n[datapath]\nworker_cores = [{core}]\nmemory_mb = 64\nhugepages = \
              \"never\"\n[[network]]\nname = \"blue\"\n",
             path = folder.path().display(),
             isolation = isolation(),

@@ -2,16 +2,19 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use culvert_api::v1;
 use culvertd::change::{Change, Refusal};
 use culvertd::config::Mistake;
-use culvertd::node::{CaptureError, ChangeError, Node};
+use culvertd::events::Events;
+use culvertd::node::{CaptureError, ChangeError, MeasureError, Node};
 use tokio::sync::{Notify, mpsc};
 
 pub struct Figures {
     /// Notified when a capture's receiver is gone.
     pub capture_ended: Arc<Notify>,
+    pub events: Events,
     /// The changes that were made.
     pub changes: Mutex<Vec<Change>>,
     /// A change of the name `slow` takes until something comes here.
@@ -23,7 +26,13 @@ pub struct Figures {
 impl Default for Figures {
     fn default() -> Self {
         let (end_slow, slow) = channel();
-        Self { capture_ended: Arc::default(), changes: Mutex::default(), slow: Mutex::new(slow), end_slow }
+        Self {
+            capture_ended: Arc::default(),
+            events: Events::default(),
+            changes: Mutex::default(),
+            slow: Mutex::new(slow),
+            end_slow,
+        }
     }
 }
 
@@ -94,6 +103,20 @@ impl Node for Figures {
         Ok(receiver)
     }
 
+    fn measure_latency(
+        &self,
+        port: &str,
+        interval: Duration,
+    ) -> Result<mpsc::Receiver<v1::MeasureLatencyResponse>, MeasureError> {
+        if port != "vm-a" {
+            return Err(MeasureError::PortNotOpen);
+        }
+        let (sender, receiver) = mpsc::channel(1);
+        let elapsed_ns = u64::try_from(interval.as_nanos()).unwrap();
+        let _ = sender.try_send(v1::MeasureLatencyResponse { elapsed_ns, pairs: Vec::new() });
+        Ok(receiver)
+    }
+
     /// Remembers the change; a name of its own leads to each kind of answer.
     fn change(&self, change: &Change) -> Result<v1::ChangeResponse, ChangeError> {
         let sentence = || "a sentence".to_owned();
@@ -129,6 +152,10 @@ impl Node for Figures {
     fn reload(&self) -> Result<v1::ReloadResponse, ChangeError> {
         let (actions, waiting) = (vec!["open port vm-c".to_owned()], vec!["daemon.state_dir".to_owned()]);
         Ok(v1::ReloadResponse { actions, waiting })
+    }
+
+    fn events(&self) -> &Events {
+        &self.events
     }
 
     fn trace(&self, request: &v1::TraceRequest) -> Option<v1::TraceResponse> {

@@ -6,12 +6,14 @@ mod figures;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Parser;
 use culvert_api::v1;
 use culvert_api::v1::culvert_client::CulvertClient;
+use culvertd::arguments::Arguments;
 use culvertd::change::{Change, Verb};
-use culvertd::config::Kind;
+use culvertd::config::{Clients, Kind};
 use culvertd::listening_socket::{ListeningSocket, Purpose};
-use culvertd::server::{Limits, serve};
+use culvertd::server::{Access, Limits, serve};
 use figures::Figures;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
+use tonic_types::StatusExt;
 
 /// A server on a socket of its own.
 struct Running {
@@ -31,8 +34,12 @@ struct Running {
 
 impl Running {
     fn start(limits: Limits) -> Self {
+        Self::start_for(limits, Access::new(&Clients::default()))
+    }
+
+    fn start_for(limits: Limits, access: Access) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let socket = ListeningSocket::bind(&folder.path().join("c.sock"), Purpose::Control).unwrap();
+        let socket = ListeningSocket::bind(&folder.path().join("c.sock"), Purpose::Control, None).unwrap();
         let figures = Arc::new(Figures::default());
         let (stop, stopping) = oneshot::channel::<()>();
         let node = Arc::clone(&figures);
@@ -40,7 +47,7 @@ impl Running {
             let stop = async {
                 let _ = stopping.await;
             };
-            serve(&socket, node, limits, stop).await.unwrap();
+            serve(&socket, node, limits, access, stop).await.unwrap();
         });
         Self { folder, figures, stop, task }
     }
@@ -128,7 +135,10 @@ async fn unknown_names_are_told_with_a_remedy() {
     let error = client.list_macs(request).await.unwrap_err();
     assert_eq!(error.message(), "there is no network green; `culvertctl network list` shows the networks");
     let error = client.capture(v1::CaptureRequest::default()).await.unwrap_err();
-    assert_eq!((error.code(), error.message()), (Code::InvalidArgument, "port is empty; name the port to capture"));
+    assert_eq!(
+        (error.code(), error.message()),
+        (Code::InvalidArgument, "port is empty; name the port or network to capture")
+    );
 }
 
 /// Hostile names never reach the node.
@@ -147,7 +157,7 @@ async fn names_that_break_the_rule_are_refused() {
 async fn a_capture_streams_and_ends_with_its_client() {
     let server = Running::patient();
     let mut client = server.client().await;
-    let request = v1::CaptureRequest { port: port("vm-a"), snap_length: 4, count: 0 };
+    let request = v1::CaptureRequest { port: port("vm-a"), snap_length: 4, ..v1::CaptureRequest::default() };
     let mut frames = client.capture(request).await.unwrap().into_inner();
     for number in 0..100 {
         let message = frames.message().await.unwrap().unwrap();
@@ -161,7 +171,7 @@ async fn a_capture_streams_and_ends_with_its_client() {
 async fn a_capture_with_a_count_ends_by_itself() {
     let server = Running::patient();
     let mut client = server.client().await;
-    let request = v1::CaptureRequest { port: port("vm-a"), snap_length: 0, count: 3 };
+    let request = v1::CaptureRequest { port: port("vm-a"), snap_length: 0, count: 3, ..v1::CaptureRequest::default() };
     let mut frames = client.capture(request).await.unwrap().into_inner();
     let mut count = 0;
     while frames.message().await.unwrap().is_some() {
@@ -174,13 +184,39 @@ async fn a_capture_with_a_count_ends_by_itself() {
 async fn a_capture_that_cannot_start_tells_why() {
     let server = Running::patient();
     let mut client = server.client().await;
-    let request = v1::CaptureRequest { port: port("vm-b"), snap_length: 0, count: 0 };
+    let request = v1::CaptureRequest { port: port("vm-b"), snap_length: 0, count: 0, ..v1::CaptureRequest::default() };
     let error = client.capture(request).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
     assert_eq!(
         error.message(),
         "port vm-b cannot be captured: it is not open; see the reason in `culvertctl port show`"
     );
+}
+
+#[tokio::test]
+async fn a_measurement_has_a_port_that_is_open_and_an_interval_within_bounds() {
+    let server = Running::patient();
+    let client = server.client().await;
+    let measure = async |name: &str, interval_ms| {
+        let request = v1::MeasureLatencyRequest { port: port(name), interval_ms };
+        let mut answers = client.clone().measure_latency(request).await?.into_inner();
+        let first = answers.message().await.unwrap().unwrap();
+        assert_eq!(answers.message().await.unwrap(), None);
+        Ok::<_, tonic::Status>(first.elapsed_ns / 1_000_000)
+    };
+    assert_eq!(measure("vm-a", 0).await.unwrap(), 1000);
+    assert_eq!(measure("vm-a", 100).await.unwrap(), 100);
+    let refused = async |name: &str, interval_ms| {
+        let error = measure(name, interval_ms).await.unwrap_err();
+        (error.code(), error.message().to_owned())
+    };
+    let out_of_range = "interval_ms is out of range; it may be 100 to 60000, or 0 for 1000";
+    assert_eq!(refused("vm-a", 99).await, (Code::InvalidArgument, out_of_range.to_owned()));
+    assert_eq!(refused("vm-a", 60_001).await, (Code::InvalidArgument, out_of_range.to_owned()));
+    assert_eq!(refused("", 0).await.1, "port is empty; name the port to measure");
+    assert_eq!(refused("vm-z", 0).await.0, Code::NotFound);
+    let closed = "port vm-b cannot be measured: it is not open; see the reason in `culvertctl port show`";
+    assert_eq!(refused("vm-b", 0).await, (Code::Unavailable, closed.to_owned()));
 }
 
 /// Each field becomes the key of its name.
@@ -332,6 +368,11 @@ async fn refused_changes_have_codes_and_sentences() {
         let error = client.remove_port(v1::RemoveRequest { name: name.to_owned() }).await.unwrap_err();
         assert_eq!((error.code(), error.message()), (code, message));
     }
+    let error = client.remove_port(v1::RemoveRequest { name: "mistakes".to_owned() }).await.unwrap_err();
+    let details = error.get_error_details();
+    let fields = &details.bad_request().unwrap().field_violations;
+    let fields: Vec<_> = fields.iter().map(|wrong| (wrong.field.as_str(), wrong.description.as_str())).collect();
+    assert_eq!(fields, [("port.vlan", "is wrong; correct it"), ("port.mtu", "is wrong; correct it")]);
     let error = client.remove_port(v1::RemoveRequest { name: "many".to_owned() }).await.unwrap_err();
     assert_eq!(error.message().lines().count(), 33);
     assert!(error.message().ends_with("and 8 more; `culvertd --check --config FILE` tells all mistakes in a file"));
@@ -384,6 +425,106 @@ async fn a_trace_needs_an_open_port_and_a_frame_that_can_be() {
         let error = client.trace(request(port, length)).await.unwrap_err();
         assert_eq!((error.code(), error.message()), (code, message));
     }
+}
+
+#[tokio::test]
+async fn events_that_were_come_first_and_those_that_will_be_follow() {
+    let server = Running::patient();
+    let tell = |port: &str, text: &str| server.figures.events.tell(v1::EventKind::Up, port, text);
+    for (port, text) in [("vm-a", "1"), ("vm-b", "2"), ("vm-a", "3")] {
+        tell(port, text);
+    }
+    let mut client = server.client().await;
+    let request = |port: &str, past, follow| v1::WatchEventsRequest { port: port.to_owned(), past, follow };
+    let texts = |message: v1::WatchEventsResponse| {
+        message.events.into_iter().map(|event| (event.number, event.text)).collect::<Vec<_>>()
+    };
+    let mut past = client.watch_events(request("", 2, false)).await.unwrap().into_inner();
+    assert_eq!(texts(past.message().await.unwrap().unwrap()), [(2, "2".to_owned()), (3, "3".to_owned())]);
+    assert!(past.message().await.unwrap().is_none());
+    let mut all = client.watch_events(request("vm-a", 9, true)).await.unwrap().into_inner();
+    assert_eq!(texts(all.message().await.unwrap().unwrap()), [(1, "1".to_owned()), (3, "3".to_owned())]);
+    tell("vm-b", "4");
+    tell("vm-a", "5");
+    assert_eq!(texts(all.message().await.unwrap().unwrap()), [(5, "5".to_owned())]);
+    let error = client.watch_events(request("../x", 0, false)).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+}
+
+/// As long as nobody reads, what a client misses is counted, and takes no memory.
+#[tokio::test]
+async fn a_client_that_does_not_read_events_misses_them() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let request = v1::WatchEventsRequest { follow: true, ..v1::WatchEventsRequest::default() };
+    let mut events = client.watch_events(request).await.unwrap().into_inner();
+    let text = "x".repeat(1000);
+    // More than fits in what waits for the client (HTTP/2's windows), and in what it may be behind.
+    for _ in 0..20_000 {
+        server.figures.events.tell(v1::EventKind::Up, "vm-a", text.clone());
+    }
+    server.figures.events.tell(v1::EventKind::Up, "vm-a", "the last one");
+    let (mut seen, mut lost) = (0, 0);
+    loop {
+        let message = events.message().await.unwrap().unwrap();
+        lost += message.lost;
+        seen += u64::try_from(message.events.len()).unwrap();
+        if message.events.iter().any(|event| event.text == "the last one") {
+            break;
+        }
+    }
+    assert!(lost > 0, "{seen} seen");
+    assert_eq!(seen + lost, 20_001);
+}
+
+#[tokio::test]
+async fn the_log_level_is_changed_and_told() {
+    let server = Running::patient();
+    let mut client = server.client().await;
+    let set = |filter: &str| v1::SetLogLevelRequest { filter: filter.to_owned() };
+    assert_eq!(client.get_log_level(v1::GetLogLevelRequest {}).await.unwrap_err().code(), Code::Unavailable);
+    let arguments = Arguments::parse_from(["culvertd", "--log-level", "warn"]);
+    let _log = culvertd::log::start(&arguments).unwrap();
+    let answer = client.set_log_level(set("info,culvert_vhost=debug")).await.unwrap().into_inner();
+    assert_eq!((answer.filter.as_str(), answer.at_start.as_str()), ("info,culvert_vhost=debug", "warn"));
+    assert!(tracing::enabled!(tracing::Level::INFO));
+    assert_eq!(client.get_log_level(v1::GetLogLevelRequest {}).await.unwrap().into_inner(), answer);
+    let error = client.set_log_level(set("loud=x=y")).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().starts_with("filter loud=x=y cannot be read"), "{}", error.message());
+    let error = client.set_log_level(set("info,debgu")).await.unwrap_err();
+    assert_eq!(error.message(), "filter debgu is no level; write off, error, warn, info, debug, trace");
+    assert_eq!(client.set_log_level(set("")).await.unwrap().into_inner().filter, "warn");
+    assert!(!tracing::enabled!(tracing::Level::INFO));
+    let (events, _) = server.figures.events.watch("", 1);
+    assert_eq!(events.first().unwrap().text, "the log has warn from here on");
+}
+
+/// A client that is neither root nor culvertd's user nor named.
+#[tokio::test]
+async fn who_may_only_ask_changes_nothing() {
+    let server = Running::start_for(Limits::default(), Access::of_nobody());
+    let mut client = server.client().await;
+    client.get_status(v1::GetStatusRequest {}).await.unwrap();
+    client.list_ports(v1::ListPortsRequest::default()).await.unwrap();
+    client.watch_events(v1::WatchEventsRequest::default()).await.unwrap();
+    client.rebalance(v1::RebalanceRequest { dry_run: true, ..v1::RebalanceRequest::default() }).await.unwrap();
+    let name = || port("vm-z");
+    let refused = [
+        client.add_port(v1::AddPortRequest { name: name(), port: None }).await.unwrap_err(),
+        client.set_network(v1::SetNetworkRequest::default()).await.unwrap_err(),
+        client.remove_pod(v1::RemoveRequest { name: name() }).await.unwrap_err(),
+        client.reload(v1::ReloadRequest {}).await.unwrap_err(),
+        client.capture(v1::CaptureRequest { port: port("vm-a"), ..v1::CaptureRequest::default() }).await.unwrap_err(),
+        client.measure_latency(v1::MeasureLatencyRequest { port: port("vm-a"), interval_ms: 0 }).await.unwrap_err(),
+        client.set_log_level(v1::SetLogLevelRequest::default()).await.unwrap_err(),
+        client.rebalance(v1::RebalanceRequest::default()).await.unwrap_err(),
+    ];
+    for status in refused {
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+        assert!(status.message().ends_with("do it as root or as one of daemon.admin_users"), "{}", status.message());
+    }
+    assert!(server.figures.changes.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -486,7 +627,7 @@ async fn connections_beyond_the_limit_are_closed_at_once() {
 async fn it_stops_though_a_capture_runs() {
     let server = Running::patient();
     let mut client = server.client().await;
-    let request = v1::CaptureRequest { port: port("vm-a"), snap_length: 0, count: 0 };
+    let request = v1::CaptureRequest { port: port("vm-a"), snap_length: 0, count: 0, ..v1::CaptureRequest::default() };
     let mut frames = client.capture(request).await.unwrap().into_inner();
     frames.message().await.unwrap().unwrap();
     server.stop.send(()).unwrap();

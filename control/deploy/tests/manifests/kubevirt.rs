@@ -202,12 +202,20 @@ struct CrSpec {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Configuration {
+    #[serde(default)]
     network: NetworkConfiguration,
+    migrations: Option<Migrations>,
     #[serde(default)]
     support_container_resources: Vec<SupportContainer>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Migrations {
+    network: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NetworkConfiguration {
     binding: BTreeMap<String, Binding>,
@@ -289,6 +297,28 @@ fn bindings_are_registered_as_kubevirt_reads_them() {
             assert!(networks().contains_key(&network), "{name} names {network}");
         }
     }
+}
+
+/// KubeVirt looks in its own namespace, and its handlers end where their interface has no address.
+#[test]
+fn migrations_take_a_network_that_gives_addresses() {
+    let named = |patch: CrPatch| patch.spec.configuration.migrations;
+    let wishes: Vec<_> = patches().into_iter().filter_map(|(_, patch)| named(patch)).collect();
+    let [Migrations { network }] = wishes.as_slice() else { panic!("{wishes:?}") };
+    let networks = networks();
+    assert!(networks.contains_key(&format!("kubevirt/{network}")), "{network}");
+    for (name, definition) in networks.iter().filter(|(name, _)| name.starts_with("kubevirt/")) {
+        let config: serde_json::Value = serde_json::from_str(&definition.spec.config).unwrap();
+        assert!(config["ipam"]["type"].is_string(), "{name}");
+    }
+}
+
+/// By its DHCP server a guest on the pod's network learns the new pod's address, if it asks again.
+#[test]
+fn a_guest_on_the_translator_is_made_to_ask_for_its_address_again_when_it_has_migrated() {
+    let method = |name: &str| bindings().remove(name).unwrap().migration.map(|migration| migration.method);
+    assert_eq!(method("culvert-translator"), Some(Some("link-refresh".to_owned())));
+    assert_eq!(method("culvert"), Some(None), "a guest on one of culvertd's networks keeps its address");
 }
 
 #[test]

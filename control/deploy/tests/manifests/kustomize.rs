@@ -209,5 +209,10 @@ fn transform(object: &mut Value, kustomization: &Kustomization) {
     }
 }
 
-pub const CLUSTER_SCOPED: [&str; 4] =
-    ["ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration", "Namespace"];
+pub const CLUSTER_SCOPED: [&str; 5] = [
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "MutatingWebhookConfiguration",
+    "Namespace",
+    "ValidatingWebhookConfiguration",
+];

@@ -72,24 +72,54 @@ fn selectors_find_the_pods_that_they_are_for() {
 #[test]
 fn the_api_server_reaches_the_webhook() {
     for (overlay, objects) in overlays() {
-        let configuration = object(&objects, ("MutatingWebhookConfiguration", "culvert-webhook"));
-        let [webhook] = list(configuration, "/webhooks") else { panic!("{overlay}") };
-        let to = &webhook["clientConfig"]["service"];
-        assert_eq!((to["path"].as_str(), to["namespace"].as_str()), (Some("/mutate"), Some("culvert-system")));
-        let service = object(&objects, ("Service", to["name"].as_str().unwrap()));
-        let port = list(service, "/spec/ports").iter().find(|port| port["port"] == to["port"]).unwrap();
         let deployment = object(&objects, ("Deployment", "culvert-webhook"));
         let container = containers(deployment)[0];
-        let named = list(container, "/ports").iter().find(|named| named["name"] == port["targetPort"]).unwrap();
-        assert_eq!(named["containerPort"], 8443);
-        for probe in ["readinessProbe", "livenessProbe"] {
-            let get = &container[probe]["httpGet"];
-            assert_eq!((&get["port"], get["scheme"].as_str()), (&named["name"], Some("HTTPS")), "{probe}");
+        for (kind, path) in
+            [("MutatingWebhookConfiguration", "/mutate"), ("ValidatingWebhookConfiguration", "/validate")]
+        {
+            let configuration = object(&objects, (kind, "culvert-webhook"));
+            let [webhook] = list(configuration, "/webhooks") else { panic!("{overlay}") };
+            let to = &webhook["clientConfig"]["service"];
+            assert_eq!((to["path"].as_str(), to["namespace"].as_str()), (Some(path), Some("culvert-system")));
+            let service = object(&objects, ("Service", to["name"].as_str().unwrap()));
+            let port = list(service, "/spec/ports").iter().find(|port| port["port"] == to["port"]).unwrap();
+            let named = list(container, "/ports").iter().find(|named| named["name"] == port["targetPort"]).unwrap();
+            assert_eq!(named["containerPort"], 8443);
+            for probe in ["readinessProbe", "livenessProbe"] {
+                let get = &container[probe]["httpGet"];
+                assert_eq!((&get["port"], get["scheme"].as_str()), (&named["name"], Some("HTTPS")), "{probe}");
+            }
+            // Its certificate's authority is known in one of the two ways.
+            let injected = configuration["metadata"]["annotations"]["cert-manager.io/inject-ca-from"].as_str();
+            let written = webhook["clientConfig"]["caBundle"].as_str();
+            assert!(injected == Some("culvert-system/culvert-webhook") || written.is_some(), "{overlay}: {kind}");
         }
-        // Its certificate's authority is known in one of the two ways.
-        let injected = configuration["metadata"]["annotations"]["cert-manager.io/inject-ca-from"].as_str();
-        let written = webhook["clientConfig"]["caBundle"].as_str();
-        assert!(injected == Some("culvert-system/culvert-webhook") || written.is_some(), "{overlay}");
+    }
+}
+
+/// What has interfaces, the webhook is asked about; and of instances that run, it is not.
+#[test]
+fn the_webhook_is_asked_about_every_kind_with_interfaces() {
+    let resource = |kind: &str| format!("{}s", kind.to_lowercase());
+    for (_, objects) in overlays() {
+        let configuration = object(&objects, ("ValidatingWebhookConfiguration", "culvert-webhook"));
+        let rules = list(configuration, "/webhooks/0/rules");
+        let operations = |group: &str, resource: &str| {
+            let is_it = |rule: &&Value| {
+                list(rule, "/apiGroups").iter().any(|known| known == group)
+                    && list(rule, "/resources").iter().any(|known| known == resource)
+            };
+            rules.iter().find(is_it).unwrap_or_else(|| panic!("no rule for {resource}"))["operations"].clone()
+        };
+        for kind in culvert_convert::kinds::KINDS {
+            let expected = match kind.name {
+                "VirtualMachineInstance" => serde_json::json!(["CREATE"]),
+                _ => serde_json::json!(["CREATE", "UPDATE"]),
+            };
+            assert_eq!(operations(kind.group, &resource(kind.name)), expected, "{}", kind.name);
+        }
+        operations("kubevirt.io", "kubevirts");
+        assert_eq!(list(configuration, "/webhooks")[0]["failurePolicy"], "Ignore");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -21,12 +21,16 @@ pub fn check(object: &Value) -> Result<(), String> {
         ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration") => {
             lossless::<MutatingWebhookConfiguration>(object)
         }
+        ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration") => {
+            lossless::<ValidatingWebhookConfiguration>(object)
+        }
         ("apps/v1", "DaemonSet") => lossless::<DaemonSet>(object),
         ("apps/v1", "Deployment") => lossless::<Deployment>(object),
         ("cert-manager.io/v1", "Certificate") => strict::<Certificate>(object),
         ("cert-manager.io/v1", "Issuer") => strict::<Issuer>(object),
         ("k8s.cni.cncf.io/v1", "NetworkAttachmentDefinition") => strict::<Network>(object),
         ("kubevirt.io/v1", "VirtualMachine") => strict::<VirtualMachine>(object),
+        ("monitoring.coreos.com/v1", "PrometheusRule") => strict::<PrometheusRule>(object),
         ("policy/v1", "PodDisruptionBudget") => lossless::<PodDisruptionBudget>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => lossless::<ClusterRole>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => lossless::<ClusterRoleBinding>(object),
@@ -93,6 +97,51 @@ pub struct Network {
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     pub config: String,
+}
+
+/// Of the Prometheus operator. Without a namespace: it goes where that looks for rules.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "for its keys")]
+struct PrometheusRule {
+    api_version: String,
+    kind: String,
+    metadata: RuleMetadata,
+    spec: RuleSpec,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "for its keys")]
+struct RuleMetadata {
+    name: String,
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "for its keys")]
+struct RuleSpec {
+    groups: Vec<RuleGroup>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "for its keys")]
+struct RuleGroup {
+    name: String,
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "for its keys")]
+struct Rule {
+    alert: String,
+    expr: String,
+    r#for: Option<String>,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]

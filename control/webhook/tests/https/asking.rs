@@ -7,10 +7,12 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use culvert_webhook::admission::Webhook;
-use culvert_webhook::certificate::Certificate;
+use culvert_webhook::certificate;
 use culvert_webhook::cluster::{Address, Cluster};
+use culvert_webhook::retirement::Policy;
 use culvert_webhook::server;
 use culvert_webhook::sidecar::Sidecars;
+use culvert_webhook::stage::Stage;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -46,6 +48,12 @@ impl Running {
 
     /// With `authority` as what the service account says of the API server.
     pub async fn start_with(api: &ApiServer, authority: &str) -> Self {
+        let policy = Policy { passt: Stage::Block, vhostuser: Stage::Allow };
+        Self::start_by(api, authority, policy).await
+    }
+
+    /// With what is to become of old interface APIs.
+    pub async fn start_by(api: &ApiServer, authority: &str, policy: Policy) -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
         std::fs::write(folder.path().join("ca.crt"), authority).unwrap();
@@ -57,8 +65,9 @@ impl Running {
         let webhook = Webhook {
             sidecars: Sidecars { bindings, images: vec![] },
             cluster: Arc::new(Cluster::new(address, folder.path().to_owned())),
+            policy,
         };
-        let files = Certificate::read(folder.path().join("tls.crt"), folder.path().join("tls.key")).unwrap();
+        let files = certificate::read(folder.path().join("tls.crt"), folder.path().join("tls.key")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (stop, stopped) = oneshot::channel();
@@ -73,9 +82,14 @@ impl Running {
         self.task.await.unwrap();
     }
 
-    /// The response to a question.
+    /// The response to a question about a pod.
     pub async fn ask(&self, question: &Value) -> Value {
-        let (status, body) = self.send("POST", "/mutate", question.to_string().into_bytes()).await;
+        self.ask_at("/mutate", question).await
+    }
+
+    /// The response to a question at a path.
+    pub async fn ask_at(&self, path: &str, question: &Value) -> Value {
+        let (status, body) = self.send("POST", path, question.to_string().into_bytes()).await;
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
         let review: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(review["apiVersion"], "admission.k8s.io/v1");

@@ -4,6 +4,7 @@
 
 mod api_server;
 mod asking;
+mod retirement;
 
 use std::time::Duration;
 
@@ -166,6 +167,16 @@ async fn what_is_no_question_is_answered_with_a_status() {
         ("POST", "/mutate", "{}".to_owned(), 400),
         ("POST", "/mutate", v1beta1.to_string(), 400),
         ("POST", "/mutate", "\u{0}\u{ff}".to_owned(), 400),
+        ("GET", "/validate", String::new(), 405),
+        ("POST", "/validate", String::new(), 400),
+        ("POST", "/validate", "[".repeat(100_000), 400),
+        (
+            "POST",
+            "/validate",
+            "{\"apiVersion\": \"admission.k8s.io/v1\", \"kind\": \"AdmissionReview\"}".to_owned(),
+            400,
+        ),
+        ("POST", "/validate/", "{}".to_owned(), 404),
     ];
     for (method, path, body, expected) in cases {
         let (status, _) = running.send(method, path, body.into_bytes()).await;
@@ -178,8 +189,16 @@ async fn what_is_no_question_is_answered_with_a_status() {
 async fn a_question_that_is_too_large_is_refused() {
     let api = ApiServer::start().await;
     let running = Running::start(&api).await;
-    let (status, _) = running.send("POST", "/mutate", vec![b' '; (4 << 20) + 1]).await;
-    assert_eq!(status, 413);
+    for path in ["/mutate", "/validate"] {
+        let (status, _) = running.send("POST", path, vec![b' '; (4 << 20) + 1]).await;
+        assert_eq!(status, 413);
+        let mut question = br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"1","kind":{"group":"","version":"v1",
+            "kind":"Pod"},"namespace":"lab","operation":"CREATE","object":{"metadata":{"generateName":"virt-launcher-vm-","x":""#.to_vec();
+        question.resize((4 << 20) + 1, b'x');
+        let (status, body) = running.send("POST", path, question).await;
+        let told = "Pod lab/virt-launcher-vm-: a question has at most 4 MiB; make the object smaller\n";
+        assert_eq!((status, String::from_utf8(body).unwrap().as_str()), (413, told));
+    }
     running.stop().await;
 }
 

@@ -119,3 +119,6 @@ fn table(ring: &PackedRing, from: Descriptor, hint: &mut usize) -> Result<(*mut 
         .ok_or(RingFault::Address { address, length })?;
     Ok((start, entries))
 }
+
+#[cfg(test)]
+mod proofs;

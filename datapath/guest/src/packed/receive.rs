@@ -10,6 +10,7 @@ use super::chain::{self, Walked};
 use super::{Descriptor, PackedRing, PackedStart, Place};
 use crate::call::Call;
 use crate::chain::Access;
+use crate::dirty_log::RingLog;
 use crate::features;
 use crate::gather::{Added, Gathered, Look};
 use crate::layout::RingLayout;
@@ -303,6 +304,11 @@ impl PackedReceiveQueue {
     #[inline]
     pub(crate) const fn takes(&self) -> Offloads {
         self.takes
+    }
+
+    /// Has all that is written from now on logged, or nothing.
+    pub(crate) fn log(&mut self, log: Option<&RingLog>) {
+        self.ring.log(log);
     }
 
     pub(crate) const fn position(&self) -> u16 {

@@ -10,6 +10,7 @@ use super::chain::{self, Walked};
 use super::{Descriptor, PackedRing, PackedStart};
 use crate::call::Call;
 use crate::chain::{Access, Buffer};
+use crate::dirty_log::RingLog;
 use crate::features;
 use crate::layout::RingLayout;
 use crate::memory::Memory;
@@ -119,6 +120,11 @@ impl PackedTransmitQueue {
 
     pub(crate) fn disarm(&self) {
         self.ring.disable_kick();
+    }
+
+    /// Has all that is written from now on logged, or nothing.
+    pub(crate) fn log(&mut self, log: Option<&RingLog>) {
+        self.ring.log(log);
     }
 
     pub(crate) const fn position(&self) -> u16 {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Instant;
 
 use culvert_frame::checksum::Sum;
-use culvert_frame::{Direction, DropReason, Layers, Offload, PartialChecksum, Segmentation, layers};
+use culvert_frame::{DropReason, Layers, Offload, PartialChecksum, Segmentation, layers};
 use culvert_guest::Received;
 use culvert_nic::{Batch, Mbuf, Pool, TxOffload, TxQueue};
 
@@ -15,6 +15,7 @@ use crate::burst::{Burst, Frame};
 use crate::counters::PortCounters;
 use crate::egress::{Treatment, Work};
 use crate::port::Port;
+use crate::tap;
 use crate::vlan::{TAG_BYTES, TAG_OFFSET, TAG_TYPE, TagEdit, tag};
 
 impl Outlet {
@@ -34,7 +35,8 @@ impl Outlet {
         let Some(mut queue) = lock(queue) else {
             return refuse_all(counters, DropReason::RxBusy, burst.burst, frames);
         };
-        let keeps = keeps_frames(port);
+        let is_tapped = tap::has_room(&port.taps);
+        let keeps = keeps_frames(port) && !is_tapped;
         let mut left = frames;
         loop {
             // Most frames: they leave as they came, many of them one after the other.
@@ -46,7 +48,10 @@ impl Outlet {
             }
             let index = left.trailing_zeros() as usize;
             left &= left - 1;
-            self.send_any(port, counters, &mut queue, pool, burst, index, last);
+            self.send_any(port, counters, &mut queue, pool, burst, index, (last, is_tapped));
+        }
+        if !is_tapped {
+            tap::miss(&port.taps, u64::from(frames.count_ones()));
         }
         self.flush(counters, &mut queue);
     }
@@ -77,7 +82,7 @@ impl Outlet {
         pool: &Pool,
         burst: &mut Admitted<'_, '_>,
         index: usize,
-        last: Frames,
+        (last, is_tapped): (Frames, bool),
     ) {
         let Some((frame, ingress)) = burst.get(index) else { return };
         let length = frame.length;
@@ -85,7 +90,9 @@ impl Outlet {
             Ok(treatment) => treatment,
             Err(reason) => return counters.drop_frame(reason, length, frame.head),
         };
-        port.taps.iter().for_each(|tap| tap.take(Direction::Tx, &frame, treatment.edit));
+        if is_tapped {
+            self.tap(port, &frame, treatment.edit);
+        }
         if let Work::Segment(segmentation) = treatment.work {
             // What comes before it leaves before it; its segments are a frame of their own in the counters.
             self.flush(counters, queue);

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use super::request::{MessageType, Request};
 use super::{Answer, MAGIC};
 use crate::domain_name;
+use crate::guest::Guest;
 use crate::settings::{Ipv4, Settings};
 
 /// Codes of options.
@@ -40,7 +41,7 @@ pub struct Options {
 
 impl Options {
     /// All options of an answer.
-    pub fn of(settings: &Settings, v4: &Ipv4, request: &Request, answer: &Answer) -> Self {
+    pub fn of((settings, guest): (&Settings, &Guest), v4: &Ipv4, request: &Request, answer: &Answer) -> Self {
         let mut options = Self { bytes: Vec::with_capacity(MIN_LIMIT), limit: limit(request) };
         if let Some(message_type) = answer.message_type {
             options.put(MESSAGE_TYPE, &[message_type as u8]);
@@ -60,7 +61,7 @@ impl Options {
         for code in request.parameters.iter().copied().chain(PARAMETERS) {
             if let Some(position) = waiting.iter().position(|waiting| *waiting == code) {
                 waiting.remove(position);
-                options.put_parameter(code, settings, v4, request);
+                options.put_parameter(code, (settings, guest), v4, request);
             }
         }
         options
@@ -72,7 +73,7 @@ impl Options {
         self.bytes
     }
 
-    fn put_parameter(&mut self, code: u8, settings: &Settings, v4: &Ipv4, request: &Request) {
+    fn put_parameter(&mut self, code: u8, (settings, guest): (&Settings, &Guest), v4: &Ipv4, request: &Request) {
         let off_link = !v4.address.contains(&v4.gateway);
         match code {
             MASK => self.put(code, &v4.address.netmask().octets()),
@@ -89,7 +90,7 @@ impl Options {
                 }
             }
             MTU => {
-                if let Some(mtu) = settings.mtu {
+                if let Some(mtu) = guest.mtu(settings) {
                     self.put(code, &mtu.to_be_bytes());
                 }
             }

@@ -272,7 +272,7 @@ proptest! {
         let mut reassembler = Reassembler::default();
         let mut whole = None;
         for (_, frame) in &world.link.frames {
-            prop_assert!(frame.len() - 14 <= usize::from(mtu_of(&world.settings, v4)));
+            prop_assert!(frame.len() - 14 <= usize::from(mtu_of(&world.settings, &world.guest, v4)));
             prop_assert!(whole.is_none());
             whole = with_packet(frame, |ip| match ip.fragment {
                 None => Some(ip.payload.pieces().flat_map(|piece| {

@@ -60,10 +60,18 @@ pub fn discard(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<usize> {
 }
 
 /// Bytes in the send queue that the far end has not acknowledged (tcp(7), SIOCOUTQ).
-fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
+///
+/// # Errors
+/// The kernel's.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    queue_bytes(socket, libc::TIOCOUTQ)
+}
+
+/// A number that a queue of TCP's has: `which` is one of the requests that answer with one int.
+fn queue_bytes(socket: BorrowedFd<'_>, which: libc::c_ulong) -> io::Result<u32> {
     let mut bytes: c_int = 0;
-    // SAFETY: SIOCOUTQ writes one int.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    // SAFETY: each of these requests writes one int.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), which, &raw mut bytes) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(u32::try_from(bytes).unwrap_or(0)) }
 }
 
@@ -138,4 +146,208 @@ fn get(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [u8]) -> i
     let result =
         unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Switches repair mode, which takes CAP_NET_ADMIN over the socket's network namespace (linux/tcp.h, TCP_REPAIR). When it ends
+/// the far end is asked where it stands.
+///
+/// # Errors
+/// The right is missing, or it listens.
+pub fn set_repair(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    set_number(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, on.into())
+}
+
+/// Whether it is in repair mode; to ask takes no right.
+///
+/// # Errors
+/// It is no socket of TCP.
+pub fn is_in_repair(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(number(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR)? != 0)
+}
+
+/// The queues of a socket in repair mode (TCP_REPAIR_QUEUE).
+pub const NO_QUEUE: c_int = 0;
+pub const RECEIVE_QUEUE: c_int = 1;
+pub const SEND_QUEUE: c_int = 2;
+
+/// Chooses the queue that the next calls are about.
+///
+/// # Errors
+/// It is not in repair mode.
+pub fn select_queue(socket: BorrowedFd<'_>, queue: c_int) -> io::Result<()> {
+    set_number(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, queue)
+}
+
+/// The sequence number behind a queue's end (TCP_QUEUE_SEQ).
+///
+/// # Errors
+/// It is not in repair mode.
+pub fn sequence(socket: BorrowedFd<'_>, queue: c_int) -> io::Result<u32> {
+    select_queue(socket, queue)?;
+    let number = number(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ);
+    select_queue(socket, NO_QUEUE)?;
+    number
+}
+
+/// Sets it, before the socket is connected.
+///
+/// # Errors
+/// It is not in repair mode, or connected.
+pub fn set_sequence(socket: BorrowedFd<'_>, queue: c_int, sequence: u32) -> io::Result<()> {
+    select_queue(socket, queue)?;
+    set(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, &sequence.to_ne_bytes())?;
+    select_queue(socket, NO_QUEUE)
+}
+
+/// What both ends have agreed on (TCP_REPAIR_OPTIONS, TCP_TIMESTAMP): the far end's MSS, selective acknowledgements, the shifts
+/// of its windows and ours, and the clock of our timestamps.
+///
+/// # Errors
+/// It is not in repair mode and connected.
+pub fn set_repaired_options(
+    socket: BorrowedFd<'_>,
+    mss: u32,
+    sack: bool,
+    scale: Option<(u8, u8)>,
+    timestamp: Option<u32>,
+) -> io::Result<()> {
+    // Kinds of RFC 9293, 3.2, RFC 7323 and RFC 2018, each with its value.
+    // Where windows are not scaled that is said as well: the kernel has chosen a shift for ours already.
+    let (far, ours) = scale.unwrap_or_default();
+    let mut options = vec![(2_u32, mss), (3, u32::from(far) | u32::from(ours) << 16)];
+    if sack {
+        options.push((4, 0));
+    }
+    if timestamp.is_some() {
+        options.push((8, 0));
+    }
+    let bytes: Vec<u8> =
+        options.iter().flat_map(|(kind, value)| [kind.to_ne_bytes(), value.to_ne_bytes()]).flatten().collect();
+    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_OPTIONS, &bytes)?;
+    match timestamp {
+        Some(clock) => set(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP, &clock.to_ne_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// The clock of our timestamps.
+///
+/// # Errors
+/// The kernel's.
+pub fn timestamp(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    number(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)
+}
+
+/// The most payload of a segment that the far end takes; of a socket in repair mode.
+///
+/// # Errors
+/// The kernel's.
+pub fn segment_clamp(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    number(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG)
+}
+
+/// Both windows, as the kernel keeps them (linux/tcp.h, `struct tcp_repair_window`).
+///
+/// # Errors
+/// It is not in repair mode.
+pub fn windows(socket: BorrowedFd<'_>) -> io::Result<[u32; 5]> {
+    let mut bytes = [0; 20];
+    get(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW, &mut bytes)?;
+    let mut windows = [0; 5];
+    for (window, bytes) in windows.iter_mut().zip(bytes.as_chunks().0) {
+        *window = u32::from_ne_bytes(*bytes);
+    }
+    Ok(windows)
+}
+
+/// Sets them.
+///
+/// # Errors
+/// It is not in repair mode, or they contradict its numbers.
+pub fn set_windows(socket: BorrowedFd<'_>, windows: [u32; 5]) -> io::Result<()> {
+    let bytes: Vec<u8> = windows.iter().flat_map(|window| window.to_ne_bytes()).collect();
+    set(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW, &bytes)
+}
+
+/// linux/tcp.h.
+const TCP_REPAIR_WINDOW: c_int = 29;
+
+/// What TCP_INFO tells of a connection that moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Of linux/tcp_states.h.
+    pub state: u8,
+    /// Selective acknowledgements are agreed on.
+    pub sack: bool,
+    /// Timestamps are.
+    pub timestamps: bool,
+    /// The shifts of the far end's windows, and of ours.
+    pub scale: Option<(u8, u8)>,
+}
+
+/// Asks TCP_INFO.
+///
+/// # Errors
+/// The kernel's.
+pub fn connection_info(socket: BorrowedFd<'_>) -> io::Result<ConnectionInfo> {
+    let mut info = [0; 8];
+    get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+    // tcpi_state, then tcpi_options and the two shifts of four bits.
+    let [state, _, _, _, _, options, shifts, _] = info;
+    let scale = (options & 4 != 0).then_some((shifts & 0xf, shifts >> 4));
+    Ok(ConnectionInfo { state, sack: options & 2 != 0, timestamps: options & 1 != 0, scale })
+}
+
+/// Bytes in the receive queue (tcp(7), SIOCINQ).
+///
+/// # Errors
+/// The kernel's.
+pub fn unread(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    queue_bytes(socket, libc::FIONREAD)
+}
+
+/// Bytes in the send queue that were never sent (linux/sockios.h, SIOCOUTQNSD).
+///
+/// # Errors
+/// The kernel's.
+pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    const SIOCOUTQNSD: libc::c_ulong = 0x894b;
+    queue_bytes(socket, SIOCOUTQNSD)
+}
+
+/// From now on everything that comes for this socket is dropped, unacknowledged, as if it had been lost on the way: packets that
+/// have not the largest time to live (ip(7), IP_MINTTL; IPV6_MINHOPCOUNT). Only a neighbour's can have that, without a router in between,
+/// and only of a system that begins with 255 hops; Linux, Windows and the BSDs do not. A filter (SO_ATTACH_FILTER) would take a right.
+///
+/// # Errors
+/// The kernel's.
+pub fn drop_everything(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_least_hops(socket, 255)
+}
+
+/// Undoes [`drop_everything`].
+///
+/// # Errors
+/// The kernel's.
+pub fn take_everything(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_least_hops(socket, 0)
+}
+
+fn set_least_hops(socket: BorrowedFd<'_>, hops: c_int) -> io::Result<()> {
+    // linux/in.h and linux/in6.h.
+    const IP_MINTTL: c_int = 21;
+    const IPV6_MINHOPCOUNT: c_int = 73;
+    // One of IPv6 may be connected over IPv4.
+    set_number(socket, libc::IPPROTO_IP, IP_MINTTL, hops)?;
+    match set_number(socket, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, hops) {
+        // It is one of IPv4.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => Ok(()),
+        result => result,
+    }
+}
+
+fn number(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    get(socket, level, name, &mut bytes)?;
+    Ok(u32::from_ne_bytes(bytes))
 }

@@ -6,9 +6,10 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use culvert_guest::{Rooms, descriptor};
+use mio::unix::SourceFd;
 use rustix::net::sockopt;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, accept_with, bind, connect, getpeername, getsockname,
@@ -31,17 +32,21 @@ const SEND_BUFFER: u32 = 1 << 20;
 /// Bytes that a connection has carried that carries much.
 const BULK: u32 = 0x1_0000;
 
+/// In [`Stream::carried`]: the send buffer is not as the kernel made it.
+const WIDENED: u32 = u32::MAX;
+
 /// A look at what is there, without waiting for it.
 const PEEK: RecvFlags = RecvFlags::PEEK.union(RecvFlags::DONTWAIT);
 
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Stream {
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
     /// Where the kernel's next peek starts.
-    peek_at: u32,
-    /// Bytes that were written to it, while its send buffer is as the kernel made it; see [`SEND_BUFFER`].
-    carried: Option<u32>,
+    pub(super) peek_at: u32,
+    /// Bytes that were written to it, while its send buffer is as the kernel made it; see [`SEND_BUFFER`]. [`WIDENED`]
+    /// where it is not.
+    carried: u32,
 }
 
 impl ListenAt<'_> {
@@ -86,21 +91,26 @@ impl KernelSockets {
         SocketAddr::try_from(peer).ok().map(canonical)
     }
 
-    fn stream(&self, id: SocketId) -> io::Result<&Stream> {
+    pub(super) fn stream(&self, id: SocketId) -> io::Result<&Stream> {
         match id {
             SocketId::Tcp(index) => self.streams.get(index),
             _ => Err(super::closed()),
         }
     }
 
-    fn stream_mut(&mut self, id: SocketId) -> io::Result<&mut Stream> {
+    pub(super) fn stream_mut(&mut self, id: SocketId) -> io::Result<&mut Stream> {
         match id {
             SocketId::Tcp(index) => self.streams.get_mut(index),
             _ => Err(super::closed()),
         }
     }
 
-    fn keep(&mut self, id: SocketId, socket: OwnedFd) -> io::Result<()> {
+    fn remove(&mut self, index: u32) -> Option<Stream> {
+        self.luggage.remove(&SocketId::Tcp(index));
+        self.streams.remove(index)
+    }
+
+    pub(super) fn keep(&mut self, id: SocketId, socket: OwnedFd) -> io::Result<()> {
         let SocketId::Tcp(index) = id else { return Err(super::closed()) };
         // The guest decides when to send; waiting here as well would only delay.
         sockopt::set_tcp_nodelay(&socket, true)?;
@@ -110,7 +120,7 @@ impl KernelSockets {
             option::set_peek_offset(socket.as_fd(), 0)?;
         }
         register(&self.registry, id, &socket)?;
-        self.streams.insert(index, Stream { socket, peek_at: 0, carried: Some(0) });
+        self.streams.insert(index, Stream { socket, peek_at: 0, carried: 0 });
         Ok(())
     }
 }
@@ -152,6 +162,18 @@ impl TcpSockets for KernelSockets {
         Ok((canonical(peer), canonical(local)))
     }
 
+    fn give_away(&mut self, id: SocketId) -> Option<OwnedFd> {
+        let SocketId::Tcp(index) = id else { return None };
+        let socket = self.remove(index)?.socket;
+        // It was registered when it was accepted.
+        let _ = self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
+        Some(socket)
+    }
+
+    fn adopt(&mut self, id: SocketId, socket: OwnedFd) -> io::Result<()> {
+        self.keep(id, socket)
+    }
+
     fn connected(&mut self, id: SocketId) -> io::Result<bool> {
         let stream = self.stream(id)?;
         if let Err(error) = sockopt::socket_error(&stream.socket)? {
@@ -165,15 +187,37 @@ impl TcpSockets for KernelSockets {
     }
 
     fn write(&mut self, id: SocketId, bytes: Payload<'_>) -> io::Result<u32> {
+        self.write_on(id);
+        if self.luggage.get(&id).is_some_and(|luggage| !luggage.unwritten.is_empty()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let stream = self.stream_mut(id)?;
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let sent = descriptor::send(stream.socket.as_fd(), bytes.pieces(), flags, None)?;
         let sent = u32::try_from(sent).unwrap_or(u32::MAX);
-        stream.carried = stream.carried.map(|carried| carried.saturating_add(sent));
+        if stream.carried != WIDENED {
+            stream.carried = stream.carried.saturating_add(sent).min(BULK + 1);
+        }
         Ok(sent)
     }
 
-    fn peek(&mut self, id: SocketId, offset: u32, into: Rooms<'_>) -> io::Result<u32> {
+    fn peek(&mut self, id: SocketId, offset: u32, mut into: Rooms<'_>) -> io::Result<u32> {
+        let mut offset = offset;
+        if let Some(luggage) = self.luggage.get(&id) {
+            let brought = luggage.received.len();
+            if (offset as usize) < brought {
+                let (first, second) = luggage.received.as_slices();
+                let part = match first.get(offset as usize..) {
+                    Some(part) if !part.is_empty() => part,
+                    _ => second.get((offset as usize).saturating_sub(first.len())..).unwrap_or_default(),
+                };
+                return Ok(into.fill(part));
+            }
+            if luggage.has_ended {
+                return Ok(0);
+            }
+            offset = offset.saturating_sub(u32::try_from(brought).unwrap_or(u32::MAX));
+        }
         if !self.peek_offset {
             return self.peek_behind(id, offset, into);
         }
@@ -189,8 +233,13 @@ impl TcpSockets for KernelSockets {
     }
 
     fn discard(&mut self, id: SocketId, bytes: u32) {
-        let Ok(stream) = self.stream_mut(id) else { return };
         let mut left = bytes;
+        if let Some(luggage) = self.luggage.get_mut(&id) {
+            let count = luggage.received.len().min(left as usize);
+            luggage.received.drain(..count);
+            left = left.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+        }
+        let Ok(stream) = self.stream_mut(id) else { return };
         // Reading stops at a byte that is marked as urgent. What fails here fails again at the next peek, and is told
         // there.
         while left > 0
@@ -207,6 +256,12 @@ impl TcpSockets for KernelSockets {
         }
     }
 
+    fn write_on(&mut self, id: SocketId) {
+        if self.luggage.contains_key(&id) {
+            self.unpack(id);
+        }
+    }
+
     fn await_writable(&mut self, id: SocketId) {
         if let Ok(stream) = self.stream(id) {
             // It was registered before: this cannot fail but for lack of memory.
@@ -215,6 +270,12 @@ impl TcpSockets for KernelSockets {
     }
 
     fn shutdown(&mut self, id: SocketId) {
+        if let Some(luggage) = self.luggage.get_mut(&id)
+            && !luggage.unwritten.is_empty()
+        {
+            luggage.is_shut = true;
+            return;
+        }
         if let Ok(stream) = self.stream(id) {
             // It fails where the far end has reset the connection: there is nobody to tell.
             let _ = shutdown(&stream.socket, Shutdown::Write);
@@ -222,27 +283,30 @@ impl TcpSockets for KernelSockets {
     }
 
     fn info(&mut self, id: SocketId) -> Option<SocketInfo> {
+        self.write_on(id);
+        let has_no_room = self.luggage.get(&id).is_some_and(|luggage| !luggage.unwritten.is_empty());
         let stream = self.stream_mut(id).ok()?;
         let socket = stream.socket.as_fd();
-        if stream.carried.is_some_and(|carried| carried > BULK) {
-            stream.carried = None;
+        if stream.carried > BULK && stream.carried != WIDENED {
+            stream.carried = WIDENED;
             if option::send_buffer(socket).is_ok_and(|bytes| bytes < SEND_BUFFER) {
                 // Where it fails, the guest sends less at once.
                 let _ = option::widen_send_buffer(socket, SEND_BUFFER);
             }
         }
-        Some(SocketInfo { send_room: option::send_room(socket).ok()?, rtt: option::round_trip(socket).ok()? })
+        let send_room = if has_no_room { 0 } else { option::send_room(socket).ok()? };
+        Some(SocketInfo { send_room, rtt: option::round_trip(socket).ok()? })
     }
 
     fn close(&mut self, id: SocketId) {
         if let SocketId::Tcp(index) = id {
-            self.streams.remove(index);
+            self.remove(index);
         }
     }
 
     fn reset(&mut self, id: SocketId) {
         if let SocketId::Tcp(index) = id
-            && let Some(stream) = self.streams.remove(index)
+            && let Some(stream) = self.remove(index)
         {
             // Lingering for no time makes close send RST.
             let _ = sockopt::set_socket_linger(&stream.socket, Some(std::time::Duration::ZERO));
@@ -289,7 +353,7 @@ impl KernelSockets {
 }
 
 /// IPv4 as IPv4, also where it came through a socket of IPv6.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

@@ -9,8 +9,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use arrayvec::ArrayVec;
-
 use crate::context::Context;
 use crate::mapping::Outbound;
 use crate::packet::Payload;
@@ -156,7 +154,9 @@ const SLOT_BYTES: usize = 65_536 + 192;
 pub struct Burst {
     /// A slot for each, from the first use on. What was never written costs no memory.
     bytes: Box<[u8]>,
-    received: ArrayVec<Received, BURST>,
+    received: Vec<Received>,
+    /// The next that is to be taken: in which slot, and where in it.
+    next: (usize, usize),
 }
 
 /// What is in a slot.
@@ -172,11 +172,12 @@ impl Burst {
     /// Removes all datagrams.
     pub fn clear(&mut self) {
         self.received.clear();
+        self.next = (0, 0);
     }
 
     /// Whether all slots are in use: there may be more to receive.
     pub fn is_full(&self) -> bool {
-        self.received.is_full()
+        self.received.len() >= BURST
     }
 
     /// Whether there are none.
@@ -201,7 +202,26 @@ impl Burst {
     /// Says what was written to the next slot: a datagram, or several alike of `segment` bytes each, of which the last one
     /// may be shorter.
     pub fn received(&mut self, datagram: Datagram, bytes: usize, segment: Option<NonZeroU16>) {
-        let _ = self.received.try_push(Received { datagram, bytes: bytes.min(SLOT_BYTES), segment });
+        if !self.is_full() {
+            self.received.push(Received { datagram, bytes: bytes.min(SLOT_BYTES), segment });
+        }
+    }
+
+    /// The next datagram, with its payload; until [`Self::advance`] the same.
+    pub fn next(&self) -> Option<(&Datagram, &[u8])> {
+        let (slot, start) = self.next;
+        let Received { datagram, bytes, segment } = self.received.get(slot)?;
+        let all = self.bytes.get(slot * SLOT_BYTES..)?.get(..*bytes)?;
+        let end = segment.map_or(all.len(), |segment| all.len().min(start + usize::from(segment.get())));
+        Some((datagram, all.get(start..end).unwrap_or_default()))
+    }
+
+    /// Done with the next datagram.
+    pub fn advance(&mut self) {
+        let (slot, start) = self.next;
+        let Some(received) = self.received.get(slot) else { return };
+        let end = received.segment.map_or(received.bytes, |segment| start + usize::from(segment.get()));
+        self.next = if end < received.bytes { (slot, end) } else { (slot + 1, 0) };
     }
 
     /// The datagrams with their payload, or whole ICMP message.
@@ -248,3 +268,34 @@ pub(crate) fn receive<S: DatagramSockets, L>(
 
 /// Calls that receive datagrams, for one event.
 pub(crate) const BURSTS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// One after the other or all at once: it is the same.
+    #[test]
+    fn datagrams_that_came_as_one_are_taken_one_by_one() {
+        let datagram = Datagram {
+            source: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 1),
+            destination: None,
+            local: None,
+            marks: Marks { hop_limit: 64, traffic_class: 0 },
+        };
+        let mut burst = Burst::default();
+        let _ = burst.slots().count();
+        for (bytes, segment) in [(10, None), (0, None), (25, Some(10)), (20, Some(10)), (0, Some(10)), (7, Some(10))] {
+            burst.received(datagram, bytes, segment.and_then(NonZeroU16::new));
+        }
+        let expected: Vec<_> = burst.iter().map(|(_, payload)| payload.len()).collect();
+        assert_eq!(expected, [10, 0, 10, 10, 5, 10, 10, 0, 7]);
+        let mut lengths = Vec::new();
+        while let Some((_, payload)) = burst.next() {
+            lengths.push(payload.len());
+            burst.advance();
+        }
+        assert_eq!(lengths, expected);
+    }
+}

@@ -11,6 +11,8 @@ pub struct Config {
     /// earlier connection of the same ends, in TIME-WAIT, drops a SYN that seems older than what it saw last (RFC 7323,
     /// 5.2; RFC 6191).
     pub epoch: Instant,
+    /// What it showed then, in milliseconds: a guest that came from another machine goes on with the clock that it had there.
+    pub clock_offset: u32,
     /// What we announce as MSS, and never exceed: the link's MTU without IP and TCP headers, in bytes.
     pub mss: u16,
     /// What a guest takes that announces no MSS: 536 for IPv4, 1220 for IPv6 (RFC 9293, 3.7.1).
@@ -48,11 +50,21 @@ pub struct Config {
     pub ecn: bool,
 }
 
+impl Config {
+    /// Our clock, in milliseconds; it wraps.
+    #[must_use]
+    pub fn clock(&self, now: Instant) -> u32 {
+        let millis = now.saturating_duration_since(self.epoch).as_millis() & u128::from(u32::MAX);
+        u32::try_from(millis).unwrap_or(0).wrapping_add(self.clock_offset)
+    }
+}
+
 impl Default for Config {
     /// For IPv4 with an MTU of 1500 and a clock that starts now; timers as Linux has them.
     fn default() -> Self {
         Self {
             epoch: Instant::now(),
+            clock_offset: 0,
             mss: 1460,
             default_mss: 536,
             burst: 65_535 - 60 - 60,

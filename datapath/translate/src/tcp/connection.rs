@@ -1,5 +1,7 @@
 //! One connection: what happens on either side goes in, what is to be done comes out.
 
+mod moving;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use super::segment::{Flags, Segment};
 use super::sender::{Acknowledgement, Chunk, Sender};
 use super::seq::Seq;
 use crate::time::Instant;
+pub use moving::{SavedConnection, Stage};
 
 /// TCP with the guest, for one flow.
 #[derive(Debug)]
@@ -21,8 +24,9 @@ pub struct Connection {
     state: State,
     sender: Sender,
     receiver: Receiver,
-    /// The guest's clock, where timestamps are used (RFC 7323, TS.Recent).
-    clock: Option<u32>,
+    /// The guest's clock (RFC 7323, TS.Recent), where timestamps are used.
+    clock: u32,
+    has_clock: bool,
     /// What the guest's SYN said, and ours says.
     offer: Offer,
     retries: u8,
@@ -30,13 +34,14 @@ pub struct Connection {
     heard_at: Instant,
     /// When data moved last, in either direction.
     moved_at: Instant,
-    /// When a segment that did not fit was answered last.
-    challenged_at: Option<Instant>,
+    /// When a segment that did not fit was answered last, by our clock.
+    challenged_at: u32,
     probes: u8,
     /// To be dropped from the receive queue.
     discard: u32,
     /// What is to be answered with RST.
-    refuse: Option<Seq>,
+    refuse: Seq,
+    wants_refusal: bool,
     /// The guest's numbers are known.
     is_synchronised: bool,
     /// SYN is to be sent, or SYN and ACK.
@@ -80,7 +85,7 @@ enum Ending {
 }
 
 /// What both ends agreed on or may yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Offer {
     mss: u16,
     /// `None`: windows are not scaled.
@@ -128,20 +133,23 @@ impl Connection {
     fn new(now: Instant, isn: Seq, state: State, config: Arc<Config>) -> Self {
         let receiver = Receiver::new(Seq(0), &config);
         let offer = Offer { mss: config.default_mss, scale: Some(0), sack: true, ecn: config.ecn };
+        let challenged_at = config.clock(now).wrapping_sub(CHALLENGE_INTERVAL);
         Self {
             config,
             state,
             sender: Sender::new(isn),
             receiver,
-            clock: Some(0),
+            clock: 0,
+            has_clock: true,
             offer,
             retries: 0,
             heard_at: now,
             moved_at: now,
-            challenged_at: None,
+            challenged_at,
             probes: 0,
             discard: 0,
-            refuse: None,
+            refuse: isn,
+            wants_refusal: false,
             is_synchronised: false,
             wants_syn: false,
             wants_probe: false,
@@ -244,7 +252,7 @@ impl Connection {
         if self.state != State::Open {
             return self.sender.timer();
         }
-        [self.sender.timer(), self.receiver.timer(), Some(self.lost_at())].into_iter().flatten().min()
+        [self.sender.timer(), self.receiver.timer(&self.config), Some(self.lost_at())].into_iter().flatten().min()
     }
 
     /// What to do next; to be called until `None` after one or more events. A [`Action::Transmit`] is answered by one
@@ -293,8 +301,7 @@ impl Connection {
         match kind {
             Kind::Chunk(chunk) => {
                 has_data = true;
-                let has_timestamps = self.clock.is_some();
-                self.sender.on_sent(now, chunk, payload_bytes, has_timestamps, &self.config);
+                self.sender.on_sent(now, chunk, payload_bytes, self.has_clock, &self.config);
                 if !matches!(chunk, Chunk::Again { .. }) {
                     self.moved_at = now;
                     self.slowed_down = false;
@@ -302,7 +309,7 @@ impl Connection {
             }
             Kind::Probe => self.wants_probe = false,
             Kind::Refusal => {
-                self.refuse = None;
+                self.wants_refusal = false;
                 return;
             }
             Kind::Rst => {
@@ -374,10 +381,8 @@ impl Connection {
         match self.state {
             State::Connecting => segment.seq + 1 != self.receiver.nxt(),
             State::TimeWait => {
-                let is_later = match (self.clock, segment.options.timestamps) {
-                    (Some(recent), Some(timestamps)) => Seq(timestamps.value).is_after(Seq(recent)),
-                    _ => false,
-                };
+                let timestamps = segment.options.timestamps.filter(|_| self.has_clock);
+                let is_later = timestamps.is_some_and(|stamps| Seq(stamps.value).is_after(Seq(self.clock)));
                 is_later || !segment.seq.is_before(self.receiver.nxt())
             }
             State::Refusing { .. } | State::Ending(_) | State::Over => true,
@@ -396,7 +401,8 @@ impl Connection {
             self.receiver.disable_scale();
         }
         self.offer.sack = options.sack_permitted;
-        self.clock = options.timestamps.map(|timestamps| timestamps.value);
+        self.has_clock = options.timestamps.is_some();
+        self.clock = options.timestamps.map_or(0, |timestamps| timestamps.value);
         // RFC 3168, 6.1.1: a SYN offers with both bits, and is answered with one.
         let asked = Flags::ECE | Flags::CWR;
         let offered = Flags(syn.flags.0 & asked.0);
@@ -441,7 +447,7 @@ impl Connection {
             && !acknowledges
         {
             if !segment.flags.contains(Flags::RST) {
-                self.refuse = Some(ack);
+                self.refuse(ack);
             }
             return;
         }
@@ -466,7 +472,7 @@ impl Connection {
 
     /// The handshake is over.
     fn open(&mut self, now: Instant, segment: &Segment) {
-        let options = if self.clock.is_some() { TIMESTAMP_BYTES } else { 0 };
+        let options = if self.has_clock { TIMESTAMP_BYTES } else { 0 };
         let mss = self.offer.mss.min(self.config.mss);
         let window = self.window_of(segment);
         let ack = segment.ack.unwrap_or(self.sender.nxt());
@@ -523,7 +529,7 @@ impl Connection {
         let ack = segment.ack?;
         if self.state == State::SynReceived {
             if ack != self.sender.nxt() || self.sender.in_flight() == 0 {
-                self.refuse = Some(ack);
+                self.refuse(ack);
                 return None;
             }
             self.open(now, segment);
@@ -537,7 +543,10 @@ impl Connection {
         self.heard_at = now;
         self.probes = 0;
         self.wants_probe = false;
-        self.on_ack(now, segment, ack);
+        // In TIME-WAIT all was acknowledged, and the timer is no longer the sender's.
+        if self.state != State::TimeWait {
+            self.on_ack(now, segment, ack);
+        }
         if self.state == State::TimeWait {
             self.on_segment_time_wait(now, segment);
             return None;
@@ -604,32 +613,32 @@ impl Connection {
 
     /// RFC 7323, 5.3 (PAWS) and 4.3 (what is echoed).
     fn passes_clock(&mut self, now: Instant, segment: &Segment) -> bool {
-        let Some(recent) = self.clock else { return true };
+        if !self.has_clock {
+            return true;
+        }
         // Those that negotiated timestamps send them always (RFC 7323, 3.2).
         let Some(timestamps) = segment.options.timestamps else { return false };
-        let is_older = Seq(timestamps.value).is_before(Seq(recent));
+        let is_older = Seq(timestamps.value).is_before(Seq(self.clock));
         if is_older && now.saturating_duration_since(self.heard_at) < CLOCK_LIFE {
             self.answer_misfit(now, segment);
             return false;
         }
         if !segment.seq.is_after(self.receiver.acked()) {
-            self.clock = Some(timestamps.value);
+            self.clock = timestamps.value;
         }
         true
     }
 
     /// The round trip of what a segment answers (RFC 7323, 4.1).
     fn measured_rtt(&self, now: Instant, segment: &Segment) -> Option<Duration> {
-        self.clock?;
-        let echo = segment.options.timestamps?.echo;
+        let echo = segment.options.timestamps.filter(|_| self.has_clock)?.echo;
         let elapsed = self.time(now).wrapping_sub(echo);
         (elapsed < 1 << 31).then(|| Duration::from_millis(u64::from(elapsed)))
     }
 
     /// Our clock, in milliseconds; it wraps.
     fn time(&self, now: Instant) -> u32 {
-        let millis = now.saturating_duration_since(self.config.epoch).as_millis() & u128::from(u32::MAX);
-        u32::try_from(millis).unwrap_or(0)
+        self.config.clock(now)
     }
 
     /// RFC 9293, 3.10.7.4, first: some of it lies in the window; or just before it, in what was acknowledged last,
@@ -655,10 +664,16 @@ impl Connection {
 
     /// RFC 5961, 7: not too often, so that two ends that disagree do not keep each other busy.
     fn challenge(&mut self, now: Instant) {
-        if self.challenged_at.is_none_or(|at| now.saturating_duration_since(at) >= CHALLENGE_INTERVAL) {
-            self.challenged_at = Some(now);
+        let time = self.time(now);
+        if time.wrapping_sub(self.challenged_at) >= CHALLENGE_INTERVAL {
+            self.challenged_at = time;
             self.receiver.acknowledge_now();
         }
+    }
+
+    /// RFC 9293, 3.10.7.3 and 3.10.7.4, fifth: what is acknowledged there was never sent.
+    fn refuse(&mut self, ack: Seq) {
+        (self.refuse, self.wants_refusal) = (ack, true);
     }
 
     /// Both directions may be through.
@@ -679,7 +694,7 @@ impl Connection {
     }
 
     fn on_timer_open(&mut self, now: Instant) {
-        self.receiver.on_timer(now);
+        self.receiver.on_timer(now, &self.config);
         if self.sender.on_timer(now, self.is_blocked, &self.config).is_err() {
             return self.refuse_guest(now, Ending::Reset);
         }
@@ -689,6 +704,9 @@ impl Connection {
         if self.is_moving() || self.probes >= self.config.keep_alive_probes {
             return self.refuse_guest(now, Ending::Reset);
         }
+        // However long it has been silent while there was data to move: it has its time for each answer.
+        let since_due = now.saturating_duration_since(self.lost_at());
+        self.heard_at += since_due;
         self.probes += 1;
         self.wants_probe = true;
     }
@@ -709,10 +727,10 @@ impl Connection {
 
     /// The next segment.
     fn propose(&mut self, now: Instant) -> Option<Transmit> {
-        if let Some(seq) = self.refuse {
+        if self.wants_refusal {
             let announced = self.receiver.announce(0, &self.config);
             let proposed = Some(Proposed { kind: Kind::Refusal, announced });
-            return Some(Transmit { proposed, ..Transmit::bare(seq, None, Flags::RST) });
+            return Some(Transmit { proposed, ..Transmit::bare(self.refuse, None, Flags::RST) });
         }
         let kind = match self.state {
             State::SynSent | State::SynReceived => self.wants_syn.then_some(Kind::Syn)?,
@@ -749,7 +767,7 @@ impl Connection {
         let mut payload = None;
         let mut is_new = false;
         let seq = match kind {
-            Kind::Acknowledgement | Kind::Refusal | Kind::Rst => self.sender.nxt(),
+            Kind::Acknowledgement | Kind::Refusal | Kind::Rst => self.sender.acceptable(),
             // What the guest has already makes it answer (RFC 9293, 3.8.4).
             Kind::Probe => una - 1,
             Kind::Chunk(Chunk::Again { seq, length }) => {
@@ -787,8 +805,8 @@ impl Connection {
                 flags |= Flags::CWR;
             }
         }
-        if let Some(echo) = self.clock {
-            options.timestamps = Some(Timestamps { value: self.time(now), echo });
+        if self.has_clock {
+            options.timestamps = Some(Timestamps { value: self.time(now), echo: self.clock });
         }
         let ect = self.offer.ecn && is_new;
         let window = announced.window;
@@ -808,8 +826,8 @@ impl Connection {
 /// Bytes of a timestamps option, padded.
 const TIMESTAMP_BYTES: u16 = 12;
 
-/// How far apart challenges are.
-const CHALLENGE_INTERVAL: Duration = Duration::from_millis(100);
+/// How far apart challenges are, in milliseconds.
+const CHALLENGE_INTERVAL: u32 = 100;
 
 /// For how long the guest's clock counts (RFC 7323, 5.5).
 const CLOCK_LIFE: Duration = Duration::from_secs(24 * 24 * 3600);

@@ -5,6 +5,8 @@
 //! does it. Connections that frames or events have touched are driven once at the end of the burst, so that a burst of
 //! segments is acknowledged once. Those for which the guest had no room wait, in order, until it has.
 
+mod moving;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -21,8 +23,10 @@ use crate::context::Context;
 use crate::failure::is_out_of_descriptors;
 use crate::flow::{FlowEnds, StoredEnds, Target};
 use crate::flow_table::{FlowTable, HasEnds};
+use crate::forward::Protocol;
 use crate::head::{Ends, HOP_LIMIT, Head, TCP};
 use crate::icmp_error::{self, FailedConnect};
+use crate::lane::Accepted;
 use crate::limits::Share;
 use crate::link::{Full, GuestLink};
 use crate::mapping;
@@ -45,6 +49,8 @@ pub struct TcpFlows {
     blocked: BTreeMap<NonZeroU64, u32>,
     /// The last ticket.
     tickets: NonZeroU64,
+    /// Whose sockets are held, because the guest moves.
+    held: Vec<SocketId>,
     /// Makes initial sequence numbers that nobody can guess (RFC 6528).
     secret: RandomState,
     started: Instant,
@@ -96,11 +102,17 @@ impl TcpFlows {
             touched: Vec::new(),
             blocked: BTreeMap::new(),
             tickets: NonZeroU64::MIN,
+            held: Vec::new(),
             secret: RandomState::new(),
             started: now,
             v4: Arc::new(Config { mss: mtu.saturating_sub(40), default_mss: 536, epoch: now, ..Config::default() }),
             v6: Arc::new(Config { mss: mtu.saturating_sub(60), default_mss: 1220, epoch: now, ..Config::default() }),
         }
+    }
+
+    /// Initial sequence numbers are chosen by this secret and the time since then, like those of other threads.
+    pub fn with_sequence_clock(self, (secret, started): (RandomState, Instant)) -> Self {
+        Self { secret, started, ..self }
     }
 
     /// How many there are.
@@ -152,7 +164,14 @@ impl TcpFlows {
                 self.segment(ctx, index, &segment, packet, header_bytes);
                 Ok(())
             }
-            None => self.open(ctx, ends, &segment).inspect_err(|_| refuse_segment(ctx, ends, &segment)),
+            None => {
+                ctx.is_free(Protocol::Tcp, &ends)?;
+                self.open(ctx, ends, &segment).inspect_err(|refusal| {
+                    if *refusal != Refusal::OtherLane {
+                        refuse_segment(ctx, ends, &segment);
+                    }
+                })
+            }
         }
     }
 
@@ -200,6 +219,7 @@ impl TcpFlows {
             return Err(Refusal::BadDestination);
         }
         ctx.limits.open(ctx.now, Share::Tcp)?;
+        ctx.claim(Protocol::Tcp, &ends).inspect_err(|_| ctx.limits.close(Share::Tcp))?;
         let connection = Connection::from_guest(ctx.now, self.isn(ctx.now, ends), syn, self.config(to.ip()));
         let index = self.insert(Flow::new(ends, connection, SocketState::Connecting));
         let outbound = mapping::outbound(ctx.settings, to.ip());
@@ -255,16 +275,54 @@ impl TcpFlows {
                 // The peer has gone already.
                 Err(_) => continue,
             };
-            let target = target(own.port()).ok_or(Refusal::BadDestination);
-            if let Err(reason) = target.and_then(|target| self.accepted(ctx, id, far, target)) {
+            let Some(target) = target(own.port()) else {
+                ctx.sockets.reset(id);
+                ctx.refuse(Refusal::BadDestination);
+                continue;
+            };
+            if let Err(reason) = ctx.limits.open(ctx.now, Share::Tcp) {
                 ctx.sockets.reset(id);
                 ctx.refuse(reason);
+            } else if let Some(lane) = &mut ctx.lane
+                && let Some(to) = lane.next_for_connection()
+                && let Some(socket) = ctx.sockets.give_away(id)
+            {
+                lane.give_connection(to, Accepted { socket, far, target });
+            } else {
+                self.accepted(ctx, id, far, target);
             }
         }
         Some(ctx.now)
     }
 
+    /// A connection that another thread has accepted.
+    pub fn take_connection<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>, accepted: Accepted) {
+        let Accepted { socket, far, target } = accepted;
+        let id = SocketId::Tcp(self.flows.next_index());
+        if ctx.sockets.adopt(id, socket).is_ok() {
+            self.accepted(ctx, id, far, target);
+        } else {
+            ctx.limits.close(Share::Tcp);
+            ctx.refuse(Refusal::SocketError);
+        }
+    }
+
+    /// There is a connection from the world, and a place for it.
     fn accepted<S: TcpSockets, L: GuestLink>(
+        &mut self,
+        ctx: &mut Context<'_, S, L>,
+        id: SocketId,
+        far: SocketAddr,
+        target: Target,
+    ) {
+        if let Err(reason) = self.open_to_guest(ctx, id, far, target) {
+            ctx.limits.close(Share::Tcp);
+            ctx.sockets.reset(id);
+            ctx.refuse(reason);
+        }
+    }
+
+    fn open_to_guest<S: TcpSockets, L: GuestLink>(
         &mut self,
         ctx: &mut Context<'_, S, L>,
         id: SocketId,
@@ -277,11 +335,8 @@ impl TcpFlows {
         if guest.is_unspecified() || self.flows.find(&ends).is_some() {
             return Err(Refusal::BadDestination);
         }
-        ctx.limits.open(ctx.now, Share::Tcp)?;
-        let Some(info) = ctx.sockets.info(id) else {
-            ctx.limits.close(Share::Tcp);
-            return Err(Refusal::SocketError);
-        };
+        let info = ctx.sockets.info(id).ok_or(Refusal::SocketError)?;
+        ctx.claim(Protocol::Tcp, &ends)?;
         let connection = Connection::from_host(ctx.now, self.isn(ctx.now, ends), &info, self.config(guest));
         let index = self.insert(Flow::new(ends, connection, SocketState::Connected));
         ctx.counters.tcp_flows += 1;
@@ -317,6 +372,7 @@ impl TcpFlows {
             flow.socket = SocketState::Stopping;
         }
         if ready.writable {
+            ctx.sockets.write_on(id);
             flow.connection.on_writable();
         }
         if ready.readable {
@@ -353,8 +409,12 @@ impl TcpFlows {
 
     /// The guest has room again.
     pub fn link_ready<S: TcpSockets, L: GuestLink>(&mut self, ctx: &mut Context<'_, S, L>) {
-        // Those that find no room again go to the end of the line.
+        // Those that find no room again go to the end of the line. Behind the first of them mostly nobody finds any: to try
+        // them all would take longer than what was put.
         for _ in 0..self.blocked.len() {
+            if ctx.link.is_full() {
+                return;
+            }
             let Some((_, index)) = self.blocked.pop_first() else { return };
             let Some(flow) = self.flows.get_mut(index) else { continue };
             flow.ticket = None;
@@ -442,6 +502,7 @@ impl TcpFlows {
             if let Some(ticket) = flow.ticket {
                 self.blocked.remove(&ticket);
             }
+            ctx.release(Protocol::Tcp, &flow.ends());
             ctx.limits.close(Share::Tcp);
         }
     }

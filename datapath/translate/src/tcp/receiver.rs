@@ -10,6 +10,8 @@
 //! The window is what the socket has room for. The far end's own window is in that: the kernel fills it without asking
 //! us, and a far end that takes nothing makes the socket full. A window is never taken back.
 
+mod moving;
+
 use std::ops::Range;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use super::action::SocketInfo;
 use super::config::Config;
 use super::seq::Seq;
 use crate::time::Instant;
+pub use moving::SavedReceiver;
 
 /// One direction's state: from the guest.
 #[derive(Debug)]
@@ -31,15 +34,16 @@ pub(super) struct Receiver {
     room: u32,
     /// The most that it had room for lately.
     room_largest: u32,
-    /// The last byte's successor, where FIN is.
-    fin: Option<Seq>,
+    /// The last byte's successor, where FIN is, if there is one.
+    fin: Seq,
+    has_fin: bool,
     /// FIN was taken: `nxt` is behind it.
     is_closed: bool,
     /// The guest is to get an acknowledgement now.
     is_due: bool,
-    /// Or then.
-    due_at: Option<Instant>,
-    /// When data was taken last.
+    /// Or when it has waited for data of ours, from `data_at` on.
+    is_waiting: bool,
+    /// When data was taken: what came last, or while an acknowledgement waits, the first that it is for.
     data_at: Option<Instant>,
     /// Data of ours follows the guest's soon: acknowledgements may travel with it.
     is_interactive: bool,
@@ -77,10 +81,11 @@ impl Receiver {
             edge: nxt,
             room: 0,
             room_largest: 0,
-            fin: None,
+            fin: nxt,
+            has_fin: false,
             is_closed: false,
             is_due: false,
-            due_at: None,
+            is_waiting: false,
             data_at: None,
             is_interactive: false,
             ask: false,
@@ -136,12 +141,16 @@ impl Receiver {
     }
 
     /// When [`Self::on_timer`] has something to do.
-    pub(super) fn timer(&self) -> Option<Instant> {
-        self.due_at.into_iter().chain(self.ask_at).min()
+    pub(super) fn timer(&self, config: &Config) -> Option<Instant> {
+        self.due_at(config).into_iter().chain(self.ask_at).min()
     }
 
-    pub(super) fn on_timer(&mut self, now: Instant) {
-        if self.due_at.is_some_and(|at| now >= at) {
+    fn due_at(&self, config: &Config) -> Option<Instant> {
+        self.data_at.filter(|_| self.is_waiting).map(|at| at + config.delayed_ack)
+    }
+
+    pub(super) fn on_timer(&mut self, now: Instant, config: &Config) {
+        if self.due_at(config).is_some_and(|at| now >= at) {
             self.acknowledge_now();
             // Nothing came along to travel with.
             self.is_interactive = false;
@@ -164,10 +173,10 @@ impl Receiver {
             }
             return None;
         }
-        if has_fin && self.fin.is_none() && !end.is_before(self.nxt) {
-            self.fin = Some(end);
+        if has_fin && !self.has_fin && !end.is_before(self.nxt) {
+            (self.fin, self.has_fin) = (end, true);
         }
-        let limit = self.fin.map_or(self.edge, |fin| fin.min(self.edge.max(self.nxt)));
+        let limit = if self.has_fin { self.fin.min(self.edge.max(self.nxt)) } else { self.edge };
         let (first, last) = (self.nxt - seq, limit.since(seq).min(length));
         if last < length || (length > 0 && is_old) {
             self.acknowledge_now();
@@ -192,7 +201,9 @@ impl Receiver {
             self.ask_after = 0;
             self.nxt = self.nxt + bytes;
             self.room = self.room.saturating_sub(bytes);
-            self.data_at = Some(now);
+            if !self.is_waiting {
+                self.data_at = Some(now);
+            }
             self.schedule(now, config);
         }
         self.ask |= self.room < self.room_largest / 2;
@@ -201,7 +212,7 @@ impl Receiver {
 
     /// Takes FIN once everything before it is written. Whether it did.
     pub(super) fn take_fin(&mut self) -> bool {
-        if self.is_closed || self.fin != Some(self.nxt) {
+        if self.is_closed || !self.has_fin || self.fin != self.nxt {
             return false;
         }
         self.nxt = self.nxt + 1;
@@ -214,7 +225,7 @@ impl Receiver {
 
     pub(super) fn acknowledge_now(&mut self) {
         self.is_due = true;
-        self.due_at = None;
+        self.is_waiting = false;
     }
 
     /// Ask the socket how much room it has: the guest wants to know, or it has more.
@@ -255,8 +266,9 @@ impl Receiver {
         let news = self.nxt.since(self.acked);
         if self.is_update_due(config) || (news > 0 && !self.is_interactive) || news >= 2 * u32::from(config.mss) {
             self.acknowledge_now();
-        } else if news > 0 && !self.is_due && self.due_at.is_none() {
-            self.due_at = Some(now + config.delayed_ack);
+        } else if news > 0 && !self.is_due {
+            self.is_waiting = true;
+            self.data_at.get_or_insert(now);
         }
     }
 
@@ -287,7 +299,7 @@ impl Receiver {
             self.is_interactive = true;
         }
         self.is_due = false;
-        self.due_at = None;
+        self.is_waiting = false;
     }
 
     pub(super) fn take_ask(&mut self) -> bool {

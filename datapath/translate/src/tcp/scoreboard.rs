@@ -95,6 +95,9 @@ impl Scoreboard {
 const RANGES: usize = 16;
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -9,6 +9,8 @@
 //! what the guest acknowledges (the idea of RFC 6937): `credit` grows with that, so that a loss is not answered with a
 //! burst.
 
+mod moving;
+
 use std::time::Duration;
 
 use super::config::Config;
@@ -17,6 +19,7 @@ use super::rtt::Rtt;
 use super::scoreboard::Scoreboard;
 use super::seq::Seq;
 use crate::time::Instant;
+pub use moving::SavedSender;
 
 /// One direction's state: towards the guest.
 #[derive(Debug)]
@@ -32,8 +35,7 @@ pub(super) struct Sender {
     window_from: (Seq, Seq),
     /// The most payload of a segment.
     mss: u16,
-    /// Where FIN is, once it is known.
-    end: Option<Seq>,
+    ending: Ending,
     /// There may be data behind `nxt`.
     readable: bool,
     /// The window is closed, and a byte is to be sent nevertheless (RFC 9293, 3.8.6.1).
@@ -49,6 +51,17 @@ pub(super) struct Sender {
     timer: Option<Instant>,
     /// Since something was lost or marked, until that has no effect any more.
     loss: Option<Box<Loss>>,
+}
+
+/// Whether there is a FIN, which is the last that is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Not known yet.
+    Open,
+    /// It comes next.
+    Next,
+    /// It was sent: it is right before `nxt`.
+    Sent,
 }
 
 /// What follows a loss.
@@ -124,7 +137,7 @@ impl Sender {
             window_largest: 0,
             window_from: (isn, isn),
             mss: SMALLEST_MSS,
-            end: None,
+            ending: Ending::Open,
             readable: true,
             probing: false,
             duplicates: 0,
@@ -168,6 +181,12 @@ impl Sender {
         self.nxt
     }
 
+    /// The number of a segment without data: behind all that was sent, but not behind the guest's window, where a probe of a
+    /// closed one is. A guest may take nothing from there, not even an acknowledgement (RFC 9293, 3.10.7.4).
+    pub(super) fn acceptable(&self) -> Seq {
+        if self.window_largest == 0 { self.nxt } else { self.nxt.min(self.una + self.window) }
+    }
+
     pub(super) const fn mss(&self) -> u16 {
         self.mss
     }
@@ -185,24 +204,34 @@ impl Sender {
         self.nxt - self.una
     }
 
+    /// Where FIN is, once it is known.
+    fn end(&self) -> Option<Seq> {
+        match self.ending {
+            Ending::Open => None,
+            Ending::Next => Some(self.nxt),
+            Ending::Sent => Some(self.nxt - 1),
+        }
+    }
+
     /// Where FIN is, or would be.
     pub(super) fn fin_seq(&self) -> Seq {
-        self.end.unwrap_or(self.nxt)
+        self.end().unwrap_or(self.nxt)
     }
 
     /// FIN was sent.
     pub(super) fn is_ending(&self) -> bool {
-        self.end.is_some_and(|end| self.nxt.is_after(end))
+        self.ending == Ending::Sent
     }
 
     /// FIN was acknowledged.
     pub(super) fn is_ended(&self) -> bool {
-        self.end.is_some_and(|end| self.una.is_after(end))
+        self.is_ending() && self.una == self.nxt
     }
 
     /// There is something that the guest has to take before it is done.
     pub(super) fn is_pending(&self) -> bool {
-        self.in_flight() > 0 || self.timer.is_some()
+        // A probe of its window may wait for room among its frames.
+        self.in_flight() > 0 || self.timer.is_some() || self.probing
     }
 
     /// The largest window that there was, in bytes.
@@ -242,7 +271,7 @@ impl Sender {
     }
 
     pub(super) fn on_readable(&mut self) {
-        self.readable = self.end.is_none();
+        self.readable = self.ending == Ending::Open;
     }
 
     pub(super) fn on_drained(&mut self) {
@@ -254,15 +283,15 @@ impl Sender {
     pub(super) fn on_end(&mut self) {
         self.readable = false;
         self.probing = false;
-        if self.end.is_none() {
-            self.end = Some(self.nxt);
+        if self.ending == Ending::Open {
+            self.ending = Ending::Next;
         }
     }
 
     /// What is to be sent now.
     pub(super) fn next(&mut self, now: Instant, config: &Config) -> Option<Chunk> {
         let chunk = self.again(config).or_else(|| self.new_data(config));
-        let waits = self.readable || self.end == Some(self.nxt);
+        let waits = self.readable || self.ending == Ending::Next;
         if chunk.is_none() && waits && self.timer.is_none() && self.in_flight() == 0 {
             // A closed window is opened by a segment that may be lost: it is asked for (RFC 9293, 3.8.6.1).
             self.timer = Some(now + self.rtt.timeout(config));
@@ -286,17 +315,17 @@ impl Sender {
                 None => (from, until),
             },
         };
-        if self.end == Some(seq) && behind.is_after(seq) {
+        if self.end() == Some(seq) && behind.is_after(seq) {
             return Some(Chunk::Fin);
         }
-        let behind = self.end.map_or(behind, |end| behind.min(end)).min(self.una + self.window.max(1));
+        let behind = self.end().map_or(behind, |end| behind.min(end)).min(self.una + self.window.max(1));
         let length = behind.since(seq).min(loss.credit).min(self.most(config));
         (length > 0).then_some(Chunk::Again { seq, length })
     }
 
     fn new_data(&self, config: &Config) -> Option<Chunk> {
         let edge = self.una + self.window;
-        if self.end == Some(self.nxt) {
+        if self.ending == Ending::Next {
             // A FIN alone is taken by guests even where no byte would be.
             return (self.probing || !self.nxt.is_after(edge)).then_some(Chunk::Fin);
         }
@@ -343,11 +372,14 @@ impl Sender {
                 0
             }
             Chunk::Fin => {
-                let seq = self.end.unwrap_or(self.nxt);
+                let (seq, is_first) = (self.fin_seq(), self.ending == Ending::Next);
                 if let Some(loss) = self.recovering() {
                     loss.cursor = seq + 1;
                 }
-                u32::from(seq == self.nxt)
+                if is_first {
+                    self.ending = Ending::Sent;
+                }
+                u32::from(is_first)
             }
             Chunk::New { length } => {
                 let bytes = bytes.min(length);

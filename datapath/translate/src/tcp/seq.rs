@@ -72,6 +72,9 @@ impl Sub for Seq {
 }
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -123,14 +123,20 @@ impl PacketSocket {
 
     /// See [`Transport::turn`](super::Transport::turn).
     pub fn turn(&mut self, now: Instant) -> News {
-        if let (Some(down), Some(descriptor)) = (&mut self.reader.down, &self.descriptor)
-            && down.is_none_or(|look_again| look_again <= now)
+        if let (Some(look_again), Some(descriptor)) = (self.reader.down, &self.descriptor)
+            && look_again.is_none_or(|at| at <= now)
         {
-            *down = Some(now + LOOK_AGAIN);
-            self.reader.ended |= is_gone(descriptor);
+            match packet_socket::is_up(descriptor.as_fd()) {
+                Ok(true) => self.reader.down = None,
+                Ok(false) => self.reader.down = Some(Some(now + LOOK_AGAIN)),
+                Err(_) => {
+                    tracing::info!("the guest's tap is gone");
+                    self.reader.ended = true;
+                }
+            }
         }
         if std::mem::take(&mut self.reader.ended) {
-            self.descriptor = None;
+            (self.descriptor, self.reader.down) = (None, None);
             self.news.left = true;
         }
         if self.writer.told_full && (self.writer.retry || self.writer.again.is_some_and(|at| at <= now)) {
@@ -197,7 +203,6 @@ impl Reader {
             let room = self.buffer.get_mut(at..).unwrap_or_default();
             match rustix::net::recv(descriptor, &mut *room, RecvFlags::DONTWAIT) {
                 Ok((length, _)) => {
-                    self.down = None;
                     // A frame that ends before its header is none.
                     if let Some(header) = NetHeader::parse(room.get(..length).unwrap_or_default()) {
                         self.places.push(Place { header, bytes: at + HEADER_BYTES..at + length, parts: 0..0 });
@@ -215,15 +220,6 @@ impl Reader {
             }
         }
     }
-}
-
-/// Whether the device that the socket was bound to exists no more.
-fn is_gone(socket: &OwnedFd) -> bool {
-    let gone = packet_socket::mtu(socket.as_fd()).is_err();
-    if gone {
-        tracing::info!("the guest's tap is gone");
-    }
-    gone
 }
 
 /// Frames from the packet socket.

@@ -90,7 +90,7 @@ pub(super) fn segmented(ends: &Ends, from: u16, to: u16, payload_bytes: usize, s
 pub(super) fn takes_segments<S, L: GuestLink>(ctx: &Context<'_, S, L>, v4: bool, payload_bytes: usize) -> bool {
     let bytes = payload_bytes + BYTES + if v4 { 20 } else { 40 };
     let needs = Offloads::CHECKSUM | if v4 { Offloads::USO4 } else { Offloads::USO6 };
-    ctx.link.takes().contains(needs) && bytes <= usize::from(fragment::mtu_of(ctx.settings, v4))
+    ctx.link.takes().contains(needs) && bytes <= usize::from(fragment::mtu_of(ctx.settings, ctx.guest, v4))
 }
 
 /// The length field of a header before `payload_bytes`.

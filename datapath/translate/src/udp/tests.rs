@@ -628,6 +628,141 @@ fn what_the_guest_has_no_room_for_is_dropped_and_counted() {
     assert_eq!(udp.heard().len(), 1);
 }
 
+/// Where the guest tells when it has room again, nothing is lost and nobody is overtaken, neither in a flow nor by another socket.
+#[test]
+fn what_the_guest_has_no_room_for_waits_for_it() {
+    for takes in [Offloads::NONE, Offloads::ALL] {
+        let mut udp = Udp::new();
+        udp.world.link.takes = takes;
+        udp.world.link.is_there = true;
+        let other = "198.51.100.8:7000";
+        udp.send(GUEST, PEER, b"x").unwrap();
+        udp.send(GUEST, other, b"x").unwrap();
+        // Each longer than the one before: they do not go together.
+        let sent = |from| (1..=40).map(move |bytes| (datagram(from), vec![7; bytes]));
+        udp.world.sockets.udp(0).inbox.extend(sent(PEER));
+        udp.world.sockets.udp(1).inbox.extend(sent(other));
+        udp.world.link.room = 3;
+        for index in [0, 1, 0] {
+            assert!(!udp.flows.from_socket(&mut udp.world.context(), index, false));
+        }
+        assert_eq!(udp.flows.waiting(), 2);
+        let (mut heard, mut rounds) = (udp.heard(), 0);
+        while udp.flows.waiting() > 0 {
+            for _ in 0..udp.flows.waiting() {
+                let Some(SocketId::Udp(index)) = udp.flows.next_waiting() else { panic!("a flow's socket") };
+                while udp.flows.from_socket(&mut udp.world.context(), index, false) {}
+            }
+            heard.extend(udp.heard());
+            rounds += 1;
+            assert!(rounds < 100);
+        }
+        for peer in [PEER, other] {
+            let lengths = heard.iter().filter(|heard| heard.source == at(peer).ip()).map(|heard| heard.payload.len());
+            assert!(lengths.eq(1..=40), "from {peer}");
+        }
+        assert_eq!(udp.world.refused(Refusal::GuestFull), 0);
+        udp.assert_consistent();
+    }
+}
+
+/// A peer that sends more than the guest ever takes does not keep the others away.
+#[test]
+fn a_flood_for_the_guest_leaves_others_their_turn() {
+    let mut udp = Udp::new();
+    udp.world.link.is_there = true;
+    let other = "198.51.100.8:7000";
+    udp.send(GUEST, PEER, b"x").unwrap();
+    udp.send(GUEST, other, b"x").unwrap();
+    udp.world.sockets.udp(0).inbox.extend((0..10_000).map(|_| (datagram(PEER), vec![7; 100])));
+    udp.world.link.room = 40;
+    let mut again: Vec<_> = [0].into();
+    for round in 0..20 {
+        if round == 1 {
+            udp.world.sockets.udp(1).inbox.push_back((datagram(other), vec![1]));
+            again.push(1);
+        }
+        // As the translator does: those that wait, then events and what is left over.
+        for _ in 0..udp.flows.waiting() {
+            let Some(SocketId::Udp(index)) = udp.flows.next_waiting() else { panic!("a flow's socket") };
+            if udp.flows.from_socket(&mut udp.world.context(), index, false) {
+                again.push(index);
+            }
+        }
+        again.retain(|&index| udp.flows.from_socket(&mut udp.world.context(), index, false));
+        let heard = udp.heard();
+        assert_eq!(heard.len(), 40, "all of the room is used");
+        if heard.iter().any(|heard| heard.source == at(other).ip()) {
+            return;
+        }
+    }
+    panic!("the other one has no turn");
+}
+
+/// What came while a few waited has told of itself while nothing could be done: nobody tells again.
+#[test]
+fn what_comes_while_others_wait_is_not_left_behind() {
+    let mut udp = Udp::new();
+    udp.world.link.is_there = true;
+    udp.send(GUEST, PEER, b"x").unwrap();
+    let arrives = |udp: &mut Udp, count: usize| {
+        udp.world.sockets.udp(0).inbox.extend((0..count).map(|_| (datagram(PEER), vec![7; 100])));
+        udp.flows.from_socket(&mut udp.world.context(), 0, false)
+    };
+    udp.world.link.room = 2;
+    assert!(!arrives(&mut udp, 3) && !arrives(&mut udp, 5));
+    udp.world.link.room = 100;
+    assert_eq!(udp.flows.next_waiting(), Some(SocketId::Udp(0)));
+    while udp.flows.from_socket(&mut udp.world.context(), 0, false) {}
+    assert_eq!((udp.heard().len(), udp.flows.waiting()), (8, 0));
+}
+
+/// A flow that ends takes what waits along, and others have their turn.
+#[test]
+fn what_waits_ends_with_its_flow() {
+    let mut udp = Udp::new();
+    udp.world.link.is_there = true;
+    udp.send(GUEST, PEER, b"x").unwrap();
+    udp.send(GUEST, "198.51.100.8:7000", b"x").unwrap();
+    udp.world.sockets.udp(0).inbox.extend([(datagram(PEER), vec![1]), (datagram(PEER), vec![2])]);
+    udp.world.sockets.udp(1).inbox.push_back((datagram("198.51.100.8:7000"), vec![3]));
+    udp.world.link.room = 1;
+    for index in [0, 1] {
+        assert!(!udp.flows.from_socket(&mut udp.world.context(), index, false));
+    }
+    assert_eq!((udp.heard().len(), udp.flows.held), (1, Some(SocketId::Udp(0))));
+    udp.flows.close(&mut udp.world.context(), 0);
+    assert_eq!((udp.flows.held, udp.world.refused(Refusal::GuestFull)), (None, 1));
+    assert_eq!(udp.flows.next_waiting(), Some(SocketId::Udp(1)));
+    udp.flows.from_socket(&mut udp.world.context(), 1, false);
+    assert_eq!((udp.heard().len(), udp.flows.waiting()), (1, 0));
+}
+
+/// A small ring may never have room for all of it, and others would wait for that. Nor are fragments sent again of which some found room.
+#[test]
+fn a_long_datagram_does_not_wait() {
+    let mut udp = Udp::new();
+    udp.world.settings.mtu = Some(65_520);
+    udp.world.link.is_there = true;
+    udp.send(GUEST, PEER, b"x").unwrap();
+    udp.world.link.room = 1;
+    udp.world.sockets.udp(0).inbox.extend([10, 20_000, 20_000].map(|bytes| (datagram(PEER), vec![1; bytes])));
+    assert!(!udp.flows.from_socket(&mut udp.world.context(), 0, false));
+    assert_eq!((udp.heard().len(), udp.flows.waiting(), udp.world.refused(Refusal::GuestFull)), (1, 0, 2));
+}
+
+#[test]
+fn a_datagram_in_fragments_does_not_wait() {
+    let mut udp = Udp::new();
+    udp.world.settings.mtu = Some(1500);
+    udp.world.link.is_there = true;
+    udp.send(GUEST, PEER, b"x").unwrap();
+    udp.world.link.room = 2;
+    udp.world.sockets.udp(0).inbox.push_back((datagram(PEER), vec![1; 9000]));
+    assert!(!udp.flows.from_socket(&mut udp.world.context(), 0, false));
+    assert_eq!((udp.heard().len(), udp.flows.waiting(), udp.world.refused(Refusal::GuestFull)), (2, 0, 1));
+}
+
 #[test]
 fn many_datagrams_take_turns_with_other_sockets() {
     let mut udp = Udp::new();

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use culvert_guest::Rooms;
 
 use super::{Simulated, at};
 use crate::mapping::Outbound;
+use crate::migration::lost::Lost;
 use crate::packet::Payload;
+use crate::sockets::moving::{MovingStreams, StreamState, Wish};
 use crate::sockets::{ListenAt, SocketId, TcpSockets};
 use crate::tcp::SocketInfo;
 
@@ -21,6 +24,10 @@ pub struct Streams {
     pub waiting: VecDeque<io::Result<SocketAddr>>,
     /// Errors of the next calls of connect.
     pub connect_errors: VecDeque<i32>,
+    /// Nobody helps with streams that move.
+    pub is_helpless: bool,
+    /// Addresses that streams cannot have here.
+    pub missing: Vec<IpAddr>,
 }
 
 /// One connection.
@@ -32,6 +39,10 @@ pub struct Stream {
     pub written: u32,
     /// How often it was looked at.
     pub looks: u32,
+    /// It is held.
+    pub is_held: bool,
+    /// As it came from another machine.
+    pub moved: Option<StreamState>,
 }
 
 impl Simulated {
@@ -63,6 +74,16 @@ impl TcpSockets for Simulated {
         let peer = self.streams.waiting.pop_front().unwrap_or_else(|| Err(ErrorKind::WouldBlock.into()))?;
         self.begin(id);
         Ok((peer, at("192.0.2.2:80")))
+    }
+
+    fn give_away(&mut self, id: SocketId) -> Option<OwnedFd> {
+        self.streams.open.remove(&id)?;
+        rustix::fs::memfd_create("given away", rustix::fs::MemfdFlags::CLOEXEC).ok()
+    }
+
+    fn adopt(&mut self, id: SocketId, _: OwnedFd) -> io::Result<()> {
+        self.begin(id);
+        Ok(())
     }
 
     fn connected(&mut self, id: SocketId) -> io::Result<bool> {
@@ -106,5 +127,64 @@ impl TcpSockets for Simulated {
 
     fn reset(&mut self, id: SocketId) {
         self.streams.open.remove(&id);
+    }
+}
+
+impl MovingStreams for Simulated {
+    fn hold(&mut self, ids: &[SocketId]) -> Result<(), Lost> {
+        if self.streams.is_helpless {
+            return Err(Lost::Helper);
+        }
+        ids.iter().for_each(|&id| self.stream(id).is_held = true);
+        Ok(())
+    }
+
+    fn read_stream(&mut self, id: SocketId) -> Result<StreamState, Lost> {
+        let stream = self.stream(id);
+        assert!(stream.is_held);
+        Ok(StreamState {
+            local: at("192.0.2.2:40000"),
+            far: at("198.51.100.7:80"),
+            send_next: stream.written,
+            receive_next: 7,
+            unsent: 0,
+            mss: 1460,
+            sack: true,
+            scale: Some((7, 7)),
+            timestamp: Some(5),
+            windows: [1, 2, 3, 4, 5],
+            is_shut: false,
+            has_ended: false,
+            send_queue: Vec::new(),
+            receive_queue: vec![b'x'; stream.queue as usize],
+        })
+    }
+
+    fn let_go(&mut self, ids: &[SocketId]) -> Vec<SocketId> {
+        if self.streams.is_helpless {
+            return ids.iter().copied().filter(|&id| self.stream(id).is_held).collect();
+        }
+        for &id in ids {
+            assert!(std::mem::take(&mut self.stream(id).is_held), "{id:?} is held");
+        }
+        Vec::new()
+    }
+
+    fn make_streams(&mut self, wishes: Vec<Wish<'_>>) -> Vec<Result<(), Lost>> {
+        let make = |wish: Wish<'_>| {
+            if self.streams.is_helpless {
+                return Err(Lost::Helper);
+            }
+            if self.streams.missing.contains(&wish.state.local.ip()) {
+                return Err(Lost::Address);
+            }
+            self.begin(wish.id);
+            let stream = self.stream(wish.id);
+            stream.queue = u32::try_from(wish.state.receive_queue.len()).unwrap();
+            stream.is_held = true;
+            stream.moved = Some(wish.state.clone());
+            Ok(())
+        };
+        wishes.into_iter().map(make).collect()
     }
 }

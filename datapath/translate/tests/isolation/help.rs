@@ -15,6 +15,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType,
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::packets::packets;
 use crate::translator::{Translator, command, folder, wait_until};
@@ -122,8 +123,14 @@ fn a_packet_socket_is_handed_over_and_replaced() {
     ip("link set veth-a up");
     exchange(&guest);
     assert!(helper.is_silent());
-    // Of one that goes when it has long been down, the kernel says nothing.
+    // Of one that goes when it has long been down, the kernel says nothing; frames that came before are read afterwards.
+    let pid = Pid::from_raw(translator.pid()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    for _ in 0..10 {
+        rustix::net::send(&guest, &WHO_HAS_THE_GATEWAY, SendFlags::empty()).unwrap();
+    }
     ip("link set veth-a down");
+    kill_process(pid, Signal::CONT).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     ip("link del veth-a");
     assert_eq!(helper.hear(), "packet");

@@ -11,6 +11,8 @@
 mod echo {
     pub use crate::translator::wait_until;
 }
+#[path = "../transport/dialogue.rs"]
+mod dialogue;
 #[path = "../transport/frontend.rs"]
 mod frontend;
 mod help;

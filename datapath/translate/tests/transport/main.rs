@@ -12,6 +12,7 @@
     reason = "tests"
 )]
 
+mod dialogue;
 mod echo;
 mod frontend;
 mod packet_socket;

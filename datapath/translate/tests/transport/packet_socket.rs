@@ -145,6 +145,9 @@ fn an_interface_that_is_down_or_gone_is_survived() {
     // Echoes may have been under way as well.
     wait_until("a frame that is lost", || echo.totals().tx_refused > 1);
     echo.wait_until_idle();
+    // Nor is it looked at again what is gone.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    echo.wait_until_idle();
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl Port {
             return;
         }
         self.drop_listener(in_loop);
-        match listen(&self.config.place, self.tokens, in_loop) {
+        match listen(&self.config.place, self.tokens, None, in_loop) {
             Ok(listener) => {
                 self.listener = Some(listener);
                 self.info(in_loop, "the socket was gone and is made anew");
@@ -203,6 +203,8 @@ impl Port {
         let device = self.config.device;
         let records = self.config.records.clone();
         let session = Session::with_records(device, records.map(|path| Records::new(Some(path), device.rings())));
+        // Who serves its port itself looks after what is beside the rings.
+        let session = if in_loop.results.is_none() && device.migrates { session.with_state() } else { session };
         let (output, parked, slowed, condemned) = (Vec::new(), false, None, None);
         let how = if replay.is_some() { "is connected still" } else { "connected" };
         in_loop.taking_up.fetch_add(usize::from(replay.is_some()), Ordering::Relaxed);
@@ -215,9 +217,14 @@ impl Port {
     }
 }
 
-/// Creates the socket of a port and waits on it.
-pub(super) fn listen(place: &Place, tokens: Tokens, in_loop: &Loop) -> Result<Listener, BindError> {
-    let mut listener = Listener::bind(place)?;
+/// Creates the socket of a port, unless it is inherited, and waits on it.
+pub(super) fn listen(
+    place: &Place,
+    tokens: Tokens,
+    inherited: Option<Listener>,
+    in_loop: &Loop,
+) -> Result<Listener, BindError> {
+    let mut listener = inherited.map_or_else(|| Listener::bind(place), Ok)?;
     let registered = in_loop.registry.register(listener.source(), tokens.listener, Interest::READABLE);
     registered.map_err(|error| BindError::Kernel {
         what: "wait on",

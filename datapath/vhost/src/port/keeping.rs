@@ -47,6 +47,16 @@ impl Keeping {
         self.kept.is_some()
     }
 
+    /// Whether the keeper has not answered yet.
+    pub fn is_asked(&self) -> bool {
+        self.is_asked
+    }
+
+    /// Whether another process has gone on with what is kept.
+    pub fn is_void(&self) -> bool {
+        self.kept.as_ref().is_some_and(Kept::is_void)
+    }
+
     /// When [`Self::is_due`] is to be asked.
     pub fn deadline(&self) -> Option<Instant> {
         self.at

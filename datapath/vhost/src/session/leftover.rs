@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_guest::call::{Call, Replaced};
+use culvert_guest::{DirtyLog, Memory};
 
 /// Something to be done that a frontend can make last as long as it likes.
 #[derive(Debug)]
@@ -13,6 +14,10 @@ pub enum Leftover {
     Descriptors(Vec<OwnedFd>),
     /// To be closed once no worker signals it any more.
     Call(Replaced),
+    /// A dirty log that is out of use, to be unmapped and closed.
+    Log(Arc<DirtyLog>),
+    /// A memory table that was refused, likewise.
+    Memory(Memory),
     /// To be signalled once: an interrupt may be owed from before.
     Owed(Arc<Call>),
 }
@@ -24,6 +29,8 @@ impl Leftover {
         match self {
             Self::Descriptors(descriptors) => drop(descriptors),
             Self::Call(replaced) => replaced.close(),
+            Self::Log(log) => drop(log),
+            Self::Memory(memory) => drop(memory),
             // A frontend whose descriptor blocks is found out at the next interrupt.
             Self::Owed(call) => drop(limit.map_or_else(|| call.signal(), |limit| call.signal_within(limit))),
         }

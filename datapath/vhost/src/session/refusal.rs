@@ -2,8 +2,8 @@
 
 use std::io;
 
-use culvert_guest::MemoryError;
 use culvert_guest::device::{DeviceError, Unresponsive};
+use culvert_guest::{LogError, MemoryError};
 
 use super::MESSAGE_TIMEOUT;
 use crate::event::NotAnEvent;
@@ -22,6 +22,12 @@ pub enum Refusal {
     /// The memory table that it describes cannot be.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The dirty log that it describes cannot be.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The descriptor that is to tell of new marks in the log.
+    #[error("the log's event: {0}")]
+    LogEvent(NotAnEvent),
     /// Ring's descriptor.
     #[error("ring {ring}: {error}")]
     Event {

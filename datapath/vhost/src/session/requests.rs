@@ -8,9 +8,9 @@ use culvert_guest::device::{DeviceConfig, Kick, RingChange};
 use culvert_guest::memory::MAX_REGIONS;
 use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
 
-use super::{Leftover, MemoryUpdate, Refusal, Session};
+use super::{Leftover, LogUpdate, MemoryUpdate, Refusal, Session, StateWish};
 use crate::event::{self, NotAnEvent};
-use crate::message::{self, Header, MAX_CONFIG_BYTES, Request, RingDescriptor, Shape};
+use crate::message::{self, Header, MAX_CONFIG_BYTES, NO_DESCRIPTOR, Request, RingDescriptor, Shape};
 
 /// The protocol features that we offer, each of which works. We have nothing to request of a frontend, but user-mode
 /// Linux 6.1 finds its interrupt only together with the channel for requests (BACKEND_REQ), so we take and keep it.
@@ -22,10 +22,14 @@ const PROTOCOL_FEATURES: Protocol = Protocol::BACKEND_REQ
     .union(Protocol::CONFIGURE_MEM_SLOTS)
     .union(Protocol::RESET_DEVICE);
 
-/// What is offered for a device. MQ only with several queue pairs: user-mode Linux 7.2 takes the number that comes with it for
+/// What is offered for a device. LOG_SHMFD only where a guest can move: QEMU would take it for that. MQ only with several queue pairs: user-mode Linux 7.2 takes the number that comes with it for
 /// one of rings, and finds that a single pair has too many.
-fn protocol_features(config: &DeviceConfig) -> Protocol {
-    if config.queue_pairs > 1 { PROTOCOL_FEATURES | Protocol::MQ } else { PROTOCOL_FEATURES }
+fn protocol_features(config: &DeviceConfig, has_state: bool) -> Protocol {
+    let mut offered = PROTOCOL_FEATURES;
+    offered.set(Protocol::MQ, config.queue_pairs > 1);
+    offered.set(Protocol::LOG_SHMFD, config.migrates);
+    offered.set(Protocol::DEVICE_STATE, has_state);
+    offered
 }
 
 /// What a request leads to.
@@ -33,8 +37,10 @@ fn protocol_features(config: &DeviceConfig) -> Protocol {
 pub enum Step {
     Answer(Answer),
     Map(MemoryUpdate),
+    MapLog(LogUpdate),
     Change(Vec<RingChange>, Answer),
     Announce(MacAddress),
+    State(StateWish),
 }
 
 impl Step {
@@ -74,13 +80,10 @@ impl Session {
         let device = &mut self.device;
         Ok(match request {
             Request::GetFeatures => Step::number(device.config().offered()),
-            Request::SetFeatures(bits) => {
-                device.set_features(bits)?;
-                Step::SUCCESS
-            }
-            Request::GetProtocolFeatures => Step::number(protocol_features(device.config()).bits()),
+            Request::SetFeatures(bits) => Step::changes(device.set_features(bits)?),
+            Request::GetProtocolFeatures => Step::number(protocol_features(device.config(), self.has_state).bits()),
             Request::SetProtocolFeatures(bits) => {
-                let unknown = bits & !protocol_features(device.config()).bits();
+                let unknown = bits & !protocol_features(device.config(), self.has_state).bits();
                 if unknown != 0 {
                     return Err(Refusal::ProtocolFeatures(unknown));
                 }
@@ -95,6 +98,23 @@ impl Session {
             Request::SetMemTable(regions) => Step::Map(MemoryUpdate::Replace(regions)),
             Request::AddMemReg(region, file) => Step::Map(MemoryUpdate::Add(device.memory().cloned(), region, file)),
             Request::RemMemReg(region) => Step::Map(MemoryUpdate::Remove(device.memory().cloned(), region)),
+            Request::SetLogBase { file, size, offset } => Step::MapLog(LogUpdate { file, size, offset }),
+            Request::SetLogFd(descriptor) => {
+                let descriptor = match event::call(&descriptor) {
+                    Ok(None) => descriptor,
+                    Ok(Some(other)) => {
+                        self.leave(vec![descriptor]);
+                        other
+                    }
+                    Err(error) => {
+                        self.leave(vec![descriptor]);
+                        return Err(Refusal::LogEvent(error));
+                    }
+                };
+                let replaced = self.device.set_log_call(descriptor);
+                self.leftovers.extend(replaced.map(Leftover::Call));
+                Step::SUCCESS
+            }
             Request::SetVringNum { ring, size } => Step::changes(device.set_size(ring, size)?),
             Request::SetVringAddr { ring, addresses } => Step::changes(device.set_addresses(ring, addresses)?),
             Request::SetVringBase { ring, position } => {
@@ -141,6 +161,19 @@ impl Session {
             }
             Request::SetConfig => return Err(Refusal::ReadOnly),
             Request::ResetDevice => Step::changes(device.reset()),
+            Request::SetDeviceState { direction, phase, file } => {
+                // Nothing moves while rings run: there is no other phase.
+                let is_stopped = device.rings().all(|ring| !ring.running);
+                match (direction, phase, is_stopped) {
+                    (0, 0, true) => Step::State(StateWish::Save(file)),
+                    (1, 0, true) => Step::State(StateWish::Load(file)),
+                    _ => {
+                        self.leave(vec![file]);
+                        Step::number(NO_DESCRIPTOR | 1)
+                    }
+                }
+            }
+            Request::CheckDeviceState => Step::State(StateWish::Check),
         })
     }
 

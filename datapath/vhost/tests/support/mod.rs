@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use culvert_frame::MacAddress;
 use culvert_guest::device::{DeviceConfig, RingChange, StoppedRing, Unresponsive};
-use culvert_guest::features::RING_PACKED;
+use culvert_guest::features::{LOG_ALL, RING_PACKED};
 use culvert_vhost::{Backend, PortKey, SocketState};
 use rustix::event::EventfdFlags;
 use rustix::fs::MemfdFlags;
@@ -19,6 +19,8 @@ pub mod request {
     pub const SET_OWNER: u32 = 3;
     pub const RESET_OWNER: u32 = 4;
     pub const SET_MEM_TABLE: u32 = 5;
+    pub const SET_LOG_BASE: u32 = 6;
+    pub const SET_LOG_FD: u32 = 7;
     pub const SET_VRING_NUM: u32 = 8;
     pub const SET_VRING_ADDR: u32 = 9;
     pub const SET_VRING_BASE: u32 = 10;
@@ -46,16 +48,29 @@ pub const REPLY: u32 = 4;
 pub const NEED_REPLY: u32 = 8;
 
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// MQ, RARP, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
-pub const ALL_PROTOCOL: u64 = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15;
+/// MQ, LOG_SHMFD, RARP, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
+pub const ALL_PROTOCOL: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15;
 
 /// User address and guest address of the test memory, and its size.
 pub const USER: u64 = 0x7f00_0000_0000;
 pub const GUEST: u64 = 0x4000_0000;
 pub const SIZE: u64 = 0x10_0000;
 
-pub const CONFIG: DeviceConfig =
-    DeviceConfig { queue_pairs: 2, mtu: 1500, mac: Some(MacAddress([2, 0, 0, 0, 0, 10])), offloads: true };
+pub const CONFIG: DeviceConfig = DeviceConfig {
+    queue_pairs: 2,
+    mtu: 1500,
+    mac: Some(MacAddress([2, 0, 0, 0, 0, 10])),
+    offloads: true,
+    migrates: true,
+};
+
+/// Bytes of a dirty log that has a bit for each page of the test memory, and for as much behind it.
+pub const LOG_BYTES: u64 = (GUEST + 2 * SIZE) / 0x1000 / 8;
+
+/// The features that a frontend acknowledges whose guest does not move.
+pub fn negotiated() -> u64 {
+    CONFIG.offered() & !RING_PACKED & !LOG_ALL
+}
 
 /// A message as it is on the wire, and its descriptors.
 #[derive(Debug)]
@@ -114,9 +129,11 @@ pub fn addresses_body(ring: u32) -> Vec<u8> {
 pub fn good(request: u32, flags: u32) -> Message {
     use request::*;
     match request {
-        SET_FEATURES => message(request, flags, &words(&[CONFIG.offered() & !RING_PACKED])),
+        SET_FEATURES => message(request, flags, &words(&[negotiated()])),
         SET_PROTOCOL_FEATURES => message(request, flags, &words(&[ALL_PROTOCOL])),
         SET_MEM_TABLE => message(request, flags, &table_body()).with([memfd(SIZE)]),
+        SET_LOG_BASE => message(request, flags, &words(&[LOG_BYTES, 0])).with([memfd(LOG_BYTES)]),
+        SET_LOG_FD => message(request, flags, &[]).with([eventfd()]),
         SET_VRING_NUM => message(request, flags, &halves(&[0, 256])),
         SET_VRING_ADDR => message(request, flags, &addresses_body(0)),
         SET_VRING_BASE => message(request, flags, &halves(&[0, 77])),
@@ -215,9 +232,17 @@ impl FakeWorkers {
                 }
                 RingChange::Start { ring, setup } => {
                     setup.layout.check(&setup.memory, setup.features).unwrap();
-                    record.lines.push(format!("start {ring} enabled={}", setup.enabled));
+                    let logs = if setup.log.is_some() { " logs" } else { "" };
+                    record.lines.push(format!("start {ring} enabled={}{logs}", setup.enabled));
                     assert!(record.running.insert(ring), "ring {ring} was started twice");
                     record.setups.insert(ring, setup);
+                }
+                RingChange::Log { ring, log } => {
+                    assert!(record.running.contains(&ring), "ring {ring} does not run");
+                    record.lines.push(format!("log {ring} {}", log.is_some()));
+                    if let Some(setup) = record.setups.get_mut(&ring) {
+                        setup.log = log;
+                    }
                 }
                 RingChange::Enable { ring, enabled } => {
                     assert!(record.running.contains(&ring), "ring {ring} does not run");

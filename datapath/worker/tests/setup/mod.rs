@@ -78,6 +78,7 @@ impl Guest {
             call: Arc::new(Call::default()),
             enabled: true,
             packed: None,
+            log: None,
         }
     }
 

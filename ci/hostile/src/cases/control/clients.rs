@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -196,9 +196,56 @@ pub(super) fn sockets_for_others(field: &mut Field) -> Result<()> {
     Ok(())
 }
 
+pub(super) fn readers(field: &mut Field) -> Result<()> {
+    let mut node = Node::new()?;
+    let config = node.config();
+    *config = config.replacen("[daemon]\n", "[daemon]\nsocket_group = 65534\nadmin_users = []\n", 1);
+    fs::set_permissions(node.path(""), Permissions::from_mode(0o755))?;
+    let daemon = node.start()?;
+    let socket = node.path("culvertd.sock").display().to_string();
+    let ctl = |line: &str| as_user(&program("culvertctl")?, 65534, &[&["--socket", &socket], &*words(line)].concat());
+    for question in ["status", "port list", "drops", "events", "log-level", "worker rebalance --dry-run"] {
+        let output = ctl(question)?;
+        ensure!(output.status.success(), "{question}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    for change in [
+        "network add red",
+        "port add x --network blue --socket /tmp/x",
+        "reload",
+        "log-level debug",
+        "worker rebalance",
+        "capture vm-a --count 1",
+        "latency vm-a",
+    ] {
+        let output = ctl(change)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && said.contains("you may only ask"), "{change}: {said}");
+    }
+    let stranger = as_user(&program("culvertctl")?, 65533, &["--socket", &socket, "status"])?;
+    let said = String::from_utf8_lossy(&stranger.stderr).into_owned();
+    ensure!(said.contains("you may not use"), "a stranger: {said}");
+    daemon.ctl("network add red").context("as root")?;
+    daemon.stop()?;
+    let _ = field;
+    Ok(())
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
 /// What a program says that another user runs, which must fail.
 fn as_nobody(program: &Path, arguments: &[&str]) -> Result<String> {
-    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+    let output = as_user(program, 65534, arguments)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success(), "another user came in: {}", String::from_utf8_lossy(&output.stdout));
+    Ok(said)
+}
+
+/// What becomes of a program that another user runs, who is in the group of the same number alone.
+fn as_user(program: &Path, user: u32, arguments: &[&str]) -> Result<Output> {
+    let user = user.to_string();
+    let user = ["--reuid", &user, "--regid", &user, "--clear-groups", "--"];
     let mut command = Command::new("setpriv");
     // The program itself may be where nobody may look.
     let copy = tempfile::Builder::new().prefix("culvert-").tempdir()?;
@@ -210,8 +257,5 @@ fn as_nobody(program: &Path, arguments: &[&str]) -> Result<String> {
     } else {
         program.to_owned()
     };
-    let output = command.args(user).arg(program).args(arguments).stdin(std::process::Stdio::null()).output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(!output.status.success(), "another user came in: {}", String::from_utf8_lossy(&output.stdout));
-    Ok(said)
+    Ok(command.args(user).arg(program).args(arguments).stdin(std::process::Stdio::null()).output()?)
 }

@@ -62,7 +62,8 @@ pub fn syn_flood(field: &mut Field) -> Result<()> {
 
 /// N7: connections to one address until there are no ports for more.
 pub fn no_ports_left(field: &mut Field) -> Result<()> {
-    let (ports, connects) = if field.is_full() { ("32768 60999", 70_000) } else { ("10000 10999", 3_000) };
+    // Fewer ports than flows that this machine's descriptors give.
+    let (ports, connects) = if field.is_full() { ("10000 19999", 30_000) } else { ("10000 10999", 3_000) };
     let translators = field.translators()?;
     let range = "net/ipv4/ip_local_port_range";
     translators.pod().pod().set_parameter(range, ports)?;
@@ -71,11 +72,9 @@ pub fn no_ports_left(field: &mut Field) -> Result<()> {
         let other = victim.world().listen("198.51.100.2:9000")?;
         listener.set_nonblocking(true)?;
         for first in (0..connects).step_by(500) {
-            let syns = (first..first + 500_u32).map(|number| {
-                let from = (1024 + number % 64_000) as u16;
-                let destination = WORLD;
-                let to = if number < 64_000 { 9000 } else { 9001 };
-                Segment { destination, from, to, seq: number, flags: flag::SYN, ..Segment::default() }.frame()
+            let syns = (first..first + 500).map(|number| {
+                let (destination, from, seq) = (WORLD, 1024 + number, u32::from(number));
+                Segment { destination, from, to: 9000, seq, flags: flag::SYN, ..Segment::default() }.frame()
             });
             victim.send_all(syns)?;
         }

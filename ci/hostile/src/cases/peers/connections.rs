@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{ANSWER, greeted, may_tell, passes, quiet};
+use super::{ANSWER, greeted, passes, quiet};
 use crate::case::{Case, case};
 use crate::field::Field;
 use crate::guest::{Guest, TRANSMIT, region};
@@ -33,7 +33,7 @@ pub const KILLED: Case = case(
 );
 
 fn second(field: &mut Field) -> Result<()> {
-    may_tell(field, "a second frontend");
+    field.may_tell("a second frontend");
     let mut guest = field.connect_victim(Default::default(), 0)?;
     for _ in 0..50 {
         RawFrontend::connect(&field.victim_socket())?.wait_closed(ANSWER)?;
@@ -42,7 +42,7 @@ fn second(field: &mut Field) -> Result<()> {
 }
 
 fn thousand(field: &mut Field) -> Result<()> {
-    may_tell(field, "a second frontend");
+    field.may_tell("a second frontend");
     let start = Instant::now();
     for _ in 0..1000 {
         drop(UnixStream::connect(field.victim_socket())?);
@@ -56,7 +56,7 @@ fn thousand(field: &mut Field) -> Result<()> {
 }
 
 fn killed(field: &mut Field) -> Result<()> {
-    may_tell(field, "connection closed");
+    field.may_tell("connection closed");
     let mut longest = Duration::ZERO;
     for round in 0..24 {
         match round % 6 {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::{Result, ensure};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{ANSWER, greeted, may_tell, quiet, refused, settled};
+use super::{ANSWER, greeted, quiet, refused, settled};
 use crate::case::{Case, case, long_case};
 use crate::field::Field;
 use crate::guest::{RECEIVE, TRANSMIT};
@@ -55,7 +55,7 @@ fn event() -> Result<OwnedFd> {
 
 fn counts(field: &mut Field) -> Result<()> {
     for sentence in ["refused", "more file descriptors", "in the middle of a message"] {
-        may_tell(field, sentence);
+        field.may_tell(sentence);
     }
     let events = (0..253).map(|_| event()).collect::<Result<Vec<_>>>()?;
     let all: Vec<BorrowedFd> = events.iter().map(AsFd::as_fd).collect();
@@ -84,7 +84,7 @@ fn counts(field: &mut Field) -> Result<()> {
 
 fn messages(field: &mut Field, count: u32) -> Result<()> {
     for sentence in ["refused", "too many messages"] {
-        may_tell(field, sentence);
+        field.may_tell(sentence);
     }
     let frontend = greeted(field)?;
     let event = event()?;
@@ -116,7 +116,7 @@ fn messages(field: &mut Field, count: u32) -> Result<()> {
 }
 
 fn missing(field: &mut Field) -> Result<()> {
-    may_tell(field, "refused");
+    field.may_tell("refused");
     for request in [request::SET_VRING_KICK, request::SET_VRING_CALL, request::SET_VRING_ERR] {
         let frontend = greeted(field)?;
         ensure!(refused(&frontend, "no descriptor", request, &numbers(&[0]), &[])?);
@@ -147,7 +147,7 @@ fn missing(field: &mut Field) -> Result<()> {
 }
 
 fn kinds(field: &mut Field) -> Result<()> {
-    may_tell(field, "refused");
+    field.may_tell("refused");
     let folder = OwnedFd::from(File::open("/tmp")?);
     let device = OwnedFd::from(File::options().read(true).write(true).open("/dev/zero")?);
     let file = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC)?;

@@ -8,7 +8,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::flood::Flood;
 use super::memory_file::{self, BUFFERS, HugePages, Kind, SIZE, punch, truncate};
-use super::{greeted, may_refuse, may_tell, quiet, teach};
+use super::{greeted, may_refuse, quiet, teach};
 use crate::case::{Case, Expect, case, long_case};
 use crate::field::Field;
 use crate::guest::{Guest, TRANSMIT};
@@ -163,7 +163,7 @@ fn two(field: &mut Field) -> Result<()> {
 }
 
 fn again(field: &mut Field, times: u32) -> Result<()> {
-    may_tell(field, "truncated");
+    field.may_tell("truncated");
     let socket = field.victim_socket();
     for round in 0..times {
         let Some(file) = memory_file::file(Kind::Memfd)? else { return Ok(()) };

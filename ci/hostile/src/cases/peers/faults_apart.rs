@@ -5,7 +5,7 @@ use culvert_driver::Buffer;
 
 use super::flood::Flood;
 use super::memory_file::{self, BUFFERS, Kind, SIZE, truncate};
-use super::{OWN, may_refuse, may_tell, quiet, teach};
+use super::{OWN, may_refuse, quiet, teach};
 use crate::case::{Case, Expect, case};
 use crate::field::Field;
 use crate::guest::{Guest, TRANSMIT};
@@ -156,6 +156,6 @@ fn removed(field: &mut Field) -> Result<()> {
         guest.wait_closed().context(port)?;
         flood.end()?;
     }
-    may_tell(field, "");
+    field.may_tell("");
     Ok(())
 }

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::OFlags;
 
-use super::{greeted, may_tell};
+use super::greeted;
 use crate::case::{Case, case};
 use crate::field::Field;
 use crate::guest::Guest;
@@ -43,7 +43,7 @@ fn lingering() -> Result<(OwnedFd, TcpStream)> {
 
 fn closing(field: &mut Field) -> Result<()> {
     for sentence in ["refused", "connection closed", "cannot be closed", "a second frontend"] {
-        may_tell(field, sentence);
+        field.may_tell(sentence);
     }
     let other = field.add_port("beside-the-lingering", "")?;
     let mut readers = Vec::new();
@@ -68,7 +68,7 @@ fn closing(field: &mut Field) -> Result<()> {
 
 fn blocking(field: &mut Field) -> Result<()> {
     for sentence in ["blocks", "too many messages", "connection closed"] {
-        may_tell(field, sentence);
+        field.may_tell(sentence);
     }
     let other = field.add_port("beside-the-blocking", "")?;
     let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;

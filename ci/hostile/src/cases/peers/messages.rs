@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{greeted, may_tell, passes, refused, settled};
+use super::{greeted, passes, refused, settled};
 use crate::case::{Case, case};
 use crate::field::Field;
 use crate::raw_frontend::{NEED_REPLY, REPLY, RawFrontend, VERSION, message, message_of_size, numbers, request};
@@ -47,7 +47,7 @@ pub const CHANNEL: Case = case(
 );
 
 fn pieces(field: &mut Field) -> Result<()> {
-    may_tell(field, "connection closed");
+    field.may_tell("connection closed");
     let wanted = message(request::GET_FEATURES, VERSION, &[]);
     for length in 0..wanted.len() {
         let frontend = RawFrontend::connect(&field.victim_socket())?;
@@ -89,8 +89,8 @@ fn stalled(field: &mut Field) -> Result<()> {
 }
 
 fn sizes(field: &mut Field) -> Result<()> {
-    may_tell(field, "refused");
-    may_tell(field, "bad message header");
+    field.may_tell("refused");
+    field.may_tell("bad message header");
     let mut frontend = greeted(field)?;
     for request in 1..=40 {
         for size in [1_usize, 7, 9, 11, 13, 39, 41, 4084] {
@@ -117,8 +117,8 @@ fn sizes(field: &mut Field) -> Result<()> {
 }
 
 fn headers(field: &mut Field) -> Result<()> {
-    may_tell(field, "refused");
-    may_tell(field, "bad message header");
+    field.may_tell("refused");
+    field.may_tell("bad message header");
     let mut frontend = greeted(field)?;
     for request in [0, 26, 27, 28, 29, 30, 33, 41, 42, 43, 44, 45, 100, 255, 256, 65_537, 1 << 31, u32::MAX] {
         if !refused(&frontend, "an unknown request", request, &[], &[])? {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::MemfdFlags;
 
 use super::flood::Flood;
-use super::{may_refuse, may_tell, passes, refused, teach};
+use super::{may_refuse, passes, refused, teach};
 use crate::case::{Case, case};
 use crate::field::Field;
 use crate::guest::{region, share_memory};
@@ -44,7 +44,7 @@ fn at(guest_address: u64, size: u64, user_address: u64, offset: u64) -> RawRegio
 }
 
 fn tables(field: &mut Field) -> Result<()> {
-    may_tell(field, "refused");
+    field.may_tell("refused");
     let mut guest = field.connect_victim(Default::default(), 0)?;
     let file = memory(0x10_0000)?;
     let (page, size, user, most) = (0x1000, 0x10_0000, 1 << 40, u64::MAX);
@@ -94,7 +94,7 @@ fn tables(field: &mut Field) -> Result<()> {
 
 fn same_file(field: &mut Field) -> Result<()> {
     for sentence in ["refused", "too many messages"] {
-        may_tell(field, sentence);
+        field.may_tell(sentence);
     }
     let mut guest = field.connect_victim(Default::default(), 0)?;
     let file = memory(0x1000)?;
@@ -117,7 +117,7 @@ fn same_file(field: &mut Field) -> Result<()> {
 
 fn in_use(field: &mut Field) -> Result<()> {
     may_refuse(field);
-    may_tell(field, "too many messages");
+    field.may_tell("too many messages");
     let mut guest = field.connect_victim(Default::default(), 0)?;
     // Another guest sends to it meanwhile: culvertd is in the victim's receive buffers.
     let other = field.add_port("floods-the-removed", "")?;

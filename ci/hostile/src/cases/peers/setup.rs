@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use anyhow::{Context, Result, ensure};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{ANSWER, VERSION_1, greeted, may_tell, passes, refused, settled};
+use super::{ANSWER, VERSION_1, greeted, passes, refused, settled};
 use crate::case::{Case, case};
 use crate::field::Field;
 use crate::guest::{Guest, RECEIVE, TRANSMIT, greet, region};
@@ -50,8 +50,8 @@ pub const INFLIGHT: Case = case(
 );
 
 fn addresses(field: &mut Field) -> Result<()> {
-    may_tell(field, "refused");
-    may_tell(field, "connection closed");
+    field.may_tell("refused");
+    field.may_tell("connection closed");
     let guest = Guest::connect_stopped(&field.victim_socket(), Default::default(), 0)?;
     let of = region(&guest.interface);
     let (start, end) = (of.user_address, of.user_address + of.size);
@@ -81,9 +81,9 @@ fn addresses(field: &mut Field) -> Result<()> {
         let what = format!("a ring at {descriptors:#x}, {available:#x}, {used:#x}");
         ensure!(refused(&guest.frontend, &what, request::SET_VRING_ADDR, &body, &[])?, "{what}: closed");
     }
-    // A log, which is not offered.
-    let body = ring_addresses(0, 1, good.0, good.2, good.1, start);
-    ensure!(refused(&guest.frontend, "a log", request::SET_VRING_ADDR, &body, &[])?);
+    // A flag that there is not.
+    let body = ring_addresses(0, 2, good.0, good.2, good.1, start);
+    ensure!(refused(&guest.frontend, "a flag", request::SET_VRING_ADDR, &body, &[])?);
     for size in [0, 3, 255, 257, 2048, 32_768, 65_536, 65_536 + 256, u32::MAX] {
         ensure!(refused(&guest.frontend, "a size", request::SET_VRING_NUM, &ring_state(0, size), &[])?, "{size}");
     }
@@ -113,8 +113,8 @@ fn addresses(field: &mut Field) -> Result<()> {
 }
 
 fn numbers_of_rings(field: &mut Field) -> Result<()> {
-    may_tell(field, "refused");
-    may_tell(field, "connection closed");
+    field.may_tell("refused");
+    field.may_tell("connection closed");
     let frontend = greeted(field)?;
     let event = eventfd(0, EventfdFlags::NONBLOCK)?;
     for ring in [2, 3, 255, 256, 257, 65_535, 65_536, 65_537, 1 << 31, u32::MAX] {
@@ -155,6 +155,9 @@ fn right(request: u32, guest: &Guest, things: &[OwnedFd; 2]) -> (Vec<u8>, Vec<Ow
         request::SET_MEM_TABLE => (memory_table(1, &[of]), copy(ram.file())),
         request::ADD_MEM_REG => ([numbers(&[0]), of.body()].concat(), copy(ram.file())),
         request::REM_MEM_REG => ([numbers(&[0]), of.body()].concat(), vec![]),
+        // In the guest's own memory.
+        request::SET_LOG_BASE => (numbers(&[of.size, 0]), copy(ram.file())),
+        request::SET_LOG_FD => (vec![], copy(event.as_fd())),
         request::SET_VRING_NUM => (ring_state(0, 256), vec![]),
         request::SET_VRING_BASE | request::GET_VRING_BASE => (ring_state(0, 0), vec![]),
         request::SET_VRING_ENABLE => (ring_state(0, 1), vec![]),
@@ -213,7 +216,7 @@ const RUNNING: [u32; 7] = [
 
 fn order(field: &mut Field) -> Result<()> {
     for sentence in ["refused", "connection closed"] {
-        may_tell(field, sentence);
+        field.may_tell(sentence);
     }
     // Its memory and rings only; its own connection is at another port.
     let beside = field.add_port("lends-its-memory", "")?;
@@ -258,13 +261,14 @@ fn order(field: &mut Field) -> Result<()> {
 
 fn features(field: &mut Field) -> Result<()> {
     field.expect(crate::case::Expect::Log { port: field.victim(), sentence: "were never offered", lines: 1..=5 });
-    may_tell(field, "refused");
+    field.may_tell("refused");
     for bit in [5, 17, 33, 40, 63] {
         let frontend = greeted(field)?;
         refused(&frontend, "a feature", request::SET_FEATURES, &numbers(&[1 << bit]), &[])?;
         frontend.wait_closed(ANSWER).with_context(|| format!("bit {bit}"))?;
     }
-    for bit in [1, 12, 16, 30, 63] {
+    // 8: PAGEFAULT, for post-copy.
+    for bit in [8, 12, 16, 30, 63] {
         let frontend = greeted(field)?;
         let body = numbers(&[1 << bit]);
         refused(&frontend, "a protocol feature", request::SET_PROTOCOL_FEATURES, &body, &[])?;
@@ -282,7 +286,7 @@ fn features(field: &mut Field) -> Result<()> {
 }
 
 fn inflight(field: &mut Field) -> Result<()> {
-    may_tell(field, "refused");
+    field.may_tell("refused");
     let file = rustix::fs::memfd_create("inflight", rustix::fs::MemfdFlags::CLOEXEC)?;
     rustix::fs::ftruncate(&file, 4096)?;
     let mut frontend = greeted(field)?;

@@ -78,7 +78,7 @@ fn jump(file: &Path, seconds: i64) -> Result<()> {
 /// By how many seconds the time of a captured frame is ahead of the machine's clock.
 fn capture_time(node: &Node, guests: &mut [FrontendGuest; 2]) -> Result<i64> {
     let mut client = Client::connect(&node.path("culvertd.sock"))?;
-    let request = culvert_api::v1::CaptureRequest { port: "vm-a".to_owned(), snap_length: 0, count: 1 };
+    let request = culvert_api::v1::CaptureRequest { port: "vm-a".to_owned(), count: 1, ..Default::default() };
     let mut frames = client.ask(async |client| client.capture(request).await)?.into_inner();
     converse(guests)?;
     let message = client.ask(async |_| frames.message().await)?.context("no frame is captured")?;

@@ -4,7 +4,7 @@
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use culvert_system::daemon::{Daemon, Node};
 use culvert_system::qemu::Role;
 use rustix::process::{Pid, Signal};
@@ -113,6 +113,41 @@ impl Crowd {
         Ok(killed)
     }
 
+    /// Another build of culvertd takes over; returns the longest time in which no guest received anything meanwhile.
+    ///
+    /// # Errors
+    /// The books are wrong, it does not take over, or a guest was hung up.
+    pub fn take_over(&mut self, build: &str) -> Result<Duration> {
+        self.group.recover()?;
+        let ends = self.group.ends();
+        let mut next = self.node.launch_takeover(build)?;
+        let deadline = Instant::now() + RECOVERY;
+        let (mut longest, mut last, mut arrived) = (Duration::ZERO, Instant::now(), self.group.arrived());
+        let mut status = None;
+        // For some frames longer.
+        let mut left = FRAMES_AFTER;
+        while left > 0 {
+            self.group.turn(true)?;
+            let now = self.group.arrived();
+            if now > arrived {
+                left = left.saturating_sub(if status.is_some() { now - arrived } else { 0 });
+                longest = longest.max(last.elapsed());
+                (last, arrived) = (Instant::now(), now);
+            }
+            if status.is_none() {
+                status = self.daemon.console().ended()?;
+            }
+            if let Some(status) = next.console().ended()? {
+                bail!("it does not take over but ends with {status}: {}", next.console().last_words());
+            }
+            ensure!(Instant::now() < deadline, "it does not take over: {}", next.console().last_words());
+        }
+        ensure!(status.is_some_and(|status| status.success()), "the old one ended with {status:?}");
+        ensure!(self.group.ends() == ends, "a guest was hung up: {}", next.console().last_words());
+        self.daemon = next;
+        Ok(longest)
+    }
+
     /// Goes on until the kernel has ended a process that nobody has taken note of yet.
     fn wait_for_end(&mut self, process: u32) -> Result<()> {
         let deadline = Instant::now() + RECOVERY;
@@ -169,5 +204,7 @@ fn send_signal(process: u32, signal: Signal) -> Result<()> {
     })
 }
 
+/// How many frames come after a takeover before it is over.
+const FRAMES_AFTER: u64 = 1000;
 /// How many guests.
 const MEMBERS: u8 = 4;

@@ -47,6 +47,11 @@ impl Group {
         self.ends
     }
 
+    /// How many frames have come so far, at all guests.
+    pub fn arrived(&self) -> u64 {
+        self.members.iter().map(|member| member.ledger.arrivals().next).sum()
+    }
+
     /// What became of all frames so far.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();

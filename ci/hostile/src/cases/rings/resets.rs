@@ -59,8 +59,12 @@ pub const CASES: &[Case] = &[
 ];
 
 /// So many times something is done to a full ring.
-fn rounds(field: &Field) -> u8 {
-    if field.is_full() { 250 } else { 40 }
+fn rounds(field: &mut Field) -> u8 {
+    if !field.is_full() {
+        return 40;
+    }
+    field.may_tell("too many messages");
+    250
 }
 
 /// Fills the transmit ring with requests for echoes, of which the receive ring has room for all; returns how many there were.

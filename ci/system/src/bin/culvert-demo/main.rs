@@ -2,8 +2,9 @@
 //! thing that is seen.
 //!
 //! `ci/demo` builds the programs and runs this in namespaces of its own, so that nothing remains. The configuration, the log and the
-//! captures are kept in the folder that is the only argument.
+//! captures are kept in the folder that is the only argument. With `--migrate` before it, two nodes are shown instead, and a guest that moves.
 
+mod migrate;
 mod translator;
 
 use std::fs;
@@ -21,11 +22,16 @@ use culvert_system::qemu::{GuestOptions, Role};
 use culvert_system::veth::Veth;
 
 fn main() -> ExitCode {
-    let Some(folder) = std::env::args_os().nth(1).map(PathBuf::from) else {
-        eprintln!("usage: culvert-demo FOLDER; ci/demo runs it");
-        return ExitCode::from(64);
+    let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let (folder, shown) = match arguments.as_slice() {
+        [folder] => (folder, Node::new().and_then(|node| show(node, folder))),
+        [option, folder] if option.as_os_str() == "--migrate" => (folder, migrate::show(folder)),
+        _ => {
+            eprintln!("usage: culvert-demo [--migrate] FOLDER; ci/demo runs it");
+            return ExitCode::from(64);
+        }
     };
-    match Node::new().and_then(|node| show(node, &folder)) {
+    match shown {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!(

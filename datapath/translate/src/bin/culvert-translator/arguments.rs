@@ -96,7 +96,7 @@ pub struct Guest {
     /// With --vhost-user: wait for the socket, which QEMU creates (server=on), and connect to it; implies --one-off
     #[arg(long, requires = "vhost_user")]
     pub connect: bool,
-    /// With --vhost-user: how many queue pairs are offered
+    /// With --vhost-user: how many queue pairs are offered; each has a thread
     #[arg(long, value_name = "N", requires = "vhost_user")]
     pub queue_pairs: Option<String>,
     /// A connected socket to QEMU that was opened before; implies --one-off
@@ -108,9 +108,13 @@ pub struct Guest {
     /// culvertd gives a packet socket on the guest's tap: listens for it at PATH.help, PATH being that of --socket
     #[arg(long, requires = "socket", conflicts_with_all = ["fd", "vhost_user", "packet_fd"])]
     pub packet_help: bool,
-    /// Socket for passt-repair; connections are not migrated, and nothing is made there
-    #[arg(long, value_name = "PATH", hide = true)]
+    /// With --vhost-user: the socket for passt-repair or culvertd, who switch sockets to repair mode when the guest migrates;
+    /// "none": connections do not migrate [default: PATH of --socket and ".repair"]
+    #[arg(long, value_name = "PATH")]
     pub repair_path: Option<PathBuf>,
+    /// With --vhost-user: a migration fails, and the guest stays, if a connection or flow of its would be lost
+    #[arg(long, requires = "vhost_user")]
+    pub migrate_strict: bool,
     /// No effect
     #[arg(long, hide = true)]
     pub migrate_exit: bool,

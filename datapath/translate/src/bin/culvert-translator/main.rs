@@ -2,7 +2,7 @@
 //!
 //! [`run`] is the life of the process: what the command line asks for ([`arguments`], [`options`]) is opened, with the
 //! pod's network ([`pod`]) as the pattern; then the process gives up its rights in stages ([`isolation`]), goes to the
-//! background ([`background`]) and serves the guest ([`event_loop`]; [`running`] answers [`control`], [`recorded`]
+//! background ([`background`]) and serves the guest ([`event_loop`], with several queue pairs also [`lane_loop`]; [`running`] answers [`control`], [`recorded`]
 //! writes [`pcap`], [`statistics`] are printed). What happens is told by [`log`].
 #![deny(unsafe_code)]
 
@@ -12,18 +12,23 @@ mod control;
 mod event_loop;
 mod help;
 mod isolation;
+mod lane_loop;
 mod log;
+mod migration;
 mod options;
 mod patience;
 mod pcap;
 mod pod;
 mod process;
 mod recorded;
+mod repair;
+mod round;
 mod running;
 mod setup;
 mod side_socket;
 mod statistics;
 mod steering;
+mod wait;
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -48,6 +53,7 @@ use isolation::User;
 use log::{Log, LogFile, Sink, Syslog};
 use options::{Control, Guest, Level, Options};
 use pcap::Pcap;
+use repair::RepairSocket;
 use setup::{Setup, Transport};
 
 fn main() -> ExitCode {
@@ -190,6 +196,14 @@ fn setup(options: &Options) -> Result<Setup> {
         }
         _ => None,
     };
+    let repair = match (&options.repair, &transport) {
+        (Control::At(path), Transport::VhostUser { .. }) => Some(RepairSocket::bind(path)?),
+        (Control::BesideGuest, Transport::VhostUser { path, .. }) => {
+            let bound = RepairSocket::bind(&options::repair_beside(path));
+            bound.inspect_err(|error| tracing::warn!("connections cannot move with the guest: {error}")).ok()
+        }
+        _ => None,
+    };
     for rule in forwards.rules().iter().take(MAX_RULES_TOLD) {
         tracing::info!("forwarded: {rule}");
     }
@@ -206,6 +220,8 @@ fn setup(options: &Options) -> Result<Setup> {
         one_off: options.one_off,
         control,
         help,
+        repair,
+        migrate_strict: options.migrate_strict,
         pcap: options.pcap.as_deref().map(create_pcap).transpose()?,
         statistics: options.statistics,
         quit,

@@ -51,6 +51,10 @@ pub struct Options {
     pub pcap: Option<PathBuf>,
     /// Where to listen for requests; for `Guest::Socket` without a path it follows from the path found.
     pub control: Control,
+    /// Where to listen for whoever switches sockets to repair mode.
+    pub repair: Control,
+    /// A migration in which a flow would be lost fails.
+    pub migrate_strict: bool,
     /// What was given and has no effect.
     pub notices: Vec<&'static str>,
 }
@@ -157,6 +161,13 @@ impl TryFrom<Arguments> for Options {
                 .filter(|_| inherited)
                 .map_or(Control::BesideGuest, |path| Control::At(beside(path))),
         };
+        let repair = match guest.repair_path {
+            Some(path) if path == Path::new("none") => Control::None,
+            _ if !guest.vhost_user => Control::None,
+            Some(path) => Control::At(path),
+            None => Control::BesideGuest,
+        };
+        let migrate_strict = guest.migrate_strict;
         // Once isolated, there is no way to connect a second time.
         let once = inherited || guest.connect;
         let queue_pairs = guest
@@ -191,6 +202,8 @@ impl TryFrom<Arguments> for Options {
             _ => Level::Normal,
         };
         Ok(Self {
+            repair,
+            migrate_strict,
             wanted,
             tcp_ports: specs("--tcp-ports", network.tcp_ports)?,
             udp_ports: specs("--udp-ports", network.udp_ports)?,
@@ -229,6 +242,11 @@ pub fn beside(socket: &Path) -> PathBuf {
 /// The socket for help beside a guest's socket: `S.help`.
 pub fn help_beside(socket: &Path) -> PathBuf {
     with_suffix(socket, ".help")
+}
+
+/// The socket for repair mode beside a guest's socket: `S.repair`, as passt has it.
+pub fn repair_beside(socket: &Path) -> PathBuf {
+    with_suffix(socket, ".repair")
 }
 
 fn with_suffix(socket: &Path, suffix: &str) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The way to the guest, with what passes there recorded: for `--pcap` and `--trace`, without which it does nothing.
 //! The event loop puts it before the transport's own.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use culvert_frame::{Offload, Offloads};
@@ -16,7 +17,7 @@ pub struct Recorded<'a> {
     /// The way itself.
     pub link: Link<'a>,
     /// Where it is recorded, if anywhere.
-    pub pcap: Option<&'a mut Pcap>,
+    pub pcap: Option<&'a Mutex<Pcap>>,
 }
 
 impl Recorded<'_> {
@@ -24,10 +25,10 @@ impl Recorded<'_> {
     #[inline]
     pub fn record_from_guest(&mut self, frame: &Packet<'_>) {
         trace_frame("from the guest", frame.head, frame.length as usize);
-        if let Some(pcap) = &mut self.pcap {
+        if let Some(pcap) = self.pcap {
             let mut bytes = vec![0; frame.length as usize];
             Payload::of_frame(frame).copy_to(&mut bytes);
-            pcap.record(SystemTime::now(), [bytes.as_slice()], bytes.len());
+            locked(pcap).record(SystemTime::now(), [bytes.as_slice()], bytes.len());
         }
     }
 }
@@ -41,8 +42,8 @@ impl GuestLink for Recorded<'_> {
     fn put(&mut self, offload: Offload, head: &[u8], payload: &[u8]) -> Result<(), Full> {
         self.link.put(offload, head, payload)?;
         trace_frame("to the guest", head, head.len() + payload.len());
-        if let Some(pcap) = &mut self.pcap {
-            pcap.record(SystemTime::now(), [head, payload], head.len() + payload.len());
+        if let Some(pcap) = self.pcap {
+            locked(pcap).record(SystemTime::now(), [head, payload], head.len() + payload.len());
         }
         Ok(())
     }
@@ -56,9 +57,21 @@ impl GuestLink for Recorded<'_> {
         self.link.reserve(offload, head, payload_bytes)
     }
 
+    fn is_full(&self) -> bool {
+        self.link.is_full()
+    }
+
+    fn is_there(&self) -> bool {
+        self.link.is_there()
+    }
+
     fn flush(&mut self) {
         self.link.flush();
     }
+}
+
+fn locked(pcap: &Mutex<Pcap>) -> MutexGuard<'_, Pcap> {
+    pcap.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// For `--trace`.

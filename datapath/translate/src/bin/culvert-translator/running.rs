@@ -3,12 +3,15 @@
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use anyhow::Result;
 use culvert_steer::Steering as Held;
 use culvert_translate::forward::{ForwardTable, Protocol, Rule, open_all};
+use culvert_translate::lane::Lanes;
+use culvert_translate::migration::lost::Lost;
 use culvert_translate::refusal::Refusal;
-use culvert_translate::request::Controlled;
+use culvert_translate::request::{Controlled, MAX_REPLY_BYTES};
 use culvert_translate::socket::KernelSockets;
 use culvert_translate::sockets::SocketId;
 use culvert_translate::time::Instant;
@@ -26,6 +29,8 @@ pub struct Running {
     pub sockets: KernelSockets,
     /// The way to the guest.
     pub transport: Transport,
+    /// The threads beside this one.
+    pub lanes: Option<Arc<Lanes>>,
     forwards: ForwardTable,
     freebind: bool,
     /// How many descriptors best-effort forwards may take.
@@ -82,14 +87,15 @@ impl Running {
     pub fn new(
         translator: Translator,
         sockets: KernelSockets,
-        transport: Transport,
+        (transport, lanes): (Transport, Option<Arc<Lanes>>),
         forwards: ForwardTable,
         freebind: bool,
         most_best_effort: usize,
         steering: Steers,
     ) -> Result<Self> {
         let none = forwards.without_rules();
-        let mut running = Self { translator, sockets, transport, forwards: none, freebind, most_best_effort, steering };
+        let mut running =
+            Self { translator, sockets, transport, lanes, forwards: none, freebind, most_best_effort, steering };
         running.change(forwards)?;
         Ok(running)
     }
@@ -207,6 +213,42 @@ impl Running {
         Ok(())
     }
 
+    /// What is forwarded.
+    pub fn rules(&self) -> Vec<Rule> {
+        self.forwards.rules().to_vec()
+    }
+
+    /// A guest comes from another machine, where these ports led to it: so they do here, as far as that can be. What is
+    /// forwarded here besides stays. Returns what was not forwarded before.
+    pub fn adopt_forwards(&mut self, mut rules: Vec<Rule>) -> Vec<Rule> {
+        rules.retain(|rule| !self.forwards.rules().contains(rule));
+        let add =
+            |table: &mut ForwardTable, rule: &Rule| table.add_rule(rule.clone()).map_err(|error| error.to_string());
+        if self.edit(|table| rules.iter().try_for_each(|rule| add(table, rule))).is_ok() {
+            return rules;
+        }
+        // Those that can be.
+        rules.retain(|rule| {
+            let added = self.edit(|table| add(table, rule));
+            if let Err(why) = &added {
+                tracing::warn!("{rule} led to the guest where it was, and does not here: {why}");
+            }
+            added.is_ok()
+        });
+        rules
+    }
+
+    /// The guest for which these were forwarded has gone.
+    pub fn give_up_forwards(&mut self, rules: &[Rule]) {
+        let removed = self.edit(|table| {
+            rules.iter().for_each(|rule| table.remove_rule(rule));
+            Ok(())
+        });
+        if let Err(why) = removed {
+            tracing::warn!("ports that led to the guest that has gone are forwarded still: {why}");
+        }
+    }
+
     fn edit(&mut self, edit: impl FnOnce(&mut ForwardTable) -> Result<(), String>) -> Result<(), String> {
         let mut new = self.forwards.clone();
         edit(&mut new)?;
@@ -228,29 +270,33 @@ impl Controlled for Running {
     }
 
     fn flows(&self, each: &mut dyn FnMut(&str) -> bool) {
-        for (index, ends) in self.translator.tcp().iter() {
-            let far = self.sockets.peer(SocketId::Tcp(index)).unwrap_or(ends.peer);
-            if !each(&format!("tcp {ends} far {far}")) {
-                return;
-            }
+        if !list_flows(&self.translator, &self.sockets, each) {
+            return;
         }
-        for ends in self.translator.udp().iter() {
-            if !each(&format!("udp {ends}")) {
+        for line in self.lanes.iter().flat_map(|lanes| lanes.list_flows(MOST_LINES)) {
+            if !each(&line) {
                 return;
             }
         }
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {
-        let (counters, transport) = (self.translator.counters(), self.transport.totals());
+        let (mut counters, mut transport) = (self.translator.counters().clone(), self.transport.totals());
+        let mut flows = [self.translator.tcp().len(), self.translator.udp().len(), self.translator.echo().len()];
+        for report in self.lanes.iter().flat_map(|lanes| lanes.reports()) {
+            counters.add(&report.counters);
+            transport.add(&report.totals);
+            flows.iter_mut().zip(report.flows).for_each(|(flows, others)| *flows += others);
+        }
+        let [tcp_flows, udp_flows, echo_flows] = flows.map(|flows| flows as u64);
         let mut statistics = vec![
             ("rx_frames", counters.rx_frames),
             ("rx_bytes", counters.rx_bytes),
             ("tx_frames", counters.tx_frames),
             ("tx_bytes", counters.tx_bytes),
-            ("tcp_flows", self.translator.tcp().len() as u64),
-            ("udp_flows", self.translator.udp().len() as u64),
-            ("echo_flows", self.translator.echo().len() as u64),
+            ("tcp_flows", tcp_flows),
+            ("udp_flows", udp_flows),
+            ("echo_flows", echo_flows),
             ("tcp_flows_total", counters.tcp_flows),
             ("udp_flows_total", counters.udp_flows),
             ("echo_flows_total", counters.echo_flows),
@@ -261,7 +307,26 @@ impl Controlled for Running {
             ("refused_queue_disabled", transport.rx_disabled),
             ("refused_guest_buffer", transport.tx_refused),
         ];
+        for (names, counts) in [(SAVED, counters.moved.saved), (LOADED, counters.moved.loaded)] {
+            statistics.extend(names.into_iter().zip(counts));
+        }
+        statistics.extend(Lost::ALL.map(|reason| (reason.name(), counters.moved.lost(reason))));
         statistics.extend(Refusal::ALL.map(|reason| (reason.name(), counters.refused(reason))));
         statistics
     }
 }
+
+/// Calls `each` with one line for each flow of one thread until it returns false; whether it never did.
+pub fn list_flows(translator: &Translator, sockets: &KernelSockets, each: &mut dyn FnMut(&str) -> bool) -> bool {
+    translator.tcp().iter().all(|(index, ends)| {
+        let far = sockets.peer(SocketId::Tcp(index)).unwrap_or(ends.peer);
+        each(&format!("tcp {ends} far {far}"))
+    }) && translator.udp().iter().all(|ends| each(&format!("udp {ends}")))
+}
+
+/// Flows that moved away with their guest, and that came: of TCP, UDP and echo.
+const SAVED: [&str; 3] = ["migration_saved_tcp", "migration_saved_udp", "migration_saved_echo"];
+const LOADED: [&str; 3] = ["migration_loaded_tcp", "migration_loaded_udp", "migration_loaded_echo"];
+
+/// More lines do not fit into a reply.
+const MOST_LINES: usize = MAX_REPLY_BYTES / 32;

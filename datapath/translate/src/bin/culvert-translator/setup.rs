@@ -16,6 +16,7 @@ use culvert_translate::settings::Settings;
 use crate::control::ControlSocket;
 use crate::help::HelpSocket;
 use crate::pcap::Pcap;
+use crate::repair::RepairSocket;
 
 /// What the event loop needs.
 #[derive(Debug)]
@@ -36,6 +37,10 @@ pub struct Setup {
     pub control: Option<ControlSocket>,
     /// The socket `S.help`, which listens; only with [`Transport::PacketHelp`], or where ports could be steered.
     pub help: Option<HelpSocket>,
+    /// The socket `S.repair`, which listens.
+    pub repair: Option<RepairSocket>,
+    /// A move of the guest's in which a flow would be lost fails.
+    pub migrate_strict: bool,
     /// Where frames of the guest are recorded.
     pub pcap: Option<Pcap>,
     /// How often statistics are printed to standard error, if anything happened.

@@ -82,6 +82,23 @@ fn time_wait_needs_no_socket_and_answers_a_late_fin() {
     assert_eq!(pair.over, Some(Action::Close));
 }
 
+/// A window that opens stops the sender's timer, which is not what TIME-WAIT waits for.
+#[test]
+fn a_time_wait_ends_whatever_the_guest_says_of_its_window() {
+    let mut pair = opened();
+    pair.kernel.far_closes = true;
+    pair.kernel.on_change();
+    assert!(pair.run(MINUTES, |pair| pair.guest.got_end));
+    pair.guest.closes = true;
+    assert!(pair.run(MINUTES, |pair| pair.kernel.is_closed));
+    for window in [0, 1000] {
+        pair.forge(0, 1, &[], |header| header.window_size = window);
+    }
+    let before = pair.now;
+    pair.run_to_the_end(MINUTES);
+    assert!(pair.now - before <= pair.config.time_wait);
+}
+
 /// RFC 9293, 3.10.7.4: a new connection may follow at once.
 #[test]
 fn a_time_wait_gives_way_to_a_new_syn() {

@@ -23,6 +23,7 @@ pub const TRANSLATOR: &[i64] = &[
     libc::SYS_ppoll,
     libc::SYS_pread64,
     libc::SYS_pwrite64,
+    libc::SYS_read,
     libc::SYS_recvfrom,
     libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
@@ -58,5 +59,6 @@ pub const RUNTIME: &[i64] = &[
 ];
 
 /// Calls for names, made where a vhost-user frontend's descriptors are looked at in /proc: answered as if there were
-/// nothing of the name, as in an empty root, also where there is none.
-pub const ANSWERED_NO_ENTRY: &[i64] = &[libc::SYS_open, libc::SYS_readlinkat];
+/// nothing of the name, as in an empty root, also where there is none. `openat` is the allocator's, which wants to know how
+/// memory of threads beside the first one is given back (/proc/sys/vm/overcommit_memory), and does without.
+pub const ANSWERED_NO_ENTRY: &[i64] = &[libc::SYS_open, libc::SYS_openat, libc::SYS_readlinkat];

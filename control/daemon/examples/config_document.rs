@@ -1,0 +1,5 @@
+//! Prints docs/CONFIG.md.
+
+fn main() {
+    print!("{}", culvertd::config::document::document());
+}

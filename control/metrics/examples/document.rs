@@ -1,0 +1,5 @@
+//! Prints docs/METRICS.md.
+
+fn main() {
+    print!("{}", culvert_metrics::reference::document());
+}
