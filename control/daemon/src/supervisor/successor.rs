@@ -170,6 +170,9 @@ impl Supervisor {
             }
             taker::Event::Failed(reason) => {
                 tracing::error!("the takeover has failed, and the culvertd that runs goes on: {reason}");
+                if let Some(taker) = &mut self.taker {
+                    taker.give_up();
+                }
                 // Its end ends this process.
                 child::signal(daemon, Signal::KILL);
             }

@@ -115,15 +115,15 @@ impl Giver {
                         continue;
                     }
                     tracing::info!(version = greeting.version, "another culvertd prepares to take over");
-                    if let Err(error) = talk.say(&Message::Welcome { greeting: own, hugepages }, &[]) {
+                    let welcome = Message::Welcome { greeting: own, hugepages };
+                    if let Err(error) = process::own().and_then(|process| talk.say(&welcome, &[process])) {
                         return self.lose(&error.to_string());
                     }
                     talk.enter(Stage::Preparing, PREPARATION);
                     step::reached("old-supervisor-greeted");
                 }
                 (Stage::Preparing, Message::HandOver) => {
-                    let processes = <[OwnedFd; 2]>::try_from(descriptors).ok();
-                    talk.processes = processes.filter(|processes| processes.iter().all(process::is_one));
+                    talk.processes = process::named(descriptors);
                     if talk.processes.is_none() {
                         return self.lose("it does not say which processes it has");
                     }
@@ -153,7 +153,7 @@ impl Giver {
     /// The kernel's: it has gone, or does not read.
     pub fn give(&mut self, desk: &Desk, daemon: Pid) -> io::Result<()> {
         let talk = self.talk.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        talk.say(&Message::Processes, &[process::own()?, process::of(daemon)?])?;
+        talk.say(&Message::Still, &[process::of(daemon)?])?;
         let mut names = 0;
         for (name, descriptors) in desk.kept() {
             talk.say(&Message::Kept(name.to_owned()), descriptors)?;

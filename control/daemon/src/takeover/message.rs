@@ -18,7 +18,7 @@ pub const FORMAT: u32 = 1;
 pub enum Message {
     /// New to old: who it is.
     Hello(Greeting),
-    /// Old to new: who it is. `hugepages`: its memory is in hugepages.
+    /// Old to new: who it is. With a descriptor of the old supervisor's process.
     Welcome {
         /// Who it is.
         greeting: Greeting,
@@ -29,8 +29,8 @@ pub enum Message {
     Refused(String),
     /// New to old: the new daemon is prepared. With descriptors of the new supervisor's and the new daemon's process.
     HandOver,
-    /// Old to new: descriptors of the old supervisor's and the old daemon's process. The old daemon stands still.
-    Processes,
+    /// Old to new: the old daemon stands still. With a descriptor of its process.
+    Still,
     /// Old to new: what is kept under this name.
     Kept(String),
     /// Old to new: that was all of it, so many names.
@@ -98,7 +98,7 @@ impl Message {
             }
             Self::Refused(reason) => format!("refused {reason}"),
             Self::HandOver => "hand-over".to_owned(),
-            Self::Processes => "processes".to_owned(),
+            Self::Still => "still".to_owned(),
             Self::Kept(name) => format!("kept {name}"),
             Self::All { names, restarts, last_reason } => format!("all {names} {restarts} {last_reason}"),
             Self::Taken => "taken".to_owned(),
@@ -130,7 +130,7 @@ impl Message {
                 Self::All { names, restarts, last_reason: words.next()?.to_owned() }
             }
             "hand-over" if rest.is_empty() => Self::HandOver,
-            "processes" if rest.is_empty() => Self::Processes,
+            "still" if rest.is_empty() => Self::Still,
             "taken" if rest.is_empty() => Self::Taken,
             "go" if rest.is_empty() => Self::Go,
             "serving" if rest.is_empty() => Self::Serving,
@@ -154,7 +154,8 @@ pub fn send(socket: impl AsFd, message: &Message, descriptors: &[OwnedFd]) -> io
 pub fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<(Message, Vec<OwnedFd>)> {
     let received = loop {
         match wire::receive(&socket, flags) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A reset: the other has gone without reading all that it was told. What it has said comes next.
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset) => {}
             received => break received?,
         }
     };
@@ -187,6 +188,7 @@ const MAX_VERSION: usize = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     #[test]
     fn each_message_is_read_as_it_was_written() {
@@ -197,7 +199,7 @@ mod tests {
             Message::Welcome { greeting: greeting(), hugepages: false },
             Message::Refused("a sentence, as it is".to_owned()),
             Message::HandOver,
-            Message::Processes,
+            Message::Still,
             Message::Kept("connection:vm a".to_owned()),
             Message::All { names: 12, restarts: 3, last_reason: "signal 9 (SIGKILL)".to_owned() },
             Message::All { names: 0, restarts: 0, last_reason: String::new() },
@@ -236,6 +238,17 @@ mod tests {
             assert_eq!(Message::parse(text), None, "{text}");
         }
         assert_eq!(Message::parse(&format!("culvertd-takeover 1 {}", "x".repeat(MAX_VERSION + 1))), None);
+    }
+
+    #[test]
+    fn what_somebody_said_who_has_gone_is_heard() {
+        let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        send(&near, &Message::HandOver, &[]).unwrap();
+        send(&far, &Message::Refused("a sentence".to_owned()), &[]).unwrap();
+        // What it was told is not read: without more the kernel says so first.
+        drop(far);
+        assert_eq!(receive(&near, RecvFlags::empty()).unwrap().0, Message::Refused("a sentence".to_owned()));
+        assert_eq!(receive(&near, RecvFlags::empty()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -24,9 +24,12 @@ pub fn own() -> io::Result<OwnedFd> {
     of(rustix::process::getpid())
 }
 
-/// Whether it is a descriptor of a process: whoever handed it over may have taken another one.
-pub fn is_one(descriptor: &OwnedFd) -> bool {
-    // Signal 0 reaches nobody; of another kind of descriptor it is EBADF, of an ended process ESRCH.
+/// Descriptors of so many processes; `None`: of another number, or of something else, which whoever handed them over may have taken.
+pub fn named<const COUNT: usize>(descriptors: Vec<OwnedFd>) -> Option<[OwnedFd; COUNT]> {
+    <[OwnedFd; COUNT]>::try_from(descriptors).ok().filter(|descriptors| descriptors.iter().all(is_one))
+}
+
+fn is_one(descriptor: &OwnedFd) -> bool {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(descriptor)));
     link.is_ok_and(|link| ["anon_inode:[pidfd]", "pidfd:"].iter().any(|kind| link.to_string_lossy().starts_with(kind)))
 }

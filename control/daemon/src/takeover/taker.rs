@@ -25,8 +25,10 @@ pub struct Taker {
     stage: Stage,
     until: Instant,
     hugepages: bool,
-    /// The old supervisor, and its daemon.
-    processes: Option<[OwnedFd; 2]>,
+    /// The old supervisor.
+    supervisor: OwnedFd,
+    /// Its daemon, when that stands still.
+    daemon: Option<OwnedFd>,
     names: usize,
 }
 
@@ -41,6 +43,8 @@ enum Stage {
     Taking,
     /// The old one ends its daemon.
     Waiting,
+    /// Nothing becomes of it.
+    Failed,
 }
 
 /// A message with its descriptors, or what came instead of one.
@@ -92,14 +96,15 @@ impl Taker {
         if !peer.uid.is_root() && peer.uid != rustix::process::geteuid() {
             bail!("{} belongs to a process of user {}", path.display(), peer.uid.as_raw());
         }
-        let (hugepages, version) = greet(&socket).with_context(|| format!("{}: no takeover", path.display()))?;
+        let Welcome { supervisor, hugepages, version } =
+            greet(&socket).with_context(|| format!("{}: no takeover", path.display()))?;
         tracing::info!(version, "takes over from the culvertd that runs");
         rustix::io::ioctl_fionbio(&socket, true)?;
         #[expect(deprecated, reason = "an OwnedFd is always the same descriptor; `register` is unsafe")]
         let socket = AsyncFd::new(socket)?;
         step::reached("new-supervisor-greeted");
         let until = Instant::now() + PREPARATION;
-        Ok(Some(Self { socket, stage: Stage::Preparing, until, hugepages, processes: None, names: 0 }))
+        Ok(Some(Self { socket, stage: Stage::Preparing, until, hugepages, supervisor, daemon: None, names: 0 }))
     }
 
     /// Whether the daemon that runs has hugepages.
@@ -125,7 +130,9 @@ impl Taker {
         match said {
             Ok(()) => Event::Nothing,
             // What became of it is read next.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Event::Nothing,
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Event::Nothing
+            }
             Err(error) => Event::Failed(error.to_string()),
         }
     }
@@ -134,8 +141,16 @@ impl Taker {
         message::send(self.socket.get_ref(), &Message::HandOver, &[process::own()?, process::of(daemon)?])
     }
 
+    /// Our daemon is ended: whatever the old one says, nothing becomes of it.
+    pub fn give_up(&mut self) {
+        self.stage = Stage::Failed;
+    }
+
     /// What the old one says next.
     pub async fn next(&mut self) -> Heard {
+        if self.stage == Stage::Failed {
+            return std::future::pending().await;
+        }
         tokio::time::timeout_at(self.until, message::next(&self.socket))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -146,19 +161,19 @@ impl Taker {
         let (message, descriptors) = match heard {
             Ok(received) => received,
             Err(error) => match error.kind() {
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => return self.alone(desk),
+                io::ErrorKind::UnexpectedEof => return self.alone(desk),
                 io::ErrorKind::TimedOut => return Event::Failed("it lasts too long".to_owned()),
                 _ => return Event::Failed(format!("what the culvertd that runs says is no use: {error}")),
             },
         };
         match (self.stage, message) {
             (_, Message::Refused(reason)) => Event::Failed(reason),
-            (Stage::Receiving, Message::Processes) if self.processes.is_none() => {
-                self.processes = <[OwnedFd; 2]>::try_from(descriptors).ok();
-                if !self.processes.iter().flatten().all(process::is_one) || self.processes.is_none() {
-                    return Event::Failed("the culvertd that runs does not say which processes it has".to_owned());
+            (Stage::Receiving, Message::Still) if self.daemon.is_none() => {
+                self.daemon = process::named(descriptors).map(|[daemon]| daemon);
+                match &self.daemon {
+                    Some(_) => Event::Nothing,
+                    None => Event::Failed("the culvertd that runs does not say which daemon it has".to_owned()),
                 }
-                Event::Nothing
             }
             (Stage::Receiving, Message::Kept(name)) => match desk.inherit(name, descriptors) {
                 Ok(()) => {
@@ -169,7 +184,7 @@ impl Taker {
                 Err(sentence) => Event::Failed(sentence),
             },
             (Stage::Receiving, Message::All { names, restarts, last_reason }) => {
-                if names != self.names || self.processes.is_none() {
+                if names != self.names || self.daemon.is_none() {
                     return Event::Failed("the culvertd that runs has not handed over everything".to_owned());
                 }
                 desk.inherit_history(restarts, last_reason);
@@ -192,9 +207,11 @@ impl Taker {
 
     /// The old supervisor has gone without a word, and so has its daemon, which the kernel ends with it.
     fn alone(&mut self, desk: &mut Desk) -> Event {
-        if let Some([supervisor, daemon]) = &self.processes
-            && !(process::wait_for_end(supervisor, ENDING) && process::wait_for_end(daemon, ENDING))
-        {
+        let have_ended = [Some(&self.supervisor), self.daemon.as_ref()]
+            .into_iter()
+            .flatten()
+            .all(|process| process::wait_for_end(process, ENDING));
+        if !have_ended {
             return Event::Failed("the culvertd that runs has hung up, and is still there".to_owned());
         }
         tracing::warn!("the culvertd that ran has ended in the middle of the takeover: this one goes on alone");
@@ -203,7 +220,7 @@ impl Taker {
     }
 
     fn go(&mut self, desk: &mut Desk) -> Event {
-        desk.turn.set_before(self.processes.take().map(|[_, daemon]| daemon));
+        desk.turn.set_before(self.daemon.take());
         desk.turn.let_go();
         Event::Ours
     }
@@ -213,17 +230,28 @@ impl Taker {
     }
 }
 
-/// Whether the old one has hugepages, and its version.
-fn greet(socket: impl AsFd) -> Result<(bool, String)> {
+/// What the old supervisor tells of itself.
+struct Welcome {
+    supervisor: OwnedFd,
+    /// Its daemon has them.
+    hugepages: bool,
+    version: String,
+}
+
+fn greet(socket: impl AsFd) -> Result<Welcome> {
     set_socket_timeout(&socket, Timeout::Recv, Some(GREETING))?;
     set_socket_timeout(&socket, Timeout::Send, Some(GREETING))?;
     let own = Greeting::own(super::VERSION);
     message::send(&socket, &Message::Hello(own.clone()), &[])?;
     match message::receive(&socket, RecvFlags::empty()) {
-        Ok((Message::Welcome { greeting, hugepages }, _)) => match own.obstacle(&greeting) {
-            None => Ok((hugepages, greeting.version)),
-            Some(obstacle) => bail!("{obstacle}"),
-        },
+        Ok((Message::Welcome { greeting, hugepages }, descriptors)) => {
+            if let Some(obstacle) = own.obstacle(&greeting) {
+                bail!("{obstacle}");
+            }
+            let [supervisor] =
+                process::named(descriptors).context("the culvertd that runs does not say which process it is")?;
+            Ok(Welcome { supervisor, hugepages, version: greeting.version })
+        }
         Ok((Message::Refused(reason), _)) => bail!("{reason}"),
         Ok((other, _)) => bail!("the culvertd that runs says {:?} in the place of a greeting", other.text()),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
