@@ -197,7 +197,16 @@ impl Field {
 
     /// Declares that lines about the victim may tell this, at most as many as culvertd writes of one port in the time of a case.
     pub fn may_tell(&mut self, sentence: &'static str) {
-        self.expect(Expect::Log { port: self.victim(), sentence, lines: 0..=20 });
+        self.may_tell_within(sentence, Duration::from_secs(20));
+    }
+
+    /// The same for a case that lasts so long: [`LOG_LINES`] in each [`LOG_WINDOW`] that it has a part in, and as many before.
+    pub fn may_tell_within(&mut self, sentence: &'static str, time: Duration) {
+        let windows = time.div_duration_f64(LOG_WINDOW).ceil() + 2.0;
+        // Some hundred at most.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small and positive")]
+        let lines = LOG_LINES * windows as usize;
+        self.expect(Expect::Log { port: self.victim(), sentence, lines: 0..=lines });
     }
 
     /// Declares that a part of the oracle does not apply, and why.
@@ -337,6 +346,10 @@ fn neighbours(node: &Node, pace: Pace) -> Result<Neighbours> {
 
 /// Frames a second of each neighbour, where no more are asked for.
 const LOW_RATE: u32 = 1000;
+
+/// As many lines of one kind culvertd writes of one port in such a time (`culvert_vhost::log_limit`).
+const LOG_LINES: usize = 5;
+const LOG_WINDOW: Duration = Duration::from_secs(10);
 
 /// The longest that something may take that culvertd does at once.
 pub const SOON: Duration = Duration::from_secs(10);

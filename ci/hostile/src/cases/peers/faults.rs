@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rustix::event::{EventfdFlags, eventfd};
@@ -163,12 +164,12 @@ fn two(field: &mut Field) -> Result<()> {
 }
 
 fn again(field: &mut Field, times: u32) -> Result<()> {
-    field.may_tell("truncated");
-    let socket = field.victim_socket();
+    let (socket, began) = (field.victim_socket(), Instant::now());
     for round in 0..times {
         let Some(file) = memory_file::file(Kind::Memfd)? else { return Ok(()) };
         lose(come(&socket, &file)?, &file).with_context(|| format!("round {round}"))?;
     }
+    field.may_tell_within("truncated", began.elapsed());
     Ok(())
 }
 
