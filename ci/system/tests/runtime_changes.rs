@@ -89,7 +89,7 @@ fn while_frames_pass(changes: impl FnOnce(&Node, &Daemon) -> Result<()> + Send) 
     });
 
     let start = Instant::now();
-    thread::scope(|scope| {
+    let passed = thread::scope(|scope| {
         let (node, daemon) = (&node, &daemon);
         let changes = scope.spawn(move || changes(node, daemon));
         let mut progress = Instant::now();
@@ -109,10 +109,11 @@ fn while_frames_pass(changes: impl FnOnce(&Node, &Daemon) -> Result<()> + Send) 
                     progress = Instant::now();
                 }
             }
-            ensure!(progress.elapsed() < STALL, "no frame came for {STALL:?}\n{}", daemon.ctl("stats")?);
+            ensure!(progress.elapsed() < STALL, "no frame came for {STALL:?}");
         }
         changes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })?;
+    });
+    passed.with_context(|| format!("{:?}\n{}", daemon.ctl("stats"), daemon.console().last_words()))?;
     println!("ports came and went in {:.1?}, {} frames passed meanwhile", start.elapsed(), flows[0].3 + flows[1].3);
     for ((_, _, stream, frames), port) in flows.iter().zip(["vm-a", "vm-b"]) {
         // One broadcast besides.

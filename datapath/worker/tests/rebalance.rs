@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use culvert_driver::Shape;
@@ -48,10 +47,9 @@ fn no_frame_is_lost_or_overtaken_when_queues_move() {
         introduce(&mut guests);
         let [a, b, c, d] = &mut guests;
         let ports = [a.port, c.port];
-        let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let (datapath, is_over) = (&datapath, &is_over);
-            scope.spawn(move || {
+            let datapath = &datapath;
+            let mover = scope.spawn(move || {
                 for number in 0..300 {
                     // Now one, now the other, now both.
                     let which = &ports[usize::from(number % 3 == 0)..1 + usize::from(number % 3 != 1)];
@@ -63,12 +61,11 @@ fn no_frame_is_lost_or_overtaken_when_queues_move() {
                     datapath.move_queues(&moves).unwrap();
                     assert!(moves.iter().all(|moved| worker(datapath, moved.port) == moved.to));
                 }
-                is_over.store(true, Ordering::Relaxed);
             });
             // Frames of two flows, never more on their way than the receivers have room for.
             let (mut sent, mut received) = (0, [0; 2]);
-            while !is_over.load(Ordering::Relaxed) || received != [sent; 2] {
-                if !is_over.load(Ordering::Relaxed) && received.iter().all(|received| sent - received < 32) {
+            while !mover.is_finished() || received != [sent; 2] {
+                if !mover.is_finished() && received.iter().all(|received| sent - received < 32) {
                     for (from, to) in [(&mut *a, b.mac), (&mut *c, d.mac)] {
                         let frame = from.frame(to, sent);
                         from.send(&frame);
