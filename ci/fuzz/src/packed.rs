@@ -18,6 +18,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::guest::{layout, share};
 
+/// Two rings of 64 entries with their buffers, and a little more.
+const MEMORY_BYTES: u64 = 0x2_0000;
 /// Of each ring in the file of records (`datapath/guest/src/record.rs`), and what its first word has in bits 32 to 47 when it says something.
 const RECORD_WORDS: u64 = 8 + MAX_QUEUE_SIZE as u64;
 const MAGIC: u64 = 0x7063;
@@ -100,7 +102,7 @@ thread_local! {
 
 impl Kept {
     fn new() -> Self {
-        let ram = Rc::new(Ram::new(0x4_0000, false));
+        let ram = Rc::new(Ram::new(MEMORY_BYTES, false));
         let memory = [(); 2].map(|()| share(&ram));
         let file = memfd_create("records", MemfdFlags::CLOEXEC).expect("a file");
         let records = Records::new(Some(format!("/proc/self/fd/{}", file.as_raw_fd()).into()), 2);
@@ -238,7 +240,7 @@ impl Device {
             Operation::Abandon => drop(self.receive.as_mut().map(ReceiveQueue::abandon)),
             Operation::Descriptor { receive, index, address, far, length, id, flags, offer } => {
                 let base = self.driver.ram().guest_address();
-                let address = if far { u64::from(address) << 40 } else { base + 4 * u64::from(address) };
+                let address = if far { u64::from(address) << 40 } else { base + 4 * u64::from(address) % MEMORY_BYTES };
                 let ring = if receive { &mut self.driver.receive } else { &mut self.driver.transmit };
                 let ring = ring.as_packed();
                 let index = u16::from(index) % size;
