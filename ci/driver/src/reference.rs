@@ -224,8 +224,7 @@ impl Reference {
                 return None; // The walk finds it.
             }
             let at = self.queue.desc_table() + 16 * u64::from(index);
-            let [address, rest]: [u64; 2] =
-                [at, at + 8].map(|at| self.memory.read_obj(GuestAddress(at)).expect("ring"));
+            let [address, rest]: [u64; 2] = self.memory.read_obj(GuestAddress(at)).expect("ring");
             let (length, flags, next) = (rest as u32, (rest >> 32) as u16, (rest >> 48) as u16);
             if flags & INDIRECT != 0 {
                 return [
