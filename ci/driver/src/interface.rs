@@ -74,15 +74,15 @@ impl Interface {
         Self::in_ram(shape, largest_frame, Ram::new(needed.next_multiple_of(0x20_0000), false))
     }
 
-    /// As [`Self::new`], in memory that nobody else allocates from.
+    /// As [`Self::new`], in memory that nobody else allocates from: all zero, nothing set aside.
     ///
     /// # Panics
     /// When it is too small.
-    pub fn in_ram(shape: Shape, largest_frame: u32, ram: Ram) -> Self {
+    pub fn in_ram(shape: Shape, largest_frame: u32, ram: impl Into<Rc<Ram>>) -> Self {
         let entries = u64::from(shape.queue_size);
         let transmit_bytes = (largest_frame + shape.header_bytes).next_multiple_of(64);
         let receive_bytes = shape.receive_bytes.next_multiple_of(64);
-        let ram = Rc::new(ram);
+        let ram = ram.into();
         let ring = if shape.packed { Ring::packed } else { Ring::new };
         let receive = ring(ram.clone(), shape.queue_size, shape.event_idx);
         let transmit = ring(ram.clone(), shape.queue_size, shape.event_idx);
@@ -176,14 +176,17 @@ impl Interface {
         }
         edges.push(whole);
         let descriptors = if self.shape.indirect { 1 } else { edges.len() - 1 };
+        let mut buffers = Vec::with_capacity(edges.len());
         while self.receive.free() >= descriptors {
             // The ring hands out its highest-numbered free descriptor first; buffers go by the head.
             let head = self.receive.next_head();
             let at = self.receive_buffer(head);
-            let buffers: Vec<_> = edges
-                .windows(2)
-                .map(|edge| Buffer { address: at + u64::from(edge[0]), length: edge[1] - edge[0], writable: true })
-                .collect();
+            buffers.clear();
+            buffers.extend(edges.windows(2).map(|edge| Buffer {
+                address: at + u64::from(edge[0]),
+                length: edge[1] - edge[0],
+                writable: true,
+            }));
             if self.shape.indirect && buffers.len() > 1 {
                 self.receive.offer_indirect(self.tables + u64::from(head) * TABLE_BYTES, &buffers);
             } else {
@@ -191,6 +194,23 @@ impl Interface {
             }
         }
         self.wants_kick |= self.receive.publish();
+    }
+
+    /// Makes its memory as it was when it was new, for another interface in it. Clears rings and tables, and of the buffers those that can
+    /// have been used if a frame has at most `frame_buffers`, and neither ring has had more than 65535: quick, where those were few.
+    pub fn clear(self, frame_buffers: u16) {
+        let start = self.ram.guest_address();
+        let stride = u64::from(self.shape.receive_bytes.next_multiple_of(64));
+        let used = |index: u16| u64::from(index.min(self.shape.queue_size));
+        // The device may have begun a frame for which there was no room.
+        let received = used(self.receive.used_index().saturating_add(frame_buffers));
+        let tables = if self.shape.indirect { 2 * u64::from(self.shape.queue_size) * TABLE_BYTES } else { 0 };
+        self.ram.clear_only(&[
+            (start, self.receive_buffers - start),
+            (self.receive_buffers, received * stride),
+            (self.transmit_buffers, used(self.transmit.available_index()) * u64::from(self.transmit_bytes)),
+            (self.tables.max(start), tables),
+        ]);
     }
 
     /// Whether the device asked to be kicked for buffers that were offered since the last call.

@@ -91,6 +91,18 @@ impl Ram {
         self.allocated.set(0);
     }
 
+    /// As [`Self::clear`], where nothing can have been written but in these ranges: guest addresses and lengths.
+    ///
+    /// # Panics
+    /// Outside of the memory.
+    pub fn clear_only(&self, ranges: &[(u64, u64)]) {
+        for &(guest, length) in ranges {
+            // SAFETY: `at` checks the range.
+            unsafe { self.at(guest, length as usize).write_bytes(0, length as usize) };
+        }
+        self.allocated.set(0);
+    }
+
     /// Writes bytes at a guest address.
     ///
     /// # Panics

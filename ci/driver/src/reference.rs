@@ -86,8 +86,17 @@ impl Reference {
 
     /// Takes a fresh copy of the guest's memory.
     pub fn load(&mut self, ram: &Ram) {
-        // SAFETY: both are of that size, and nobody else has the copy.
-        unsafe { std::ptr::copy_nonoverlapping(ram.at(ram.guest_address(), self.bytes), self.copy(), self.bytes) };
+        self.load_first(ram, self.bytes);
+    }
+
+    /// Takes a fresh copy of the first bytes of the guest's memory.
+    ///
+    /// # Panics
+    /// When it has fewer.
+    pub fn load_first(&mut self, ram: &Ram, bytes: usize) {
+        assert!(bytes <= self.bytes);
+        // SAFETY: both have as many, and nobody else has the copy.
+        unsafe { std::ptr::copy_nonoverlapping(ram.at(ram.guest_address(), bytes), self.copy(), bytes) };
     }
 
     /// The first guest address at which the copy differs from the guest's memory, to which nobody writes meanwhile.
@@ -224,8 +233,7 @@ impl Reference {
                 return None; // The walk finds it.
             }
             let at = self.queue.desc_table() + 16 * u64::from(index);
-            let [address, rest]: [u64; 2] =
-                [at, at + 8].map(|at| self.memory.read_obj(GuestAddress(at)).expect("ring"));
+            let [address, rest]: [u64; 2] = self.memory.read_obj(GuestAddress(at)).expect("ring");
             let (length, flags, next) = (rest as u32, (rest >> 32) as u16, (rest >> 48) as u16);
             if flags & INDIRECT != 0 {
                 return [

@@ -41,11 +41,18 @@ pub struct Ring {
     event_idx: bool,
     free: Vec<u16>,
     /// For each head, the descriptors of its chain.
-    chains: Vec<Vec<u16>>,
+    chains: Vec<Chain>,
     next_available: u16,
     next_used: u16,
     /// All of it, if it is packed.
     as_packed: Option<PackedRing>,
+}
+
+/// The descriptors of a chain in the order in which they become free: mostly one.
+#[derive(Clone, Default)]
+struct Chain {
+    first: Option<u16>,
+    others: Vec<u16>,
 }
 
 impl Ring {
@@ -63,7 +70,7 @@ impl Ring {
             used,
             event_idx,
             free: Vec::new(),
-            chains: vec![Vec::new(); usize::from(size)],
+            chains: vec![Chain::default(); usize::from(size)],
             next_available: 0,
             next_used: 0,
             as_packed: None,
@@ -174,19 +181,21 @@ impl Ring {
         if let Some(packed) = &mut self.as_packed {
             return packed.offer(buffers);
         }
-        if self.free.len() < buffers.len() {
+        if buffers.is_empty() || self.free.len() < buffers.len() {
             return None;
         }
-        let indices: Vec<u16> = (0..buffers.len()).filter_map(|_| self.free.pop()).collect();
+        let head = self.free.pop()?;
+        let others: Vec<u16> = (1..buffers.len()).filter_map(|_| self.free.pop()).collect();
+        let mut index = head;
         for (place, buffer) in buffers.iter().enumerate() {
-            let next = indices.get(place + 1).copied();
+            let next = others.get(place).copied();
             let flags = u16::from(next.is_some()) | if buffer.writable { 2 } else { 0 };
             let descriptor =
                 Descriptor { address: buffer.address, length: buffer.length, flags, next: next.unwrap_or(0) };
-            self.set_descriptor(indices[place], descriptor);
+            self.set_descriptor(index, descriptor);
+            index = next.unwrap_or(head);
         }
-        let head = *indices.first()?;
-        self.chains[usize::from(head)] = indices;
+        self.chains[usize::from(head)] = Chain { first: Some(head), others };
         self.offer_head(head);
         Some(head)
     }
@@ -206,7 +215,7 @@ impl Ring {
         }
         let length = 16 * buffers.len() as u32;
         self.set_descriptor(head, Descriptor { address: table, length, flags: 4, next: 0 });
-        self.chains[usize::from(head)] = vec![head];
+        self.chains[usize::from(head)] = Chain { first: Some(head), others: Vec::new() };
         self.offer_head(head);
         Some(head)
     }
@@ -231,7 +240,7 @@ impl Ring {
             let descriptor = Descriptor { address: buffer.address, length: buffer.length, flags, next };
             self.set_descriptor(index, descriptor);
             let mut chain = std::mem::take(&mut self.chains[usize::from(next)]);
-            chain.push(index);
+            chain.others.push(index);
             self.chains[usize::from(index)] = chain;
             next = index;
         }
@@ -277,7 +286,8 @@ impl Ring {
         self.next_used = self.next_used.wrapping_add(1);
         let head = head as u16;
         let chain = std::mem::take(self.chains.get_mut(usize::from(head))?);
-        self.free.extend(chain);
+        self.free.extend(chain.first);
+        self.free.extend(chain.others);
         Some((head, length))
     }
 

@@ -1,9 +1,9 @@
 //! Both queues with packed rings, whose driver rewrites descriptors, tables and event areas between two calls, and whose device ends and is
 //! taken up again: nothing panics, lengths agree, positions stay in the ring, and what a driver does well goes as with a split ring.
 
-use std::fs::File;
+use std::cell::Cell;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -13,11 +13,13 @@ use culvert_guest::features::{EVENT_IDX, INDIRECT_DESC, NET_MRG_RXBUF, RING_PACK
 use culvert_guest::packed::PackedStart;
 use culvert_guest::record::Records;
 use culvert_guest::transmit::HEAD_BYTES;
-use culvert_guest::{
-    MAX_QUEUE_SIZE, Memory, NetHeader, Packet, ReceiveQueue, Region, RingLayout, TransmitBurst, TransmitQueue,
-};
+use culvert_guest::{MAX_QUEUE_SIZE, Memory, NetHeader, Packet, ReceiveQueue, TransmitBurst, TransmitQueue};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use crate::guest::{layout, share};
+
+/// Two rings of 64 entries with their buffers, and a little more.
+const MEMORY_BYTES: u64 = 0x2_0000;
 /// Of each ring in the file of records (`datapath/guest/src/record.rs`), and what its first word has in bits 32 to 47 when it says something.
 const RECORD_WORDS: u64 = 8 + MAX_QUEUE_SIZE as u64;
 const MAGIC: u64 = 0x7063;
@@ -85,13 +87,42 @@ enum Operation {
     Reset,
 }
 
+/// What is made once, for that takes longer than most inputs: memory of a guest, and the records of two rings.
+struct Kept {
+    ram: Rc<Ram>,
+    memory: [Arc<Memory>; 2],
+    records: Arc<Records>,
+    record_file: Rc<Ram>,
+}
+
 thread_local! {
-    /// The records of two rings, with their file: made once, for that takes longer than most inputs.
-    static RECORDS: (Arc<File>, Arc<Records>) = {
-        let file = File::from(memfd_create("records", MemfdFlags::CLOEXEC).expect("a file"));
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        (Arc::new(file), Records::new(Some(path.into()), 2))
-    };
+    static KEPT: Kept = Kept::new();
+    static BURST: Cell<Option<TransmitBurst>> = const { Cell::new(None) };
+}
+
+impl Kept {
+    fn new() -> Self {
+        let ram = Rc::new(Ram::new(MEMORY_BYTES, false));
+        let memory = [(); 2].map(|()| share(&ram));
+        let file = memfd_create("records", MemfdFlags::CLOEXEC).expect("a file");
+        let records = Records::new(Some(format!("/proc/self/fd/{}", file.as_raw_fd()).into()), 2);
+        assert!(records.ring(1).is_some() && records.failure().is_none(), "two records in a file");
+        Self { ram, memory, records, record_file: Rc::new(Ram::of_file(file, 2 * 8 * RECORD_WORDS)) }
+    }
+
+    /// All of it, as if it were new.
+    fn renew(&self) -> (Rc<Ram>, [Arc<Memory>; 2], Arc<Records>, Rc<Ram>) {
+        let Self { ram, memory, records, record_file } = self;
+        let others = memory.iter().map(Arc::strong_count).chain([Arc::strong_count(records)]);
+        assert!(
+            others.chain([ram, record_file].map(Rc::strong_count)).all(|count| count == 1),
+            "it outlives its guest"
+        );
+        ram.clear();
+        // As far as rings of 64 entries go.
+        (0..2).for_each(|ring| write_record(record_file, ring, 0, &[0; 8 * (8 + 64)]));
+        (ram.clone(), memory.clone(), records.clone(), record_file.clone())
+    }
 }
 
 /// Runs one input.
@@ -101,6 +132,7 @@ pub fn run(data: &[u8]) {
     for operation in input.operations.iter().take(200) {
         device.step(operation);
     }
+    BURST.set(Some(device.burst));
 }
 
 struct Device {
@@ -109,7 +141,7 @@ struct Device {
     memory: [Arc<Memory>; 2],
     records: Arc<Records>,
     /// The file that the records are in.
-    record_file: Arc<File>,
+    record_file: Rc<Ram>,
     features: u64,
     /// None after a fault.
     transmit: Option<TransmitQueue>,
@@ -128,32 +160,16 @@ impl Device {
             packed: true,
             ..Shape::default()
         };
-        let ram = Ram::new(0x4_0000, false);
+        let (ram, memory, records, record_file) = KEPT.with(Kept::renew);
         let driver = Interface::in_ram(shape, 1000, ram);
-        let region = Region {
-            guest_address: driver.ram().guest_address(),
-            size: driver.ram().size(),
-            user_address: driver.ram().user_address(),
-            mmap_offset: 0,
-        };
-        let memory = [(); 2].map(|()| {
-            let file = driver.ram().file().try_clone_to_owned().expect("a descriptor");
-            Arc::new(Memory::map(vec![(region, file)]).expect("memory"))
-        });
         let bit = |has: bool, bit: u64| if has { bit } else { 0 };
         let features = VERSION_1
             | RING_PACKED
             | bit(input.event_idx, EVENT_IDX)
             | bit(input.indirect, INDIRECT_DESC)
             | bit(input.mergeable, NET_MRG_RXBUF);
-        let (record_file, records) = RECORDS.with(Clone::clone);
-        let (burst, transmit, receive) = (TransmitBurst::default(), None, None);
+        let (burst, transmit, receive) = (BURST.take().unwrap_or_default(), None, None);
         let mut device = Self { driver, memory, records, record_file, features, transmit, receive, burst };
-        // As in a new file, as far as rings of 64 entries go.
-        for ring in 0..2 {
-            let none = [0; 8 * (8 + 64)];
-            device.record_file.write_all_at(&none, 8 * ring * RECORD_WORDS).expect("the file");
-        }
         device.start(None);
         assert!(device.transmit.is_some() && device.receive.is_some(), "a new ring starts");
         device
@@ -165,11 +181,10 @@ impl Device {
             let [first, second] = &self.memory;
             let (ring, memory) =
                 if number == 0 { (&self.driver.receive, first) } else { (&self.driver.transmit, second) };
-            let (descriptors, available, used) = ring.user_addresses();
             let record = self.records.ring(number).expect("two records");
             RingSetup {
                 memory: Arc::clone(memory),
-                layout: RingLayout { size: ring.size(), descriptors, available, used },
+                layout: layout(ring),
                 features: self.features,
                 kick: None,
                 call: Arc::default(),
@@ -225,7 +240,7 @@ impl Device {
             Operation::Abandon => drop(self.receive.as_mut().map(ReceiveQueue::abandon)),
             Operation::Descriptor { receive, index, address, far, length, id, flags, offer } => {
                 let base = self.driver.ram().guest_address();
-                let address = if far { u64::from(address) << 40 } else { base + 4 * u64::from(address) };
+                let address = if far { u64::from(address) << 40 } else { base + 4 * u64::from(address) % MEMORY_BYTES };
                 let ring = if receive { &mut self.driver.receive } else { &mut self.driver.transmit };
                 let ring = ring.as_packed();
                 let index = u16::from(index) % size;
@@ -244,7 +259,12 @@ impl Device {
                 // Its state, which ring it is of, or the first entries of the list.
                 let word = u64::from(place % 10);
                 let number = if place & 0x40 == 0 { MAGIC << 32 | number } else { number << 32 | 60 };
-                self.write_record(u64::from(place >> 7), if word < 6 { word } else { word + 2 }, number);
+                write_record(
+                    &self.record_file,
+                    u64::from(place >> 7),
+                    if word < 6 { word } else { word + 2 },
+                    &number.to_ne_bytes(),
+                );
             }
             Operation::Bytes { at, bytes } => {
                 self.driver.ram().write(self.driver.ram().guest_address() + u64::from(at), &bytes);
@@ -252,7 +272,7 @@ impl Device {
             Operation::Restart { told, interrupted } => {
                 if let Some((position, count)) = interrupted {
                     let state = MAGIC << 32 | u64::from(count) << 16 | u64::from(position);
-                    (0..2).for_each(|ring| self.write_record(ring, 0, state));
+                    (0..2).for_each(|ring| write_record(&self.record_file, ring, 0, &state.to_ne_bytes()));
                 }
                 self.start(told);
             }
@@ -268,11 +288,6 @@ impl Device {
         {
             assert!(position.is_none_or(|position| position & 0x7fff < size), "{position:x?}");
         }
-    }
-
-    fn write_record(&self, ring: u64, word: u64, number: u64) {
-        let at = 8 * (ring * RECORD_WORDS + word);
-        self.record_file.write_all_at(&number.to_ne_bytes(), at).expect("the file");
     }
 
     /// As it is done with what comes from a socket.
@@ -322,6 +337,11 @@ impl Device {
             self.receive = None;
         }
     }
+}
+
+/// Writes from one of a record's words on, as another process could.
+fn write_record(file: &Ram, ring: u64, word: u64, bytes: &[u8]) {
+    file.write(file.guest_address() + 8 * (ring * RECORD_WORDS + word), bytes);
 }
 
 fn check(packet: &Packet<'_>) {

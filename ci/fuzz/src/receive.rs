@@ -167,7 +167,7 @@ fn sockets() -> (UnixStream, UnixStream) {
 #[derive(Default)]
 struct Before {
     bytes: Vec<u8>,
-    /// Whether the driver has written nothing since, and we nothing that was seen.
+    /// Whether the driver has written nothing since.
     is_same: bool,
     /// Whether something was done to it that has not been checked.
     is_due: bool,
@@ -190,17 +190,17 @@ impl Before {
         self.is_same = false;
     }
 
-    /// Checks that only such bytes have changed as the driver offered for writing.
+    /// Checks that only such bytes have changed as the driver offered for writing. After it they are as they are now.
     fn check(&mut self, guest: &Guest) {
         if !std::mem::take(&mut self.is_due) {
             return;
         }
         let Some(mut at) = self.change(guest, 0) else { return };
-        self.is_same = false;
         let writable = writable(guest, &self.bytes);
         loop {
             let end = writable.iter().filter(|range| range.contains(&at)).map(|range| range.end).max();
             let end = end.unwrap_or_else(|| panic!("wrote to {at:#x}"));
+            guest.ram.read(guest.ram.guest_address() + at as u64, &mut self.bytes[at..end]);
             match self.change(guest, end) {
                 Some(next) => at = next,
                 None => return,
