@@ -103,6 +103,11 @@ impl Piece<'_> {
         }
     }
 
+    /// Has the start of each page brought here for reading; see [`Rooms::fetch_pages`].
+    pub fn fetch_pages(self) {
+        pages(self.address, self.length as usize).for_each(fetch_to_read);
+    }
+
     /// The first `length` bytes, or all where there are fewer.
     #[inline]
     #[must_use]
@@ -259,6 +264,14 @@ impl<'a> Rooms<'a> {
         u32::try_from(bytes.len() - left.len()).unwrap_or(u32::MAX)
     }
 
+    /// Has the start of each page brought here for writing, and with it the translation of its address, all at once: the kernel's
+    /// copy would wait for each in turn. Worth it where most of the room is filled next.
+    pub fn fetch_pages(&mut self) {
+        for range in self.ranges() {
+            pages(range.iov_base.cast::<u8>().cast_const(), range.iov_len).for_each(fetch_to_write);
+        }
+    }
+
     /// As the kernel takes it; only to be written, and only while this is borrowed.
     pub(crate) fn ranges(&mut self) -> impl Iterator<Item = libc::iovec> + '_ {
         let (mut skip, mut left) = (self.skip, self.most);
@@ -303,6 +316,9 @@ pub(crate) fn copy_whole(head: &[u8], rest: Piece<'_>, out: &mut [u8]) -> bool {
 
 /// How much of a piece or a room is brought near ahead of its turn: more would push out what is needed sooner.
 const FETCH_BYTES: u32 = 2048;
+
+/// Bytes of the smallest pages that there are.
+const PAGE_BYTES: usize = 4096;
 
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
@@ -365,6 +381,15 @@ unsafe fn copy_ends<const N: usize>(source: *const u8, target: *mut u8, length: 
         std::ptr::copy_nonoverlapping(source, target, N);
         std::ptr::copy_nonoverlapping(source.add(last), target.add(last), N);
     }
+}
+
+/// An address in each page that has some of these bytes.
+fn pages(start: *const u8, length: usize) -> impl Iterator<Item = *const u8> {
+    let first = PAGE_BYTES - start.addr() % PAGE_BYTES;
+    std::iter::once(0)
+        .chain((first..).step_by(PAGE_BYTES))
+        .take_while(move |&at| at < length)
+        .map(move |at| start.wrapping_add(at))
 }
 
 /// Asks for a cache line that is to be read. Any address will do; nothing comes of one that is not mapped.
@@ -430,6 +455,18 @@ mod tests {
         assert!(!copy_whole(b"", rest, &mut out));
         assert!(copy_whole(b"xyz", rest.take(0), &mut out[..3]));
         assert_eq!(&out, b"xyzdefg");
+    }
+
+    #[test]
+    fn each_page_that_has_some_of_the_bytes_is_named_once() {
+        let page = |start: usize, length| {
+            pages(std::ptr::without_provenance(start), length).map(|at| at.addr()).collect::<Vec<_>>()
+        };
+        assert_eq!(page(0x1000, 0), []);
+        assert_eq!(page(0x1fff, 1), [0x1fff]);
+        assert_eq!(page(0x1fff, 2), [0x1fff, 0x2000]);
+        assert_eq!(page(0x1000, 0x1000), [0x1000]);
+        assert_eq!(page(0x1000, 0x2001), [0x1000, 0x2000, 0x3000]);
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct KernelSockets {
     repairer: Option<Arc<dyn Repairer>>,
     /// Whether the kernel keeps a peek's offset for TCP (SO_PEEK_OFF), over IPv4 and IPv6: since Linux 6.11.
     peek_offset: bool,
+    /// The last peek at a stream filled the room that it had: so the next one will do.
+    has_filled: bool,
     /// Where bytes go that are read only to get behind them, without `peek_offset`.
     trash: Vec<u8>,
 }
@@ -80,6 +82,7 @@ impl KernelSockets {
             own_addresses,
             repairer,
             peek_offset,
+            has_filled: false,
             trash,
         })
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use culvert_guest::{Rooms, descriptor};
+use culvert_guest::{Piece, Rooms, descriptor};
 use mio::unix::SourceFd;
 use rustix::net::sockopt;
 use rustix::net::{
@@ -37,6 +37,9 @@ const WIDENED: u32 = u32::MAX;
 
 /// A look at what is there, without waiting for it.
 const PEEK: RecvFlags = RecvFlags::PEEK.union(RecvFlags::DONTWAIT);
+
+/// A peek that has so many bytes, all that there was room for, is one of many.
+const MUCH: u32 = 0x4000;
 
 /// One connection.
 #[derive(Debug)]
@@ -191,6 +194,9 @@ impl TcpSockets for KernelSockets {
         if self.luggage.get(&id).is_some_and(|luggage| !luggage.unwritten.is_empty()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        if bytes.length() >= MUCH {
+            bytes.pieces().for_each(Piece::fetch_pages);
+        }
         let stream = self.stream_mut(id)?;
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let sent = descriptor::send(stream.socket.as_fd(), bytes.pieces(), flags, None)?;
@@ -218,18 +224,13 @@ impl TcpSockets for KernelSockets {
             }
             offset = offset.saturating_sub(u32::try_from(brought).unwrap_or(u32::MAX));
         }
-        if !self.peek_offset {
-            return self.peek_behind(id, offset, into);
+        if self.has_filled {
+            into.fetch_pages();
         }
-        let stream = self.stream_mut(id)?;
-        if stream.peek_at != offset {
-            option::set_peek_offset(stream.socket.as_fd(), offset)?;
-            stream.peek_at = offset;
-        }
-        let count = descriptor::receive(stream.socket.as_fd(), into, PEEK)?;
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        stream.peek_at += count;
-        Ok(count)
+        let room = into.bytes();
+        let peeked = if self.peek_offset { self.peek_on(id, offset, into) } else { self.peek_behind(id, offset, into) };
+        self.has_filled = peeked.as_ref().is_ok_and(|&count| count == room && count >= MUCH);
+        peeked
     }
 
     fn discard(&mut self, id: SocketId, bytes: u32) {
@@ -325,6 +326,19 @@ impl KernelSockets {
         let port = SocketAddr::try_from(getsockname(&socket)?)?.port();
         self.steered_tcp = Some(socket);
         Ok(port)
+    }
+
+    /// A peek where the kernel keeps the offset.
+    fn peek_on(&mut self, id: SocketId, offset: u32, into: Rooms<'_>) -> io::Result<u32> {
+        let stream = self.stream_mut(id)?;
+        if stream.peek_at != offset {
+            option::set_peek_offset(stream.socket.as_fd(), offset)?;
+            stream.peek_at = offset;
+        }
+        let count = descriptor::receive(stream.socket.as_fd(), into, PEEK)?;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        stream.peek_at += count;
+        Ok(count)
     }
 
     /// A peek where the kernel keeps no offset: the first `offset` bytes are read as well.
