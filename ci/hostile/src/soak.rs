@@ -41,6 +41,8 @@ pub struct Options {
     pub round: Duration,
     /// Where the dice begin.
     pub seed: u64,
+    /// Whether culvertd is neither killed nor replaced.
+    pub one_life: bool,
     /// Where the page goes that tells of all of it.
     pub report: Option<PathBuf>,
 }
@@ -84,7 +86,7 @@ pub fn run(options: &Options) -> Result<()> {
     for number in 1..=options.rounds {
         let end = Instant::now() + options.round;
         stage.linux.talk()?;
-        let fault = Fault::choose(&mut dice);
+        let fault = Fault::choose(&mut dice, options.one_life);
         let result = fault.play(&mut stage).map_err(|error| format!("{error:#}"));
         std::thread::sleep(end.saturating_duration_since(Instant::now()));
         let sample = Sample::of(start.elapsed(), &Resources::of(stage.field.daemon().pid())?);

@@ -45,7 +45,7 @@ impl Activity {
     /// # Errors
     /// More were lost.
     pub fn check(&self, journey: &Journey) -> Result<String> {
-        let may_be_lost = journey.standstill().as_millis() / INTERVAL.as_millis() + SLACK;
+        let may_be_lost = may_be_lost(journey);
         let answers = self.settled(journey.began, SystemTime::now(), may_be_lost);
         let seen = format!(
             "{:3} ms still ({} by QEMU's count), {:3} ms without an answer, {} of {} pings lost; {} rounds, {} MB",
@@ -111,12 +111,17 @@ impl Activity {
             pinged.trim().replace('\n', "; ")
         );
         let [pings, answers, ..] = numbers[..] else { bail!("ping printed:\n{pinged}") };
-        let still: Duration = journeys.iter().map(Journey::standstill).sum();
-        // Those of the last moment have not been answered when it ends.
-        let may_be_lost = still.as_millis() / INTERVAL.as_millis() + SLACK;
-        ensure!(u128::from(pings - answers) <= may_be_lost, "the guest has lost more pings than {may_be_lost}");
+        // As many as `check` grants to each journey, and those of the last moment, which have not been answered when it ends.
+        let may_be_lost: u128 = journeys.iter().map(may_be_lost).sum::<u128>() + SLACK;
+        let lost = u128::from(pings - answers);
+        ensure!(lost <= may_be_lost, "the guest has lost {lost} pings, of which {may_be_lost} may be: {seen}");
         Ok(seen)
     }
+}
+
+/// How many pings a journey may cost, each way.
+fn may_be_lost(journey: &Journey) -> u128 {
+    journey.standstill().as_millis() / INTERVAL.as_millis() + SLACK
 }
 
 fn megabytes(bytes: &str) -> u64 {

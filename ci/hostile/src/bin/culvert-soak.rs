@@ -19,14 +19,17 @@ struct Arguments {
     /// Where the dice begin: the same number, the same faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Neither kills culvertd nor replaces it: for the slope of its memory over all of the time
+    #[arg(long)]
+    one_life: bool,
     /// Writes a page with charts there
     #[arg(long)]
     report: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { minutes, seconds, seed, report } = Arguments::parse();
-    match run(&Options { rounds: minutes, round: Duration::from_secs(seconds), seed, report }) {
+    let Arguments { minutes, seconds, seed, one_life, report } = Arguments::parse();
+    match run(&Options { rounds: minutes, round: Duration::from_secs(seconds), seed, one_life, report }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("culvert-soak: {error:#}");

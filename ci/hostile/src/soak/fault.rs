@@ -32,8 +32,17 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// By the dice: half of them hostile cases.
-    pub fn choose(dice: &mut Dice) -> Self {
+    /// By the dice: half of them hostile cases. In `one_life` none that ends the daemon.
+    pub fn choose(dice: &mut Dice, one_life: bool) -> Self {
+        loop {
+            let fault = Self::any(dice);
+            if !(one_life && matches!(fault, Self::Kill { .. } | Self::Takeover)) {
+                return fault;
+            }
+        }
+    }
+
+    fn any(dice: &mut Dice) -> Self {
         let count = |length: usize| u64::try_from(length).unwrap_or_default();
         match dice.below(16) {
             0 => Self::Kill { all: dice.one_in(2) },
