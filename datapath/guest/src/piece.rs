@@ -462,7 +462,7 @@ mod tests {
         let page = |start: usize, length| {
             pages(std::ptr::without_provenance(start), length).map(|at| at.addr()).collect::<Vec<_>>()
         };
-        assert_eq!(page(0x1000, 0), []);
+        assert!(page(0x1000, 0).is_empty());
         assert_eq!(page(0x1fff, 1), [0x1fff]);
         assert_eq!(page(0x1fff, 2), [0x1fff, 0x2000]);
         assert_eq!(page(0x1000, 0x1000), [0x1000]);
