@@ -50,7 +50,7 @@ fn memory_arrives(lab: Lab, count: usize) -> Result<()> {
     }
     println!("  {count} journeys, no page differs");
     vm.end_source();
-    println!("  {}", activity.end(&mut vm.guest, &journeys)?);
+    println!("  {}", activity.end(&mut vm.guest, &journeys, 0)?);
     lab.stop()
 }
 
@@ -70,7 +70,7 @@ fn memory_that_is_missing_is_seen() -> Result<()> {
     vm.end_source();
     // The guest mostly sees it as well, if it runs at all: wrong bytes in the connection, frames that have never come. Not always: TCP
     // sends again what came as something else.
-    let seen = activity.end(&mut vm.guest, &[journey]);
+    let seen = activity.end(&mut vm.guest, &[journey], 0);
     println!("  the guest: {}", seen.as_ref().err().map_or("all is well".to_owned(), ToString::to_string));
     Ok(())
 }
@@ -171,7 +171,7 @@ fn a_move_that_is_cancelled_or_fails_is_nothing_to_the_guest() -> Result<()> {
     thread::sleep(SETTLING);
     println!("  {}", activity.check(&journey)?);
     vm.end_source();
-    println!("  {}", activity.end(&mut vm.guest, &[journey])?);
+    println!("  {}", activity.end(&mut vm.guest, &[journey], 0)?);
     lab.stop()
 }
 
@@ -192,7 +192,7 @@ fn move_often(lab: Lab, count: usize) -> Result<()> {
         journeys.push(journey);
     }
     vm.end_source();
-    println!("  {}", activity.end(&mut vm.guest, &journeys).with_context(|| lab.shown())?);
+    println!("  {}", activity.end(&mut vm.guest, &journeys, 0).with_context(|| lab.shown())?);
     lab.stop()
 }
 

@@ -59,7 +59,7 @@ fn journey(demo: &mut Demo, started: &mut Option<Lab>) -> Result<()> {
         })?;
     }
     vm.end_source();
-    demo.step("all of it was right", || activity.end(&mut vm.guest, &journeys))?;
+    demo.step("all of it was right", || activity.end(&mut vm.guest, &journeys, 0))?;
     for (index, name) in NODES.into_iter().enumerate() {
         for command in ["port list", "mac list"] {
             println!("\n{name}$ culvertctl {command}\n{}", lab.node(index)?.daemon.ctl(command)?.trim_end());
