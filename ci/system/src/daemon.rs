@@ -372,6 +372,22 @@ impl Daemon {
         cpu_time(self.pid())
     }
 
+    /// The same without its workers, which take all of a core where frames pass all the time.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn cpu_time_without_workers(&self) -> Result<Duration> {
+        let mut time = Duration::ZERO;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            // A thread may have ended meanwhile.
+            let stat = fs::read_to_string(thread?.path().join("stat")).unwrap_or_default();
+            if !stat.is_empty() && !stat.contains(" (worker-") {
+                time += time_of(&stat)?;
+            }
+        }
+        Ok(time)
+    }
+
     /// Asks it to stop, as a service manager does, and waits until it has. It must succeed.
     ///
     /// # Errors
@@ -389,7 +405,10 @@ impl Daemon {
 /// # Errors
 /// It has ended.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    time_of(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
+}
+
+fn time_of(stat: &str) -> Result<Duration> {
     // proc(5): utime and stime are fields 14 and 15, in 1/100 s; the name, field 2, ends with the last bracket.
     let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
     let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;

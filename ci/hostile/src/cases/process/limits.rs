@@ -75,7 +75,7 @@ pub(super) fn descriptors(field: &mut Field) -> Result<()> {
     set_limit(pid, open)?;
     // A frontend that cannot be served waits, and its descriptors are not lost.
     let waiting: Vec<_> = (0..3).map(|_| std::os::unix::net::UnixStream::connect(&other)).collect::<Result<_, _>>()?;
-    let before = field.daemon().cpu_time()?;
+    let before = field.daemon().cpu_time_without_workers()?;
     // A client is let in, and may do something about it.
     field.expect(Expect::Log { port: String::new(), sentence: "translators cannot be looked for", lines: 0..=5 });
     field.daemon().ask("status").context("without descriptors")?;
@@ -85,7 +85,7 @@ pub(super) fn descriptors(field: &mut Field) -> Result<()> {
         ensure!(error.to_string().contains("Too many open files"), "{error:#}");
     }
     thread::sleep(Duration::from_secs(2));
-    let used = field.daemon().cpu_time()?.saturating_sub(before);
+    let used = field.daemon().cpu_time_without_workers()?.saturating_sub(before);
     ensure!(used < Duration::from_millis(1500), "it spins: {used:?} of 2 s");
     set_limit(pid, open + 200)?;
     drop(waiting);
