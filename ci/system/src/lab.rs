@@ -215,6 +215,19 @@ impl Lab {
         Ok(entry.and_then(|entry| Some(entry.get("port")?.as_str()?.to_owned())))
     }
 
+    /// What has happened at the guest's port on a node, as `culvertctl events` calls it.
+    ///
+    /// # Errors
+    /// culvertd does not answer.
+    pub fn happened(&self, at: usize) -> Result<Vec<String>> {
+        let LabNode { daemon, .. } = self.nodes.get(at).context("there are two nodes")?;
+        let kind = |line: &str| {
+            let event: Value = serde_json::from_str(line)?;
+            Ok(event.get("kind").and_then(Value::as_str).context("no kind")?.to_owned())
+        };
+        daemon.ctl(&format!("-o json events {PORT}"))?.lines().map(kind).collect()
+    }
+
     /// What both daemons know and count, for messages.
     pub fn shown(&self) -> String {
         let shown = |LabNode { daemon, .. }: &LabNode| {

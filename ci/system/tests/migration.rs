@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_system::activity::Activity;
 use culvert_system::lab::{Lab, MIGRATION, PORT, UPLINK};
 use culvert_system::moving::{Journey, MovingGuest};
+use culvert_system::pings::Answers;
 use culvert_system::qemu::Start;
 use serde_json::json;
 
@@ -137,7 +138,7 @@ fn a_move_that_is_cancelled_or_fails_is_nothing_to_the_guest() -> Result<()> {
     let slowly = |vm: &mut MovingGuest| vm.monitor.run("migrate-set-parameters", json!({ "max-bandwidth": 8 << 20 }));
     slowly(&mut vm)?;
     for again in 0..2 {
-        let began = SystemTime::now();
+        let (began, before) = (SystemTime::now(), lab.happened(0)?.len());
         let arrival = lab.prepare(1, Start::Arrive)?;
         vm.depart(&arrival)?;
         vm.wait_until("active")?;
@@ -152,11 +153,15 @@ fn a_move_that_is_cancelled_or_fails_is_nothing_to_the_guest() -> Result<()> {
             println!("  QEMU tells: {}", failed.get("error-desc").unwrap_or_default());
         }
         thread::sleep(SETTLING);
-        let answers = activity.lost_none(began)?;
-        println!("  {} pings, {} ms without an answer", answers.sent, answers.silence.as_millis());
+        let answers = activity.went_on(began).with_context(|| lab.shown())?;
+        let Answers { sent, lost, silence } = answers;
+        println!("  {lost} of {sent} pings lost, {} ms without an answer", silence.as_millis());
+        // The port has noticed no more: its frontend stayed, and frames passed.
+        let happened = lab.happened(0)?.split_off(before);
+        ensure!(happened == ["migrating", "migration-ended"], "{happened:?}");
     }
     // A node without the port: QEMU there ends, and says why.
-    let began = SystemTime::now();
+    let (began, before) = (SystemTime::now(), lab.happened(0)?.len());
     lab.guest.socket.set_file_name("other.sock");
     lab.guest.reconnect = false;
     let error = lab.prepare(1, Start::Arrive).err().context("QEMU runs without a port")?;
@@ -164,7 +169,8 @@ fn a_move_that_is_cancelled_or_fails_is_nothing_to_the_guest() -> Result<()> {
     ensure!(error.to_string().contains("other.sock"), "{error:#}");
     lab.guest.socket.set_file_name(format!("{PORT}.sock"));
     lab.guest.reconnect = true;
-    activity.lost_none(began)?;
+    activity.went_on(began).with_context(|| lab.shown())?;
+    ensure!(lab.happened(0)?.len() == before, "{:?}", lab.happened(0)?);
     // And then it moves.
     vm.monitor.run("migrate-set-parameters", json!({ "max-bandwidth": 1 << 30 }))?;
     let journey = vm.move_over(&lab)?;
