@@ -757,7 +757,8 @@ impl Datapath {
         let log = setup.log.as_ref().map(|log| log.log.clone());
         if number.is_multiple_of(2) {
             let queue = ReceiveQueue::start(setup)?;
-            return Ok(Ring { memory, log, enabled, queue: Queue::Receive(Arc::new(Mutex::new(queue))) });
+            let takes = queue.takes();
+            return Ok(Ring { memory, log, enabled, queue: Queue::Receive(Arc::new(Mutex::new(queue)), takes) });
         }
         let queue = TransmitQueue::start(setup)?;
         let place = self.place(state);

@@ -7,9 +7,11 @@
 //! whose payload begins with `inject ` and one of the names in [`Fault::ALL`]: so a test chooses the moment.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use culvert_guest::ReceiveQueue;
 use culvert_switch::port::Egress;
 use culvert_switch::{Burst, PortId, Topology};
 
@@ -28,19 +30,22 @@ pub enum Fault {
     Doze,
     /// All packet buffers are taken away for 2 s.
     NoBuffers,
+    /// Somebody else holds the receive queues of all guests until [`let_go`].
+    Hold,
     /// The process aborts, as after a second panic during a first.
     Abort,
 }
 
 impl Fault {
     /// Every fault with its name in frames.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 8] = [
         ("panic", Self::Panic),
         ("panic-holding", Self::PanicHolding),
         ("panic-worker", Self::PanicWorker),
         ("stuck", Self::Stuck),
         ("doze", Self::Doze),
         ("no-buffers", Self::NoBuffers),
+        ("hold", Self::Hold),
         ("abort", Self::Abort),
     ];
 
@@ -75,6 +80,7 @@ impl Fault {
                 }
             }
             Self::NoBuffers => take_buffers(topology),
+            Self::Hold => hold(topology),
             Self::Abort => std::process::abort(),
         }
     }
@@ -139,15 +145,40 @@ fn take_buffers(topology: &Topology) {
 }
 
 fn panic_holding(topology: &Topology, port: PortId) {
-    let queues: Vec<_> = topology
-        .ports()
-        .filter(|other| other.id != port)
-        .filter_map(|other| match &other.egress {
-            Egress::Guest(queues, _) => Some(queues),
-            _ => None,
-        })
-        .flatten()
-        .collect();
+    let queues: Vec<_> = receive_queues(topology, Some(port)).collect();
     let _held: Vec<_> = queues.iter().map(|queue| queue.lock()).collect();
     panic();
+}
+
+/// Who holds the receive queues waits here.
+static HOLDER: Mutex<Option<Thread>> = Mutex::new(None);
+
+fn hold(topology: &Topology) {
+    let queues: Vec<_> = receive_queues(topology, None).cloned().collect();
+    std::thread::spawn(move || {
+        let _held: Vec<_> = queues.iter().map(|queue| queue.lock()).collect();
+        *HOLDER.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+        while is_held() {
+            std::thread::park();
+        }
+    });
+}
+
+/// Whether [`Fault::Hold`] has come about, and [`let_go`] has not been called since.
+pub fn is_held() -> bool {
+    HOLDER.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
+/// Ends [`Fault::Hold`].
+pub fn let_go() {
+    let holder = HOLDER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    holder.iter().for_each(Thread::unpark);
+}
+
+/// Those of all guests but that of one port.
+fn receive_queues(topology: &Topology, but: Option<PortId>) -> impl Iterator<Item = &Arc<Mutex<ReceiveQueue>>> {
+    topology.ports().filter(move |port| Some(port.id) != but).flat_map(|port| match &port.egress {
+        Egress::Guest(queues, _) => queues.as_ref(),
+        _ => &[],
+    })
 }

@@ -131,8 +131,13 @@ pub(crate) struct Ring {
 
 #[derive(Debug)]
 pub(crate) enum Queue {
-    Receive(Arc<Mutex<ReceiveQueue>>),
-    Transmit { slot: Slot<TransmitQueue>, kick: Option<Arc<OwnedFd>>, place: Place },
+    /// With what its guest takes undone: workers have the queue, and a frame is lost where they wait for it.
+    Receive(Arc<Mutex<ReceiveQueue>>, Offloads),
+    Transmit {
+        slot: Slot<TransmitQueue>,
+        kick: Option<Arc<OwnedFd>>,
+        place: Place,
+    },
 }
 
 impl State {
@@ -320,7 +325,7 @@ impl Ring {
         self.log = log.map(|log| log.log.clone());
         match &self.queue {
             // Whoever delivers has it for a burst only.
-            Queue::Receive(queue) => queue.lock().unwrap_or_else(PoisonError::into_inner).log(log),
+            Queue::Receive(queue, _) => queue.lock().unwrap_or_else(PoisonError::into_inner).log(log),
             Queue::Transmit { slot, .. } => slot.change(|queue| queue.log(log)),
         }
     }
@@ -333,16 +338,16 @@ impl Ring {
     /// The queue to deliver to, if this is one and it is enabled.
     pub(crate) fn receive_queue(&self) -> Option<Arc<Mutex<ReceiveQueue>>> {
         match &self.queue {
-            Queue::Receive(queue) if self.enabled => Some(queue.clone()),
-            Queue::Receive(_) | Queue::Transmit { .. } => None,
+            Queue::Receive(queue, _) if self.enabled => Some(queue.clone()),
+            Queue::Receive(..) | Queue::Transmit { .. } => None,
         }
     }
 
     /// Which frames the guest takes undone, if this is an enabled receive queue.
     fn takes(&self) -> Option<Offloads> {
         match &self.queue {
-            Queue::Receive(queue) if self.enabled => Some(queue.lock().unwrap_or_else(PoisonError::into_inner).takes()),
-            Queue::Receive(_) | Queue::Transmit { .. } => None,
+            Queue::Receive(_, takes) if self.enabled => Some(*takes),
+            Queue::Receive(..) | Queue::Transmit { .. } => None,
         }
     }
 
@@ -353,7 +358,7 @@ impl Ring {
                 let input = Input::guest(port, *token, work.clone(), slot.clone(), self.enabled, kick.is_some());
                 Some((*worker, input))
             }
-            Queue::Receive(_) => None,
+            Queue::Receive(..) => None,
         }
     }
 
@@ -361,14 +366,14 @@ impl Ring {
     pub(crate) fn place(&self) -> Option<&Place> {
         match &self.queue {
             Queue::Transmit { place, .. } => Some(place),
-            Queue::Receive(_) => None,
+            Queue::Receive(..) => None,
         }
     }
 
     /// Where the ring stands; the worker has given it back.
     pub(crate) fn position(&self) -> u16 {
         match &self.queue {
-            Queue::Receive(queue) => queue.lock().unwrap_or_else(PoisonError::into_inner).position(),
+            Queue::Receive(queue, _) => queue.lock().unwrap_or_else(PoisonError::into_inner).position(),
             Queue::Transmit { slot, .. } => slot.look(TransmitQueue::position).unwrap_or(0),
         }
     }

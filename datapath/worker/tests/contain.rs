@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test")]
 
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use culvert_driver::Shape;
 use culvert_frame::MacAddress;
 use culvert_guest::device::RingChange;
-use culvert_switch::{NetworkId, PortTotals};
+use culvert_switch::{NetworkId, PortTotals, Rules};
 use culvert_worker::{Datapath, Event, inject};
 
 mod setup;
@@ -95,6 +97,32 @@ fn receive_queues_that_were_held_go_on_and_their_guests_are_not_blamed() {
     exchange(&mut b, &mut c);
     assert!(events.try_recv().is_err(), "nobody else is blamed");
     assert_balance(&datapath, &[&a, &b, &c]);
+}
+
+/// A thread of control that lost its core while it had a guest's receive queue cost the guest frames, at each change of any port.
+#[test]
+fn changes_take_no_receive_queue_from_workers() {
+    let (datapath, network) = datapath();
+    let [mut a, mut b] = [1, 2].map(|number| Guest::new(&datapath, network, number, Shape::default()));
+    start_all(&datapath, &[&a, &b]);
+    exchange(&mut a, &mut b);
+    inject_by(&mut a, "hold");
+    wait(inject::is_held);
+    let changed = thread::scope(|scope| {
+        let (done, changed) = channel();
+        let (datapath, port) = (&datapath, a.port);
+        scope.spawn(move || {
+            let another = datapath.add_guest_port(network, Rules::default()).unwrap();
+            datapath.set_port(port, Rules::default()).unwrap();
+            datapath.remove_port(another).unwrap();
+            done.send(())
+        });
+        let changed = changed.recv_timeout(Duration::from_secs(20));
+        inject::let_go();
+        changed
+    });
+    changed.expect("control waits for whoever has a receive queue");
+    exchange(&mut a, &mut b);
 }
 
 #[test]
