@@ -120,6 +120,7 @@ What a row shows is the default, where its text does not say \"Example\". Sectio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Machine, Mistake, Objects};
 
     #[test]
     fn the_document_is_that_of_the_example() {
@@ -130,6 +131,28 @@ mod tests {
         // Each key once: of all sections that bear a title.
         for key in ["metrics_address", "worker_cores", "rx_rate", "guest_ports", "netns"] {
             assert_eq!(written.matches(&format!("\n| `{key}`")).count(), 1, "{key}");
+        }
+    }
+
+    /// What is read is told for a key that is unknown.
+    #[test]
+    fn it_has_every_key_that_is_read() {
+        let machine = Machine { cores: (0..8).collect(), memory_mb: 4096 };
+        let header = |line: &&str| line.starts_with('[');
+        let unknown = |line: &str| if header(&line) { format!("{line} \nunknown = 1\n") } else { format!("{line}\n") };
+        let example: String = EXAMPLE.lines().map(unknown).collect();
+        let mistakes = Config::parse(&example, "", &machine, &Objects::default()).unwrap_err();
+        assert_eq!(mistakes.len(), EXAMPLE.lines().filter(header).count());
+        let document = document();
+        for Mistake { key, remedy, .. } in &mistakes {
+            let title = key.strip_suffix(".unknown").unwrap();
+            let section =
+                document.split("\n## ").find(|text| text.trim_start_matches('[').starts_with(&format!("{title}]")));
+            let read =
+                remedy.strip_prefix("remove it, or write ").unwrap().split(", ").flat_map(|keys| keys.split(" or "));
+            for key in read {
+                assert!(section.unwrap().contains(&format!("`{key}`")), "{title}.{key} is not in the example");
+            }
         }
     }
 }
