@@ -61,8 +61,9 @@ impl Baseline {
             // While the last port was removed and this one added.
             ensure!(
                 counts.lost <= lost,
-                "of the neighbours' frames {} were lost since the last case",
-                counts.lost - lost
+                "of the neighbours' frames {} were lost since the last case; culvertd has refused:\n{}",
+                counts.lost - lost,
+                field.daemon().ctl("drops")?
             );
         }
         field.neighbours().mark()?;
@@ -122,7 +123,8 @@ impl Baseline {
         let wrong = counts.wrong - before.wrong;
         ensure!(
             lost == 0 && wrong == 0,
-            "of the neighbours' frames {lost} were lost, {wrong} came twice, late or changed"
+            "of the neighbours' frames {lost} were lost, {wrong} came twice, late or changed; culvertd has refused:\n{}",
+            field.daemon().ctl("drops")?
         );
         ensure!(counts.received > before.received, "no frame of the neighbours has come");
         Ok(())

@@ -133,7 +133,7 @@ fn megabytes(bytes: &str) -> u64 {
 
 /// How many pings may be lost beside those of the time in which the guest stands still: until its first frame they go to where it was, and an
 /// emulated guest among other work takes a while for that; and where a switch gets no processor time, the kernel's queue to it is full.
-const SLACK: u128 = 15;
+const SLACK: u128 = 50;
 
 /// How long an answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);

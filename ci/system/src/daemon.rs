@@ -38,7 +38,7 @@ impl Node {
         let config = format!(
             "[daemon]\ncontrol_socket = \"{path}/culvertd.sock\"\nstate_dir = \"{path}/state\"\nmetrics_address = \"off\"\n\
              isolation = \"{isolation}\"\nfolders = [\"{}\"]\n\n\
-             [datapath]\nworker_cores = [0]\nmemory_mb = 64\n\n\
+             [datapath]\nworker_cores = [0]\nmemory_mb = 64\nhugepages = \"never\"\n\n\
              [[network]]\nname = \"blue\"\n",
             std::env::temp_dir().display()
         );

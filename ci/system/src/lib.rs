@@ -19,7 +19,7 @@
 //! - [`activity`], [`streams`]: what it does meanwhile; [`pings`]: how long it does not answer;
 //! - [`world`]: what is beyond a node; [`gaps`]: how long guests do not hear of each other; [`beat`]: two guests
 //!   that note it themselves;
-//! - [`rows`]: numbered checks in one test;
+//! - [`rows`]: numbered checks in one test; [`wait`]: for what comes by itself;
 //! - [`dns`]: a name server;
 //! - [`impairment`]: a long, bad wire;
 //! - [`paths`]: where the programs and the guest's kernel are.
@@ -62,4 +62,5 @@ pub mod traffic;
 pub mod translator;
 pub mod uml;
 pub mod veth;
+pub mod wait;
 pub mod world;

@@ -14,6 +14,7 @@ use culvert_system::pcap;
 use culvert_system::place::ip;
 use culvert_system::qemu::Role;
 use culvert_system::veth::Veth;
+use culvert_system::wait::wait_until;
 use serde_json::Value;
 
 /// A port, and the interface from which frames reach it.
@@ -53,7 +54,7 @@ fn devices_of_the_configuration_file() -> Result<()> {
 fn devices_in_hugepages() -> Result<()> {
     let (_wires, _pages) = (wires()?, Hugepages::add(128)?);
     let mut node = node()?;
-    *node.config() = node.config().replace("memory_mb = 64", "memory_mb = 64\nhugepages = \"always\"");
+    *node.config() = node.config().replace("hugepages = \"never\"", "hugepages = \"always\"");
     let mut daemon = node.start()?;
     add(&daemon)?;
     check(&node, &mut daemon)?;
@@ -175,9 +176,11 @@ impl Hugepages {
         let before = fs::read_to_string(HUGEPAGES)?.trim().to_owned();
         let guard = Self(before.clone());
         let wanted = before.parse::<u64>()? + pages;
-        fs::write(HUGEPAGES, wanted.to_string())?;
-        let there: u64 = fs::read_to_string(HUGEPAGES)?.trim().parse()?;
-        ensure!(there >= wanted, "this machine has no memory for {pages} hugepages");
+        // Others' memory may lie in pieces for a moment.
+        wait_until(&format!("this machine has memory for {pages} hugepages"), || {
+            fs::write(HUGEPAGES, wanted.to_string())?;
+            Ok(fs::read_to_string(HUGEPAGES)?.trim().parse::<u64>()? >= wanted)
+        })?;
         Ok(guard)
     }
 }

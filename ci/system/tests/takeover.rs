@@ -17,6 +17,7 @@ use culvert_system::guest::Guest;
 use culvert_system::qemu::Role;
 use culvert_system::testpmd::Testpmd;
 use culvert_system::uml;
+use culvert_system::wait::wait_until;
 
 #[test]
 fn qemu_guests_in_the_connect_role() -> Result<()> {
@@ -60,7 +61,7 @@ fn takeovers(what: &str, node: &Node, mut daemon: Daemon, [mut a, mut b]: [Guest
     let carriers = [carrier(&mut a)?, carrier(&mut b)?];
     let boots = [boot_id(&mut a)?, boot_id(&mut b)?];
     // A connection that is never idle, from before the first takeover until after the last.
-    b.check("(guest-traffic receive 7001 5 > /tmp/received 2>&1; echo $? > /tmp/status) & sleep 1; grep READY /tmp/received")?;
+    b.check("(guest-traffic receive 7001 5 > /tmp/received 2>&1; echo $? > /tmp/status) & until grep -q READY /tmp/received; do sleep 0.1; done")?;
     a.check("(guest-traffic send 10.0.0.2 7001 0 20 > /tmp/sent 2>&1; echo $? > /tmp/status) & true")?;
     let mut gaps = Vec::new();
     for round in 0..count()? {
@@ -162,7 +163,8 @@ fn what_cannot_be_taken_over_goes_on() -> Result<()> {
     let memory = std::fs::read_to_string("/proc/meminfo")?;
     let free = memory.lines().find_map(|line| line.strip_prefix("HugePages_Free:")?.trim().parse::<u64>().ok());
     let wanted = free.context("HugePages_Free")? * 2 + 64;
-    *node.config() = good.replace("memory_mb = 64", &format!("memory_mb = {wanted}\nhugepages = \"always\""));
+    *node.config() =
+        good.replace("memory_mb = 64\nhugepages = \"never\"", &format!("memory_mb = {wanted}\nhugepages = \"always\""));
     let refused = ended(&mut node.launch_takeover(BUILDS[1])?, 64)?;
     ensure!(refused.contains(&format!("no hugepages for the {wanted} MiB")), "it says: {refused}");
     *node.config() = good;
@@ -247,7 +249,8 @@ fn killed_at(step: &str) -> Result<()> {
         }
     }
     if !old_serves {
-        ensure!(!std::path::Path::new(&format!("/proc/{old_daemon}")).exists(), "the old daemon is still there");
+        let old_daemon = PathBuf::from(format!("/proc/{old_daemon}"));
+        wait_until("the old daemon has gone", || Ok(!old_daemon.exists()))?;
     }
     println!("killed at {step}: the {} one serves", if old_serves { "old" } else { "new" });
     gone.kill();

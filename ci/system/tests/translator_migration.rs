@@ -16,6 +16,7 @@ use culvert_system::rows::Rows;
 use culvert_system::streams::{Kind, Streams};
 use culvert_system::traffic::{self, Endpoint, Host};
 use culvert_system::translator::{POD, WORLD, is_ours, lease, translator_program};
+use culvert_system::wait::wait_until;
 use serde_json::{Value, json};
 
 /// passt's twelve, thousand idle connections, UDP flows and forwarded ports, there and back and there again; the guest's memory arrives
@@ -65,8 +66,10 @@ fn a_move_that_fails_is_nothing_to_the_guest() -> Result<()> {
         let mut fails = |lab: &mut PodLab, vm: &mut MovingGuest, name: &str, at: usize, told: &[&str]| {
             rows.row(name, || {
                 let why = failed(lab, vm)?;
-                let log = lab.translator(at)?.last_words();
-                ensure!(told.iter().all(|words| log.contains(words)), "QEMU tells: {why}; the translator's log: {log}");
+                for words in told {
+                    let what = format!("the translator tells of {words:?}, where QEMU tells: {why}");
+                    wait_until(&what, || Ok(lab.translator(at)?.console().transcript().contains(words)))?;
+                }
                 go_on(vm)
             });
         };
@@ -246,7 +249,7 @@ fn small_streams(lab: &mut PodLab, vm: &mut MovingGuest, rows: &mut Rows) -> Res
         let printed = vm.guest.check("kill -INT $ping; wait $ping; tail -n 2 /tmp/ping")?;
         let numbers: Vec<u64> = printed.split(' ').filter_map(|word| word.parse().ok()).collect();
         // Those of the moment in which it left are lost, and the last one is still on its way.
-        let most_are_answered = matches!(numbers[..], [pings, answers, ..] if answers + 5 >= pings && answers > 10);
+        let most_are_answered = matches!(numbers[..], [pings, answers, ..] if answers + 15 >= pings && answers > 20);
         ensure!(most_are_answered, "ping printed {printed}");
         Ok(())
     });

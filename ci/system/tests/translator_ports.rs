@@ -3,8 +3,7 @@
 //! of it that root has started is in the translator's own tests. passt has no such thing: ours only.
 
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use culvert_api::translator;
@@ -14,6 +13,7 @@ use culvert_system::place::Namespace;
 use culvert_system::rows::Rows;
 use culvert_system::traffic::{self, Host};
 use culvert_system::translator::{POD, Pod};
+use culvert_system::wait::wait_until;
 use serde_json::Value;
 
 #[test]
@@ -55,10 +55,10 @@ fn culvertd_steers_all_ports() -> Result<()> {
         ask(&control, "forward remove tcp 7000")?;
         is_closed(&pod, 7000)
     });
+    let ports = stat(&control, "steered_ports")?;
     let after = pod.pod().listen("0.0.0.0:9001")?;
     rows.row("without culvertd others get their ports", || {
-        let ports = stat(&control, "steered_ports")?;
-        wait("the port is left alone", || Ok(stat(&control, "steered_ports")? < ports))?;
+        wait_until("the port is left alone", || Ok(stat(&control, "steered_ports")? < ports))?;
         is_others(&pod, &after, 9001)
     });
     let daemon = node.start()?;
@@ -110,7 +110,9 @@ fn reach(rows: &mut Rows, world: &mut Host, guest: &mut Host, port: u16) {
 fn is_others(pod: &Pod, listener: &std::net::TcpListener, port: u16) -> Result<()> {
     let stream = pod.world().connect(&format!("{}:{port}", POD[0]))?;
     listener.set_nonblocking(true)?;
-    wait("a connection", || Ok(listener.accept().is_ok_and(|(_, from)| stream.local_addr().is_ok_and(|at| at == from))))
+    wait_until("a connection", || {
+        Ok(listener.accept().is_ok_and(|(_, from)| stream.local_addr().is_ok_and(|at| at == from)))
+    })
 }
 
 fn is_closed(pod: &Pod, port: u16) -> Result<()> {
@@ -139,23 +141,14 @@ fn listening(pod: &Pod) -> Result<usize> {
 
 fn wait_steered(control: &Path, translator: &mut Console) -> Result<()> {
     let steered = || Ok(stat(control, "steered_ports").unwrap_or(0) > 0);
-    wait("ports are steered", steered).map_err(|error| anyhow!("{error}; {}", translator.last_words()))
+    wait_until("ports are steered", steered).map_err(|error| anyhow!("{error}; {}", translator.last_words()))
 }
 
 fn wait_helped(daemon: &Daemon) -> Result<()> {
-    wait("culvertd tells whom it helps", || {
+    wait_until("culvertd tells whom it helps", || {
         let pods = daemon.ask("pod list")?;
         Ok(pods.pointer("/0/helped").and_then(Value::as_array).is_some_and(|helped| helped.len() == 1))
     })
-}
-
-fn wait(what: &str, holds: impl Fn() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    while !holds()? {
-        ensure!(Instant::now() < deadline, "{what}: not within 40 s");
-        thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 const BYTES: u64 = 100_000;

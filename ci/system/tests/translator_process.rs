@@ -14,6 +14,7 @@ use culvert_system::qemu::Transport;
 use culvert_system::rows::Rows;
 use culvert_system::traffic::{self, Host};
 use culvert_system::translator::{Pod, Translator, WORLD, configure};
+use culvert_system::wait::wait_until;
 
 #[test]
 fn words_and_exit_codes() -> Result<()> {
@@ -229,16 +230,6 @@ fn listening(namespace: &Namespace) -> Result<usize> {
     let text = read("tcp")? + &read("tcp6")?;
     // proc_pid_net(5): 0A is LISTEN.
     Ok(text.lines().filter(|line| line.split_whitespace().nth(3) == Some("0A")).count())
-}
-
-/// Waits until a condition holds.
-fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = std::time::Instant::now() + LIMIT;
-    while !holds()? {
-        ensure!(std::time::Instant::now() < deadline, "{what}: not within {LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 const LIMIT: Duration = Duration::from_secs(30);

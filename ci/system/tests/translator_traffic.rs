@@ -142,7 +142,7 @@ fn files(rows: &mut Rows, pod: &Pod, guest: &mut Guest) -> Result<()> {
         let place = Place { namespace: Some(pod.world().name().to_owned()), ..Place::default() };
         let script = format!("busybox nc -l -p 10004 >{}", copy.display());
         let mut taker = Console::start_in(&place, "nc", "sh", &["-c", &script])?;
-        thread::sleep(Duration::from_millis(200));
+        run_in(pod.world(), "until busybox netstat -ltn | grep -q :10004; do sleep 0.1; done")?;
         guest.send(&format!("curl -sS http://{0}/file | nc {0} 10004", WORLD[0]))?;
         let (printed, status) = guest.finish_within(file_limit())?;
         ensure!(status == 0, "it printed:\n{printed}");

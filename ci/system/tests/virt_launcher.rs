@@ -22,6 +22,7 @@ use culvert_system::qemu::{GuestOptions, Role};
 use culvert_system::rows::Rows;
 use culvert_system::traffic::{self, Endpoint, Host};
 use culvert_system::translator::lease;
+use culvert_system::wait::wait_until;
 use culvert_system::world::{WORLD, World};
 use serde_json::{Value, json};
 
@@ -321,11 +322,12 @@ fn check_gone(daemon: &Daemon, pod: &KubePod, sandbox: &Sandbox) -> Result<()> {
         pod.check_empty(volume)?;
     }
     ensure!(!Path::new(&sandbox.netns).exists(), "{} is there", sandbox.netns.display());
-    let running = processes()?;
-    let machines = running.iter().filter(|name| *name == "qemu-system-x86").count();
-    ensure!(machines == 1, "beside the second guest's QEMU others run: {running:?}");
+    // What has ended is there until the first process of the namespace has taken note.
+    wait_until("of all machines only the second guest's runs", || {
+        Ok(processes()?.iter().filter(|name| *name == "qemu-system-x86").count() == 1)
+    })?;
     for name in ["libvirtd", "culvert-hook", "culvert-transla", "containerd-shim", "culvert-cni"] {
-        ensure!(!running.iter().any(|one| one == name), "{name} runs still: {running:?}");
+        wait_until(&format!("{name} has ended"), || Ok(!processes()?.iter().any(|one| one == name)))?;
     }
     Ok(())
 }

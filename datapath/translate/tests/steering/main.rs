@@ -28,6 +28,11 @@ use place::{ADDRESSES, Place, with_port};
 /// Privileged and not, below and above the ports that the kernel gives out.
 const PORTS: [u16; 4] = [80, 443, 12_345, 65_000];
 
+/// How long a datagram is waited for that may not come, and one that must.
+const SHORT: Duration = Duration::from_millis(300);
+/// See [`SHORT`].
+const LONG: Duration = Duration::from_secs(20);
+
 /// An ordinary limit of descriptors is enough, and it is as isolated as ever.
 #[test]
 fn all_ports_lead_to_the_guest() {
@@ -39,7 +44,7 @@ fn all_ports_lead_to_the_guest() {
         }
         for (port, why) in [(8080, "excluded"), (40_000, "the kernel's to give out")] {
             assert_eq!(place.connect(address, port).unwrap_err().kind(), ErrorKind::ConnectionRefused, "{why}");
-            assert!(!place.datagram_arrives(address, port), "{why}");
+            assert!(!place.datagram_arrives(address, port, SHORT), "{why}");
         }
     }
     // Nor do the ports that the two sockets have themselves.
@@ -50,7 +55,7 @@ fn all_ports_lead_to_the_guest() {
             false => {
                 assert_eq!(place.connect(ADDRESSES[0], bound.port).unwrap_err().kind(), ErrorKind::ConnectionRefused)
             }
-            true => assert!(!place.datagram_arrives(ADDRESSES[1], bound.port)),
+            true => assert!(!place.datagram_arrives(ADDRESSES[1], bound.port, SHORT)),
         }
     }
     assert_eq!(translator.status("CapEff"), "0000000000000000");
@@ -146,7 +151,7 @@ fn what_others_in_the_pod_have_is_theirs() {
 fn what_is_steered_changes_while_it_runs() {
     let place = Place::new();
     let translator = place.start(&[], "-t all");
-    assert!(!place.datagram_arrives(ADDRESSES[0], 7000));
+    assert!(!place.datagram_arrives(ADDRESSES[0], 7000, SHORT));
     place.ask("forward add udp all").unwrap();
     place.reaches_guest(ADDRESSES[0], 7000);
     place.ask("forward remove tcp 7000").unwrap();
@@ -187,8 +192,8 @@ fn udp_ports_that_take_a_right_are_left_alone() {
     let place = Place::new();
     network::sysctl("ipv4/ip_unprivileged_port_start", "1024");
     let translator = place.start(&[], "-t all -u all");
-    assert!(!place.datagram_arrives(ADDRESSES[0], 443));
-    assert!(place.datagram_arrives(ADDRESSES[0], 1024));
+    assert!(!place.datagram_arrives(ADDRESSES[0], 443, SHORT));
+    assert!(place.datagram_arrives(ADDRESSES[0], 1024, LONG));
     place.tcp_reaches_guest(ADDRESSES[0], 443);
     translator.stop();
 }

@@ -123,10 +123,10 @@ impl Place {
         self.world.run(move || UdpSocket::bind(from).unwrap().send_to(bytes, to).unwrap());
     }
 
-    /// Whether a datagram of the world's comes to the guest at the port.
-    pub fn datagram_arrives(&self, address: &str, port: u16) -> bool {
+    /// Whether a datagram of the world's comes to the guest at the port within so much time.
+    pub fn datagram_arrives(&self, address: &str, port: u16, patience: Duration) -> bool {
         let guest = self.guest.run(move || UdpSocket::bind(("::", port)).unwrap());
-        guest.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        guest.set_read_timeout(Some(patience)).unwrap();
         self.send(address, port, b"hello");
         guest.recv(&mut [0; 100]).is_ok()
     }
