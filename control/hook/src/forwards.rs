@@ -67,8 +67,8 @@ pub fn forwards(ports: &[Port], istio: bool) -> Result<Forwards, InterfaceFault>
     Ok(Forwards { options, notices })
 }
 
-/// Each forwarded port is a socket: measured with 37,000 of each protocol, those that are not ephemeral.
-const ALL_NOTICE: &str = "no port is listed, so that all are forwarded, as far as descriptors reach: 75,000 sockets and some 200 MiB of the pod's memory; list the ports that the VM serves";
+/// Where each forwarded port is a socket: measured with 37,000 of each protocol, those that are not ephemeral.
+const ALL_NOTICE: &str = "no port is listed, so that all are forwarded: by two sockets where culvertd steers them, else by one each, as far as descriptors reach, up to 75,000 and some 200 MiB of the pod's memory; list the ports that the VM serves";
 
 /// The ports of Istio's proxy.
 pub const ISTIO_PORTS: [u16; 10] = [15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090];

@@ -98,7 +98,7 @@ pub const CASES: &[Case] = &[
     case(
         "N10",
         "datagrams",
-        "Datagrams whose headers lie, and 40,000 flows: refused or capped, and the next one still leaves.",
+        "Datagrams whose headers lie, and 15,000 flows (full: 100,000): refused or capped, and the next one still leaves.",
         floods::datagrams,
     ),
     case(
