@@ -2,8 +2,8 @@
 //! of them a sequence of operations (the crate `arbitrary`), and panics when something is not as it must be.
 //!
 //! What guests and frontends write:
-//! - [`chain`]: one ring as it lies in memory; [`packed`]: a packed one; [`transmit`], [`receive`]: a ring whose driver rewrites anything between two
-//!   calls;
+//! - [`chain`]: one ring as it lies in memory; [`packed`]: a packed one; [`transmit`], [`receive`]: a ring whose driver
+//!   rewrites anything between two calls;
 //! - [`net_header`]: what a buffer begins with; [`offload`], [`segmenter`]: what a sender asks for with a frame, and doing it;
 //! - [`messages`]: one vhost-user message; [`regions`]: tables of memory; [`session`]: a whole dialogue, with workers that run
 //!   the rings it sets up.

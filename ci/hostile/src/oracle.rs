@@ -63,7 +63,7 @@ impl Baseline {
                 counts.lost <= lost,
                 "of the neighbours' frames {} were lost since the last case; culvertd has refused:\n{}",
                 counts.lost - lost,
-                field.daemon().ctl("drops")?
+                refused(field)
             );
         }
         field.neighbours().mark()?;
@@ -124,7 +124,7 @@ impl Baseline {
         ensure!(
             lost == 0 && wrong == 0,
             "of the neighbours' frames {lost} were lost, {wrong} came twice, late or changed; culvertd has refused:\n{}",
-            field.daemon().ctl("drops")?
+            refused(field)
         );
         ensure!(counts.received > before.received, "no frame of the neighbours has come");
         Ok(())
@@ -282,6 +282,11 @@ fn bugs(field: &mut Field) -> Result<u64> {
 fn drops(field: &mut Field) -> Result<Vec<Value>> {
     let drops = field.daemon().ask("drops")?;
     drops.as_array().cloned().context("a list of drops")
+}
+
+/// The same for a message: of a culvertd that does not answer, why.
+fn refused(field: &mut Field) -> String {
+    field.daemon().ctl("drops").unwrap_or_else(|error| error.to_string())
 }
 
 fn count_of(drops: &[Value], port: &str, reason: &str) -> u64 {

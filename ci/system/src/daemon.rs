@@ -93,6 +93,12 @@ impl Node {
         self.config = self.config.replace("worker_cores = [0]", &format!("worker_cores = [{core}]"));
     }
 
+    /// Has culvertd take so much memory, in MiB, and all of it in hugepages; it takes none of those otherwise.
+    pub fn set_hugepages(&mut self, memory_mb: u64) {
+        let memory = format!("memory_mb = {memory_mb}\nhugepages = \"always\"");
+        self.config = self.config.replace("memory_mb = 64\nhugepages = \"never\"", &memory);
+    }
+
     /// Makes a culvertd start that offers these faults: see culvert-worker's `inject.rs`.
     pub fn inject(&mut self, faults: &str) {
         self.place.faults = Some(faults.to_owned());

@@ -54,7 +54,7 @@ fn devices_of_the_configuration_file() -> Result<()> {
 fn devices_in_hugepages() -> Result<()> {
     let (_wires, _pages) = (wires()?, Hugepages::add(128)?);
     let mut node = node()?;
-    *node.config() = node.config().replace("hugepages = \"never\"", "hugepages = \"always\"");
+    node.set_hugepages(64);
     let mut daemon = node.start()?;
     add(&daemon)?;
     check(&node, &mut daemon)?;

@@ -5,8 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use culvert_api::translator::{ask, control_socket};
@@ -19,6 +18,7 @@ use culvert_system::paths::program;
 use culvert_system::place::Place;
 use culvert_system::rows::Rows;
 use culvert_system::translator::Pod;
+use culvert_system::wait::wait_until;
 use tonic::transport::{Channel, Endpoint};
 
 /// As virt-launcher sends it, but for emulation and a machine type that every Debian has.
@@ -183,7 +183,7 @@ fn translators_run_as_long_as_they_are_needed() -> Result<()> {
     rows.row("SIGTERM waits for the guest", || {
         // As QEMU, which is in the pod.
         let guest = pod.pod().run(|| Ok(UnixStream::connect(&socket)?))?;
-        until("the translator has a guest", || {
+        wait_until("the translator has a guest", || {
             Ok(ask(&control, "stats", PATIENCE)?.iter().any(|line| line == "guest_connections 1"))
         })?;
         second.console.signal("TERM")?;
@@ -276,15 +276,6 @@ fn hook_folder(pod: &Pod, number: u32) -> PathBuf {
 fn kill(process: u32, signal: &str) -> Result<()> {
     let status = std::process::Command::new("kill").args(["-s", signal, &process.to_string()]).status()?;
     ensure!(status.success(), "process {process} cannot be sent SIG{signal}");
-    Ok(())
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    while !is_so()? {
-        ensure!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
     Ok(())
 }
 

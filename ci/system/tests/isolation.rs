@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_driver::Shape;
@@ -13,6 +13,7 @@ use culvert_system::daemon::{Daemon, Node};
 use culvert_system::frame::{End, echo_request};
 use culvert_system::frontend::FrontendGuest;
 use culvert_system::qemu::Role;
+use culvert_system::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -169,11 +170,7 @@ fn guests_ports_work_with_what_is_left_to_culvertd() -> Result<()> {
     for name in ["pod/volume/vm-a", "vm-b"] {
         guests.push(FrontendGuest::connect(&node.path(&format!("{name}.sock")), Shape::default())?);
     }
-    let deadline = Instant::now() + LIMIT;
-    while !fs::read_to_string(node.path("state/barred"))?.is_empty() {
-        ensure!(Instant::now() < deadline, "the port stays barred");
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("the port is barred no more", || Ok(fs::read_to_string(node.path("state/barred"))?.is_empty()))?;
     // A guest whose socket is not there yet; one with a label, which takes more than is left where there is no SELinux.
     let later = node.path("later.sock");
     daemon.ctl(&format!("port add later --network blue --role connect --socket {}", later.display()))?;

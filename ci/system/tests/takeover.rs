@@ -163,8 +163,7 @@ fn what_cannot_be_taken_over_goes_on() -> Result<()> {
     let memory = std::fs::read_to_string("/proc/meminfo")?;
     let free = memory.lines().find_map(|line| line.strip_prefix("HugePages_Free:")?.trim().parse::<u64>().ok());
     let wanted = free.context("HugePages_Free")? * 2 + 64;
-    *node.config() =
-        good.replace("memory_mb = 64\nhugepages = \"never\"", &format!("memory_mb = {wanted}\nhugepages = \"always\""));
+    node.set_hugepages(wanted);
     let refused = ended(&mut node.launch_takeover(BUILDS[1])?, 64)?;
     ensure!(refused.contains(&format!("no hugepages for the {wanted} MiB")), "it says: {refused}");
     *node.config() = good;

@@ -15,7 +15,7 @@ use culvert_system::qemu::Start;
 use culvert_system::rows::Rows;
 use culvert_system::streams::{Kind, Streams};
 use culvert_system::traffic::{self, Endpoint, Host};
-use culvert_system::translator::{POD, WORLD, is_ours, lease, translator_program};
+use culvert_system::translator::{POD, Translator, WORLD, is_ours, lease, translator_program};
 use culvert_system::wait::wait_until;
 use serde_json::{Value, json};
 
@@ -68,7 +68,9 @@ fn a_move_that_fails_is_nothing_to_the_guest() -> Result<()> {
                 let why = failed(lab, vm)?;
                 for words in told {
                     let what = format!("the translator tells of {words:?}, where QEMU tells: {why}");
-                    wait_until(&what, || Ok(lab.translator(at)?.console().transcript().contains(words)))?;
+                    wait_until(&what, || Ok(lab.translator(at)?.console().transcript().contains(words))).with_context(
+                        || lab.translator(at).map_or_else(|error| error.to_string(), Translator::last_words),
+                    )?;
                 }
                 go_on(vm)
             });

@@ -323,13 +323,14 @@ fn check_gone(daemon: &Daemon, pod: &KubePod, sandbox: &Sandbox) -> Result<()> {
     }
     ensure!(!Path::new(&sandbox.netns).exists(), "{} is there", sandbox.netns.display());
     // What has ended is there until the first process of the namespace has taken note.
-    wait_until("of all machines only the second guest's runs", || {
-        Ok(processes()?.iter().filter(|name| *name == "qemu-system-x86").count() == 1)
-    })?;
-    for name in ["libvirtd", "culvert-hook", "culvert-transla", "containerd-shim", "culvert-cni"] {
-        wait_until(&format!("{name} has ended"), || Ok(!processes()?.iter().any(|one| one == name)))?;
-    }
-    Ok(())
+    let ended = ["libvirtd", "culvert-hook", "culvert-transla", "containerd-shim", "culvert-cni"];
+    let mut running = Vec::new();
+    wait_until("nothing of the pod runs, and of all machines the second guest's", || {
+        running = processes()?;
+        let machines = running.iter().filter(|name| *name == "qemu-system-x86").count();
+        Ok(machines == 1 && !running.iter().any(|name| ended.contains(&name.as_str())))
+    })
+    .with_context(|| format!("these run: {running:?}"))
 }
 
 /// The name of the port of an interface of a pod.

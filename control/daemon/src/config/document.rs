@@ -139,7 +139,7 @@ mod tests {
     fn it_has_every_key_that_is_read() {
         let machine = Machine { cores: (0..8).collect(), memory_mb: 4096 };
         let header = |line: &&str| line.starts_with('[');
-        let unknown = |line: &str| if header(&line) { format!("{line} \nunknown = 1\n") } else { format!("{line}\n") };
+        let unknown = |line: &str| if header(&line) { format!("{line}\nunknown = 1\n") } else { format!("{line}\n") };
         let example: String = EXAMPLE.lines().map(unknown).collect();
         let mistakes = Config::parse(&example, "", &machine, &Objects::default()).unwrap_err();
         assert_eq!(mistakes.len(), EXAMPLE.lines().filter(header).count());

@@ -21,9 +21,7 @@ pub(super) fn no_hugepages(field: &mut Field) -> Result<()> {
     let free = hugepages_mb()?;
     let mut node = Node::new()?;
     let needed = free + 64;
-    *node.config() = node
-        .config()
-        .replace("memory_mb = 64\nhugepages = \"never\"", &format!("memory_mb = {needed}\nhugepages = \"always\""));
+    node.set_hugepages(needed);
     let mut daemon = node.launch()?;
     let status = daemon.console().wait(LIMIT)?;
     let said = daemon.console().wait_for_end(LIMIT)?;
